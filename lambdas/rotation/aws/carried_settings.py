@@ -1,0 +1,343 @@
+"""What a target must have of its source: one table, read at creation, at the comparison and at every repair.
+
+A replica does not inherit most of it: RDS fills what is left out with defaults. Each row says how a setting reads in
+DescribeDBInstances, which parameter gives it at creation, and which parameter of ModifyDBInstance repairs it. A setting
+without either is still compared: a difference then ends the rotation before the fence.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from lambdas.rotation import names
+from lambdas.rotation.ports import Instance
+
+Raw = Mapping[str, Any]
+Parameters = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One row of the table.
+
+    Attributes:
+        wanted: the value that the target must have, given the source and the target's (new) key.
+        seen: the value that an instance has.
+        create: parameters of CreateDBInstanceReadReplica for a wanted value; empty when it cannot be given there.
+        repair: parameters of ModifyDBInstance for (wanted, seen); None when ModifyDBInstance cannot change it.
+        satisfied: whether a seen value is as good as the wanted one.
+        pending: the name under PendingModifiedValues that says that a repair is under way.
+    """
+
+    name: str
+    seen: Callable[[Raw], Any]
+    create: Callable[[Any], Parameters] = lambda wanted: {}
+    repair: Callable[[Any, Any], Parameters] | None = None
+    wanted: Callable[[Raw, str | None], Any] | None = None
+    satisfied: Callable[[Any, Any], bool] = lambda wanted, seen: bool(wanted == seen)
+    pending: str | None = None
+
+    def wanted_of(self, source: Raw, key_arn: str | None) -> Any:
+        return self.seen(source) if self.wanted is None else self.wanted(source, key_arn)
+
+
+def _plain(
+    name: str, field: str, *, create: str | None = None, modify: str | None = None, default: Any = None
+) -> Setting:
+    """A setting that is one field, and one parameter in each call; an absent value is not passed."""
+    return Setting(
+        name,
+        seen=lambda raw: raw.get(field, default),
+        create=lambda wanted: {create: wanted} if create and wanted is not None else {},
+        repair=(lambda wanted, seen: {modify: wanted}) if modify else None,
+        satisfied=lambda wanted, seen: wanted is None or wanted == seen,
+        pending=modify,
+    )
+
+
+def _only(items: Iterable[Raw], field: str) -> str | None:
+    return next((str(item[field]) for item in items if item.get(field)), None)
+
+
+def _provisioned_iops(raw: Raw) -> int | None:
+    """IOPS where somebody chose them: gp3 below 400 GiB shows its baseline, and refuses to be given it."""
+    storage_type, size = str(raw.get("StorageType", "")), int(raw.get("AllocatedStorage") or 0)
+    chosen = storage_type.startswith("io") or (storage_type == "gp3" and size >= 400)
+    return raw.get("Iops") if chosen else None
+
+
+def _provisioned_throughput(raw: Raw) -> int | None:
+    chosen = raw.get("StorageType") == "gp3" and int(raw.get("AllocatedStorage") or 0) >= 400
+    return raw.get("StorageThroughput") if chosen else None
+
+
+def _insights_key(source: Raw, key_arn: str | None) -> str | None:
+    """Performance Insights under the old key moves to the new one with the storage; a key of its own stays."""
+    if not source.get("PerformanceInsightsEnabled"):
+        return None
+    key = source.get("PerformanceInsightsKMSKeyId")
+    return key_arn if key is not None and key == source.get("KmsKeyId") else key
+
+
+def _when(value: Any, **parameters: Any) -> Parameters:
+    return parameters if value else {}
+
+
+def _monitoring(raw: Raw) -> tuple[int, str | None]:
+    interval = int(raw.get("MonitoringInterval") or 0)
+    return interval, raw.get("MonitoringRoleArn") if interval else None
+
+
+def _monitoring_parameters(wanted: tuple[int, str | None]) -> Parameters:
+    interval, role = wanted
+    return {"MonitoringInterval": interval} | _when(role, MonitoringRoleArn=role)
+
+
+def _insights(raw: Raw) -> tuple[bool, int | None]:
+    enabled = bool(raw.get("PerformanceInsightsEnabled"))
+    return enabled, raw.get("PerformanceInsightsRetentionPeriod") if enabled else None
+
+
+def _insights_parameters(wanted: tuple[bool, int | None]) -> Parameters:
+    enabled, days = wanted
+    return {"EnablePerformanceInsights": enabled} | _when(days, PerformanceInsightsRetentionPeriod=days)
+
+
+def _log_exports(raw: Raw) -> tuple[str, ...]:
+    return tuple(sorted(raw.get("EnabledCloudwatchLogsExports") or ()))
+
+
+def _log_export_repair(wanted: tuple[str, ...], seen: tuple[str, ...]) -> Parameters:
+    changes = {
+        "EnableLogTypes": sorted(set(wanted) - set(seen)),
+        "DisableLogTypes": sorted(set(seen) - set(wanted)),
+    }
+    return {"CloudwatchLogsExportConfiguration": {name: logs for name, logs in changes.items() if logs}}
+
+
+def _security_groups(raw: Raw) -> tuple[str, ...]:
+    return tuple(sorted(group["VpcSecurityGroupId"] for group in raw.get("VpcSecurityGroups") or ()))
+
+
+def _processor_features(raw: Raw) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted((f["Name"], f["Value"]) for f in raw.get("ProcessorFeatures") or ()))
+
+
+def _processor_parameters(wanted: tuple[tuple[str, str], ...]) -> Parameters:
+    return _when(wanted, ProcessorFeatures=[{"Name": name, "Value": value} for name, value in wanted])
+
+
+def _port(raw: Raw) -> int | None:
+    return (raw.get("Endpoint") or {}).get("Port")
+
+
+def _domain(raw: Raw) -> tuple[str, ...]:
+    return tuple(sorted(m.get("Domain") or m.get("FQDN", "") for m in raw.get("DomainMemberships") or ()))
+
+
+SETTINGS: tuple[Setting, ...] = (
+    _plain("instance class", "DBInstanceClass", create="DBInstanceClass", modify="DBInstanceClass"),
+    _plain("engine version", "EngineVersion"),
+    _plain("storage type", "StorageType", create="StorageType", modify="StorageType"),
+    Setting(
+        "allocated storage",
+        seen=lambda raw: int(raw.get("AllocatedStorage") or 0),
+        repair=lambda wanted, seen: {"AllocatedStorage": wanted},
+        satisfied=lambda wanted, seen: seen >= wanted,  # storage only grows, and autoscaling may have been here
+        pending="AllocatedStorage",
+    ),
+    Setting(
+        "provisioned IOPS",
+        seen=_provisioned_iops,
+        create=lambda wanted: _when(wanted, Iops=wanted),
+        repair=lambda wanted, seen: {"Iops": wanted},
+        pending="Iops",
+    ),
+    Setting(
+        "storage throughput",
+        seen=_provisioned_throughput,
+        create=lambda wanted: _when(wanted, StorageThroughput=wanted),
+        repair=lambda wanted, seen: {"StorageThroughput": wanted},
+        pending="StorageThroughput",
+    ),
+    _plain(
+        "storage autoscaling limit",
+        "MaxAllocatedStorage",
+        create="MaxAllocatedStorage",
+        modify="MaxAllocatedStorage",
+    ),
+    _plain("dedicated log volume", "DedicatedLogVolume", create="DedicatedLogVolume", modify="DedicatedLogVolume"),
+    Setting(
+        "parameter group",
+        seen=lambda raw: _only(raw.get("DBParameterGroups") or (), "DBParameterGroupName"),
+        create=lambda wanted: _when(wanted, DBParameterGroupName=wanted),
+        repair=lambda wanted, seen: {"DBParameterGroupName": wanted},
+        pending="DBParameterGroupName",
+    ),
+    Setting(
+        "option group",
+        seen=lambda raw: _only(raw.get("OptionGroupMemberships") or (), "OptionGroupName"),
+        create=lambda wanted: _when(wanted, OptionGroupName=wanted),
+        repair=lambda wanted, seen: {"OptionGroupName": wanted},
+        pending="OptionGroupName",
+    ),
+    Setting(
+        "security groups",
+        seen=_security_groups,
+        create=lambda wanted: _when(wanted, VpcSecurityGroupIds=list(wanted)),
+        repair=lambda wanted, seen: {"VpcSecurityGroupIds": list(wanted)},
+    ),
+    Setting(
+        "subnet group",
+        seen=lambda raw: (raw.get("DBSubnetGroup") or {}).get("DBSubnetGroupName"),
+        create=lambda wanted: _when(wanted, DBSubnetGroupName=wanted),
+    ),
+    _plain(
+        "public access",
+        "PubliclyAccessible",
+        create="PubliclyAccessible",
+        modify="PubliclyAccessible",
+        default=False,
+    ),
+    Setting(
+        "port",
+        seen=_port,
+        create=lambda wanted: _when(wanted, Port=wanted),
+        repair=lambda wanted, seen: {"DBPortNumber": wanted},
+        pending="Port",
+    ),
+    _plain("network type", "NetworkType", create="NetworkType", modify="NetworkType"),
+    _plain("Multi-AZ", "MultiAZ", create="MultiAZ", modify="MultiAZ", default=False),
+    Setting(
+        "processor features",
+        seen=_processor_features,
+        create=_processor_parameters,
+        repair=lambda wanted, seen: _processor_parameters(wanted),
+        pending="ProcessorFeatures",
+    ),
+    _plain("license model", "LicenseModel", modify="LicenseModel"),
+    _plain(
+        "CA certificate",
+        "CACertificateIdentifier",
+        create="CACertificateIdentifier",
+        modify="CACertificateIdentifier",
+    ),
+    _plain(
+        "automatic minor upgrades",
+        "AutoMinorVersionUpgrade",
+        create="AutoMinorVersionUpgrade",
+        modify="AutoMinorVersionUpgrade",
+    ),
+    _plain("Extended Support", "EngineLifecycleSupport", modify="EngineLifecycleSupport"),
+    _plain(
+        "backup retention", "BackupRetentionPeriod", modify="BackupRetentionPeriod"
+    ),  # a replica is born with backups off
+    _plain("backup window", "PreferredBackupWindow", modify="PreferredBackupWindow"),
+    _plain("maintenance window", "PreferredMaintenanceWindow", modify="PreferredMaintenanceWindow"),
+    _plain(
+        "deletion protection",
+        "DeletionProtection",
+        create="DeletionProtection",
+        modify="DeletionProtection",
+        default=False,
+    ),
+    _plain(
+        "tags copied to snapshots",
+        "CopyTagsToSnapshot",
+        create="CopyTagsToSnapshot",
+        modify="CopyTagsToSnapshot",
+        default=False,
+    ),
+    _plain(
+        "IAM database authentication",
+        "IAMDatabaseAuthenticationEnabled",
+        create="EnableIAMDatabaseAuthentication",
+        modify="EnableIAMDatabaseAuthentication",
+        default=False,
+    ),
+    _plain(
+        "Database Insights mode", "DatabaseInsightsMode", create="DatabaseInsightsMode", modify="DatabaseInsightsMode"
+    ),
+    Setting(
+        "Performance Insights",
+        seen=_insights,
+        create=_insights_parameters,
+        repair=lambda wanted, seen: _insights_parameters(wanted),
+    ),
+    Setting(  # cannot be changed while Performance Insights is on, so it is given at creation or not at all
+        "Performance Insights key",
+        seen=lambda raw: raw.get("PerformanceInsightsKMSKeyId") if raw.get("PerformanceInsightsEnabled") else None,
+        wanted=_insights_key,
+        create=lambda wanted: _when(wanted, PerformanceInsightsKMSKeyId=wanted),
+    ),
+    Setting(
+        "enhanced monitoring",
+        seen=_monitoring,
+        create=_monitoring_parameters,
+        repair=lambda wanted, seen: _monitoring_parameters(wanted),
+    ),
+    Setting(
+        "log exports",
+        seen=_log_exports,
+        create=lambda wanted: _when(wanted, EnableCloudwatchLogsExports=list(wanted)),
+        repair=_log_export_repair,
+        pending="PendingCloudwatchLogsExports",
+    ),
+    Setting("domain", seen=_domain),  # Preflight refuses a source in a directory
+)
+
+ASSOCIATED_ROLES = "associated roles"
+TAGS = "tags"
+
+
+def creation_parameters(source: Raw, key_arn: str) -> dict[str, Any]:
+    """Every setting of the source that CreateDBInstanceReadReplica takes."""
+    parameters: dict[str, Any] = {}
+    for setting in SETTINGS:
+        parameters |= setting.create(setting.wanted_of(source, key_arn))
+    return parameters
+
+
+def differences(source: Instance, target: Instance) -> dict[str, tuple[Any, Any]]:
+    """Setting name -> (wanted, seen), for every setting of the table in which the target falls short."""
+    found: dict[str, tuple[Any, Any]] = {}
+    for setting in SETTINGS:
+        wanted = setting.wanted_of(source.raw, target.database.kms_key_arn)
+        seen = setting.seen(target.raw)
+        if not setting.satisfied(wanted, seen):
+            found[setting.name] = (wanted, seen)
+    if missing_roles(source, target):
+        found[ASSOCIATED_ROLES] = (_roles(source.raw), _roles(target.raw))
+    if missing := missing_tags(source, target):
+        found[TAGS] = (missing, {name: target.tags.get(name) for name in missing})
+    return found
+
+
+def missing_roles(source: Instance, target: Instance) -> tuple[tuple[str, str], ...]:
+    """(role ARN, feature) of the source that the target lacks."""
+    return tuple(sorted(set(_roles(source.raw)) - set(_roles(target.raw))))
+
+
+def missing_tags(source: Instance, target: Instance) -> dict[str, str]:
+    return {name: value for name, value in carried_tags(source.tags).items() if target.tags.get(name) != value}
+
+
+def carried_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """The owner's own tags. Reserved ones cannot be set, a rotation's own say who made what, and the opt-in tags move
+    at the release: before it the fleet must go on finding the source.
+
+    >>> carried_tags({"team": "pay", "aws:cloudformation:stack-id": "s", "key-rotation:enabled": "true"})
+    {'team': 'pay'}
+    """
+    foreign = ("aws:", "rds:", names.OPT_IN, names.OURS)
+    return {name: value for name, value in tags.items() if not name.startswith(foreign)}
+
+
+def _roles(raw: Raw) -> tuple[tuple[str, str], ...]:
+    return tuple(
+        sorted(
+            (role["RoleArn"], role.get("FeatureName") or "")
+            for role in raw.get("AssociatedRoles") or ()
+            if role.get("Status") != "DELETING"
+        )
+    )

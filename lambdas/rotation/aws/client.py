@@ -1,0 +1,106 @@
+"""SDK clients, and the one place where the SDK's errors become ours."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import boto3
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionError,
+    CredentialRetrievalError,
+    HTTPClientError,
+    IncompleteReadError,
+)
+
+from lambdas.rotation.errors import AccessRefused, AwsRefused, AwsUnavailable, RotationError
+
+_CONFIG = Config(
+    retries={"mode": "standard", "total_max_attempts": 3},
+    connect_timeout=5,
+    read_timeout=10,
+)
+
+_UNAVAILABLE = frozenset(
+    {
+        "DependencyTimeoutException",
+        "InternalError",
+        "InternalFailure",
+        "InternalServerError",
+        "InternalServiceError",
+        "InternalServiceErrorException",
+        "KMSInternalException",
+        "PriorRequestNotComplete",
+        "ProvisionedThroughputExceededException",
+        "RequestLimitExceeded",
+        "RequestThrottled",
+        "RequestThrottledException",
+        "RequestTimeout",
+        "RequestTimeoutException",
+        "ServiceUnavailable",
+        "ServiceUnavailableException",
+        "Throttling",
+        "ThrottledException",
+        "ThrottlingException",
+        "TooManyRequestsException",
+        "TransactionInProgressException",
+    }
+)
+
+_DENIED = frozenset({"AccessDenied", "AccessDeniedException", "AuthorizationError", "UnauthorizedOperation"})
+
+
+@cache
+def client(service: str) -> Any:
+    return boto3.client(service, config=_CONFIG)
+
+
+@cache
+def table(name: str) -> Any:
+    return boto3.resource("dynamodb", config=_CONFIG).Table(name)
+
+
+@contextmanager
+def calls(call: str) -> Iterator[None]:
+    """Translate the SDK's errors of ``service:Operation`` (``service`` alone will do). A decorator, too.
+
+    Raises:
+        AwsUnavailable: retryable; throttled, failed inside, or the answer did not arrive: it may have taken effect.
+        AccessRefused: terminal; names the call, so that the permission matrix can be compared.
+        AwsRefused: terminal; ``code`` is AWS's code without the suffix "Fault", which RDS uses at random.
+    """
+    try:
+        yield
+    except RotationError:
+        raise
+    except ClientError as error:
+        raise _translated(call, error) from error
+    except (ConnectionError, HTTPClientError, IncompleteReadError, CredentialRetrievalError) as error:
+        raise AwsUnavailable(f"{call}: {type(error).__name__}") from error
+    except BotoCoreError as error:
+        raise AwsRefused(f"{call}: {type(error).__name__}: {error}", type(error).__name__) from error
+
+
+def _translated(call: str, error: ClientError) -> RotationError:
+    answer = error.response.get("Error", {})
+    code = str(answer.get("Code", "")).removesuffix("Fault")
+    message = str(answer.get("Message", ""))
+    call = f"{call.partition(':')[0]}:{error.operation_name}"
+    status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    if code in _UNAVAILABLE or status >= 500:
+        return AwsUnavailable(f"{call}: {code or status}: {message}")
+    if code in _DENIED:
+        return AccessRefused(f"{call}: {message}")
+    return AwsRefused(f"{call}: {code}: {message}", code)
+
+
+def pages(service: str, operation: str, key: str, **arguments: Any) -> list[Any]:
+    """Every item under ``key`` of a paginated read, in order; ``operation`` in the SDK's snake case."""
+    with calls(service):
+        found: list[Any] = []
+        for page in client(service).get_paginator(operation).paginate(**arguments):
+            found += page.get(key) or []
+        return found

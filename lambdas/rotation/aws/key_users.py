@@ -1,0 +1,321 @@
+"""Who depends on a key: every question that this account and Region can answer.
+
+A question that is not answered is in the list too. The list errs on the side of a user that is none: what it misses
+would become unreadable with the key, for ever.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from lambdas.rotation.aws.client import calls, client, pages
+from lambdas.rotation.errors import AccessRefused, AwsRefused, AwsUnavailable
+from lambdas.rotation.ports import Clock
+from lambdas.rotation.state import KeyUser
+
+Raw = Mapping[str, Any]
+
+_EVENTS_LOOKED_BACK = timedelta(days=30)
+_USED_LATELY = timedelta(hours=24)
+_USES = frozenset(
+    {
+        "Decrypt",
+        "DeriveSharedSecret",
+        "Encrypt",
+        "GenerateDataKey",
+        "GenerateDataKeyPair",
+        "GenerateDataKeyPairWithoutPlaintext",
+        "GenerateDataKeyWithoutPlaintext",
+        "GenerateMac",
+        "ReEncrypt",
+        "Sign",
+        "Verify",
+        "VerifyMac",
+    }
+)
+_MAX_EVENT_PAGES = 20
+
+
+@dataclass(frozen=True)
+class _Key:
+    """A key and every name under which a resource may refer to it."""
+
+    arn: str
+    names: frozenset[str]
+
+    def __contains__(self, reference: object) -> bool:
+        return reference in self.names
+
+
+Question = Callable[["_Key", Clock], Iterable[KeyUser]]
+
+
+class AwsKeyUsers:
+    """`ports.KeyUsers`. One visit asks some thirty read-only questions; none of them changes anything."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def users_of(self, key_arn: str) -> list[KeyUser]:
+        found: list[KeyUser] = []
+        key, unanswered = _named(key_arn)
+        found += unanswered
+        for question in QUESTIONS:
+            found += _answer(question, key, self._clock)
+        known = {user.identifier for user in found}
+        found += [user for user in _answer(_grants, key, self._clock) if user.identifier not in known]
+        return sorted(set(found), key=lambda user: (user.kind, user.identifier))
+
+
+def _answer(question: Question, key: _Key, clock: Clock) -> list[KeyUser]:
+    try:
+        return list(question(key, clock))
+    except AwsRefused as refused:
+        return [_unanswered(question, refused.code)]
+    except AccessRefused:
+        return [_unanswered(question, "AccessDenied")]
+    except AwsUnavailable:
+        return [_unanswered(question, "Unavailable")]
+
+
+def _unanswered(question: Question, code: str) -> KeyUser:
+    return KeyUser(kind="unanswered", identifier=f"{question.__name__.strip('_').replace('_', ' ')}: {code}")
+
+
+def _named(key_arn: str) -> tuple[_Key, list[KeyUser]]:
+    """The key with its aliases, by which some services refer to it."""
+    plain = frozenset({key_arn, key_arn.rpartition("/")[2]})
+    try:
+        aliases = pages("kms", "list_aliases", "Aliases", KeyId=key_arn)
+    except (AwsRefused, AccessRefused, AwsUnavailable) as error:
+        code = getattr(error, "code", type(error).__name__)
+        return _Key(key_arn, plain), [KeyUser(kind="unanswered", identifier=f"aliases: {code}")]
+    named = {name for alias in aliases for name in (alias["AliasName"], alias["AliasArn"])}
+    return _Key(key_arn, plain | named), []
+
+
+# -- RDS ----------------------------------------------------------------------------------------------------------
+
+
+def _instances(key: _Key, clock: Clock) -> Iterator[KeyUser]:
+    for raw in pages("rds", "describe_db_instances", "DBInstances"):
+        yield from _references(key, raw, raw["DBInstanceIdentifier"], "database")
+
+
+def _clusters(key: _Key, clock: Clock) -> Iterator[KeyUser]:
+    for raw in pages("rds", "describe_db_clusters", "DBClusters"):
+        yield from _references(key, raw, raw["DBClusterIdentifier"], "cluster")
+
+
+def _references(key: _Key, raw: Raw, identifier: str, kind: str) -> Iterator[KeyUser]:
+    if raw.get("KmsKeyId") in key:
+        yield KeyUser(kind=kind, identifier=identifier)
+    if raw.get("PerformanceInsightsKMSKeyId") in key:
+        yield KeyUser(kind="performance-insights", identifier=identifier)
+    if raw.get("ActivityStreamKmsKeyId") in key:
+        yield KeyUser(kind="activity-stream", identifier=identifier)
+    if (raw.get("MasterUserSecret") or {}).get("KmsKeyId") in key:
+        yield KeyUser(kind="master-user-secret", identifier=identifier)
+
+
+def _snapshots(key: _Key, clock: Clock) -> Iterator[KeyUser]:
+    """Twice: the plain listing leaves out what AWS Backup made, and what others share with us."""
+    listed = pages("rds", "describe_db_snapshots", "DBSnapshots", IncludeShared=True)
+    listed += pages("rds", "describe_db_snapshots", "DBSnapshots", SnapshotType="awsbackup")
+    for raw in listed:
+        if raw.get("KmsKeyId") in key:
+            kind = "automated-snapshot" if raw.get("SnapshotType") == "automated" else "snapshot"
+            yield KeyUser(kind=kind, identifier=raw["DBSnapshotIdentifier"])
+
+
+def _cluster_snapshots(key: _Key, clock: Clock) -> Iterator[KeyUser]:
+    listed = pages("rds", "describe_db_cluster_snapshots", "DBClusterSnapshots", IncludeShared=True)
+    listed += pages("rds", "describe_db_cluster_snapshots", "DBClusterSnapshots", SnapshotType="awsbackup")
+    for raw in listed:
+        if raw.get("KmsKeyId") in key:
+            kind = "automated-snapshot" if raw.get("SnapshotType") == "automated" else "snapshot"
+            yield KeyUser(kind=kind, identifier=raw["DBClusterSnapshotIdentifier"])
+
+
+def _automated_backups(key: _Key, clock: Clock) -> Iterator[KeyUser]:
+    for raw in pages("rds", "describe_db_instance_automated_backups", "DBInstanceAutomatedBackups"):
+        if raw.get("KmsKeyId") in key:
+            yield KeyUser(kind="automated-backup", identifier=f"{raw['DBInstanceIdentifier']} ({raw['DbiResourceId']})")
+
+
+def _cluster_automated_backups(key: _Key, clock: Clock) -> Iterator[KeyUser]:
+    for raw in pages("rds", "describe_db_cluster_automated_backups", "DBClusterAutomatedBackups"):
+        if raw.get("KmsKeyId") in key:
+            name = f"{raw['DBClusterIdentifier']} ({raw['DbClusterResourceId']})"
+            yield KeyUser(kind="automated-backup", identifier=name)
+
+
+def _export_tasks(key: _Key, clock: Clock) -> Iterator[KeyUser]:
+    """The exported objects stay under the key for ever, also when the task is long over."""
+    for raw in pages("rds", "describe_export_tasks", "ExportTasks"):
+        if raw.get("KmsKeyId") in key:
+            yield KeyUser(kind="s3-export", identifier=f"{raw['ExportTaskIdentifier']} in {raw.get('S3Bucket')}")
+
+
+def _tenant_databases(key: _Key, clock: Clock) -> Iterator[KeyUser]:
+    for raw in pages("rds", "describe_tenant_databases", "TenantDatabases"):
+        if (raw.get("MasterUserSecret") or {}).get("KmsKeyId") in key:
+            yield KeyUser(kind="master-user-secret", identifier=raw["TenantDBName"])
+
+
+def _integrations(key: _Key, clock: Clock) -> Iterator[KeyUser]:
+    for raw in pages("rds", "describe_integrations", "Integrations"):
+        if raw.get("KMSKeyId") in key:
+            yield KeyUser(kind="zero-etl-integration", identifier=raw["IntegrationName"])
+
+
+def _custom_engine_versions(key: _Key, clock: Clock) -> Iterator[KeyUser]:
+    """Only custom engine versions have a key; asking for every version of every engine would be thousands."""
+    for engine in ("custom-oracle-ee", "custom-oracle-se2", "custom-sqlserver-ee", "custom-sqlserver-se"):
+        for raw in pages("rds", "describe_db_engine_versions", "DBEngineVersions", Engine=engine, IncludeAll=True):
+            if raw.get("KMSKeyId") in key:
+                yield KeyUser(kind="custom-engine-version", identifier=f"{engine} {raw['EngineVersion']}")
+
+
+# -- other services -----------------------------------------------------------------------------------------------
+
+
+def _secrets(key: _Key, clock: Clock) -> Iterator[KeyUser]:
+    for raw in pages("secretsmanager", "list_secrets", "SecretList", IncludePlannedDeletion=True):
+        if raw.get("KmsKeyId") in key:
+            yield KeyUser(kind="secret", identifier=raw["Name"])
+
+
+def _backup_vaults(key: _Key, clock: Clock) -> Iterator[KeyUser]:
+    for vault in pages("backup", "list_backup_vaults", "BackupVaultList"):
+        name = vault["BackupVaultName"]
+        if vault.get("EncryptionKeyArn") in key:
+            yield KeyUser(kind="backup-vault", identifier=name)
+        if vault.get("NumberOfRecoveryPoints") == 0:
+            continue
+        # RDS recovery points are under the database's key, whatever the vault's is.
+        for point in pages("backup", "list_recovery_points_by_backup_vault", "RecoveryPoints", BackupVaultName=name):
+            if point.get("EncryptionKeyArn") in key:
+                yield KeyUser(kind="recovery-point", identifier=point["RecoveryPointArn"])
+
+
+def _dms_endpoints(key: _Key, clock: Clock) -> Iterator[KeyUser]:
+    for raw in pages("dms", "describe_endpoints", "Endpoints"):
+        if raw.get("KmsKeyId") in key:
+            yield KeyUser(kind="dms-endpoint", identifier=raw["EndpointIdentifier"])
+
+
+def _dms_replication_instances(key: _Key, clock: Clock) -> Iterator[KeyUser]:
+    for raw in pages("dms", "describe_replication_instances", "ReplicationInstances"):
+        if raw.get("KmsKeyId") in key:
+            yield KeyUser(kind="dms-replication-instance", identifier=raw["ReplicationInstanceIdentifier"])
+
+
+def _dms_serverless_replications(key: _Key, clock: Clock) -> Iterator[KeyUser]:
+    for raw in pages("dms", "describe_replication_configs", "ReplicationConfigs"):
+        if (raw.get("ComputeConfig") or {}).get("KmsKeyId") in key:
+            yield KeyUser(kind="dms-serverless-replication", identifier=raw["ReplicationConfigIdentifier"])
+
+
+def _dms_assessment_runs(key: _Key, clock: Clock) -> Iterator[KeyUser]:
+    runs = pages("dms", "describe_replication_task_assessment_runs", "ReplicationTaskAssessmentRuns")
+    for raw in runs:
+        if raw.get("ResultKmsKeyArn") in key:
+            yield KeyUser(kind="dms-assessment-run", identifier=raw["AssessmentRunName"])
+
+
+# -- what KMS itself knows ----------------------------------------------------------------------------------------
+
+
+def _grants(key: _Key, clock: Clock) -> Iterator[KeyUser]:
+    """Grants, each under the name of whom it serves.
+
+    RDS writes the database's resource id into the encryption context; a database that is listed by itself needs no
+    second line. A grant of a database that exists no more is on its way out, so it is a kind of its own.
+    """
+    grants = pages("kms", "list_grants", "Grants", KeyId=key.arn)
+    if not grants:
+        return
+    known = {raw["DbiResourceId"]: raw["DBInstanceIdentifier"] for raw in _all_instances()}
+    for grant in grants:
+        constraints = grant.get("Constraints") or {}
+        context = constraints.get("EncryptionContextEquals") or constraints.get("EncryptionContextSubset") or {}
+        resource_id = context.get("aws:rds:db-id")
+        grantee = grant.get("GranteePrincipal") or grant.get("GranteeServicePrincipal") or "unknown grantee"
+        if resource_id in known:
+            yield KeyUser(kind="database", identifier=known[resource_id])
+        elif resource_id is not None:
+            yield KeyUser(kind="residual-grant", identifier=f"{resource_id} ({grant['GrantId']})")
+        else:
+            serves = constraints.get("SourceArn") or context.get("aws:ebs:id") or grant.get("Name") or grant["GrantId"]
+            yield KeyUser(kind="grant", identifier=f"{grantee} for {serves}")
+
+
+def _all_instances() -> list[Any]:
+    return pages("rds", "describe_db_instances", "DBInstances")
+
+
+def _last_usage(key: _Key, clock: Clock) -> Iterator[KeyUser]:
+    """Evidence beside the lists, never instead of them: a running server with a cached data key does not touch KMS."""
+    with calls("kms:GetKeyLastUsage"):
+        usage = client("kms").get_key_last_usage(KeyId=key.arn).get("KeyLastUsage") or {}
+    used_at = usage.get("Timestamp")
+    if used_at is not None and used_at > clock.now() - _USED_LATELY:
+        yield KeyUser(kind="recent-use", identifier=f"{usage.get('Operation', 'use')} at {used_at.isoformat()}")
+
+
+def _events(key: _Key, clock: Clock) -> Iterator[KeyUser]:
+    """Principals that used the key by themselves, that is not through RDS, within the last 30 days."""
+    now = clock.now()
+    token: dict[str, str] = {}
+    for _ in range(_MAX_EVENT_PAGES):
+        with calls("cloudtrail:LookupEvents"):
+            page = client("cloudtrail").lookup_events(
+                LookupAttributes=[{"AttributeKey": "ResourceName", "AttributeValue": key.arn}],
+                StartTime=now - _EVENTS_LOOKED_BACK,
+                EndTime=now,
+                **token,
+            )
+        for event in page.get("Events") or ():
+            if event.get("EventName") in _USES and not _through_rds(event):
+                yield KeyUser(
+                    kind="principal", identifier=f"{event.get('Username') or 'unknown'} ({event['EventName']})"
+                )
+        if not page.get("NextToken"):
+            return
+        token = {"NextToken": page["NextToken"]}
+    yield KeyUser(kind="unanswered", identifier="events: more than this visit could read")
+
+
+def _through_rds(event: Raw) -> bool:
+    try:
+        detail = json.loads(event.get("CloudTrailEvent") or "{}")
+    except ValueError:
+        return False
+    identity = detail.get("userIdentity") or {}
+    return "rds.amazonaws.com" in (identity.get("invokedBy"), detail.get("sourceIPAddress"))
+
+
+QUESTIONS: tuple[Question, ...] = (
+    _instances,
+    _clusters,
+    _snapshots,
+    _cluster_snapshots,
+    _automated_backups,
+    _cluster_automated_backups,
+    _export_tasks,
+    _tenant_databases,
+    _integrations,
+    _custom_engine_versions,
+    _secrets,
+    _backup_vaults,
+    _dms_endpoints,
+    _dms_replication_instances,
+    _dms_serverless_replications,
+    _dms_assessment_runs,
+    _last_usage,
+    _events,
+)
+"""Everything but the grants, which are asked last: what they map to is left out when it was found here."""

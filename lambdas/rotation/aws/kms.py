@@ -1,0 +1,187 @@
+"""AWS KMS: the old key's facts, the new key, and the slow end of a key."""
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from lambdas.rotation import names
+from lambdas.rotation.aws.client import calls, client, pages
+from lambdas.rotation.errors import AccessRefused, AwsRefused, NameTaken
+from lambdas.rotation.ports import KeyFacts
+from lambdas.rotation.step import logger
+
+_USABLE = frozenset({"Enabled", "Creating", "Updating"})
+
+
+class AwsKms:
+    """`ports.Kms`."""
+
+    def describe_key(self, key: str) -> KeyFacts:
+        """Facts about a key, by ARN, id or alias. Tags that may not be read (another account's key) are left out."""
+        metadata = _metadata(key)
+        regions = metadata.get("MultiRegionConfiguration") or {}
+        return KeyFacts(
+            arn=metadata["Arn"],
+            manager=metadata["KeyManager"],
+            state=metadata["KeyState"],
+            multi_region=bool(metadata.get("MultiRegion")),
+            origin=metadata.get("Origin") or "",
+            tags=_tags(metadata["Arn"]) if metadata["KeyManager"] == "CUSTOMER" else {},
+            created_at=metadata["CreationDate"],
+            deletion_at=metadata.get("DeletionDate"),
+            has_replica_keys=bool(regions.get("ReplicaKeys")),
+        )
+
+    def ensure_key(self, alias: str, description: str, tags: Mapping[str, str], like: KeyFacts) -> str:
+        """The ARN of this rotation's key: found by its alias, else by its tag, else made.
+
+        CreateKey has no client token: a key whose answer got lost is found again by the tag that was set with it.
+        The new key gets the old one's policy, tags and rotation of key material where they can be read.
+
+        Raises:
+            NameTaken: terminal; the alias leads to a key that this rotation did not make.
+        """
+        arn = self._by_alias(alias, tags) or self._by_tag(tags) or self._create(description, tags, like)
+        self._ensure_alias(alias, arn)
+        self._ensure_rotation(arn, like)
+        return arn
+
+    def _by_alias(self, alias: str, tags: Mapping[str, str]) -> str | None:
+        try:
+            arn = str(_metadata(alias)["Arn"])
+        except AwsRefused as refused:
+            if refused.code == "NotFoundException":
+                return None
+            raise
+        if _tags(arn).get(names.ROTATION_ID_TAG) != tags[names.ROTATION_ID_TAG]:
+            raise NameTaken(f"{alias} leads to a key that this rotation did not make")
+        return arn
+
+    def _by_tag(self, tags: Mapping[str, str]) -> str | None:
+        found = pages(
+            "resourcegroupstaggingapi",
+            "get_resources",
+            "ResourceTagMappingList",
+            TagFilters=[{"Key": names.ROTATION_ID_TAG, "Values": [tags[names.ROTATION_ID_TAG]]}],
+            ResourceTypeFilters=["kms:key"],
+        )
+        keys = sorted(resource["ResourceARN"] for resource in found)
+        return next((arn for arn in keys if _metadata(arn)["KeyState"] in _USABLE), None)
+
+    def _create(self, description: str, tags: Mapping[str, str], like: KeyFacts) -> str:
+        inherited = {n: v for n, v in like.tags.items() if not n.startswith(("aws:", names.OURS))}
+        parameters: dict[str, Any] = {
+            "Description": description,
+            "KeySpec": "SYMMETRIC_DEFAULT",
+            "KeyUsage": "ENCRYPT_DECRYPT",
+            "Tags": [{"TagKey": n, "TagValue": v} for n, v in (inherited | dict(tags)).items()],
+        }
+        if like.multi_region:
+            parameters["MultiRegion"] = True
+        policy = _policy_for_a_new_key(like)
+        if policy is not None:
+            try:
+                return self._create_with(parameters | {"Policy": policy})
+            except AwsRefused as refused:
+                if refused.code != "MalformedPolicyDocumentException":
+                    raise
+                # It names principals that are gone, or would lock us out: KMS's own policy (the account) is used.
+                logger.warning("policy of the old key not copied", old_key=like.arn, refusal=str(refused))
+        return self._create_with(parameters)
+
+    def _create_with(self, parameters: Mapping[str, Any]) -> str:
+        with calls("kms:CreateKey"):
+            return str(client("kms").create_key(**parameters)["KeyMetadata"]["Arn"])
+
+    def _ensure_alias(self, alias: str, arn: str) -> None:
+        try:
+            with calls("kms:CreateAlias"):
+                client("kms").create_alias(AliasName=alias, TargetKeyId=_key_id(arn))
+        except AwsRefused as refused:
+            if refused.code != "AlreadyExistsException":
+                raise
+            if _metadata(alias)["Arn"] != arn:
+                raise NameTaken(f"{alias} leads to a key that this rotation did not make") from refused
+
+    def _ensure_rotation(self, arn: str, like: KeyFacts) -> None:
+        """Yearly, as AWS rotates its own keys, unless the old key says otherwise."""
+        enabled, days = True, None
+        if like.manager == "CUSTOMER":
+            try:
+                with calls("kms:GetKeyRotationStatus"):
+                    status = client("kms").get_key_rotation_status(KeyId=like.arn)
+                enabled, days = status["KeyRotationEnabled"], status.get("RotationPeriodInDays")
+            except (AccessRefused, AwsRefused):
+                pass  # imported material or another account's key: the default is the stricter one
+        if enabled:
+            with calls("kms:EnableKeyRotation"):
+                client("kms").enable_key_rotation(KeyId=arn, **({"RotationPeriodInDays": days} if days else {}))
+
+    def delete_alias(self, alias: str) -> None:
+        """An alias that does not exist is deleted."""
+        try:
+            with calls("kms:DeleteAlias"):
+                client("kms").delete_alias(AliasName=alias)
+        except AwsRefused as refused:
+            if refused.code != "NotFoundException":
+                raise
+
+    def disable_key(self, key_arn: str) -> None:
+        with calls("kms:DisableKey"):
+            client("kms").disable_key(KeyId=key_arn)
+
+    def enable_key(self, key_arn: str) -> None:
+        with calls("kms:EnableKey"):
+            client("kms").enable_key(KeyId=key_arn)
+
+    def schedule_key_deletion(self, key_arn: str, pending_window_days: int) -> datetime:
+        """Schedule the deletion, once; returns the moment after which the key may be gone."""
+        try:
+            with calls("kms:ScheduleKeyDeletion"):
+                answer = client("kms").schedule_key_deletion(
+                    KeyId=_key_id(key_arn), PendingWindowInDays=pending_window_days
+                )
+        except AwsRefused as refused:
+            scheduled = _metadata(key_arn).get("DeletionDate")
+            if refused.code != "KMSInvalidStateException" or scheduled is None:
+                raise
+            answer = {"DeletionDate": scheduled}
+        deletion_at: datetime = answer["DeletionDate"]
+        return deletion_at
+
+
+def _metadata(key: str) -> Mapping[str, Any]:
+    with calls("kms:DescribeKey"):
+        metadata: Mapping[str, Any] = client("kms").describe_key(KeyId=key)["KeyMetadata"]
+    return metadata
+
+
+def _tags(arn: str) -> dict[str, str]:
+    try:
+        found = pages("kms", "list_resource_tags", "Tags", KeyId=arn)
+    except (AccessRefused, AwsRefused):
+        return {}
+    return {tag["TagKey"]: tag["TagValue"] for tag in found}
+
+
+def _policy_for_a_new_key(like: KeyFacts) -> str | None:
+    """The old key's policy for a key that does not exist yet: where it names the old key it says "this key" instead."""
+    if like.manager != "CUSTOMER":
+        return None
+    try:
+        with calls("kms:GetKeyPolicy"):
+            document = json.loads(client("kms").get_key_policy(KeyId=like.arn, PolicyName="default")["Policy"])
+    except (AccessRefused, AwsRefused) as refused:
+        logger.warning("policy of the old key not copied", old_key=like.arn, refusal=str(refused))
+        return None
+    statements = document.get("Statement") or []
+    for statement in statements if isinstance(statements, list) else [statements]:
+        resources = statement.get("Resource")
+        if resources == like.arn or (isinstance(resources, list) and like.arn in resources):
+            statement["Resource"] = "*"
+    return json.dumps(document)
+
+
+def _key_id(arn: str) -> str:
+    return arn.rpartition("/")[2]

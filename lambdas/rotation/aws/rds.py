@@ -1,0 +1,380 @@
+"""Amazon RDS: describing instances, and asking for what a rotation needs of them. No SQL here."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from lambdas.rotation import names
+from lambdas.rotation.aws import carried_settings
+from lambdas.rotation.aws.client import calls, client, pages
+from lambdas.rotation.errors import AwsRefused, AwsUnavailable, NameTaken, PromotionFailed, ReplicaKeyRefused
+from lambdas.rotation.errors import RetirementRefused as Refused
+from lambdas.rotation.ports import Instance
+from lambdas.rotation.state import Database
+
+_KEY_WORDS = ("kms", "encrypt")
+_NOT_NOW = frozenset({"InvalidDBInstanceState", "InvalidDBSnapshotState"})
+
+
+class AwsRds:
+    """`ports.Rds`. Every request describes first, so a repeated one finds what the lost answer was about."""
+
+    # -- instances --
+
+    def describe_instance(self, identifier: str) -> Instance | None:
+        try:
+            with calls("rds:DescribeDBInstances"):
+                found = client("rds").describe_db_instances(DBInstanceIdentifier=identifier)["DBInstances"]
+        except AwsRefused as refused:
+            if refused.code == "DBInstanceNotFound":
+                return None
+            raise
+        return _instance(found[0]) if found else None
+
+    def describe_instance_by_resource_id(self, resource_id: str) -> Instance | None:
+        found = pages(
+            "rds",
+            "describe_db_instances",
+            "DBInstances",
+            Filters=[{"Name": "dbi-resource-id", "Values": [resource_id]}],
+        )
+        # Compared again here: an RDS that ignored the filter would lead us to somebody else's database.
+        return next((_instance(raw) for raw in found if raw.get("DbiResourceId") == resource_id), None)
+
+    def describe_opted_in(self) -> Sequence[Instance]:
+        """One paged call for all instances: RDS has no filter for tags, and its rate limits are not published."""
+        instances = (_instance(raw) for raw in pages("rds", "describe_db_instances", "DBInstances"))
+        return [instance for instance in instances if instance.tags.get(f"{names.OPT_IN}enabled") == "true"]
+
+    # -- the target --
+
+    def request_read_replica(
+        self, source: Instance, target_identifier: str, key_arn: str, tags: Mapping[str, str]
+    ) -> None:
+        """Ask for the target with every setting of the source that can be given at creation. Does not wait.
+
+        Idempotent: a target of that name that carries ``tags`` is adopted.
+
+        Raises:
+            ReplicaKeyRefused: terminal; RDS does not make this replica under another key. Nothing was created.
+            NameTaken: terminal; an instance of that name exists that this rotation did not make.
+            AwsUnavailable: retryable; also when the key is so new that RDS does not see it yet.
+        """
+        if self._adopted(target_identifier, tags):
+            return
+        parameters = carried_settings.creation_parameters(source.raw, key_arn) | {
+            "DBInstanceIdentifier": target_identifier,
+            "SourceDBInstanceIdentifier": source.database.identifier,
+            "KmsKeyId": key_arn,
+            "Tags": _tag_list(carried_settings.carried_tags(source.tags) | dict(tags)),
+        }
+        try:
+            self._create_replica(parameters)
+        except AwsRefused as refused:
+            if refused.code == "DBInstanceAlreadyExists" and self._adopted(target_identifier, tags):
+                return
+            if refused.code == "KMSKeyNotAccessible":
+                # A key made a moment ago is not known everywhere at once.
+                raise AwsUnavailable(str(refused)) from refused
+            if refused.code.startswith("InvalidParameter") and any(w in str(refused).lower() for w in _KEY_WORDS):
+                raise ReplicaKeyRefused(f"{refused}; choose another strategy (key-rotation:strategy)") from refused
+            raise
+
+    def _create_replica(self, parameters: Mapping[str, Any]) -> None:
+        try:
+            with calls("rds:CreateDBInstanceReadReplica"):
+                client("rds").create_db_instance_read_replica(**parameters)
+        except AwsRefused as refused:
+            if refused.code != "DBSubnetGroupNotAllowed":
+                raise
+            # Some engines place a replica beside its source and refuse to be told so; the comparison sees the result.
+            without = {name: value for name, value in parameters.items() if name != "DBSubnetGroupName"}
+            with calls("rds:CreateDBInstanceReadReplica"):
+                client("rds").create_db_instance_read_replica(**without)
+
+    def _adopted(self, identifier: str, tags: Mapping[str, str]) -> bool:
+        existing = self.describe_instance(identifier)
+        if existing is None:
+            return False
+        _refuse_foreign("database", identifier, existing.tags, tags)
+        return True
+
+    def settings_differences(self, source: Instance, target: Instance) -> Mapping[str, tuple[Any, Any]]:
+        return carried_settings.differences(source, target)
+
+    def request_setting_repair(
+        self, source: Instance, target: Instance, differences: Mapping[str, Any]
+    ) -> Sequence[str]:
+        """Ask for what can be repaired, in one ModifyDBInstance applied at once; returns what cannot be.
+
+        An instance that is not ``available`` takes no change: nothing is asked then, and the caller comes again.
+        What RDS is already changing is not asked for a second time.
+        """
+        if target.status != "available":
+            return ()
+        pending = target.raw.get("PendingModifiedValues") or {}
+        parameters: dict[str, Any] = {}
+        hopeless: list[str] = []
+        for setting in carried_settings.SETTINGS:
+            if setting.name not in differences or (setting.pending in pending):
+                continue
+            if setting.repair is None:
+                hopeless.append(setting.name)
+                continue
+            wanted = setting.wanted_of(source.raw, target.database.kms_key_arn)
+            parameters |= setting.repair(wanted, setting.seen(target.raw))
+        if parameters:
+            self._modify(target.database.identifier, parameters)
+        if carried_settings.ASSOCIATED_ROLES in differences:
+            self._add_roles(target, carried_settings.missing_roles(source, target))
+        if carried_settings.TAGS in differences:
+            self.set_tags(target.database.arn, carried_settings.missing_tags(source, target))
+        return hopeless
+
+    def _modify(self, identifier: str, parameters: Mapping[str, Any]) -> None:
+        try:
+            with calls("rds:ModifyDBInstance"):
+                client("rds").modify_db_instance(DBInstanceIdentifier=identifier, ApplyImmediately=True, **parameters)
+        except AwsRefused as refused:
+            if refused.code not in _NOT_NOW:  # its status changed since it was described: the caller comes again
+                raise
+
+    def _add_roles(self, target: Instance, roles: Sequence[tuple[str, str]]) -> None:
+        for arn, feature in roles:
+            try:
+                with calls("rds:AddRoleToDBInstance"):
+                    client("rds").add_role_to_db_instance(
+                        DBInstanceIdentifier=target.database.identifier, RoleArn=arn, FeatureName=feature
+                    )
+            except AwsRefused as refused:
+                if refused.code not in _NOT_NOW | {"DBInstanceRoleAlreadyExists"}:
+                    raise
+
+    def last_backup_at(self, resource_id: str) -> datetime | None:
+        """When the newest finished automated snapshot of the instance was taken."""
+        snapshots = pages(
+            "rds", "describe_db_snapshots", "DBSnapshots", DbiResourceId=resource_id, SnapshotType="automated"
+        )
+        times = [
+            snapshot["SnapshotCreateTime"]
+            for snapshot in snapshots
+            if snapshot.get("DbiResourceId") == resource_id and snapshot.get("Status") == "available"
+        ]
+        return max(times, default=None)
+
+    def request_promotion(self, target_identifier: str, source: Instance) -> None:
+        """Ask RDS to promote the replica, with the source's backups: left out, it would keep them for one day.
+
+        A target that is no replica any more is left as it is. Does not wait.
+
+        Raises:
+            PromotionFailed: terminal; RDS refused, or the target is gone. The source is still the truth.
+        """
+        target = self.describe_instance(target_identifier)
+        if target is None:
+            raise PromotionFailed(f"{target_identifier} no longer exists")
+        if target.replica_of is None:
+            return
+        window = source.raw.get("PreferredBackupWindow")
+        try:
+            with calls("rds:PromoteReadReplica"):
+                client("rds").promote_read_replica(
+                    DBInstanceIdentifier=target_identifier,
+                    BackupRetentionPeriod=source.backup_retention_days,
+                    **({"PreferredBackupWindow": window} if window else {}),
+                )
+        except AwsRefused as refused:
+            raise PromotionFailed(str(refused)) from refused
+
+    # -- what an instance is part of --
+
+    def account_quotas(self) -> Mapping[str, tuple[int, int]]:
+        with calls("rds:DescribeAccountAttributes"):
+            quotas = client("rds").describe_account_attributes()["AccountQuotas"]
+        return {quota["AccountQuotaName"]: (int(quota["Used"]), int(quota["Max"])) for quota in quotas}
+
+    def proxies_of(self, identifier: str) -> Sequence[str]:
+        leading: list[str] = []
+        for proxy in pages("rds", "describe_db_proxies", "DBProxies"):
+            targets = pages("rds", "describe_db_proxy_targets", "Targets", DBProxyName=proxy["DBProxyName"])
+            if any(target.get("RdsResourceId") == identifier for target in targets):
+                leading.append(proxy["DBProxyName"])
+        return leading
+
+    def pending_maintenance(self, arn: str) -> Sequence[str]:
+        found = pages(
+            "rds",
+            "describe_pending_maintenance_actions",
+            "PendingMaintenanceActions",
+            Filters=[{"Name": "db-instance-id", "Values": [arn]}],
+        )
+        return [
+            f"{action['Action']}: {action.get('Description', '')}".strip(": ")
+            for resource in found
+            if resource.get("ResourceIdentifier") == arn
+            for action in resource.get("PendingMaintenanceActionDetails") or ()
+        ]
+
+    def event_subscriptions_of(self, identifier: str) -> Sequence[str]:
+        subscriptions = pages("rds", "describe_event_subscriptions", "EventSubscriptionsList")
+        return [s["CustSubscriptionId"] for s in subscriptions if identifier in (s.get("SourceIdsList") or ())]
+
+    # -- tags --
+
+    def set_tags(self, arn: str, tags: Mapping[str, str]) -> None:
+        with calls("rds:AddTagsToResource"):
+            client("rds").add_tags_to_resource(ResourceName=arn, Tags=_tag_list(tags))
+
+    def remove_tags(self, arn: str, names: Sequence[str]) -> None:
+        with calls("rds:RemoveTagsFromResource"):
+            client("rds").remove_tags_from_resource(ResourceName=arn, TagKeys=list(names))
+
+    # -- snapshots --
+
+    def describe_snapshot(self, identifier: str) -> Mapping[str, Any] | None:
+        try:
+            with calls("rds:DescribeDBSnapshots"):
+                found = client("rds").describe_db_snapshots(DBSnapshotIdentifier=identifier)["DBSnapshots"]
+        except AwsRefused as refused:
+            if refused.code == "DBSnapshotNotFound":
+                return None
+            raise
+        snapshot: Mapping[str, Any] | None = found[0] if found else None
+        return snapshot
+
+    def request_snapshot(self, identifier: str, source_identifier: str, tags: Mapping[str, str]) -> None:
+        """Ask for a snapshot, once; one of that name with these tags is adopted. Does not wait."""
+        if self._snapshot_adopted(identifier, tags):
+            return
+        try:
+            with calls("rds:CreateDBSnapshot"):
+                client("rds").create_db_snapshot(
+                    DBSnapshotIdentifier=identifier, DBInstanceIdentifier=source_identifier, Tags=_tag_list(tags)
+                )
+        except AwsRefused as refused:
+            self._settle(refused, identifier, tags)
+
+    def request_snapshot_copy(self, source: str, copy: str, key_arn: str, tags: Mapping[str, str]) -> None:
+        """Ask for a copy under another key, once; one of that name with these tags is adopted. Does not wait."""
+        if self._snapshot_adopted(copy, tags):
+            return
+        try:
+            with calls("rds:CopyDBSnapshot"):
+                client("rds").copy_db_snapshot(
+                    SourceDBSnapshotIdentifier=source,
+                    TargetDBSnapshotIdentifier=copy,
+                    KmsKeyId=key_arn,
+                    Tags=_tag_list(tags),
+                    CopyTags=False,
+                )
+        except AwsRefused as refused:
+            self._settle(refused, copy, tags)
+
+    def _settle(self, refused: AwsRefused, identifier: str, tags: Mapping[str, str]) -> None:
+        """A refusal that the next visit may not meet again is left to it; a name that is ours by now is adopted."""
+        if refused.code in _NOT_NOW:
+            return
+        if refused.code == "DBSnapshotAlreadyExists" and self._snapshot_adopted(identifier, tags):
+            return
+        raise refused
+
+    def _snapshot_adopted(self, identifier: str, tags: Mapping[str, str]) -> bool:
+        existing = self.describe_snapshot(identifier)
+        if existing is None:
+            return False
+        _refuse_foreign("snapshot", identifier, _tags(existing), tags)
+        return True
+
+    def request_snapshot_deletion(self, identifier: str) -> None:
+        """Delete a snapshot that a rotation made; an absent one is deleted.
+
+        Raises:
+            RetirementRefused: terminal; no rotation made it.
+        """
+        existing = self.describe_snapshot(identifier)
+        if existing is None or existing.get("Status") == "deleting":
+            return
+        if names.ROTATION_ID_TAG not in _tags(existing):
+            raise Refused(f"snapshot {identifier} was not made by a rotation")
+        try:
+            with calls("rds:DeleteDBSnapshot"):
+                client("rds").delete_db_snapshot(DBSnapshotIdentifier=identifier)
+        except AwsRefused as refused:
+            if refused.code not in _NOT_NOW | {"DBSnapshotNotFound"}:
+                raise
+
+    # -- the end of an instance --
+
+    def disable_deletion_protection(self, identifier: str) -> None:
+        instance = self.describe_instance(identifier)
+        if instance is not None and instance.deletion_protection:
+            self._modify(identifier, {"DeletionProtection": False})
+
+    def request_instance_deletion(self, identifier: str, *, keep_automated_backups: bool) -> None:
+        """Ask for the deletion without a final snapshot, which would hold the old key. Does not wait; repeatable.
+
+        An instance in a state that does not allow it is left for the next visit.
+
+        Raises:
+            RetirementRefused: terminal; the instance is neither made by a rotation nor marked for removal by one.
+        """
+        instance = self.describe_instance(identifier)
+        if instance is None or instance.status == "deleting":
+            return
+        if not {names.ROTATION_ID_TAG, names.DECOMMISSION_TAG} & set(instance.tags):
+            raise Refused(f"{identifier} was neither made by a rotation nor marked for removal by one")
+        try:
+            with calls("rds:DeleteDBInstance"):
+                client("rds").delete_db_instance(
+                    DBInstanceIdentifier=identifier,
+                    SkipFinalSnapshot=True,
+                    DeleteAutomatedBackups=not keep_automated_backups,
+                )
+        except AwsRefused as refused:
+            if refused.code not in _NOT_NOW | {"DBInstanceNotFound"}:
+                raise
+
+
+def _instance(raw: Mapping[str, Any]) -> Instance:
+    endpoint = raw.get("Endpoint") or {}
+    infos = raw.get("StatusInfos") or []
+    replication = [info for info in infos if info.get("StatusType") == "read replication"]
+    return Instance(
+        database=Database(
+            identifier=raw["DBInstanceIdentifier"],
+            arn=raw["DBInstanceArn"],
+            resource_id=raw["DbiResourceId"],
+            engine=raw["Engine"],
+            engine_version=raw["EngineVersion"],
+            address=endpoint.get("Address") or "",  # RDS gives the endpoint only some time into the creation
+            port=int(endpoint.get("Port") or raw.get("DbInstancePort") or 0),
+            kms_key_arn=raw.get("KmsKeyId") or None,
+            vpc_id=(raw.get("DBSubnetGroup") or {}).get("VpcId"),
+        ),
+        status=raw.get("DBInstanceStatus") or "",
+        tags=_tags(raw),
+        storage_encrypted=bool(raw.get("StorageEncrypted")),
+        backup_retention_days=int(raw.get("BackupRetentionPeriod") or 0),
+        deletion_protection=bool(raw.get("DeletionProtection")),
+        replica_of=raw.get("ReadReplicaSourceDBInstanceIdentifier") or None,
+        replication_normal=bool(replication) and all(info.get("Normal") for info in replication),
+        has_status_infos=bool(infos),
+        raw=raw,
+    )
+
+
+def _tags(raw: Mapping[str, Any]) -> dict[str, str]:
+    return {tag["Key"]: tag.get("Value", "") for tag in raw.get("TagList") or ()}
+
+
+def _tag_list(tags: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"Key": name, "Value": value} for name, value in tags.items()]
+
+
+def _refuse_foreign(kind: str, identifier: str, found: Mapping[str, str], ours: Mapping[str, str]) -> None:
+    """Raises: NameTaken (terminal) when what exists was not made by the rotation that ``ours`` names."""
+    if found.get(names.ROTATION_ID_TAG) != ours.get(names.ROTATION_ID_TAG):
+        raise NameTaken(
+            f"a {kind} named {identifier} exists and was not made by this rotation; rename it or delete it, "
+            "then start again"
+        )

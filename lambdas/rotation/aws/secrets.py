@@ -1,0 +1,199 @@
+"""Secrets Manager: the rotation's own login, and the secret in which applications find the database's address.
+
+No value of a secret is ever part of a message, a log line or the state; field names and the host are.
+"""
+
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+
+from lambdas.rotation.aws.client import calls, client
+from lambdas.rotation.aws.dns import normalised
+from lambdas.rotation.errors import AccessRefused, AwsRefused, ConnectivityChanged, LoginRefused
+from lambdas.rotation.ports import Clock
+from lambdas.rotation.state import Database, EndpointSecret, Finding
+
+_ABOUT_TO_ROTATE = timedelta(hours=2)
+_NAMESPACE = uuid.UUID("6f1c2a52-6d0e-4d0c-9c58-0d6a3a9b2a11")
+_ADDRESS_FIELDS = ("host", "port", "dbInstanceIdentifier")
+
+
+class SecretsManager:
+    """`ports.Secrets`."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+
+    def login(self, secret_id: str) -> tuple[str, str]:
+        try:
+            text, _, _ = _current(secret_id)
+        except AwsRefused as refused:
+            raise LoginRefused(f"the login secret cannot be read: {refused}") from refused
+        fields = _fields(text)
+        if fields is None or not fields.get("username") or not fields.get("password"):
+            raise LoginRefused(f"{secret_id} needs the JSON fields username and password")
+        return str(fields["username"]), str(fields["password"])
+
+    def describe_endpoint(self, secret_id: str) -> EndpointSecret:
+        """The address that applications read from the secret.
+
+        Raises:
+            ConnectivityChanged: terminal; it is not JSON with a ``host``.
+        """
+        text, arn, version_id = _current(secret_id)
+        fields = _fields(text)
+        if fields is None or not isinstance(fields.get("host"), str):
+            raise ConnectivityChanged(f"{secret_id} is not a JSON object with a field host")
+        return EndpointSecret(arn=arn, version_id=version_id, host=fields["host"], port=_port(fields.get("port")))
+
+    def limitations(self, secret_id: str, *, purpose: str) -> Sequence[Finding]:
+        """Why this secret cannot serve as ``login`` or as ``endpoint`` during a rotation."""
+        tag = "key-rotation:login-secret" if purpose == "login" else "key-rotation:endpoint-secret"
+        try:
+            with calls("secretsmanager:DescribeSecret"):
+                facts = client("secretsmanager").describe_secret(SecretId=secret_id)
+            text, _, _ = _current(secret_id)
+        except AccessRefused as refused:
+            return [
+                Finding(
+                    name="SecretNotAllowed",
+                    message=str(refused),
+                    advice="add it to secret_names in the stack's configuration (and its key to secret_key_arns)",
+                )
+            ]
+        except AwsRefused as refused:
+            return [Finding(name="SecretUnknown", message=str(refused), advice=f"create it, or correct {tag}")]
+        return [*self._content_limitations(secret_id, text, purpose), *self._rotation_limitations(secret_id, facts)]
+
+    def _content_limitations(self, secret_id: str, text: str, purpose: str) -> Sequence[Finding]:
+        fields = _fields(text)
+        needed = ("username", "password") if purpose == "login" else ("host",)
+        missing = [name for name in needed if fields is None or not fields.get(name)]
+        if fields is None or missing:
+            return [
+                Finding(
+                    name="SecretIncomplete",
+                    message=f"{secret_id} is not a JSON object with {' and '.join(needed)}",
+                    advice=f"add {', '.join(missing) or 'the fields'}",
+                )
+            ]
+        if purpose != "endpoint":
+            return []
+        elsewhere = [
+            name
+            for name, value in fields.items()
+            if name not in _ADDRESS_FIELDS and isinstance(value, str) and fields["host"] in value
+        ]
+        return [
+            Finding(
+                name="SecretNamesHostElsewhere",
+                message=f"{secret_id} holds the database's address in {name} too, which a rotation does not change",
+                advice="let applications build it from host and port",
+            )
+            for name in elsewhere
+        ]
+
+    def _rotation_limitations(self, secret_id: str, facts: Mapping[str, Any]) -> Sequence[Finding]:
+        """A password that changes between fence and release would lock the rotation or the applications out."""
+        staged = [stage for stages in (facts.get("VersionIdsToStages") or {}).values() for stage in stages]
+        due = facts.get("NextRotationDate") if facts.get("RotationEnabled") else None
+        if "AWSPENDING" in staged and not _pending_is_current(facts):
+            why = "is being rotated (a version is AWSPENDING)"
+        elif due is not None and due < self._clock.now() + _ABOUT_TO_ROTATE:
+            why = f"will be rotated at {due.isoformat()}"
+        else:
+            return []
+        return [
+            Finding(
+                name="SecretAboutToRotate",
+                message=f"{secret_id} {why}",
+                advice="let it finish, or start two hours before or after",
+            )
+        ]
+
+    def write_endpoint(self, secret: EndpointSecret, database: Database) -> None:
+        """Lead readers of the secret to the database, as a new version; every other field stays as it is. Repeatable.
+
+        Raises:
+            ConnectivityChanged: terminal; the secret's host is not the one written down. Nothing was written.
+        """
+        address: dict[str, Any] = {"host": database.address, "port": database.port}
+        self._rewrite(secret, secret.host, database.address, address | {"dbInstanceIdentifier": database.identifier})
+
+    def restore_endpoint(self, secret: EndpointSecret, database: Database) -> None:
+        """Lead readers back to what was written down, if the secret leads to ``database`` now. Repeatable.
+
+        The other fields stay as they are *now*: a password may have been changed since.
+        """
+        with calls("secretsmanager:GetSecretValue"):
+            before = client("secretsmanager").get_secret_value(SecretId=secret.arn, VersionId=secret.version_id)
+        old = _fields(before["SecretString"]) or {}
+        self._rewrite(
+            secret, database.address, secret.host, {name: old[name] for name in _ADDRESS_FIELDS if name in old}
+        )
+
+    def _rewrite(self, secret: EndpointSecret, expected: str, wanted: str, address: Mapping[str, Any]) -> None:
+        text, _, version_id = _current(secret.arn)
+        fields = _fields(text)
+        host = None if fields is None else fields.get("host")
+        if fields is None or not isinstance(host, str):
+            raise ConnectivityChanged(f"{secret.arn} is no longer a JSON object with a field host")
+        if normalised(host) == normalised(wanted):
+            return
+        if normalised(host) != normalised(expected):
+            raise ConnectivityChanged(f"{secret.arn} leads to {host}, not to {expected} as this rotation wrote down")
+        changes: dict[str, Any] = {}
+        for name, value in address.items():
+            if name in fields:  # a field that was not there is not invented
+                changes[name] = str(value) if isinstance(fields[name], str) else value
+        with calls("secretsmanager:PutSecretValue"):
+            client("secretsmanager").put_secret_value(
+                SecretId=secret.arn,
+                SecretString=_written_like(text, fields, fields | changes),
+                # The same change of the same version is one version, however often it is asked for.
+                ClientRequestToken=str(uuid.uuid5(_NAMESPACE, f"{secret.arn} {version_id} {wanted}")),
+            )
+
+
+def _current(secret_id: str) -> tuple[str, str, str]:
+    """Text, ARN and version id of the current value; a binary secret has an empty text."""
+    with calls("secretsmanager:GetSecretValue"):
+        value = client("secretsmanager").get_secret_value(SecretId=secret_id)
+    return value.get("SecretString") or "", value["ARN"], value["VersionId"]
+
+
+def _fields(text: str) -> dict[str, Any] | None:
+    try:
+        fields = json.loads(text)
+    except ValueError:
+        return None
+    return fields if isinstance(fields, dict) else None
+
+
+def _port(value: Any) -> int | None:
+    try:
+        return int(value)
+    except (TypeError, ValueError):
+        return None
+
+
+def _pending_is_current(facts: Mapping[str, Any]) -> bool:
+    """A finished rotation may leave AWSPENDING on the version that is AWSCURRENT; nothing is going on then."""
+    return any({"AWSPENDING", "AWSCURRENT"} <= set(s) for s in (facts.get("VersionIdsToStages") or {}).values())
+
+
+def _written_like(text: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """``after`` in the order and, where it is recognised, the very spelling in which ``before`` was written.
+
+    >>> _written_like('{"a":1,"b":"ä"}', {"a": 1, "b": "ä"}, {"a": 2, "b": "ä"})
+    '{"a":2,"b":"ä"}'
+    """
+    styles: list[dict[str, Any]] = [
+        {"ensure_ascii": ascii_only, "separators": separators, "indent": indent}
+        for ascii_only in (True, False)
+        for separators, indent in (((", ", ": "), None), ((",", ":"), None), ((",", ": "), 2), ((",", ": "), 4))
+    ]
+    style = next((style for style in styles if json.dumps(before, **style) == text.strip()), styles[0])
+    return json.dumps(after, **style)

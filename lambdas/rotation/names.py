@@ -1,0 +1,84 @@
+"""Names that the rotation gives, and the tags it sets and reads. Pure."""
+
+import hashlib
+import re
+from collections.abc import Mapping
+
+OPT_IN = "key-rotation:"
+"""Prefix of the tags that a database's owner sets (design: opt-in and policy)."""
+
+OURS = "rds-key-rotation:"
+"""Prefix of the tags that only a rotation sets; permissions are bound to them."""
+
+ROTATION_ID_TAG = OURS + "rotation-id"
+BASE_NAME_TAG = OURS + "base-name"
+DECOMMISSION_TAG = OURS + "decommission"
+"""Set on a source after its cutover, with the rotation's id; without it no function may delete a database."""
+
+CONTROL_DATABASE = "rds_key_rotation"
+"""The rotation's own database on the server: tables ``marker`` and ``decision``."""
+
+_IDENTIFIER_LENGTH = 63
+
+
+def rotation_id_of(execution_arn: str) -> str:
+    """Eight hex digits that follow from the execution, so that StartExecution's own idempotency covers the rotation.
+
+    >>> rotation_id_of("arn:aws:states:eu-central-1:123456789012:execution:rotate-key:first")
+    '83bcb8d2'
+    """
+    return hashlib.sha256(execution_arn.encode()).hexdigest()[:8]
+
+
+def shortened(name: str, length: int) -> str:
+    """``name``, or its beginning and a hash of the whole where it is longer than ``length``.
+
+    >>> shortened("orders", 10), shortened("o" * 70, 20)
+    ('orders', 'ooooooooooo-52555027')
+    """
+    if len(name) <= length:
+        return name
+    return f"{name[: length - 9].rstrip('-')}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def target_identifier(base_name: str, rotation_id: str) -> str:
+    """``<base>-rot-<id>``; never built on the name of an earlier target.
+
+    >>> target_identifier("orders", "10c59dbe")
+    'orders-rot-10c59dbe'
+    """
+    suffix = f"-rot-{rotation_id}"
+    return shortened(base_name, _IDENTIFIER_LENGTH - len(suffix)) + suffix
+
+
+def temporary_snapshot(target: str) -> str:
+    """The source's last snapshot, still under the old key; deleted as soon as its copy is available."""
+    return f"{target}-source"
+
+
+def kept_snapshot(target: str) -> str:
+    """The copy of the source's last snapshot under the new key."""
+    return f"{target}-kept"
+
+
+def key_alias(base_name: str, rotation_id: str) -> str:
+    return f"alias/rds-rotation/{base_name}/{rotation_id}"
+
+
+def our_tags(base_name: str, rotation_id: str) -> dict[str, str]:
+    """What marks a resource as made by this rotation."""
+    return {ROTATION_ID_TAG: rotation_id, BASE_NAME_TAG: base_name}
+
+
+def opt_in_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in tags.items() if name.startswith(OPT_IN)}
+
+
+def execution_name(base_name: str, scheduled_at: str) -> str:
+    """An execution name (1-80 of ``[0-9A-Za-z_-]``) that is the same whenever the same schedule is delivered twice.
+
+    >>> execution_name("orders", "2027-01-01T00:00:00Z")
+    'fleet-20270101T000000Z-orders'
+    """
+    stamp = re.sub(r"[^0-9A-Za-z]", "", scheduled_at)
+    return shortened(f"fleet-{stamp}-{base_name}", 80)

@@ -1,0 +1,70 @@
+"""What people and programs are told: one schema for every moment of a rotation. Nothing secret is in it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lambdas.rotation.state import Moment, Rotation
+
+SCHEMA = 1
+
+_SUBJECTS: Mapping[Moment, str] = {
+    Moment.REFUSED: "refused: nothing was changed",
+    Moment.PLANNED: "planned: this was a dry run",
+    Moment.ROLLED_BACK: "rolled back to the old key: nothing was lost",
+    Moment.UNDECIDED: "UNDECIDED: both sides are fenced, applications cannot write",
+    Moment.CUT_OVER: "cut over: applications write under the new key",
+    Moment.ATTENTION: "NEEDS ATTENTION",
+    Moment.COMPLETED: "completed",
+}
+
+_WHAT_TO_DO: Mapping[Moment, str] = {
+    Moment.REFUSED: "Remove the reasons that `failure` lists, then start the rotation again.",
+    Moment.PLANNED: "Start the same rotation without DryRun when the plan and its warnings are acceptable.",
+    Moment.ROLLED_BACK: "Applications write to the source as before. Read `failure`, remove the cause, start again; run "
+    "the commands under `leftovers`, if any.",
+    Moment.UNDECIDED: "Make the target reachable, or delete it: the rotation looks again by itself and finishes. Open "
+    "neither side by hand.",
+    Moment.CUT_OVER: "Watch the applications. The source stays, fenced, until the grace period ends.",
+    Moment.ATTENTION: "Applications write to the target if `released` is set, else to the source. Read `failure`, then "
+    "start the rotation of the same database again: it takes up this one.",
+    Moment.COMPLETED: "Nothing. If `old_key.verdict` is kept, `users` says who still needs the old key.",
+}
+
+
+def message_of(rotation: Rotation, moment: Moment) -> dict[str, Any]:
+    """The message of a moment, derived from the state alone."""
+    plan, release = rotation.plan, rotation.release
+    retirement, undo = rotation.retirement, rotation.undo
+    return {
+        "schema": SCHEMA,
+        "moment": moment.value,
+        "rotation_id": rotation.rotation_id,
+        "execution": rotation.execution_arn,
+        "base_name": plan.base_name if plan else None,
+        "reason": plan.reason if plan else rotation.request.get("Reason"),
+        "source": rotation.source.identifier if rotation.source else rotation.request.get("DBInstanceIdentifier"),
+        "target": rotation.target_identifier,
+        "old_key": {
+            "arn": rotation.old_key.arn if rotation.old_key else None,
+            "verdict": retirement.verdict if retirement else None,
+            "why": retirement.reason if retirement else None,
+            "deletion_at": retirement.deletion_at.isoformat() if retirement and retirement.deletion_at else None,
+        },
+        "new_key": rotation.new_key.arn if rotation.new_key else None,
+        "released": release.released_at.isoformat() if release else None,
+        "write_outage_seconds": release.write_outage_seconds if release else None,
+        "grace_ends_at": rotation.grace_ends_at.isoformat() if rotation.grace_ends_at else None,
+        "plan": plan.model_dump(mode="json") if plan and moment is Moment.PLANNED else None,
+        "warnings": [w.model_dump() for w in rotation.preflight.warnings] if rotation.preflight else [],
+        "monthly_cost_usd": rotation.preflight.monthly_cost_usd if rotation.preflight else None,
+        "failure": rotation.failure.model_dump() if rotation.failure else None,
+        "users": [user.model_dump() for user in retirement.users] if retirement else [],
+        "leftovers": list(undo.leftovers) if undo else [],
+        "what_to_do": _WHAT_TO_DO[moment],
+        "evidence": rotation.verification.evidence if rotation.verification else {},
+    }
+
+
+def subject_of(rotation: Rotation, moment: Moment) -> str:
+    named = rotation.plan.base_name if rotation.plan else rotation.request.get("DBInstanceIdentifier", "a database")
+    return f"Key rotation of {named} {_SUBJECTS[moment]}"

@@ -1,0 +1,200 @@
+"""The plan of one rotation: what the execution's input says, over what the database's tags say, over the stack's defaults.
+
+A name or value that nobody here knows is refused, by name: a misspelt ``key-rotation:grace-days`` that were ignored would
+delete a database too early.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from lambdas.rotation.errors import InputRefused
+from lambdas.rotation.names import OPT_IN
+from lambdas.rotation.state import DnsRecordName, Plan
+
+ENABLED = f"{OPT_IN}enabled"
+MIN_AGE = f"{OPT_IN}min-age-days"
+
+DATABASE = "DBInstanceIdentifier"
+RECOVER = "Recover"
+TASK_TOKEN = "TaskToken"  # noqa: S105 - the name of a field
+STARTED_BY = "AWS_STEP_FUNCTIONS_STARTED_BY_EXECUTION_ID"
+
+Parser = Callable[[Any], Any]
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError("must be a text")
+    return value.strip()
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        raise ValueError("must be a number")
+    return float(value)
+
+
+def _seconds(value: Any) -> int:
+    number = _number(value)
+    if not number.is_integer():
+        raise ValueError("must be a whole number of seconds")
+    return int(number)
+
+
+def _words(value: Any) -> tuple[str, ...]:
+    """A list, or a text with spaces between its words: tags allow no commas."""
+    words = value.split() if isinstance(value, str) else value
+    if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
+        raise ValueError("must be a list of words")
+    return tuple(words)
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError("must be true or false")
+    return value
+
+
+def _choice(*known: str, later: tuple[str, ...] = ()) -> Parser:
+    def parse(value: Any) -> str:
+        word = str(value).lower() if isinstance(value, bool) else _text(value)
+        if word in later:
+            raise ValueError(f"{word} is not supported yet")
+        if word not in known:
+            raise ValueError(f"must be one of {', '.join(known)}")
+        return word
+
+    return parse
+
+
+def _strategy(value: Any) -> str:
+    """``auto`` chooses among the strategies that exist, which is one."""
+    chosen: str = _choice("read-replica", "auto", later=("blue-green", "snapshot"))(value)
+    return "read-replica" if chosen == "auto" else chosen
+
+
+def _connectivity(value: Any) -> tuple[str, ...]:
+    parse = _choice("dns", "secret", later=("parameter", "proxy", "rename", "hook"))
+    return tuple(dict.fromkeys(parse(word) for word in _words(value)))
+
+
+def _dns_record(value: Any) -> DnsRecordName:
+    zone_id, slash, name = _text(value).partition("/")
+    if not slash or not re.fullmatch(r"[A-Z0-9]+", zone_id) or "." not in name:
+        raise ValueError("must be <hosted zone id>/<record name>")
+    return DnsRecordName(zone_id=zone_id, name=name.lower().removesuffix("."))
+
+
+def _not_yet(value: Any) -> Any:
+    raise ValueError("is not supported yet; remove it")
+
+
+@dataclass(frozen=True)
+class _Option:
+    """One decision: the plan's field, the input that sets it, the tag that sets it."""
+
+    field: str
+    parse: Parser
+    input: str | None = None
+    tag: str | None = None
+
+
+_OPTIONS = (
+    _Option("strategy", _strategy, "Strategy", "strategy"),
+    _Option("grace_days", _number, "GraceDays", "grace-days"),
+    _Option("retire_key", _choice("auto", "true", "false"), "RetireKey", "retire-key"),
+    _Option("login_secret", _text, "LoginSecret", "login-secret"),
+    _Option("connectivity", _connectivity, "Connectivity", "connectivity"),
+    _Option("dns_record", _dns_record, "DnsRecord", "dns-record"),
+    _Option("endpoint_secret", _text, "EndpointSecret", "endpoint-secret"),
+    _Option("write_outage_budget_seconds", _seconds, "WriteOutageBudgetSeconds", "write-outage-budget"),
+    _Option("dry_run", _flag, "DryRun"),
+    _Option("reason", _text, "Reason"),
+    _Option("accept", _words, "Accept"),
+    # Ignoring one of these would start a rotation at a time, or without a person or a step, that its owner demands.
+    _Option("", _not_yet, None, "approval"),
+    _Option("", _not_yet, None, "window"),
+    _Option("", _not_yet, None, "endpoint-parameter"),
+    _Option("", _not_yet, None, "proxy"),
+    _Option("", _not_yet, None, "hook"),
+)
+
+_DEFAULTED = ("strategy", "grace_days", "write_outage_budget_seconds", "retire_key")
+_PLUMBING = (DATABASE, RECOVER, TASK_TOKEN, STARTED_BY)
+INPUT_FIELDS = (*_PLUMBING, *(option.input for option in _OPTIONS if option.input))
+TAGS = (ENABLED, MIN_AGE, *(OPT_IN + option.tag for option in _OPTIONS if option.tag))
+
+
+def requested_database(request: Mapping[str, Any]) -> str:
+    """The name that the input asks for.
+
+    Raises:
+        InputRefused: terminal; a field is unknown, or there is no database.
+    """
+    _refuse_unknown("input field", request, INPUT_FIELDS)
+    named = request.get(DATABASE)
+    if not isinstance(named, str) or not named:
+        raise InputRefused(f'the input needs {DATABASE}, as in {{"{DATABASE}": "orders"}}')
+    return named
+
+
+def recovered_execution(request: Mapping[str, Any]) -> str | None:
+    """The execution that is to be recovered, when that is what was asked for."""
+    if RECOVER not in request:
+        return None
+    _refuse_unknown("input field", request, (RECOVER,))
+    return str(request[RECOVER])
+
+
+def plan_of(base_name: str, request: Mapping[str, Any], tags: Mapping[str, str], defaults: Mapping[str, Any]) -> Plan:
+    """Input over tags over defaults.
+
+    Raises:
+        InputRefused: terminal; lists every unknown name and every value that means nothing.
+    """
+    _refuse_unknown("input field", request, INPUT_FIELDS)
+    _refuse_unknown("tag", {name: value for name, value in tags.items() if name.startswith(OPT_IN)}, TAGS)
+    decided: dict[str, Any] = {name: defaults[name] for name in _DEFAULTED if name in defaults}
+    problems: list[str] = []
+    for option in _OPTIONS:
+        given = [
+            (source, value)
+            for source, value in (
+                (OPT_IN + (option.tag or ""), tags.get(OPT_IN + option.tag) if option.tag else None),
+                (option.input, request.get(option.input) if option.input else None),
+            )
+            if value is not None
+        ]
+        for source, value in given[-1:]:
+            try:
+                decided[option.field] = option.parse(value)
+            except ValueError as problem:
+                problems.append(f"{source}: {problem}")
+    if not problems:
+        try:
+            return Plan(base_name=base_name, **decided)
+        except ValidationError as error:
+            problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
+    raise InputRefused("; ".join(problems))
+
+
+def min_age_days(tags: Mapping[str, str], defaults: Mapping[str, Any]) -> float:
+    """How old a database's key has to be before the fleet rotates it.
+
+    Raises:
+        InputRefused: terminal; the tag is not a number.
+    """
+    try:
+        return _number(tags.get(MIN_AGE, defaults.get("min_age_days", 30)))
+    except ValueError as problem:
+        raise InputRefused(f"{MIN_AGE}: {problem}") from problem
+
+
+def _refuse_unknown(kind: str, given: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    unknown = sorted(set(given) - set(known))
+    if unknown:
+        raise InputRefused(f"unknown {kind} {', '.join(unknown)}; known: {', '.join(sorted(known))}")

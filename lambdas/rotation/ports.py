@@ -1,0 +1,548 @@
+"""Everything a step may touch, as protocols, and the one place that chooses the real implementations.
+
+A step gets `Ports` and nothing else: no environment, client, clock or sleep of its own. The real ports are made on
+first use, so a function imports neither a database driver nor a service's client that it never calls.
+"""
+
+import json
+import os
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any, Protocol
+
+from lambdas.rotation.errors import AwsUnavailable, StateIncomplete
+from lambdas.rotation.state import (
+    Database,
+    DatabaseFence,
+    EndpointSecret,
+    Finding,
+    KeyUser,
+    Plan,
+    Position,
+    Rotation,
+    Verdict,
+)
+
+
+class Clock(Protocol):
+    """Wall-clock time for records and deadlines; ``pause`` only inside the write outage, briefly."""
+
+    def now(self) -> datetime: ...
+
+    def monotonic(self) -> float:
+        """Seconds, for measuring how long a brief in-outage poll has taken."""
+        ...
+
+    def pause(self, seconds: float) -> None: ...
+
+
+class Settings(Protocol):
+    """What the deployed stack says: the defaults of a plan, and where things are."""
+
+    @property
+    def defaults(self) -> Mapping[str, Any]: ...
+
+
+@dataclass(frozen=True)
+class Instance:
+    """What DescribeDBInstances says about one instance, in our words; ``raw`` is the whole answer."""
+
+    database: Database
+    status: str
+    tags: Mapping[str, str]
+    storage_encrypted: bool
+    backup_retention_days: int
+    deletion_protection: bool
+    replica_of: str | None
+    replication_normal: bool
+    has_status_infos: bool
+    raw: Mapping[str, Any] = field(repr=False)
+
+
+class Rds(Protocol):
+    """RDS. ``request_`` starts something slow and returns. All may raise AwsUnavailable, AccessRefused, AwsRefused."""
+
+    def describe_instance(self, identifier: str) -> Instance | None: ...
+
+    def describe_instance_by_resource_id(self, resource_id: str) -> Instance | None:
+        """Follow an instance through a rename; None when it no longer exists."""
+        ...
+
+    def describe_opted_in(self) -> Sequence[Instance]:
+        """Every instance of this account and Region that is tagged ``key-rotation:enabled=true``."""
+        ...
+
+    def request_read_replica(
+        self, source: Instance, target_identifier: str, key_arn: str, tags: Mapping[str, str]
+    ) -> None:
+        """Ask for the target with every setting of the source that can be given at creation.
+
+        Raises: ReplicaKeyRefused, NameTaken, AwsRefused (terminal).
+        """
+        ...
+
+    def settings_differences(self, source: Instance, target: Instance) -> Mapping[str, tuple[Any, Any]]:
+        """Setting name -> (source's, target's), for every carried setting that differs."""
+        ...
+
+    def request_setting_repair(
+        self, source: Instance, target: Instance, differences: Mapping[str, Any]
+    ) -> Sequence[str]:
+        """Ask for the repairs that are possible now; returns the names of the differences that cannot be repaired."""
+        ...
+
+    def account_quotas(self) -> Mapping[str, tuple[int, int]]:
+        """Quota name (RDS's own word: ``DBInstances``, ``AllocatedStorage``, …) -> (used, maximum)."""
+        ...
+
+    def proxies_of(self, identifier: str) -> Sequence[str]:
+        """Names of the RDS Proxies that lead to this instance."""
+        ...
+
+    def pending_maintenance(self, arn: str) -> Sequence[str]:
+        """What RDS would do to the instance by itself in its next maintenance window, each as one line."""
+        ...
+
+    def event_subscriptions_of(self, identifier: str) -> Sequence[str]:
+        """Names of the event subscriptions that name this instance."""
+        ...
+
+    def last_backup_at(self, resource_id: str) -> datetime | None: ...
+
+    def request_promotion(self, target_identifier: str, source: Instance) -> None:
+        """Raises: PromotionFailed (terminal) when RDS refuses."""
+        ...
+
+    def set_tags(self, arn: str, tags: Mapping[str, str]) -> None: ...
+
+    def remove_tags(self, arn: str, names: Sequence[str]) -> None: ...
+
+    def describe_snapshot(self, identifier: str) -> Mapping[str, Any] | None: ...
+
+    def request_snapshot(self, identifier: str, source_identifier: str, tags: Mapping[str, str]) -> None: ...
+
+    def request_snapshot_copy(self, source: str, copy: str, key_arn: str, tags: Mapping[str, str]) -> None: ...
+
+    def request_snapshot_deletion(self, identifier: str) -> None: ...
+
+    def disable_deletion_protection(self, identifier: str) -> None: ...
+
+    def request_instance_deletion(self, identifier: str, *, keep_automated_backups: bool) -> None:
+        """No final snapshot: it would hold the old key. The copy under the new key was made before."""
+        ...
+
+
+@dataclass(frozen=True)
+class KeyFacts:
+    arn: str
+    manager: str
+    state: str
+    multi_region: bool
+    origin: str
+    tags: Mapping[str, str]
+    created_at: datetime
+    deletion_at: datetime | None = None
+    has_replica_keys: bool = False
+
+
+class Kms(Protocol):
+    def describe_key(self, key: str) -> KeyFacts: ...
+
+    def ensure_key(self, alias: str, description: str, tags: Mapping[str, str], like: KeyFacts) -> str:
+        """The ARN of this rotation's key: the one carrying its tag, or a new one with policy, rotation and alias."""
+        ...
+
+    def delete_alias(self, alias: str) -> None: ...
+
+    def disable_key(self, key_arn: str) -> None: ...
+
+    def enable_key(self, key_arn: str) -> None: ...
+
+    def schedule_key_deletion(self, key_arn: str, pending_window_days: int) -> datetime: ...
+
+
+class KeyUsers(Protocol):
+    def users_of(self, key_arn: str) -> Sequence[KeyUser]:
+        """Whoever depends on the key, as far as this account and Region can say.
+
+        A question that could not be answered is in the list too (``kind`` "unanswered"): it counts as use.
+        """
+        ...
+
+
+class Dns(Protocol):
+    """Route 53; called only by functions outside the VPC."""
+
+    def describe_record(self, zone_id: str, name: str) -> tuple[str, int] | None:
+        """Value and TTL (seconds) of the one simple CNAME; raises ConnectivityChanged when it is anything else."""
+        ...
+
+    def limitations(self, zone_id: str, name: str, address: str) -> Sequence[Finding]: ...
+
+    def write_record(self, zone_id: str, name: str, value: str, ttl_seconds: int, expected: tuple[str, int]) -> str:
+        """Replace the record, only if it is ``expected``; returns the change id. Does not wait for it to spread."""
+        ...
+
+    def is_in_sync(self, change_id: str) -> bool: ...
+
+
+class Names(Protocol):
+    """The name service as a client beside this function sees it."""
+
+    def addresses(self, name: str) -> frozenset[str]:
+        """IP addresses of a host name; empty when it does not exist. Raises AwsUnavailable (retryable)."""
+        ...
+
+
+class Secrets(Protocol):
+    def login(self, secret_id: str) -> tuple[str, str]:
+        """User name and password. Raises LoginRefused when the secret has no usable fields."""
+        ...
+
+    def describe_endpoint(self, secret_id: str) -> EndpointSecret: ...
+
+    def limitations(self, secret_id: str, *, purpose: str) -> Sequence[Finding]: ...
+
+    def write_endpoint(self, secret: EndpointSecret, database: Database) -> None:
+        """Change host, port and dbInstanceIdentifier, only if the host is as written down; keep all other fields."""
+        ...
+
+    def restore_endpoint(self, secret: EndpointSecret, database: Database) -> None:
+        """Put back what was written down, only where the host is that of ``database`` (the target)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Lag:
+    bytes: int | None
+    seconds: float | None
+    streaming: bool
+
+
+@dataclass(frozen=True)
+class ControlView:
+    """What the control database shows without opening any other."""
+
+    system_identifier: str
+    in_recovery: bool
+    position: Position
+    marker_seen: bool
+    databases: tuple[str, ...]
+    roles: tuple[str, ...]
+    fence_breach: str | None
+
+
+class Engine(Protocol):
+    """One database server, spoken to in SQL through its own endpoint, TLS verified.
+
+    All methods may raise DatabaseUnreachable (retryable) and LoginRefused (terminal).
+    """
+
+    def login_limitations(self) -> Sequence[Finding]:
+        """Why this login cannot run a rotation; a missing right comes with the GRANT that gives it."""
+        ...
+
+    def limitations(self, accept: Sequence[str]) -> Sequence[Finding]:
+        """What in the databases forbids a rotation (prepared transactions, logical slots, unlogged relations, …)."""
+        ...
+
+    def warnings(self) -> Sequence[Finding]: ...
+
+    def ensure_control_database(self) -> None: ...
+
+    def drop_control_database(self) -> None: ...
+
+    def databases_with_superuser_sessions(self) -> Sequence[str]: ...
+
+    def plan_fence(
+        self, superuser_databases: Sequence[str], besides: Sequence[DatabaseFence] = ()
+    ) -> tuple[DatabaseFence, ...]:
+        """Which databases to close and how, with what re-opens them. Reads only; call before anything is fenced.
+
+        ``besides`` a fence that stands: what has appeared since, empty when nothing is left unfenced.
+        """
+        ...
+
+    def raise_fence(self, rotation_id: str, databases: Sequence[DatabaseFence], within_seconds: float) -> None:
+        """Close, terminate in a loop, probe. Repeatable.
+
+        Raises: DecisionLost (terminal) when a verdict of this rotation stands: a late fence closes nothing.
+            FenceIncomplete (terminal) when it does not succeed in time; the fence may then stand in part.
+        """
+        ...
+
+    def fence_breach(self, databases: Sequence[DatabaseFence]) -> str | None:
+        """Why the fence does not hold, or None."""
+        ...
+
+    def mark(self, token: str) -> Position:
+        """Write the marker row (again) and return a position that lies after it and after every earlier commit."""
+        ...
+
+    def replayed(self) -> Position: ...
+
+    def has_replayed(self, position: Position) -> bool: ...
+
+    def shows_marker(self, token: str) -> bool: ...
+
+    def is_replica(self) -> bool: ...
+
+    def lag(self) -> Lag: ...
+
+    def control_view(self, rotation_id: str, databases: Sequence[DatabaseFence]) -> ControlView: ...
+
+    def decide(self, rotation_id: str, verdict: Verdict, reopen: Sequence[DatabaseFence]) -> Verdict:
+        """Write the verdict and re-open ``reopen`` in one transaction; the verdict that stands is returned.
+
+        A verdict written before is not changed: when it is the same, ``reopen`` is re-opened (again); when it is the
+        other, nothing happens.
+        """
+        ...
+
+    def verdict(self, rotation_id: str) -> Verdict | None: ...
+
+    def inspect(self) -> Mapping[str, Any]:
+        """Per database: relation count, invalid indexes, sequences. Only after the release."""
+        ...
+
+
+class RecoverySchedule(Protocol):
+    """The one-time schedule that recovers a rotation whose execution died between fence and release."""
+
+    def set(self, rotation: Rotation, at: datetime) -> None: ...
+
+    def remove(self, rotation: Rotation) -> None: ...
+
+
+class Workflow(Protocol):
+    """Step Functions, as far as a rotation speaks to it."""
+
+    def is_running(self, execution_arn: str) -> bool: ...
+
+    def stop(self, execution_arn: str, reason: str) -> None: ...
+
+    def start_recovery(self, execution_arn: str, name: str) -> None: ...
+
+    def answer(self, task_token: str, output: Mapping[str, Any] | None, error: str = "", cause: str = "") -> None:
+        """Success when ``output`` is given, failure otherwise; an answered or expired token is not an error."""
+        ...
+
+
+class Notifier(Protocol):
+    def publish(self, moment: str, subject: str, message: Mapping[str, Any]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Lock:
+    rotation_id: str
+    execution_arn: str
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One rotation in the ledger: its journal while it runs, the history afterwards."""
+
+    rotation: Rotation
+    outcome: str | None
+    closed_at: datetime | None
+
+
+class Ledger(Protocol):
+    """The lock, the journal and the history of every database (see `ledger.py`)."""
+
+    def acquire(self, rotation: Rotation) -> Lock | None:
+        """Take the database's lock; None when it is ours now (or was already), else the holder."""
+        ...
+
+    def release_lock(self, rotation: Rotation) -> None: ...
+
+    def open(self, rotation: Rotation) -> Rotation:
+        """Make the journal entry (epoch 1); an entry of the same rotation is returned as it stands."""
+        ...
+
+    def current(self, rotation: Rotation, *, takes_over: bool = False) -> Rotation:
+        """The journal's version of this rotation. Raises EpochSuperseded (terminal) when somebody took it over.
+
+        ``takes_over``: an older epoch is let in when the rotation's execution is still the holder.
+        """
+        ...
+
+    def record(self, rotation: Rotation) -> None:
+        """Write the rotation down. Raises EpochSuperseded (terminal)."""
+        ...
+
+    def take_over(self, rotation: Rotation, execution_arn: str) -> Rotation:
+        """Raise the epoch and hand the rotation to an execution: from now on every older write fails."""
+        ...
+
+    def close(self, rotation: Rotation, outcome: str) -> None: ...
+
+    def entry(self, base_name: str, rotation_id: str) -> Entry | None: ...
+
+    def entries(self, base_name: str) -> Sequence[Entry]: ...
+
+    def unfinished(self) -> Sequence[Entry]:
+        """All open entries of all databases (the recovery sweep)."""
+        ...
+
+    def successor(self, base_name: str) -> str | None:
+        """The resource id of the database that the base name leads to, None before its first rotation."""
+        ...
+
+    def advance(self, rotation: Rotation) -> None:
+        """Let the base name lead to the target from now on."""
+        ...
+
+
+class Ports(Protocol):
+    """The whole container. `AwsPorts` makes each port on first use; tests hand in fakes."""
+
+    @property
+    def clock(self) -> Clock: ...
+    @property
+    def settings(self) -> Settings: ...
+    @property
+    def ledger(self) -> Ledger: ...
+    @property
+    def rds(self) -> Rds: ...
+    @property
+    def kms(self) -> Kms: ...
+    @property
+    def key_users(self) -> KeyUsers: ...
+    @property
+    def dns(self) -> Dns: ...
+    @property
+    def names(self) -> Names: ...
+    @property
+    def secrets(self) -> Secrets: ...
+    @property
+    def recovery(self) -> RecoverySchedule: ...
+    @property
+    def workflow(self) -> Workflow: ...
+    @property
+    def notifier(self) -> Notifier: ...
+    def engine(self, database: Database, plan: Plan) -> Engine: ...
+
+
+class SystemClock:
+    """Reads ``time.time``, so that one clock serves the whole process."""
+
+    def now(self) -> datetime:
+        return datetime.fromtimestamp(time.time(), UTC)
+
+    def monotonic(self) -> float:
+        return time.monotonic()
+
+    def pause(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+
+class SystemNames:
+    """The resolver of the machine, for the VPC's view of a name."""
+
+    def addresses(self, name: str) -> frozenset[str]:
+        try:
+            found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+        except socket.gaierror as error:
+            if error.errno == socket.EAI_AGAIN:
+                raise AwsUnavailable(f"the name service did not answer for {name}") from error
+            return frozenset()
+        return frozenset(str(address[0]) for *_, address in found)
+
+
+class Environment:
+    """The function's environment variables: the only place that reads them."""
+
+    @cached_property
+    def defaults(self) -> Mapping[str, Any]:
+        loaded: dict[str, Any] = json.loads(os.environ["ROTATION_DEFAULTS"])
+        return loaded
+
+    def __getitem__(self, name: str) -> str:
+        return os.environ[name]
+
+
+class AwsPorts:
+    """The real ports of one function; nothing is imported or connected before it is needed."""
+
+    def __init__(self) -> None:
+        self.clock = SystemClock()
+        self.settings = Environment()
+        self.names = SystemNames()
+
+    @cached_property
+    def ledger(self) -> Ledger:
+        from lambdas.rotation.ledger import DynamoLedger
+
+        return DynamoLedger(self.settings["LEDGER_TABLE"], self.clock)
+
+    @cached_property
+    def rds(self) -> Rds:
+        from lambdas.rotation.aws.rds import AwsRds
+
+        return AwsRds()
+
+    @cached_property
+    def kms(self) -> Kms:
+        from lambdas.rotation.aws.kms import AwsKms
+
+        return AwsKms()
+
+    @cached_property
+    def key_users(self) -> KeyUsers:
+        from lambdas.rotation.aws.key_users import AwsKeyUsers
+
+        return AwsKeyUsers(self.clock)
+
+    @cached_property
+    def dns(self) -> Dns:
+        from lambdas.rotation.aws.dns import Route53
+
+        return Route53()
+
+    @cached_property
+    def secrets(self) -> Secrets:
+        from lambdas.rotation.aws.secrets import SecretsManager
+
+        return SecretsManager(self.clock)
+
+    @cached_property
+    def recovery(self) -> RecoverySchedule:
+        from lambdas.rotation.aws.scheduler import SchedulerRecovery
+
+        return SchedulerRecovery(
+            group=self.settings["RECOVERY_GROUP"],
+            state_machine_arn=self.settings["ROTATE_KEY_ARN"],
+            role_arn=self.settings["RECOVERY_ROLE_ARN"],
+            dead_letter_arn=self.settings["RECOVERY_DLQ_ARN"],
+        )
+
+    @cached_property
+    def workflow(self) -> Workflow:
+        from lambdas.rotation.aws.step_functions import StepFunctions
+
+        return StepFunctions(self.settings["ROTATE_KEY_ARN"])
+
+    @cached_property
+    def notifier(self) -> Notifier:
+        from lambdas.rotation.aws.sns import SnsNotifier
+
+        return SnsNotifier(self.settings["TOPIC_ARN"])
+
+    def engine(self, database: Database, plan: Plan) -> Engine:
+        from lambdas.rotation.engines import engine_for
+
+        if plan.login_secret is None:
+            raise StateIncomplete("needs a login secret: Preflight refuses a plan without one")
+        login = self.secrets.login(plan.login_secret)
+        return engine_for(database, login, ca_bundle=self.settings["CA_BUNDLE"], clock=self.clock)
+
+
+class Step(Protocol):
+    """What every handler module offers: a Rotation in, a Rotation out."""
+
+    def __call__(self, rotation: Rotation, ports: Ports) -> Rotation: ...

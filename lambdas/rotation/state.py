@@ -1,0 +1,365 @@
+"""The rotation's state: what travels through the state machine and, at every step, into the journal.
+
+One immutable document. Each part is written by one step and is absent until that step has run, so a step that needs a
+part asks for it by a method that refuses (`StateIncomplete`) when an earlier step has not left it. Nothing secret is in
+it. Times are aware UTC, durations seconds, positions opaque outside `engines/`.
+"""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Any, Literal, NewType, Self
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from lambdas.rotation.errors import StateIncomplete
+
+SCHEMA = 1
+"""Raised when a running execution's state could no longer be read by newer code; a test replays one of every schema."""
+
+Position = NewType("Position", str)
+"""A point in a database's write history: an LSN or a GTID set."""
+
+Verdict = Literal["release", "rollback"]
+"""What the decision row of a rotation says; the first one written stands for ever."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    def having(self, **parts: Any) -> Self:
+        """A copy with these fields replaced, validated (pydantic's ``model_copy`` does not validate)."""
+        return type(self).model_validate(dict(self) | parts)
+
+
+class Database(_Part):
+    """One RDS database instance, by the facts that identify it."""
+
+    identifier: str
+    arn: str
+    resource_id: str
+    engine: str
+    engine_version: str
+    address: str
+    port: int
+    kms_key_arn: str | None = None
+    vpc_id: str | None = None
+
+
+class DnsRecordName(_Part):
+    """Where applications look the database up: one simple CNAME in one hosted zone."""
+
+    zone_id: str
+    name: str
+
+
+class Plan(_Part):
+    """What this rotation will do: input over tags over the stack's defaults. Written by StartRotation."""
+
+    base_name: str
+    strategy: Literal["read-replica", "blue-green", "snapshot", "auto"] = "read-replica"
+    login_secret: str | None = None
+    connectivity: tuple[Literal["dns", "secret"], ...] = ()
+    dns_record: DnsRecordName | None = None
+    endpoint_secret: str | None = None
+    grace_days: Annotated[float, Field(ge=0, le=300)] = 7
+    write_outage_budget_seconds: Annotated[int, Field(ge=5, le=600)] = 120
+    retire_key: Literal["auto", "true", "false"] = "auto"
+    accept: tuple[str, ...] = ()
+    dry_run: bool = False
+    reason: str | None = None
+
+
+class Finding(_Part):
+    """Something Preflight saw: a reason to refuse, or a warning. ``advice`` says what to do about it."""
+
+    name: str
+    message: str
+    advice: str
+
+
+class FirstLook(_Part):
+    """What only a function outside the VPC can ask (Route 53); written by StartRotation, reported by Preflight."""
+
+    limitations: tuple[Finding, ...] = ()
+    warnings: tuple[Finding, ...] = ()
+
+
+class Preflight(_Part):
+    """What was known before anything was created. A refusal never gets here: it is an error that lists all reasons."""
+
+    warnings: tuple[Finding, ...] = ()
+    monthly_cost_usd: float | None = None
+    checked_at: AwareDatetime
+
+
+class Key(_Part):
+    arn: str
+    manager: Literal["AWS", "CUSTOMER"]
+    alias: str | None = None
+
+
+class DnsRecord(_Part):
+    """The record as it was found, and the TTL that it was lowered to."""
+
+    zone_id: str
+    name: str
+    value: str
+    ttl_seconds: int
+    lowered_ttl_seconds: int
+
+
+class EndpointSecret(_Part):
+    """The secret as it was found: applications read the database's address from its fields."""
+
+    arn: str
+    version_id: str
+    host: str
+    port: int | None = None
+
+
+class Connectivity(_Part):
+    """How applications are led to the database. Written down before anything of it is changed."""
+
+    record: DnsRecord | None = None
+    secret: EndpointSecret | None = None
+    ttl_lowered_at: AwareDatetime | None = None
+    switch_requested_at: AwareDatetime | None = None
+    change_id: str | None = None
+    restored_at: AwareDatetime | None = None
+
+
+class Sync(_Part):
+    """One observation of the target catching up. ``waiting_for`` is empty when it is ready."""
+
+    started_at: AwareDatetime
+    observed_at: AwareDatetime
+    waiting_for: tuple[str, ...] = ()
+    lag_bytes: int | None = None
+    lag_seconds: float | None = None
+    steady_observations: int = 0
+    position: Position | None = None
+    """The source's position at this observation; the next one expects that the target has replayed it."""
+    superuser_databases: tuple[str, ...] = ()
+    ready: bool = False
+
+
+class DatabaseFence(_Part):
+    """How one database is closed, with the value that re-opens it.
+
+    ``allow-connections``: ``ALLOW_CONNECTIONS false``, proven by the rename probe.
+    ``connection-limit``: ``CONNECTION LIMIT 0`` where a superuser's session may not be ended; a weaker proof.
+    """
+
+    name: str
+    kind: Literal["allow-connections", "connection-limit"]
+    connection_limit: int = -1
+
+
+class Fence(_Part):
+    """The enforced inability of the source to commit. Written down (without a position) before it is raised."""
+
+    databases: tuple[DatabaseFence, ...]
+    requested_at: AwareDatetime
+    raised_at: AwareDatetime | None = None
+    position: Position | None = None
+
+
+class Drain(_Part):
+    """One observation of the target replaying up to the fence position."""
+
+    complete: bool
+    replayed: Position | None = None
+    observed_at: AwareDatetime
+
+
+class Promotion(_Part):
+    """Written down before RDS is asked; ``complete`` after RDS and the server both show a standalone primary."""
+
+    requested_at: AwareDatetime
+    clean_observations: int = 0
+    complete: bool = False
+    completed_at: AwareDatetime | None = None
+
+
+class TargetCheck(_Part):
+    """What the control database of the promoted, still fenced target showed."""
+
+    system_identifier: str
+    databases: tuple[str, ...]
+    checked_at: AwareDatetime
+
+
+class Release(_Part):
+    """The commit point: the target's decision row says ``release`` and its databases are open."""
+
+    released_at: AwareDatetime
+    write_outage_seconds: float
+
+
+class Verification(_Part):
+    """What was seen after the cutover. ``pending`` names what has to be looked at again."""
+
+    complete: bool
+    pending: tuple[str, ...] = ()
+    started_at: AwareDatetime
+    observed_at: AwareDatetime
+    evidence: dict[str, Any] = {}
+
+
+class Decommission(_Part):
+    """Progress of removing the source; ``stage`` says what is being waited for."""
+
+    stage: Literal["snapshot", "copy", "delete-snapshot", "delete-source", "done"]
+    temporary_snapshot: str | None = None
+    kept_snapshot: str | None = None
+    started_at: AwareDatetime
+    source_deleted_at: AwareDatetime | None = None
+    complete: bool = False
+
+
+class KeyUser(_Part):
+    """Something that depends on a key, or a question about it that could not be answered (which counts as use)."""
+
+    kind: str
+    identifier: str
+
+
+class Retirement(_Part):
+    """What happens to the old key."""
+
+    verdict: Literal["kept", "in-use", "soaking", "scheduled"]
+    reason: str
+    users: tuple[KeyUser, ...] = ()
+    look_again_at: AwareDatetime | None = None
+    started_at: AwareDatetime
+    disabled_at: AwareDatetime | None = None
+    deletion_at: AwareDatetime | None = None
+    complete: bool = False
+
+
+class Undo(_Part):
+    """Progress of a rollback. ``undecided`` keeps both sides fenced and looks again."""
+
+    outcome: Literal["undecided", "decided", "committed", "rolled-back"]
+    reason: str = ""
+    started_at: AwareDatetime
+    not_before: AwareDatetime
+    """Before this moment a function of a dead execution may still be running, so nothing is released."""
+    replica_seen_at: AwareDatetime | None = None
+    """After a promotion was requested: when the target was first seen to be a replica still, with nothing under way."""
+    paged_at: AwareDatetime | None = None
+    waiting_for: tuple[str, ...] = ()
+    leftovers: tuple[str, ...] = ()
+    """What could not be undone, as the command that would do it."""
+    clean: bool = False
+
+
+class Failure(_Part):
+    """Written by the state machine's Catch; the capitals are Step Functions'."""
+
+    Error: str
+    Cause: str = ""
+
+
+class Moment(StrEnum):
+    """What a notification is about."""
+
+    REFUSED = "RotationRefused"
+    PLANNED = "RotationPlanned"
+    ROLLED_BACK = "RotationRolledBack"
+    UNDECIDED = "RotationUndecided"
+    CUT_OVER = "CutoverCompleted"
+    ATTENTION = "AttentionNeeded"
+    COMPLETED = "RotationCompleted"
+
+
+class Rotation(_Part):
+    """One run moving one database to a new KMS key."""
+
+    schema_version: Literal[1] = Field(SCHEMA, alias="schema")
+    execution_arn: str
+    request: dict[str, Any]
+    """The execution's input, as given."""
+    rotation_id: str = ""
+    epoch: int = 0
+    route: Literal["", "rotate", "rollback", "verify", "closed"] = ""
+    recovery: bool = False
+    """A recovery that fails is not recovered again."""
+    plan: Plan | None = None
+    source: Database | None = None
+    first_look: FirstLook | None = None
+    preflight: Preflight | None = None
+    old_key: Key | None = None
+    new_key: Key | None = None
+    target_identifier: str | None = None
+    target: Database | None = None
+    connectivity: Connectivity | None = None
+    sync: Sync | None = None
+    fence: Fence | None = None
+    drain: Drain | None = None
+    promotion: Promotion | None = None
+    target_check: TargetCheck | None = None
+    release: Release | None = None
+    verification: Verification | None = None
+    grace_ends_at: AwareDatetime | None = None
+    decommission: Decommission | None = None
+    retirement: Retirement | None = None
+    undo: Undo | None = None
+    failure: Failure | None = None
+    notified: tuple[Moment, ...] = ()
+    token_answered: bool = False
+
+    @classmethod
+    def from_state(cls, state: Any) -> Self:
+        """Read what the state machine passed. Raises StateIncomplete (terminal), naming fields but never values."""
+        try:
+            return cls.model_validate(state)
+        except ValidationError as error:
+            fields = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+            raise StateIncomplete(f"the state is not a rotation: {fields}") from None
+
+    def to_state(self) -> dict[str, Any]:
+        return self.model_dump(mode="json", by_alias=True)
+
+    def planned(self) -> tuple[Plan, Database]:
+        if self.plan is None or self.source is None:
+            raise StateIncomplete("needs a plan and a source: StartRotation has not run")
+        return self.plan, self.source
+
+    def keyed(self) -> Key:
+        if self.new_key is None:
+            raise StateIncomplete("needs the new key: CreateNewKMSKey has not run")
+        return self.new_key
+
+    def synced_target(self) -> Database:
+        if self.target is None:
+            raise StateIncomplete("needs a target: CreateEncryptedReadReplica has not run")
+        return self.target
+
+    def fenced(self) -> tuple[Database, Database, Fence, Position]:
+        """Source, target, fence and fence position; only a raised fence has a position."""
+        _, source = self.planned()
+        if self.fence is None or self.fence.position is None:
+            raise StateIncomplete("needs a raised fence: PauseApplicationWrites has not finished")
+        return source, self.synced_target(), self.fence, self.fence.position
+
+    def started_at_or(self, part: Any, now: datetime) -> datetime:
+        """When ``part`` (a Sync, Verification, Decommission, …) was first written, or now."""
+        return part.started_at if part is not None else now
+
+    @property
+    def moment(self) -> Moment:
+        """What there is to tell at this point; notifications are derived from the state, not from who sends them."""
+        if self.source is None or self.plan is None:
+            return Moment.REFUSED
+        if self.undo is not None and self.undo.outcome in ("undecided", "decided"):
+            return Moment.UNDECIDED
+        if self.undo is not None and self.undo.outcome == "rolled-back":
+            return Moment.REFUSED if self.new_key is None else Moment.ROLLED_BACK
+        if self.failure is not None:
+            return Moment.ATTENTION
+        if self.plan.dry_run:
+            return Moment.PLANNED
+        if self.retirement is not None and self.retirement.complete:
+            return Moment.COMPLETED
+        return Moment.CUT_OVER

@@ -1,0 +1,160 @@
+"""The ledger must make a dead execution's late writes fail, and give one database to one rotation at a time."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import boto3
+import pytest
+from moto import mock_aws
+
+from lambdas.rotation.aws import client
+from lambdas.rotation.errors import EpochSuperseded
+from lambdas.rotation.ledger import DynamoLedger
+from lambdas.rotation.ports import Lock
+from lambdas.rotation.state import Database, Key, Plan, Rotation
+
+TABLE = "ledger"
+
+
+class FixedClock:
+    def now(self) -> datetime:
+        return datetime(2027, 1, 1, tzinfo=UTC)
+
+    def monotonic(self) -> float:
+        return 0.0
+
+    def pause(self, seconds: float) -> None:
+        raise AssertionError("the ledger never waits")
+
+
+@pytest.fixture
+def ledger(monkeypatch: pytest.MonkeyPatch) -> Iterator[DynamoLedger]:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "none")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+    with mock_aws():
+        client.client.cache_clear()
+        client.table.cache_clear()
+        boto3.client("dynamodb").create_table(
+            TableName=TABLE,
+            BillingMode="PAY_PER_REQUEST",
+            KeySchema=[
+                {"AttributeName": "database", "KeyType": "HASH"},
+                {"AttributeName": "record", "KeyType": "RANGE"},
+            ],
+            AttributeDefinitions=[
+                {"AttributeName": "database", "AttributeType": "S"},
+                {"AttributeName": "record", "AttributeType": "S"},
+            ],
+        )
+        yield DynamoLedger(TABLE, FixedClock())
+        client.client.cache_clear()
+        client.table.cache_clear()
+
+
+def database(identifier: str = "orders") -> Database:
+    return Database(
+        identifier=identifier,
+        arn=f"arn:aws:rds:eu-central-1:123456789012:db:{identifier}",
+        resource_id=f"db-{identifier.upper()}",
+        engine="postgres",
+        engine_version="16.14",
+        address=f"{identifier}.example",
+        port=5432,
+        kms_key_arn="arn:old",
+    )
+
+
+def rotation(rotation_id: str = "aaaa1111") -> Rotation:
+    return Rotation(
+        execution_arn=f"arn:execution:{rotation_id}",
+        request={"DBInstanceIdentifier": "orders"},
+        rotation_id=rotation_id,
+        plan=Plan(base_name="orders"),
+        source=database(),
+    )
+
+
+def test_one_database_one_rotation(ledger: DynamoLedger) -> None:
+    """Two rotations of one database would each fence and release it under the other's feet."""
+    first, second = rotation("aaaa1111"), rotation("bbbb2222")
+
+    assert ledger.acquire(first) is None
+    assert ledger.acquire(first) is None, "a retry of the holder gets its own lock again"
+    assert Lock("aaaa1111", "arn:execution:aaaa1111") == ledger.acquire(second)
+
+
+def test_only_the_holder_frees_the_lock(ledger: DynamoLedger) -> None:
+    """A rotation that waits for its old key's users has long lost its lock to the next one."""
+    ledger.acquire(rotation("aaaa1111"))
+
+    ledger.release_lock(rotation("bbbb2222"))
+
+    assert ledger.acquire(rotation("bbbb2222")) is not None
+    ledger.release_lock(rotation("aaaa1111"))
+    assert ledger.acquire(rotation("bbbb2222")) is None
+
+
+def test_the_journal_returns_what_the_last_step_wrote(ledger: DynamoLedger) -> None:
+    """A retry arrives with the state from before the step that died; the journal knows more."""
+    passed = ledger.open(rotation())
+    ledger.record(passed.having(new_key=Key(arn="arn:new", manager="CUSTOMER")))
+
+    journal = ledger.current(passed)
+
+    assert journal.new_key == Key(arn="arn:new", manager="CUSTOMER")
+
+
+def test_opening_twice_keeps_the_journal(ledger: DynamoLedger) -> None:
+    """StartRotation may be retried after it opened the entry."""
+    opened = ledger.open(rotation())
+    ledger.record(opened.having(target_identifier="orders-rot-aaaa1111"))
+
+    assert ledger.open(rotation()).target_identifier == "orders-rot-aaaa1111"
+
+
+def test_a_superseded_epoch_can_neither_read_nor_write(ledger: DynamoLedger) -> None:
+    """The stopped execution's Lambda lives on; what it still wants to do must not happen."""
+    zombie = ledger.open(rotation())
+    taken = ledger.take_over(zombie, "arn:execution:recovery")
+
+    with pytest.raises(EpochSuperseded, match="arn:execution:recovery"):
+        ledger.record(zombie)
+    with pytest.raises(EpochSuperseded):
+        ledger.current(zombie)
+    with pytest.raises(EpochSuperseded):
+        ledger.take_over(zombie, "arn:execution:zombie")
+    assert (2, "arn:execution:recovery") == (taken.epoch, ledger.current(taken).execution_arn)
+
+
+def test_a_step_that_takes_over_may_come_again_with_the_epoch_before(ledger: DynamoLedger) -> None:
+    """Rollback raised the epoch and died; its retry still carries the older one. A stranger's does not get in."""
+    before = ledger.open(rotation())
+    ledger.take_over(before, before.execution_arn)
+
+    assert ledger.current(before, takes_over=True).epoch == 2
+    with pytest.raises(EpochSuperseded):
+        ledger.current(before.having(execution_arn="arn:execution:stranger"), takes_over=True)
+
+
+def test_a_closed_entry_is_history(ledger: DynamoLedger) -> None:
+    """The sweep must not recover what is finished, and the closing step's own last write is not an error."""
+    opened = ledger.open(rotation())
+    assert [opened.rotation_id] == [entry.rotation.rotation_id for entry in ledger.unfinished()]
+
+    ledger.close(opened, "rotated")
+    ledger.record(opened)
+
+    assert [] == ledger.unfinished()
+    entry = ledger.entry("orders", opened.rotation_id)
+    assert entry is not None
+    assert ("rotated", datetime(2027, 1, 1, tzinfo=UTC)) == (entry.outcome, entry.closed_at)
+
+
+def test_the_base_name_leads_to_the_last_target(ledger: DynamoLedger) -> None:
+    """`orders` is how people go on calling it, a quarter and two targets later."""
+    assert ledger.successor("orders") is None
+
+    ledger.advance(rotation().having(target=database("orders-rot-aaaa1111")))
+
+    assert ledger.successor("orders") == "db-ORDERS-ROT-AAAA1111"
