@@ -20,8 +20,8 @@ _SUBJECTS: Mapping[Moment, str] = {
 _WHAT_TO_DO: Mapping[Moment, str] = {
     Moment.REFUSED: "Remove the reasons that `failure` lists, then start the rotation again.",
     Moment.PLANNED: "Start the same rotation without DryRun when the plan and its warnings are acceptable.",
-    Moment.ROLLED_BACK: "Applications write to the source as before. Read `failure`, remove the cause, start again; run "
-    "the commands under `leftovers`, if any.",
+    Moment.ROLLED_BACK: "Applications write to the source as before. Read `failure`, remove the cause, start again; "
+    "run the commands under `leftovers`, if any.",
     Moment.UNDECIDED: "Make the target reachable, or delete it: the rotation looks again by itself and finishes. Open "
     "neither side by hand.",
     Moment.CUT_OVER: "Watch the applications. The source stays, fenced, until the grace period ends.",

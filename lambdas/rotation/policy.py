@@ -1,7 +1,7 @@
-"""The plan of one rotation: what the execution's input says, over what the database's tags say, over the stack's defaults.
+"""The plan of one rotation: the execution's input over the database's tags over the stack's defaults.
 
-A name or value that nobody here knows is refused, by name: a misspelt ``key-rotation:grace-days`` that were ignored would
-delete a database too early.
+A name or value that nobody here knows is refused, by name: a misspelt ``key-rotation:grace-days`` that were ignored
+would delete a database too early.
 """
 
 import re
@@ -174,6 +174,11 @@ def plan_of(base_name: str, request: Mapping[str, Any], tags: Mapping[str, str],
                 decided[option.field] = option.parse(value)
             except ValueError as problem:
                 problems.append(f"{source}: {problem}")
+    if MIN_AGE in tags:
+        try:
+            _number(tags[MIN_AGE])
+        except ValueError as problem:
+            problems.append(f"{MIN_AGE}: {problem}")
     if not problems:
         try:
             return Plan(base_name=base_name, **decided)

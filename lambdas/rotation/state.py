@@ -7,13 +7,13 @@ it. Times are aware UTC, durations seconds, positions opaque outside `engines/`.
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, Literal, NewType, Self
+from typing import Annotated, Any, Final, Literal, NewType, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from lambdas.rotation.errors import StateIncomplete
 
-SCHEMA = 1
+SCHEMA: Final = 1
 """Raised when a running execution's state could no longer be read by newer code; a test replays one of every schema."""
 
 Position = NewType("Position", str)
@@ -247,6 +247,8 @@ class Undo(_Part):
     """Before this moment a function of a dead execution may still be running, so nothing is released."""
     replica_seen_at: AwareDatetime | None = None
     """After a promotion was requested: when the target was first seen to be a replica still, with nothing under way."""
+    decided_at: AwareDatetime | None = None
+    """Since when the target cannot be released any more; the source may still have to wait for the name."""
     paged_at: AwareDatetime | None = None
     waiting_for: tuple[str, ...] = ()
     leftovers: tuple[str, ...] = ()

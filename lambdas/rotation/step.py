@@ -5,6 +5,7 @@ from functools import cache
 from typing import Any
 
 from aws_lambda_powertools import Logger, Metrics, Tracer
+from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from lambdas.rotation.ports import AwsPorts, Ports, Step
@@ -12,7 +13,7 @@ from lambdas.rotation.state import Rotation
 
 logger = Logger()
 metrics = Metrics()
-tracer = Tracer()
+tracer = Tracer(patch_modules=["botocore"])
 
 State = dict[str, Any]
 
@@ -54,6 +55,14 @@ def step(act: Step, *, takes_over: bool = False) -> Callable[[State, LambdaConte
         return result.to_state()
 
     return handler
+
+
+def measure(rotation: Rotation, name: str, unit: MetricUnit, value: float) -> None:
+    """Emit a metric at the end of the invocation, by strategy and engine."""
+    plan, source = rotation.planned()
+    metrics.add_dimension(name="strategy", value=plan.strategy)
+    metrics.add_dimension(name="engine", value=source.engine)
+    metrics.add_metric(name=name, unit=unit, value=value)
 
 
 def _source(rotation: Rotation) -> str | None:

@@ -262,8 +262,21 @@ def _last_usage(key: _Key, clock: Clock) -> Iterator[KeyUser]:
     with calls("kms:GetKeyLastUsage"):
         usage = client("kms").get_key_last_usage(KeyId=key.arn).get("KeyLastUsage") or {}
     used_at = usage.get("Timestamp")
-    if used_at is not None and used_at > clock.now() - _USED_LATELY:
+    if used_at is None or used_at <= clock.now() - _USED_LATELY:
+        return
+    if not _was_rds(usage.get("CloudTrailEventId")):
         yield KeyUser(kind="recent-use", identifier=f"{usage.get('Operation', 'use')} at {used_at.isoformat()}")
+
+
+def _was_rds(event_id: str | None) -> bool:
+    """CloudTrail shows an event some minutes late; until then nobody knows who it was."""
+    if event_id is None:
+        return False
+    with calls("cloudtrail:LookupEvents"):
+        events = client("cloudtrail").lookup_events(
+            LookupAttributes=[{"AttributeKey": "EventId", "AttributeValue": event_id}]
+        )["Events"]
+    return bool(events) and all(_through_rds(event) for event in events)
 
 
 def _events(key: _Key, clock: Clock) -> Iterator[KeyUser]:
@@ -290,9 +303,12 @@ def _events(key: _Key, clock: Clock) -> Iterator[KeyUser]:
 
 
 def _through_rds(event: Raw) -> bool:
+    """A call that RDS made and that succeeded; one that failed says that somebody misses the key."""
     try:
         detail = json.loads(event.get("CloudTrailEvent") or "{}")
     except ValueError:
+        return False
+    if detail.get("errorCode"):
         return False
     identity = detail.get("userIdentity") or {}
     return "rds.amazonaws.com" in (identity.get("invokedBy"), detail.get("sourceIPAddress"))

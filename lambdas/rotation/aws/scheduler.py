@@ -1,7 +1,7 @@
 """EventBridge Scheduler: the one-time schedule that recovers a rotation whose execution died under the fence."""
 
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from lambdas.rotation.aws.client import calls, client
 from lambdas.rotation.errors import AwsRefused
@@ -25,7 +25,7 @@ class SchedulerRecovery:
         schedule: dict[str, object] = {
             "Name": rotation.rotation_id,
             "GroupName": self._group,
-            "ScheduleExpression": f"at({at.astimezone(UTC):%Y-%m-%dT%H:%M:%S})",
+            "ScheduleExpression": _at(at),
             "ScheduleExpressionTimezone": "UTC",
             "FlexibleTimeWindow": {"Mode": "OFF"},
             "ActionAfterCompletion": "DELETE",
@@ -63,3 +63,13 @@ class SchedulerRecovery:
                 raise
             with calls("scheduler:UpdateSchedule"):  # made by this step's own earlier attempt, a moment ago
                 client("scheduler").update_schedule(**schedule)
+
+
+def _at(moment: datetime) -> str:
+    """Whole seconds, rounded up: a recovery that came early would find that nothing hangs, and there is no second one.
+
+    >>> _at(datetime(2027, 1, 1, 0, 0, 0, 1, tzinfo=UTC))
+    'at(2027-01-01T00:00:01)'
+    """
+    up = moment.astimezone(UTC) + timedelta(microseconds=-moment.microsecond % 1_000_000)
+    return f"at({up:%Y-%m-%dT%H:%M:%S})"

@@ -309,7 +309,7 @@ class PostgresEngine:
     # -- the fence --
 
     def databases_with_superuser_sessions(self) -> Sequence[str]:
-        with self._control_session() as sql:
+        with self._any_session() as sql:
             return [
                 name
                 for (name,) in sql.rows(

@@ -1,0 +1,158 @@
+"""The typed configuration of one environment: ``config/<env>.yaml``, checked before anything is constructed."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
+
+CONFIG_DIRECTORY = Path(__file__).resolve().parent.parent / "config"
+
+Arn = Annotated[str, StringConstraints(pattern=r"^arn:[a-z-]+:[a-z0-9-]+:[a-z0-9-]*:(\d{12})?:.+$")]
+
+
+class ConfigInvalid(Exception):
+    """The configuration cannot be used; the message has one line for each thing to correct."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Schedule(_Section):
+    """When ``rotate_fleet`` starts."""
+
+    expression: str = "cron(0 0 1 */3 ? *)"
+    time_zone: str = "UTC"
+    state: Literal["enabled", "disabled"] = "enabled"
+
+    @field_validator("expression")
+    @classmethod
+    def _is_a_recurring_expression(cls, value: str) -> str:
+        if not value.startswith(("cron(", "rate(")) or not value.endswith(")"):
+            raise ValueError("has to be cron(...) or rate(...)")
+        return value
+
+
+class Defaults(_Section):
+    """What holds for a database whose tags do not say otherwise (docs: the ``key-rotation:`` tags)."""
+
+    strategy: Literal["read-replica", "blue-green", "snapshot", "auto"] = "read-replica"
+    grace_days: float = Field(7, ge=0, le=300)
+    min_age_days: int = Field(30, ge=0)
+    write_outage_budget_seconds: int = Field(120, ge=5, le=600)
+    retire_key: Literal["auto", "true", "false"] = "auto"
+
+
+class Subnet(_Section):
+    subnet_id: str = Field(pattern=r"^subnet-[0-9a-f]+$")
+    availability_zone: str = Field(pattern=r"^[a-z]{2}(-[a-z]+)+-\d[a-z]$")
+    route_table_id: str = Field(pattern=r"^rtb-[0-9a-f]+$")
+
+
+class Vpc(_Section):
+    """Where the functions that speak SQL run, and how they reach AWS from there.
+
+    ``nat``: through the subnets' own way out. ``endpoints``: through endpoints that exist.
+    ``create-endpoints``: this stack makes the ones that the permission matrix implies.
+    """
+
+    vpc_id: str = Field(pattern=r"^vpc-[0-9a-f]+$")
+    subnets: tuple[Subnet, ...] = Field(min_length=1)
+    security_group_id: str = Field(pattern=r"^sg-[0-9a-f]+$")
+    aws_access: Literal["nat", "endpoints", "create-endpoints"]
+
+
+class Alarms(_Section):
+    """Who is told. Addresses subscribe to the topic; the pager's topic gets alarms only, and exists already."""
+
+    emails: tuple[str, ...] = ()
+    pager_topic_arn: Arn | None = None
+
+
+class Config(_Section):
+    account: str = Field(pattern=r"^\d{12}$")
+    region: str = Field(pattern=r"^[a-z]{2}(-[a-z]+)+-\d$")
+    name_prefix: str = Field("rds-key-rotation", pattern=r"^[a-z][a-z0-9-]{1,30}$")
+    schedule: Schedule = Field(default_factory=Schedule)
+    defaults: Defaults = Field(default_factory=lambda: Defaults.model_validate({}))
+    vpc: Vpc | None = None
+    secret_names: tuple[str, ...] = ()
+    secret_key_arns: tuple[Arn, ...] = ()
+    hosted_zone_ids: tuple[str, ...] = ()
+    monitoring_role_arns: tuple[Arn, ...] = ()
+    retirable_key_arns: tuple[Arn, ...] = ()
+    log_retention: Literal[
+        "one-month", "three-months", "six-months", "one-year", "two-years", "five-years", "ten-years"
+    ] = "one-year"
+    alarms: Alarms = Field(default_factory=Alarms)
+    permissions_boundary: str | None = None
+
+    def arn(self, service: str, resource: str) -> str:
+        """The ARN of something regional in this account. Written out, so that the template can be read."""
+        return f"arn:{self.partition}:{service}:{self.region}:{self.account}:{resource}"
+
+    @property
+    def partition(self) -> str:
+        if self.region.startswith("cn-"):
+            return "aws-cn"
+        return "aws-us-gov" if self.region.startswith("us-gov-") else "aws"
+
+    # Names are explicit where something is named before it exists: functions, schedules, rules and permissions would
+    # otherwise refer to each other in a circle. Nothing else is named by hand.
+
+    def name(self, what: str) -> str:
+        """``rotate-key`` -> ``<prefix>-rotate-key``."""
+        return f"{self.name_prefix}-{what}"
+
+    def state_machine_arn(self, workflow: str) -> str:
+        return self.arn("states", f"stateMachine:{self.name(workflow.replace('_', '-'))}")
+
+    @property
+    def ledger_table_arn(self) -> str:
+        return self.arn("dynamodb", f"table/{self.name('ledger')}")
+
+    @property
+    def topic_arn(self) -> str:
+        return self.arn("sns", self.name("notifications"))
+
+    @property
+    def recovery_group(self) -> str:
+        """The schedule group of the one-time schedules that recover a rotation between fence and release."""
+        return self.name("recovery")
+
+    @property
+    def recovery_role_name(self) -> str:
+        """IAM is global: without the Region a second Region's stack could not be deployed."""
+        return f"{self.name('recovery')}-{self.region}"
+
+    @property
+    def recovery_role_arn(self) -> str:
+        return f"arn:{self.partition}:iam::{self.account}:role/{self.recovery_role_name}"
+
+    @property
+    def dead_letter_arn(self) -> str:
+        return self.arn("sqs", self.name("undelivered"))
+
+
+def load(env: str, directory: Path = CONFIG_DIRECTORY) -> Config:
+    """Read ``<directory>/<env>.yaml``.
+
+    Raises:
+        ConfigInvalid: the file is missing, is no YAML, or holds an unknown field or a wrong value.
+    """
+    path = directory / f"{env}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in directory.glob("*.yaml"))) or "none"
+        raise ConfigInvalid(
+            f"no configuration '{env}' ({path.name} does not exist in {directory.name}/; there are: {known})"
+        )
+    try:
+        content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as broken:
+        raise ConfigInvalid(f"{path.name} is not YAML: {broken}") from broken
+    try:
+        return Config.model_validate(content)
+    except ValidationError as invalid:
+        lines = [f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']} (got {e['input']!r})" for e in invalid.errors()]
+        raise ConfigInvalid(f"{path.name} cannot be used:\n  " + "\n  ".join(lines)) from invalid

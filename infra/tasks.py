@@ -1,0 +1,444 @@
+"""The permission matrix: one row per Task, with everything its function may do.
+
+Read a row as "this step may …". A function has a role of its own, and no other authority than its row, its logs and
+its traces (``task_function.py``). Where an API knows no narrower resource the row says so. Tests compare the rows with
+what the handlers call and with AWS's service authorization table; the sandbox enforces them on every call.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from infra.config import Config
+
+Conditions = Mapping[str, Mapping[str, Any]]
+
+# Tags that only a rotation sets (lambdas/rotation/names.py; a test compares).
+ROTATION_ID_TAG = "rds-key-rotation:rotation-id"
+DECOMMISSION_TAG = "rds-key-rotation:decommission"
+
+MADE_BY_A_ROTATION: Conditions = {"Null": {f"aws:ResourceTag/{ROTATION_ID_TAG}": "false"}}
+MARKED_FOR_REMOVAL: Conditions = {"Null": {f"aws:ResourceTag/{DECOMMISSION_TAG}": "false"}}
+TAGGED_BY_THIS_CALL: Conditions = {"Null": {f"aws:RequestTag/{ROTATION_ID_TAG}": "false"}}
+NONE_OF_OUR_TAGS: Conditions = {"ForAllValues:StringNotLike": {"aws:TagKeys": ["rds-key-rotation:*"]}}
+FOR_AWS_RESOURCES: Conditions = {"Bool": {"kms:GrantIsForAWSResource": "true"}}
+IN_THIRTY_DAYS: Conditions = {"NumericGreaterThanEquals": {"kms:ScheduleKeyDeletionPendingWindowInDays": "30"}}
+ONE_CNAME_REPLACED: Conditions = {
+    "ForAllValues:StringEquals": {
+        "route53:ChangeResourceRecordSetsRecordTypes": ["CNAME"],
+        "route53:ChangeResourceRecordSetsActions": ["CREATE", "DELETE"],
+    },
+    "Null": {  # without these, a request that says nothing would pass
+        "route53:ChangeResourceRecordSetsRecordTypes": "false",
+        "route53:ChangeResourceRecordSetsActions": "false",
+    },
+}
+
+# What RDS asks for, of both keys, to copy a snapshot from one to the other.
+COPY_UNDER_A_KEY = (
+    "kms:Decrypt",
+    "kms:Encrypt",
+    "kms:GenerateDataKey",
+    "kms:GenerateDataKeyWithoutPlaintext",
+    "kms:ReEncryptFrom",
+    "kms:ReEncryptTo",
+)
+
+# Who uses a key: what RDS has under keys, and questions about the whole account.
+KEYED = (
+    ("DescribeDBClusters", ("cluster",)),
+    ("DescribeDBClusterSnapshots", ("cluster", "cluster-snapshot")),
+    ("DescribeDBInstanceAutomatedBackups", ("db", "auto-backup")),
+    ("DescribeDBClusterAutomatedBackups", ("cluster", "cluster-auto-backup")),
+    ("DescribeExportTasks", ("cluster", "snapshot", "cluster-snapshot")),
+    ("DescribeIntegrations", ("integration",)),
+    ("DescribeTenantDatabases", ("db", "tenant-database")),
+)
+ACCOUNT_WIDE_QUESTIONS = (
+    "backup:ListBackupVaults",
+    "cloudtrail:LookupEvents",
+    "dms:DescribeEndpoints",
+    "dms:DescribeReplicationConfigs",
+    "dms:DescribeReplicationInstances",
+    "dms:DescribeReplicationTaskAssessmentRuns",
+    "kms:ListAliases",
+    "rds:DescribeDBEngineVersions",
+    "secretsmanager:ListSecrets",
+)
+
+
+@dataclass(frozen=True)
+class Grant:
+    actions: tuple[str, ...]
+    resources: tuple[str, ...]
+    conditions: Conditions = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A row. ``package`` under ``lambdas/`` and the placeholder in the state machines follow from the name."""
+
+    state_name: str
+    purpose: str
+    grants: tuple[Grant, ...]
+    connects_to_databases: bool = False
+    timeout_seconds: int = 25
+    workflow: Literal["rotate_key", "rotate_fleet", "sweep"] = "rotate_key"
+
+    @property
+    def package(self) -> str:
+        """``CreateNewKMSKey`` -> ``create_new_kms_key``."""
+        return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", self.state_name).lower()
+
+    @property
+    def placeholder(self) -> str:
+        return f"{self.state_name}FunctionArn"
+
+    def function_name(self, config: Config) -> str:
+        return config.name(self.package.replace("_", "-"))
+
+
+def allow(*actions: str, on: str | tuple[str, ...], when: Conditions | None = None) -> Grant:
+    return Grant(actions, (on,) if isinstance(on, str) else on, when or {})
+
+
+def through(service: str, config: Config) -> Conditions:
+    """Only when that service uses the key for the caller."""
+    return {"StringEquals": {"kms:ViaService": f"{service}.{config.region}.amazonaws.com"}}
+
+
+def only_tags(pattern: str) -> Conditions:
+    """Only tags of this name, and at least one."""
+    return {"ForAllValues:StringLike": {"aws:TagKeys": [pattern]}, "Null": {"aws:TagKeys": "false"}}
+
+
+def passed_to(service: str) -> Conditions:
+    return {"StringEquals": {"iam:PassedToService": f"{service}.amazonaws.com"}}
+
+
+def all_of(*conditions: Conditions) -> Conditions:
+    """Every one of them has to hold."""
+    merged: dict[str, dict[str, Any]] = {}
+    for condition in conditions:
+        for operator, keys in condition.items():
+            merged.setdefault(operator, {}).update(keys)
+    return merged
+
+
+def permission_matrix(config: Config) -> tuple[Task, ...]:
+    """Every Task of this environment. Grants on things that the configuration does not list are left out."""
+    # Databases, snapshots and keys take part by tag, so their names are not known here; ours are told by name and tag.
+    any_db, our_db = config.arn("rds", "db:*"), config.arn("rds", "db:*-rot-*")
+    any_snapshot, our_snapshot = config.arn("rds", "snapshot:*"), config.arn("rds", "snapshot:*-rot-*")
+    groups = (config.arn("rds", "subgrp:*"), config.arn("rds", "pg:*"), config.arn("rds", "og:*"))
+    any_key, our_alias = config.arn("kms", "key/*"), config.arn("kms", "alias/rds-rotation/*")
+    zones = tuple(f"arn:{config.partition}:route53:::hostedzone/{zone}" for zone in config.hosted_zone_ids)
+    secrets = tuple(config.arn("secretsmanager", f"secret:{_secret(name)}") for name in config.secret_names)
+    secret_keys = config.secret_key_arns
+    rotate_key = config.state_machine_arn("rotate_key")
+    executions = rotate_key.replace(":stateMachine:", ":execution:") + ":*"
+    schedules = config.arn("scheduler", f"schedule/{config.recovery_group}/*")
+    through_rds = through("rds", config)
+    through_secrets = through("secretsmanager", config)
+
+    # -- what several rows have in common --
+    table = config.ledger_table_arn
+    journal = allow("dynamodb:GetItem", "dynamodb:UpdateItem", on=table)
+    history = allow("dynamodb:Query", on=table)
+    open_entries = allow("dynamodb:Scan", on=table)
+    free_lock = allow("dynamodb:DeleteItem", on=table)
+    see_db = allow("rds:DescribeDBInstances", on=any_db)
+    see_snapshots = allow("rds:DescribeDBSnapshots", on=(any_db, any_snapshot))
+    log_in = (
+        allow("secretsmanager:GetSecretValue", on=secrets),
+        allow("kms:Decrypt", on=secret_keys, when=through_secrets),
+    )
+    write_endpoint = (
+        allow("secretsmanager:GetSecretValue", "secretsmanager:PutSecretValue", on=secrets),
+        allow("kms:Decrypt", "kms:GenerateDataKey", on=secret_keys, when=through_secrets),
+    )
+    see_record = allow("route53:ListResourceRecordSets", on=zones)
+    write_record = allow("route53:ChangeResourceRecordSets", on=zones, when=ONE_CNAME_REPLACED)
+    set_recovery = (
+        allow("scheduler:CreateSchedule", "scheduler:UpdateSchedule", on=schedules),
+        allow("iam:PassRole", on=config.recovery_role_arn, when=passed_to("scheduler")),
+    )
+    end_recovery = allow("scheduler:DeleteSchedule", on=schedules)
+    see_key = allow("kms:DescribeKey", "kms:ListResourceTags", on=any_key)
+    # RDS makes a grant for itself on a key that it is given; no grant for anybody else can be made with this.
+    lend_key_to_rds = (
+        allow("kms:DescribeKey", on=any_key, when=through_rds),
+        allow("kms:CreateGrant", on=any_key, when=all_of(through_rds, FOR_AWS_RESOURCES)),
+    )
+    see_zones = (
+        allow("route53:GetHostedZone", on=zones),
+        allow("route53:ListHostedZonesByName", on="*"),  # no resource-level permissions
+    )
+    pass_monitoring_role = allow("iam:PassRole", on=config.monitoring_role_arns, when=passed_to("monitoring.rds"))
+    see_key_users = (
+        allow("kms:ListGrants", "kms:GetKeyLastUsage", on=any_key),
+        see_db,
+        see_snapshots,
+        *(
+            allow(f"rds:{action}", on=tuple(config.arn("rds", f"{kind}:*") for kind in kinds))
+            for action, kinds in KEYED
+        ),
+        allow("backup:ListRecoveryPointsByBackupVault", on=config.arn("backup", "backup-vault:*")),
+        allow(*ACCOUNT_WIDE_QUESTIONS, on="*"),  # no resource-level permissions
+    )
+
+    rows = (
+        Task(
+            "StartRotation",
+            "Resolves the database, makes the plan, takes the lock and opens the ledger entry",
+            (
+                journal,
+                history,
+                open_entries,
+                free_lock,
+                see_db,
+                see_record,
+                *see_zones,
+                allow("states:DescribeExecution", "states:StopExecution", on=executions),
+            ),
+        ),
+        Task(
+            "Preflight",
+            "Collects every reason to refuse and every warning; changes nothing",
+            (
+                journal,
+                see_db,
+                allow("rds:DescribeAccountAttributes", on="*"),  # no resource-level permissions
+                allow("rds:DescribeDBProxies", "rds:DescribeDBProxyTargets", on=config.arn("rds", "db-proxy:*")),
+                allow("rds:DescribePendingMaintenanceActions", on=any_db),
+                allow("rds:DescribeEventSubscriptions", on=config.arn("rds", "es:*")),
+                see_key,
+                *log_in,
+                allow("secretsmanager:DescribeSecret", on=secrets),
+            ),
+            connects_to_databases=True,
+            timeout_seconds=60,
+        ),
+        Task(
+            "CreateNewKMSKey",
+            "Makes the new key with its policy, tags, rotation and alias",
+            (
+                journal,
+                allow("kms:CreateKey", on="*", when=TAGGED_BY_THIS_CALL),  # no resource-level permissions
+                allow("kms:TagResource", on=any_key, when=TAGGED_BY_THIS_CALL),
+                allow("tag:GetResources", on="*"),  # no resource-level permissions
+                see_key,
+                allow("kms:GetKeyPolicy", "kms:GetKeyRotationStatus", on=any_key),
+                allow("kms:EnableKeyRotation", on=any_key, when=MADE_BY_A_ROTATION),
+                allow("kms:CreateAlias", on=our_alias),
+                allow("kms:CreateAlias", on=any_key, when=MADE_BY_A_ROTATION),
+            ),
+        ),
+        Task(
+            "CreateEncryptedReadReplica",
+            "Asks RDS for a replica of the source under the new key",
+            (
+                journal,
+                see_db,
+                allow("rds:CreateDBInstanceReadReplica", on=(any_db, *groups), when=TAGGED_BY_THIS_CALL),
+                allow("rds:AddTagsToResource", on=our_db, when=TAGGED_BY_THIS_CALL),
+                *lend_key_to_rds,
+                pass_monitoring_role,
+            ),
+        ),
+        Task(
+            "PrepareConnectivity",
+            "Writes down how applications find the database and lowers the TTL",
+            (journal, see_record, write_record, *log_in),
+        ),
+        Task(
+            "WaitForReplicationSync",
+            "Observes the target once: ready for the fence, or not yet",
+            (
+                journal,
+                see_db,
+                see_snapshots,
+                allow("rds:ModifyDBInstance", on=our_db, when=MADE_BY_A_ROTATION),
+                allow("rds:ModifyDBInstance", on=groups),
+                allow("rds:AddRoleToDBInstance", on=our_db, when=MADE_BY_A_ROTATION),
+                allow("rds:AddTagsToResource", on=our_db, when=all_of(MADE_BY_A_ROTATION, NONE_OF_OUR_TAGS)),
+                pass_monitoring_role,
+                *log_in,
+            ),
+            connects_to_databases=True,
+            timeout_seconds=60,
+        ),
+        Task(
+            "PauseApplicationWrites",
+            "Raises the fence on the source; the write outage starts",
+            (journal, *log_in, *set_recovery),
+            connects_to_databases=True,
+        ),
+        Task(
+            "ConfirmDrained",
+            "Proves that the target has replayed the fence position",
+            (journal, *log_in),
+            connects_to_databases=True,
+        ),
+        Task(
+            "Promote",
+            "Makes the target a standalone primary, provided that it has replayed up to the fence",
+            (
+                journal,
+                see_db,
+                allow("rds:PromoteReadReplica", on=our_db, when=MADE_BY_A_ROTATION),
+                *log_in,
+                *set_recovery,
+            ),
+            connects_to_databases=True,
+        ),
+        Task(
+            "WaitForPromotion",
+            "Observes whether RDS and the server both show a standalone primary",
+            (journal, see_db, *log_in),
+            connects_to_databases=True,
+        ),
+        Task(
+            "CheckTarget",
+            "Compares the fenced target's control database with what the fence recorded",
+            (journal, *log_in),
+            connects_to_databases=True,
+        ),
+        Task(
+            "UpdateConnectivity",
+            "Leads applications to the target",
+            (journal, see_record, write_record, *write_endpoint),
+        ),
+        Task(
+            "ResumeWrites",
+            "The commit point: writes the decision and opens the target",
+            (journal, *log_in, end_recovery),
+            connects_to_databases=True,
+        ),
+        Task(
+            "Verify",
+            "Compares source and target after the cutover, and marks the source for removal",
+            (
+                journal,
+                see_db,
+                *log_in,
+                allow("rds:AddTagsToResource", on=our_db, when=all_of(MADE_BY_A_ROTATION, only_tags("key-rotation:*"))),
+                allow("rds:AddTagsToResource", on=any_db, when=only_tags(DECOMMISSION_TAG)),
+                allow("rds:RemoveTagsFromResource", on=any_db, when=only_tags("key-rotation:*")),
+            ),
+            connects_to_databases=True,
+            timeout_seconds=60,
+        ),
+        Task(
+            "Decommission",
+            "Copies the source's last snapshot under the new key and removes the source",
+            (
+                journal,
+                free_lock,
+                see_db,
+                see_snapshots,
+                *log_in,
+                allow("rds:CreateDBSnapshot", on=any_db, when=all_of(MARKED_FOR_REMOVAL, TAGGED_BY_THIS_CALL)),
+                allow(
+                    "rds:CreateDBSnapshot",
+                    "rds:CopyDBSnapshot",
+                    "rds:AddTagsToResource",
+                    on=our_snapshot,
+                    when=TAGGED_BY_THIS_CALL,
+                ),
+                *lend_key_to_rds,
+                allow(*COPY_UNDER_A_KEY, on=any_key, when=through_rds),
+                allow("rds:DeleteDBSnapshot", on=our_snapshot, when=MADE_BY_A_ROTATION),
+                allow("rds:ModifyDBInstance", "rds:DeleteDBInstance", on=any_db, when=MARKED_FOR_REMOVAL),
+            ),
+            connects_to_databases=True,
+            timeout_seconds=60,
+        ),
+        Task(
+            "ScheduleKeyDeletion",
+            "Retires the old key, or keeps it and says who uses it",
+            (
+                journal,
+                *see_key_users,
+                see_key,
+                allow("kms:DisableKey", "kms:EnableKey", on=any_key, when=MADE_BY_A_ROTATION),
+                allow("kms:ScheduleKeyDeletion", on=any_key, when=all_of(MADE_BY_A_ROTATION, IN_THIRTY_DAYS)),
+                allow("kms:DisableKey", "kms:EnableKey", on=config.retirable_key_arns),
+                allow("kms:ScheduleKeyDeletion", on=config.retirable_key_arns, when=IN_THIRTY_DAYS),
+            ),
+            timeout_seconds=60,
+        ),
+        Task(
+            "Notify",
+            "Tells the operators, and answers the fleet",
+            (
+                journal,
+                free_lock,
+                allow("sns:Publish", on=config.topic_arn),
+                allow("states:SendTaskSuccess", "states:SendTaskFailure", on="*"),  # no resource-level permissions
+            ),
+        ),
+        Task(
+            "RestoreConnectivity",
+            "Leads applications back to the source, before it is opened",
+            (journal, see_record, write_record, *write_endpoint),
+        ),
+        Task(
+            "Rollback",
+            "Returns to the source, or finds that the rotation is committed or undecided",
+            (journal, see_db, *log_in, allow("sns:Publish", on=config.topic_arn)),
+            connects_to_databases=True,
+            timeout_seconds=60,
+        ),
+        Task(
+            "CleanUp",
+            "After a rollback: removes what the rotation made",
+            (
+                journal,
+                free_lock,
+                *log_in,
+                end_recovery,
+                allow("rds:ModifyDBInstance", "rds:DeleteDBInstance", on=our_db, when=MADE_BY_A_ROTATION),
+                see_key,
+                *see_key_users,
+                allow("kms:DeleteAlias", on=our_alias),
+                allow("kms:DeleteAlias", "kms:ScheduleKeyDeletion", on=any_key, when=MADE_BY_A_ROTATION),
+            ),
+            connects_to_databases=True,
+            timeout_seconds=60,
+        ),
+        Task(
+            "ListOptedInDatabases",
+            "Finds the databases whose tags ask for rotation",
+            (allow("dynamodb:GetItem", on=table), see_db, see_key),
+            timeout_seconds=60,
+            workflow="rotate_fleet",
+        ),
+        Task(
+            "ReportFleet",
+            "Lists each database with its outcome; fails when any failed or none could be started",
+            (allow("sns:Publish", on=config.topic_arn),),
+            workflow="rotate_fleet",
+        ),
+        Task(
+            "RecoverRotations",
+            "Every hour: starts a recovery for each unfinished rotation that nobody carries on",
+            (
+                open_entries,
+                allow("states:DescribeExecution", on=executions),
+                allow("states:StartExecution", on=rotate_key),
+            ),
+            workflow="sweep",
+        ),
+    )
+    return tuple(_without_empty_grants(row) for row in rows)
+
+
+def _secret(name: str) -> str:
+    """Secrets Manager puts six characters of its own behind a secret's name."""
+    return name if name.endswith("*") else f"{name}-??????"
+
+
+def _without_empty_grants(task: Task) -> Task:
+    return replace(task, grants=tuple(grant for grant in task.grants if grant.resources))

@@ -1,0 +1,61 @@
+"""CheckTarget: is the promoted target the continuation of the source?"""
+
+from lambdas.rotation.errors import StateIncomplete, TargetMismatch
+from lambdas.rotation.ports import ControlView, Ports
+from lambdas.rotation.state import Rotation, TargetCheck
+from lambdas.rotation.step import logger, step
+
+
+def check_target(rotation: Rotation, ports: Ports) -> Rotation:
+    """Compare what the two control databases show. Everything else is closed on both sides; Verify looks inside later.
+
+    The last step before applications are led to the target, so the fence is looked at on both sides once more.
+
+    Raises:
+        TargetMismatch: terminal; lists everything that differs. Rollback re-opens the source, nothing is lost.
+    """
+    plan, _ = rotation.planned()
+    source, target, fence, position = rotation.fenced()
+    if rotation.promotion is None or not rotation.promotion.complete:
+        raise StateIncomplete("needs a promoted target: WaitForPromotion has not finished")
+    on_target = ports.engine(target, plan)
+    there = on_target.control_view(rotation.rotation_id, fence.databases)
+    here = ports.engine(source, plan).control_view(rotation.rotation_id, fence.databases)
+    reasons = _differences(here, there)
+    if not on_target.has_replayed(position):
+        reasons.append(f"its position {there.position} lies before the fence position {position}")
+    if missing := {one.name for one in fence.databases} - set(there.databases):
+        reasons.append(f"fenced databases are missing: {', '.join(sorted(missing))}")
+    if reasons:
+        raise TargetMismatch(
+            f"{target.identifier} is not the continuation of {source.identifier}: {'; '.join(reasons)}"
+        )
+    logger.info("target checked", system_identifier=there.system_identifier, databases=len(there.databases))
+    return rotation.having(
+        target_check=TargetCheck(
+            system_identifier=there.system_identifier, databases=there.databases, checked_at=ports.clock.now()
+        )
+    )
+
+
+def _differences(source: ControlView, target: ControlView) -> list[str]:
+    reasons = []
+    if target.in_recovery:
+        reasons.append("it is still a replica")
+    if not target.marker_seen:
+        reasons.append("it does not show the marker")
+    if target.system_identifier != source.system_identifier:
+        reasons.append(f"system identifier {target.system_identifier}, not {source.system_identifier}")
+    for what, of_source, of_target in (
+        ("databases", set(source.databases), set(target.databases)),
+        ("roles", set(source.roles), set(target.roles)),
+    ):
+        if of_source != of_target:
+            reasons.append(f"{what} differ: {', '.join(sorted(of_source ^ of_target))}")
+    for side, view in (("source", source), ("target", target)):
+        if view.fence_breach:
+            reasons.append(f"the fence of the {side} does not hold: {view.fence_breach}")
+    return reasons
+
+
+handler = step(check_target)

@@ -1,0 +1,131 @@
+"""CleanUp: after a rollback, remove what the rotation made. Applications are writing to the source."""
+
+from collections.abc import Callable
+from datetime import timedelta
+
+from lambdas.rotation.errors import (
+    AccessRefused,
+    AwsRefused,
+    AwsUnavailable,
+    DatabaseUnreachable,
+    LoginRefused,
+    RetirementRefused,
+    StateIncomplete,
+)
+from lambdas.rotation.names import CONTROL_DATABASE, ROTATION_ID_TAG
+from lambdas.rotation.ports import Instance, Ports
+from lambdas.rotation.state import Rotation
+from lambdas.rotation.step import logger, step
+
+PATIENCE = timedelta(hours=2)
+PENDING_WINDOW_DAYS = 7
+
+_LATER = (AwsUnavailable, DatabaseUnreachable, AwsRefused)
+_NEVER = (AccessRefused, LoginRefused, RetirementRefused)
+
+Chore = Callable[[Rotation, Ports], str | None]
+"""Asks for one removal. Returns what is still being waited for, None when there is nothing left to remove."""
+
+
+def clean_up(rotation: Rotation, ports: Ports) -> Rotation:
+    """Look once at everything that the rotation made, and ask for the removal of what is left.
+
+    What cannot be removed, or not within two hours, is left over with the command that removes it; it holds nobody up.
+    Frees the lock at the end. Nothing that lacks this rotation's tag is touched.
+    """
+    undo = rotation.undo
+    if undo is None or undo.outcome != "rolled-back":
+        raise StateIncomplete("needs a rollback that has ended: the target may be in use")
+    if undo.clean:
+        ports.ledger.release_lock(rotation)
+        return rotation
+    patient = ports.clock.now() - undo.started_at < PATIENCE
+    waiting_for: list[str] = []
+    leftovers: list[str] = []
+    for chore, command in _chores(rotation):
+        try:
+            waiting = chore(rotation, ports)
+        except _LATER as later:
+            waiting = f"{type(later).__name__}: {later}"
+        except _NEVER as never:
+            logger.warning("not removed", reason=str(never), command=command)
+            leftovers.append(command)
+            continue
+        if waiting and patient:
+            # What comes later needs this to be gone: a key is used by its database, a verdict binds a living replica.
+            waiting_for.append(waiting)
+            break
+        if waiting:
+            leftovers.append(command)
+    undo = undo.having(waiting_for=tuple(waiting_for), leftovers=tuple(leftovers), clean=not waiting_for)
+    if undo.clean:
+        ports.ledger.release_lock(rotation)
+    logger.info("clean-up observed", waiting_for=waiting_for, leftovers=leftovers)
+    return rotation.having(undo=undo)
+
+
+def _chores(rotation: Rotation) -> list[tuple[Chore, str]]:
+    """In order, each with the command by which a person does it."""
+    chores: list[tuple[Chore, str]] = []
+    if rotation.fence is not None:
+        command = f"aws scheduler delete-schedule --group-name <the stack's> --name {rotation.rotation_id}"
+        chores.append((_recovery_schedule, command))
+    if target := rotation.target_identifier:
+        command = f"aws rds delete-db-instance --db-instance-identifier {target} --skip-final-snapshot"
+        chores.append((_target, f"{command} --delete-automated-backups"))
+        chores.append((_control_database, f"psql postgres -c 'DROP DATABASE {CONTROL_DATABASE} WITH (FORCE)'"))
+    if key := rotation.new_key:
+        command = f"aws kms schedule-key-deletion --key-id {key.arn} --pending-window-in-days {PENDING_WINDOW_DAYS}"
+        chores.append((_key, command))
+    return chores
+
+
+def _recovery_schedule(rotation: Rotation, ports: Ports) -> str | None:
+    ports.recovery.remove(rotation)
+    return None
+
+
+def _target(rotation: Rotation, ports: Ports) -> str | None:
+    target = _ours(rotation, ports)
+    if target is None:
+        return None
+    identifier = target.database.identifier
+    if target.status != "deleting":
+        if target.deletion_protection:
+            ports.rds.disable_deletion_protection(identifier)
+        else:
+            ports.rds.request_instance_deletion(identifier, keep_automated_backups=False)
+    return f"{identifier} to be deleted (it is {target.status})"
+
+
+def _ours(rotation: Rotation, ports: Ports) -> Instance | None:
+    """The target; one without our tag was there before (NameTaken), and is not for us to touch."""
+    target = ports.rds.describe_instance(rotation.target_identifier or "")
+    return target if target is not None and target.tags.get(ROTATION_ID_TAG) == rotation.rotation_id else None
+
+
+def _control_database(rotation: Rotation, ports: Ports) -> str | None:
+    """After the target: while that lives, the verdict in the control database keeps it from being released."""
+    plan, source = rotation.planned()
+    if _ours(rotation, ports) is not None:
+        raise RetirementRefused("the target is still there")
+    ports.engine(source, plan).drop_control_database()
+    return None
+
+
+def _key(rotation: Rotation, ports: Ports) -> str | None:
+    key = rotation.keyed()
+    facts = ports.kms.describe_key(key.arn)
+    if facts.tags.get(ROTATION_ID_TAG) != rotation.rotation_id:
+        raise RetirementRefused(f"{key.arn} does not carry this rotation's tag")
+    if facts.state == "PendingDeletion":
+        return None
+    if users := ports.key_users.users_of(key.arn):
+        return f"{key.arn} to be free of {', '.join(f'{one.kind} {one.identifier}' for one in users)}"
+    if key.alias is not None:
+        ports.kms.delete_alias(key.alias)
+    ports.kms.schedule_key_deletion(key.arn, PENDING_WINDOW_DAYS)
+    return None
+
+
+handler = step(clean_up)

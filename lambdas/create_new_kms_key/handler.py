@@ -1,0 +1,36 @@
+"""CreateNewKMSKey: the key that the target will be encrypted under."""
+
+from lambdas.rotation import names
+from lambdas.rotation.errors import StateIncomplete
+from lambdas.rotation.ports import Ports
+from lambdas.rotation.state import Key, Rotation
+from lambdas.rotation.step import logger, step
+
+
+def create_new_kms_key(rotation: Rotation, ports: Ports) -> Rotation:
+    """Make this rotation's key, or find the one that an earlier attempt made. It costs money until it is deleted.
+
+    Idempotent by alias and tag. The old key is only read.
+
+    Raises:
+        NameTaken: terminal; the alias leads to somebody else's key.
+    """
+    plan, source = rotation.planned()
+    if source.kms_key_arn is None:
+        raise StateIncomplete(f"{source.identifier} is not encrypted: Preflight refuses it")
+    old = ports.kms.describe_key(source.kms_key_arn)
+    alias = names.key_alias(plan.base_name, rotation.rotation_id)
+    arn = ports.kms.ensure_key(
+        alias,
+        f"RDS {plan.base_name}, rotation {rotation.rotation_id}",
+        names.our_tags(plan.base_name, rotation.rotation_id),
+        like=old,
+    )
+    logger.info("new key ready", old_key=old.arn, new_key=arn)
+    return rotation.having(
+        old_key=Key(arn=old.arn, manager="AWS" if old.manager == "AWS" else "CUSTOMER"),
+        new_key=Key(arn=arn, manager="CUSTOMER", alias=alias),
+    )
+
+
+handler = step(create_new_kms_key)

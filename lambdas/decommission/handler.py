@@ -1,0 +1,120 @@
+"""Decommission: a safety copy under the new key, then and only then the end of the source."""
+
+from datetime import timedelta
+
+from lambdas.decommission.right import establish
+from lambdas.rotation import names
+from lambdas.rotation.errors import RetirementRefused
+from lambdas.rotation.ports import Instance, Ports
+from lambdas.rotation.state import Decommission, Rotation
+from lambdas.rotation.step import logger, step
+
+PATIENCE = timedelta(days=7)
+"""For one source; copying a snapshot under another key copies all of it."""
+
+
+def decommission(rotation: Rotation, ports: Ports) -> Rotation:
+    """Do the next thing, or see that the last one is not done yet; the state machine comes again until it is complete.
+
+    The right to act is established from live facts at every visit. A source that is gone already is fine.
+
+    Raises:
+        RetirementRefused: terminal; the live facts do not give the right, or a copy failed. Nothing more is deleted.
+    """
+    seen, now = rotation.decommission, ports.clock.now()
+    if seen is not None and seen.complete:
+        return rotation
+    _, database = rotation.planned()
+    source = ports.rds.describe_instance_by_resource_id(database.resource_id)
+    if source is not None and source.status != "deleting":
+        establish(rotation, source, ports)
+    target = rotation.synced_target()
+    progress = seen or Decommission(
+        stage="snapshot",
+        temporary_snapshot=names.temporary_snapshot(target.identifier),
+        kept_snapshot=names.kept_snapshot(target.identifier),
+        started_at=now,
+    )
+    if now - progress.started_at > PATIENCE:
+        raise RetirementRefused(f"{progress.stage} of {database.identifier} is not done after {PATIENCE.days} days")
+    progress = _STAGES[progress.stage](rotation, progress, source, ports)
+    logger.info("decommission", stage=progress.stage, complete=progress.complete)
+    return rotation.having(decommission=progress)
+
+
+def _snapshot(rotation: Rotation, progress: Decommission, source: Instance | None, ports: Ports) -> Decommission:
+    temporary, kept = _snapshots(progress)
+    if ports.rds.describe_snapshot(kept) is not None or _is_available(temporary, ports):
+        return progress.having(stage="copy")
+    if source is None:
+        logger.warning("source was deleted by somebody else", kept_snapshot=None)
+        return progress.having(stage="delete-snapshot")
+    ports.rds.request_snapshot(temporary, source.database.identifier, _tags(rotation))
+    return progress
+
+
+def _copy(rotation: Rotation, progress: Decommission, source: Instance | None, ports: Ports) -> Decommission:
+    temporary, kept = _snapshots(progress)
+    if not _is_available(kept, ports):
+        ports.rds.request_snapshot_copy(temporary, kept, rotation.keyed().arn, _tags(rotation))
+        return progress
+    copy = ports.rds.describe_snapshot(kept) or {}
+    if copy.get("KmsKeyId") != rotation.keyed().arn:
+        raise RetirementRefused(f"snapshot {kept} is under {copy.get('KmsKeyId')}, not under the new key")
+    return progress.having(stage="delete-snapshot")
+
+
+def _delete_snapshot(rotation: Rotation, progress: Decommission, source: Instance | None, ports: Ports) -> Decommission:
+    """The temporary one holds the old key, and would keep it from ever being retired."""
+    temporary, _ = _snapshots(progress)
+    if ports.rds.describe_snapshot(temporary) is None:
+        return progress.having(stage="delete-source")
+    ports.rds.request_snapshot_deletion(temporary)
+    return progress
+
+
+def _delete_source(rotation: Rotation, progress: Decommission, source: Instance | None, ports: Ports) -> Decommission:
+    if source is None:
+        return _finished(rotation, progress, ports)
+    identifier = source.database.identifier
+    if source.deletion_protection:
+        ports.rds.disable_deletion_protection(identifier)
+    elif source.status != "deleting":
+        # Its automated backups stay and expire by themselves: the last way back to a moment before the rotation.
+        ports.rds.request_instance_deletion(identifier, keep_automated_backups=True)
+    return progress
+
+
+def _finished(rotation: Rotation, progress: Decommission, ports: Ports) -> Decommission:
+    plan, _ = rotation.planned()
+    target = rotation.synced_target()
+    if ports.rds.describe_instance_by_resource_id(target.resource_id) is not None:
+        ports.engine(target, plan).drop_control_database()
+    ports.ledger.release_lock(rotation)
+    return progress.having(stage="done", complete=True, source_deleted_at=ports.clock.now())
+
+
+_STAGES = {
+    "snapshot": _snapshot,
+    "copy": _copy,
+    "delete-snapshot": _delete_snapshot,
+    "delete-source": _delete_source,
+}
+
+
+def _snapshots(progress: Decommission) -> tuple[str, str]:
+    return str(progress.temporary_snapshot), str(progress.kept_snapshot)
+
+
+def _is_available(identifier: str, ports: Ports) -> bool:
+    snapshot = ports.rds.describe_snapshot(identifier)
+    if snapshot is not None and snapshot.get("Status") == "failed":
+        raise RetirementRefused(f"snapshot {identifier} failed; delete it and start the rotation again to finish it")
+    return snapshot is not None and snapshot.get("Status") == "available"
+
+
+def _tags(rotation: Rotation) -> dict[str, str]:
+    return names.our_tags(rotation.planned()[0].base_name, rotation.rotation_id)
+
+
+handler = step(decommission)

@@ -1,0 +1,52 @@
+"""The right to remove a source, established anew from live facts at every visit."""
+
+from lambdas.rotation import names
+from lambdas.rotation.errors import RetirementRefused
+from lambdas.rotation.ports import Instance, Ports
+from lambdas.rotation.state import Rotation
+
+
+def limitation(rotation: Rotation, source: Instance, ports: Ports) -> str | None:
+    """Why this source may not be removed, or None."""
+    plan, _ = rotation.planned()
+    identifier = source.database.identifier
+    if rotation.verification is None or not rotation.verification.complete:
+        return "the cutover has not been verified"
+    if rotation.grace_ends_at is None or ports.clock.now() < rotation.grace_ends_at:
+        return f"the grace period of {identifier} is not over"
+    if source.tags.get(names.DECOMMISSION_TAG) != rotation.rotation_id:
+        return f"{identifier} is not marked for removal by this rotation ({names.DECOMMISSION_TAG})"
+    successor_id = ports.ledger.successor(plan.base_name)
+    if successor_id is None or successor_id == source.database.resource_id:
+        return f"{plan.base_name} leads to {identifier} itself"
+    successor = ports.rds.describe_instance_by_resource_id(successor_id)
+    if successor is None or successor.status == "deleting":
+        return f"the database that {plan.base_name} leads to does not exist: {identifier} may be the last copy"
+    target = rotation.synced_target().identifier
+    replicas = set(source.raw.get("ReadReplicaDBInstanceIdentifiers") or ()) - {target}
+    if replicas:
+        return f"{identifier} has replicas: {', '.join(sorted(replicas))}"
+    return _name_leads_back(rotation, source, successor, ports)
+
+
+def _name_leads_back(rotation: Rotation, source: Instance, successor: Instance, ports: Ports) -> str | None:
+    """The successor in the ledger counts, not the target of this rotation: another may have followed."""
+    seen = rotation.connectivity
+    if seen is not None and seen.record is not None:
+        led_to = ports.names.addresses(seen.record.name)
+        if led_to == ports.names.addresses(source.database.address):
+            return f"{seen.record.name} leads to {source.database.identifier}"
+        if not led_to or led_to != ports.names.addresses(successor.database.address):
+            return f"{seen.record.name} does not lead to {successor.database.identifier}"
+    if seen is not None and seen.secret is not None:
+        host = ports.secrets.describe_endpoint(seen.secret.arn).host.lower()
+        if host != successor.database.address.lower():
+            return f"{seen.secret.arn} leads to {host}, not to {successor.database.identifier}"
+    return None
+
+
+def establish(rotation: Rotation, source: Instance, ports: Ports) -> None:
+    """Raises: RetirementRefused (terminal); nothing further is deleted, a person looks at it."""
+    reason = limitation(rotation, source, ports)
+    if reason is not None:
+        raise RetirementRefused(reason)

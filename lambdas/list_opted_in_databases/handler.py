@@ -1,0 +1,62 @@
+"""ListOptedInDatabases: what the fleet rotates this time, and what it leaves alone, with the reason."""
+
+from datetime import timedelta
+from typing import Any
+
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
+from lambdas.rotation.errors import AccessRefused, AwsRefused, InputRefused
+from lambdas.rotation.names import BASE_NAME_TAG, DECOMMISSION_TAG, execution_name
+from lambdas.rotation.policy import min_age_days
+from lambdas.rotation.ports import Instance, Ports
+from lambdas.rotation.step import aws_ports, logger, metrics, tracer
+
+Event = dict[str, Any]
+
+
+def list_opted_in_databases(event: Event, ports: Ports) -> Event:
+    """Every database tagged ``key-rotation:enabled=true``, as one execution each; the names follow from the schedule.
+
+    Reads only. What is wrong with a database is not judged here: its own rotation refuses, and the report says why.
+    """
+    scheduled_at = str(event.get("scheduled_at") or ports.clock.now().isoformat())
+    databases, skipped = [], []
+    for instance in ports.rds.describe_opted_in():
+        base_name = _base_name(instance, ports)
+        named = {"identifier": instance.database.identifier, "base_name": base_name}
+        reason = _reason_to_skip(instance, ports)
+        if reason is None:
+            databases.append({**named, "execution_name": execution_name(base_name, scheduled_at)})
+        else:
+            skipped.append({**named, "reason": reason})
+    logger.info("fleet listed", databases=len(databases), skipped=len(skipped))
+    return {"scheduled_at": scheduled_at, "databases": databases, "skipped": skipped}
+
+
+def _base_name(instance: Instance, ports: Ports) -> str:
+    """The tag counts only where the ledger agrees: it may have come along with the tags of a snapshot."""
+    base_name = instance.tags.get(BASE_NAME_TAG, instance.database.identifier)
+    ours = ports.ledger.successor(base_name) == instance.database.resource_id
+    return base_name if ours else instance.database.identifier
+
+
+def _reason_to_skip(instance: Instance, ports: Ports) -> str | None:
+    if instance.replica_of is not None:
+        return f"it is a replica of {instance.replica_of}"
+    if DECOMMISSION_TAG in instance.tags:
+        return "a rotation has left it behind"
+    if instance.database.kms_key_arn is None:
+        return None
+    try:
+        least = timedelta(days=min_age_days(instance.tags, ports.settings.defaults))
+        age = ports.clock.now() - ports.kms.describe_key(instance.database.kms_key_arn).created_at
+    except (InputRefused, AccessRefused, AwsRefused):
+        return None
+    return f"its key is {age.days} days old, younger than {least.days}" if age < least else None
+
+
+@logger.inject_lambda_context(clear_state=True)
+@metrics.log_metrics
+@tracer.capture_lambda_handler(capture_response=False)
+def handler(event: Event, context: LambdaContext) -> Event:
+    return list_opted_in_databases(event, aws_ports())

@@ -1,0 +1,60 @@
+"""Notify: tell the operators what happened, answer the fleet, and close the ledger entry where the rotation ends."""
+
+from aws_lambda_powertools.metrics import MetricUnit
+
+from lambdas.rotation.notification import message_of, subject_of
+from lambdas.rotation.policy import TASK_TOKEN
+from lambdas.rotation.ports import Ports
+from lambdas.rotation.state import Moment, Rotation
+from lambdas.rotation.step import logger, measure, step
+
+_OUTCOMES = {
+    Moment.COMPLETED: "rotated",
+    Moment.ROLLED_BACK: "rolled-back",
+    Moment.REFUSED: "refused",
+    Moment.PLANNED: "planned",
+}
+
+def notify(rotation: Rotation, ports: Ports) -> Rotation:
+    """Publish the moment once, answer the fleet's token once, and at the end close the entry and free the lock.
+
+    The moment follows from the state, not from which state of the machine calls. What was done is written down after
+    each part, so a retry repeats at most the part whose answer got lost: a message may arrive twice, never not at all.
+    """
+    moment = rotation.moment
+    if moment not in rotation.notified:
+        ports.notifier.publish(moment.value, subject_of(rotation, moment), message_of(rotation, moment))
+        logger.info("moment published", moment=moment.value)
+        rotation = _written(rotation.having(notified=(*rotation.notified, moment)), ports)
+        if moment is Moment.COMPLETED:
+            measure(rotation, "RotationCompleted", MetricUnit.Count, 1)
+    token = rotation.request.get(TASK_TOKEN)
+    if token is not None and not rotation.token_answered:
+        _answer(token, rotation, moment, ports)
+        rotation = _written(rotation.having(token_answered=True), ports)
+    if moment in _OUTCOMES and rotation.plan is not None:
+        ports.ledger.close(rotation, _OUTCOMES[moment])
+        ports.ledger.release_lock(rotation)
+    return rotation
+
+
+def _answer(token: str, rotation: Rotation, moment: Moment, ports: Ports) -> None:
+    """The cutover answers a fleet that waits: its next wave may begin while grace periods run."""
+    if moment in (Moment.CUT_OVER, Moment.COMPLETED, Moment.PLANNED):
+        outcome = {"moment": moment.value, "rotation_id": rotation.rotation_id, "target": rotation.target_identifier}
+        ports.workflow.answer(token, outcome)
+        return
+    failure = rotation.failure
+    ports.workflow.answer(
+        token, None, error=failure.Error if failure else moment.value, cause=failure.Cause if failure else ""
+    )
+
+
+def _written(rotation: Rotation, ports: Ports) -> Rotation:
+    """Into the journal at once: the next part may fail, and this one must not be repeated for it."""
+    if rotation.plan is not None:  # without a plan there is no ledger entry: StartRotation refused
+        ports.ledger.record(rotation)
+    return rotation
+
+
+handler = step(notify)

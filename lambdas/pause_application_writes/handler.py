@@ -1,0 +1,71 @@
+"""PauseApplicationWrites: raise the fence on the source. The write outage begins."""
+
+from datetime import timedelta
+
+from lambdas.rotation.errors import FenceIncomplete, PreflightRefused, StateIncomplete
+from lambdas.rotation.ports import Engine, Ports
+from lambdas.rotation.state import Fence, Rotation
+from lambdas.rotation.step import logger, step
+
+FENCE_SECONDS = 15
+"""Less than the function's timeout: what does not let go within it is reported, not cut off."""
+RECOVERY_MARGIN = timedelta(seconds=60)
+
+
+def pause_application_writes(rotation: Rotation, ports: Ports) -> Rotation:
+    """Close every application database of the source, prove that nobody is left, and take the fence position.
+
+    What re-opens the databases is written down before the first one is closed, and so is the schedule that recovers the
+    rotation if its execution dies. A retry goes on with what was written down; it never reads the saved values from
+    databases that are already closed.
+
+    Raises:
+        PreflightRefused: terminal; something came up since Preflight. Nothing was closed.
+        FenceIncomplete: terminal; somebody did not let go in time. Rollback re-opens.
+        DecisionLost: terminal; this rotation was decided, and a late attempt closes nothing.
+    """
+    plan, source = rotation.planned()
+    if rotation.sync is None or not rotation.sync.ready:
+        raise StateIncomplete("needs a target in sync: WaitForReplicationSync has not finished")
+    if rotation.fence is not None and rotation.fence.position is not None:
+        return rotation
+    engine = ports.engine(source, plan)
+    rotation, fence = _written_down(rotation, engine, ports)
+    deadline = fence.requested_at + timedelta(seconds=plan.write_outage_budget_seconds)
+    ports.recovery.set(rotation, deadline + RECOVERY_MARGIN)
+    while True:
+        left = (deadline - ports.clock.now()).total_seconds()
+        if left <= 0:
+            raise FenceIncomplete(f"the write outage budget of {plan.write_outage_budget_seconds} s is spent")
+        engine.raise_fence(rotation.rotation_id, fence.databases, min(FENCE_SECONDS, left))
+        appeared = engine.plan_fence(
+            rotation.sync.superuser_databases if rotation.sync else (), besides=fence.databases
+        )
+        if not appeared:
+            break
+        # Somebody created a database while the others were being closed.
+        fence = fence.having(databases=fence.databases + appeared)
+        rotation = rotation.having(fence=fence)
+        ports.ledger.record(rotation)
+    # After the fence: every commit that was acknowledged lies before this position.
+    position = engine.mark(rotation.rotation_id)
+    raised = fence.having(raised_at=ports.clock.now(), position=position)
+    logger.info("fence raised", databases=[one.name for one in fence.databases], fence_position=position)
+    return rotation.having(fence=raised)
+
+
+def _written_down(rotation: Rotation, engine: Engine, ports: Ports) -> tuple[Rotation, Fence]:
+    """The fence as the journal has it, or a new one that is in the journal now."""
+    if rotation.fence is not None:
+        return rotation, rotation.fence
+    plan, _ = rotation.planned()
+    if reasons := engine.limitations(plan.accept):
+        raise PreflightRefused("; ".join(f"{reason.message}: {reason.advice}" for reason in reasons))
+    databases = engine.plan_fence(rotation.sync.superuser_databases if rotation.sync else ())
+    fence = Fence(databases=databases, requested_at=ports.clock.now())
+    rotation = rotation.having(fence=fence)
+    ports.ledger.record(rotation)
+    return rotation, fence
+
+
+handler = step(pause_application_writes)

@@ -1,0 +1,71 @@
+"""How applications find the source, and whether a rotation can lead them elsewhere."""
+
+from collections.abc import Iterator
+
+from lambdas.rotation.errors import ConnectivityChanged
+from lambdas.rotation.ports import Ports
+from lambdas.rotation.state import Finding, Rotation
+
+
+def connectivity(rotation: Rotation, ports: Ports) -> Iterator[Finding]:
+    plan, _ = rotation.planned()
+    if not plan.connectivity:
+        yield Finding(
+            name="NoConnectivity",
+            message="nothing says how applications find the database; they would stay with the fenced source",
+            advice="tag it key-rotation:connectivity = dns or secret",
+        )
+    if "dns" in plan.connectivity:
+        yield from _record(rotation, ports)
+    if "secret" in plan.connectivity:
+        yield from _secret(rotation, ports)
+
+
+def _record(rotation: Rotation, ports: Ports) -> Iterator[Finding]:
+    plan, source = rotation.planned()
+    if plan.dns_record is None:
+        yield Finding(
+            name="NoDnsRecord",
+            message="connectivity dns needs to know which record",
+            advice="tag it key-rotation:dns-record = <hosted zone id>/<record name>",
+        )
+        return
+    seen_outside = rotation.first_look.limitations if rotation.first_look is not None else ()
+    yield from seen_outside
+    if seen_outside:
+        return
+    # What Route 53's API said is one thing, what a client beside the database is told another.
+    led_to = ports.names.addresses(plan.dns_record.name)
+    if led_to != ports.names.addresses(source.address):
+        yield Finding(
+            name="NameLeadsElsewhere",
+            message=f"seen from the database's network, {plan.dns_record.name} "
+            + (f"leads to {', '.join(sorted(led_to))}, not to {source.address}" if led_to else "does not exist"),
+            advice="look for a private zone or a resolver rule of that name",
+        )
+
+
+def _secret(rotation: Rotation, ports: Ports) -> Iterator[Finding]:
+    plan, source = rotation.planned()
+    if plan.endpoint_secret is None:
+        yield Finding(
+            name="NoEndpointSecret",
+            message="connectivity secret needs to know which secret",
+            advice="tag it key-rotation:endpoint-secret = <name or ARN>",
+        )
+        return
+    found = tuple(ports.secrets.limitations(plan.endpoint_secret, purpose="endpoint"))
+    yield from found
+    if found:
+        return
+    try:
+        host = ports.secrets.describe_endpoint(plan.endpoint_secret).host
+    except ConnectivityChanged as unfit:
+        yield Finding(name="SecretIncomplete", message=str(unfit), advice="add the field host")
+        return
+    if host.lower().removesuffix(".") != source.address.lower():
+        yield Finding(
+            name="SecretLeadsElsewhere",
+            message=f"{plan.endpoint_secret} leads to {host}, not to {source.address}",
+            advice="correct its field host, or key-rotation:endpoint-secret",
+        )

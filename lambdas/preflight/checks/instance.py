@@ -1,0 +1,208 @@
+"""What the source is, and is part of, by RDS's own account."""
+
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+
+from lambdas.rotation.names import target_identifier
+from lambdas.rotation.ports import Instance, Ports
+from lambdas.rotation.state import Finding, Rotation
+
+MAINTENANCE_IS_NEAR = timedelta(hours=6)
+_DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
+_OLDEST_POSTGRES = (14, 1)
+
+
+def shape(source: Instance) -> Iterator[Finding]:
+    """What a read replica cannot be made of, or would not carry over."""
+    raw, identifier = source.raw, source.database.identifier
+    if source.status != "available":
+        yield Finding(
+            name="NotAvailable",
+            message=f"{identifier} is {source.status}",
+            advice="wait until it is available, then start again",
+        )
+    if not source.storage_encrypted or source.database.kms_key_arn is None:
+        yield Finding(
+            name="Unencrypted",
+            message=f"{identifier} is not encrypted under a KMS key",
+            advice="encrypt it first: copy a snapshot under a key and restore it",
+        )
+    if raw.get("MasterUserSecret"):
+        yield Finding(
+            name="ManagedMasterPassword",
+            message=f"RDS manages the master password of {identifier}, and makes no replica of such a database",
+            advice="turn it off (ModifyDBInstance ManageMasterUserPassword=false with a password of your own)",
+        )
+    if source.backup_retention_days == 0:
+        yield Finding(
+            name="BackupsOff",
+            message=f"{identifier} has no automated backups, and RDS replicates only databases that have",
+            advice="set a backup retention of at least one day",
+        )
+    if source.replica_of is not None:
+        yield Finding(
+            name="IsReplica",
+            message=f"{identifier} is a replica of {source.replica_of}",
+            advice=f"rotate {source.replica_of}, then make the replica anew",
+        )
+    if raw.get("DBClusterIdentifier"):
+        yield Finding(
+            name="ClusterMember",
+            message=f"{identifier} belongs to cluster {raw['DBClusterIdentifier']}",
+            advice="clusters are not supported yet",
+        )
+    replicas = [
+        *(raw.get("ReadReplicaDBInstanceIdentifiers") or ()),
+        *(raw.get("ReadReplicaDBClusterIdentifiers") or ()),
+    ]
+    if replicas:
+        yield Finding(
+            name="HasReplicas",
+            message=f"{identifier} has the replicas {', '.join(replicas)}, which would stay with the source",
+            advice="delete them and make them anew from the target",
+        )
+    if raw.get("DBInstanceAutomatedBackupsReplications"):
+        yield Finding(
+            name="BackupsReplicated",
+            message=f"the automated backups of {identifier} are replicated to another Region; that is not carried over",
+            advice="stop the replication, and start it anew for the target",
+        )
+    if raw.get("DomainMemberships"):
+        yield Finding(
+            name="InDirectory",
+            message=f"{identifier} is a member of a directory; that is not carried over",
+            advice="not supported yet",
+        )
+    if (raw.get("ActivityStreamStatus") or "stopped") != "stopped":
+        yield Finding(
+            name="ActivityStream",
+            message=f"{identifier} has an activity stream; that is not carried over",
+            advice="stop it, and start it anew for the target",
+        )
+    if pending := raw.get("PendingModifiedValues"):
+        yield Finding(
+            name="ChangesPending",
+            message=f"changes of {identifier} are not applied yet: {', '.join(sorted(pending))}",
+            advice="apply them (ApplyImmediately, or a reboot) or take them back",
+        )
+
+
+def engine(source: Instance) -> Iterator[Finding]:
+    name, version = source.database.engine, source.database.engine_version
+    if name != "postgres":
+        yield Finding(
+            name="EngineNotSupported",
+            message=f"strategy read-replica does not support {name} yet",
+            advice="PostgreSQL 14.1 and later is supported",
+        )
+    elif _numbers(version) < _OLDEST_POSTGRES:
+        yield Finding(
+            name="EngineNotSupported",
+            message=f"PostgreSQL {version}: a replica takes no backup before its promotion",
+            advice="upgrade to PostgreSQL 14.1 or later",
+        )
+
+
+def surroundings(rotation: Rotation, source: Instance, ports: Ports) -> Iterator[Finding]:
+    """What leads to the source, owns it, or would come in between."""
+    plan, database = rotation.planned()
+    for proxy in ports.rds.proxies_of(database.identifier):
+        yield Finding(
+            name="ProxyTarget",
+            message=f"RDS Proxy {proxy} leads to {database.identifier}; its target is not carried over",
+            advice="deregister it, and register the target after the rotation",
+        )
+    stack = source.tags.get("aws:cloudformation:stack-name")
+    if stack is not None and "iac-owned" not in plan.accept:
+        yield Finding(
+            name="iac-owned",
+            message=f"CloudFormation stack {stack} owns {database.identifier}; its next update may replace the target",
+            advice='take it out of the stack (DeletionPolicy: Retain), or accept it: "Accept": ["iac-owned"]',
+        )
+    vpcs = ports.settings.defaults.get("vpc_ids") or ()
+    if vpcs and database.vpc_id not in vpcs:
+        yield Finding(
+            name="VpcNotReachable",
+            message=f"{database.identifier} is in {database.vpc_id}; the functions run in {', '.join(vpcs)}",
+            advice=f"deploy a stack for {database.vpc_id}, and let its security group in on port {database.port}",
+        )
+    target = target_identifier(plan.base_name, rotation.rotation_id)
+    if ports.rds.describe_instance(target) is not None:
+        yield Finding(
+            name="TargetNameTaken",
+            message=f"a database named {target} exists",
+            advice="delete or rename it; a new start uses another name",
+        )
+
+
+def maintenance(source: Instance, ports: Ports) -> Iterator[Finding]:
+    """Maintenance that would fall into the rotation."""
+    window = source.raw.get("PreferredMaintenanceWindow") or ""
+    actions = ports.rds.pending_maintenance(source.database.arn)
+    if actions and _is_near(window, ports.clock.now()):
+        yield Finding(
+            name="MaintenancePending",
+            message=f"RDS will do {'; '.join(actions)} in the maintenance window {window}, which is near",
+            advice="apply it now, or start after the window",
+        )
+
+
+def quotas(source: Instance, ports: Ports) -> Iterator[Finding]:
+    """Room for one more instance, its storage and two snapshots, for as long as the grace period lasts."""
+    needed = {
+        "DBInstances": 1,
+        "AllocatedStorage": int(source.raw.get("AllocatedStorage") or 0),
+        "ManualSnapshots": 2,
+    }
+    limits = ports.rds.account_quotas()
+    for name, more in needed.items():
+        used, maximum = limits.get(name, (0, more))
+        if used + more > maximum:
+            yield Finding(
+                name="QuotaExhausted",
+                message=f"{name}: {used} of {maximum} used, {more} more needed",
+                advice="raise the quota in Service Quotas, or remove what is not needed",
+            )
+
+
+def warnings(source: Instance, ports: Ports) -> Iterator[Finding]:
+    """What a rotation does not break but does not carry over either."""
+    identifier = source.database.identifier
+    for subscription in ports.rds.event_subscriptions_of(identifier):
+        yield Finding(
+            name="EventSubscription",
+            message=f"event subscription {subscription} names {identifier}",
+            advice="add the target after the rotation",
+        )
+    if source.raw.get("IAMDatabaseAuthenticationEnabled"):
+        yield Finding(
+            name="ResourceIdChanges",
+            message=f"IAM policies that name {source.database.resource_id} do not fit the target",
+            advice="allow rds-db:connect for the target's resource id as soon as the target exists",
+        )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdigit())
+
+
+def _is_near(window: str, now: datetime) -> bool:
+    """Whether a weekly window, such as ``sun:04:00-sun:04:30`` (UTC), is open or opens soon.
+
+    >>> from datetime import UTC
+    >>> sunday = datetime(2027, 1, 3, 0, 0, tzinfo=UTC)
+    >>> _is_near("sun:04:00-sun:04:30", sunday), _is_near("sun:12:00-sun:12:30", sunday)
+    (True, False)
+    """
+    if "-" not in window:
+        return False
+    opens, closes = (_minute_of_week(end) for end in window.split("-", 1))
+    week = 7 * 24 * 60
+    minute = now.weekday() * 24 * 60 + now.hour * 60 + now.minute
+    is_open = (minute - opens) % week < (closes - opens) % week
+    return is_open or (opens - minute) % week <= MAINTENANCE_IS_NEAR.total_seconds() / 60
+
+
+def _minute_of_week(moment: str) -> int:
+    day, hour, minute = moment.lower().split(":")
+    return _DAYS.index(day) * 24 * 60 + int(hour) * 60 + int(minute)

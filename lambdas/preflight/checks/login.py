@@ -1,0 +1,44 @@
+"""Whether the rotation can log in to the source, and what the databases themselves say against it."""
+
+from collections.abc import Iterator
+
+from lambdas.rotation.errors import DatabaseUnreachable, LoginRefused
+from lambdas.rotation.ports import Ports
+from lambdas.rotation.state import Finding, Rotation
+
+
+def login(rotation: Rotation, ports: Ports) -> Iterator[Finding]:
+    plan, source = rotation.planned()
+    if plan.login_secret is None:
+        yield Finding(
+            name="NoLoginSecret",
+            message="strategy read-replica needs a login of its own to fence the databases",
+            advice="tag it key-rotation:login-secret = <name or ARN of a secret with username and password>",
+        )
+        return
+    unfit = tuple(ports.secrets.limitations(plan.login_secret, purpose="login"))
+    yield from unfit
+    if any(finding.name != "SecretAboutToRotate" for finding in unfit):
+        return
+    try:
+        engine = ports.engine(source, plan)
+        missing = tuple(engine.login_limitations())
+        yield from missing
+        if not missing:
+            yield from engine.limitations(plan.accept)
+    except LoginRefused as refused:
+        yield Finding(
+            name="LoginRefused", message=str(refused), advice="correct the login secret or the login's rights"
+        )
+    except DatabaseUnreachable as unreachable:
+        yield Finding(
+            name="DatabaseUnreachable",
+            message=str(unreachable),
+            advice=f"let the functions' security group in on port {source.port}",
+        )
+
+
+def warnings(rotation: Rotation, ports: Ports) -> Iterator[Finding]:
+    """Only asked when nothing stands against the rotation, so the login works."""
+    plan, source = rotation.planned()
+    yield from ports.engine(source, plan).warnings()

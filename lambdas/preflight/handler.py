@@ -1,0 +1,68 @@
+"""Preflight: everything that can be known before anything is created."""
+
+from collections.abc import Callable, Iterable
+
+from lambdas.preflight.checks import connectivity, instance, key, login
+from lambdas.rotation.errors import AccessRefused, AwsRefused, PreflightRefused
+from lambdas.rotation.ports import Instance, Ports
+from lambdas.rotation.state import Finding, Preflight, Rotation
+from lambdas.rotation.step import logger, step
+
+KEY_COST_USD = 1.0
+"""Per month and customer managed key; the target's instance hours come on top during sync and grace period."""
+
+
+def preflight(rotation: Rotation, ports: Ports) -> Rotation:
+    """Read-only. Collect every reason to refuse and every warning.
+
+    Raises:
+        PreflightRefused: terminal; lists all reasons, one line each, with what to do. Nothing was created.
+    """
+    _, database = rotation.planned()
+    source = ports.rds.describe_instance(database.identifier)
+    if source is None:
+        raise PreflightRefused(f"UnknownDatabase: {database.identifier} is gone — start again with an existing one")
+    reasons = [finding for check in _checks(rotation, source, ports) for finding in _answer(check)]
+    if reasons:
+        logger.info("rotation refused", reasons=[reason.name for reason in reasons])
+        raise PreflightRefused("\n".join(f"{r.name}: {r.message} — {r.advice}" for r in reasons))
+    seen = (
+        *(rotation.first_look.warnings if rotation.first_look else ()),
+        *_answer(lambda: instance.warnings(source, ports)),
+        *_answer(lambda: login.warnings(rotation, ports)),
+    )
+    return rotation.having(
+        preflight=Preflight(warnings=seen, monthly_cost_usd=KEY_COST_USD, checked_at=ports.clock.now())
+    )
+
+
+def _checks(rotation: Rotation, source: Instance, ports: Ports) -> tuple[Callable[[], Iterable[Finding]], ...]:
+    return (
+        lambda: instance.shape(source),
+        lambda: instance.engine(source),
+        lambda: instance.surroundings(rotation, source, ports),
+        lambda: instance.maintenance(source, ports),
+        lambda: instance.quotas(source, ports),
+        lambda: key.old_key(source, ports),
+        lambda: connectivity.connectivity(rotation, ports),
+        lambda: login.login(rotation, ports),
+    )
+
+
+def _answer(check: Callable[[], Iterable[Finding]]) -> tuple[Finding, ...]:
+    """A question that AWS refuses to answer is a reason too: what it would have said is not known."""
+    found: list[Finding] = []
+    try:
+        found.extend(check())
+    except (AccessRefused, AwsRefused) as refused:
+        found.append(
+            Finding(
+                name="QuestionUnanswered",
+                message=str(refused),
+                advice="compare the functions' roles with the permission matrix (infra/tasks.py)",
+            )
+        )
+    return tuple(found)
+
+
+handler = step(preflight)

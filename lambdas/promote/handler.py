@@ -1,0 +1,67 @@
+"""Promote: ask RDS to make the target a standalone primary."""
+
+from datetime import timedelta
+
+from lambdas.rotation.errors import DecisionLost, DrainIncomplete, FenceBroken, PromotionFailed, TargetMismatch
+from lambdas.rotation.ports import Instance, Ports
+from lambdas.rotation.state import Database, Promotion, Rotation
+from lambdas.rotation.step import logger, step
+
+RECOVERY_AFTER = timedelta(minutes=35)
+"""Longer than WaitForPromotion is patient."""
+
+
+def promote(rotation: Rotation, ports: Ports) -> Rotation:
+    """Promote the target, provided that the fence stands and the target has replayed everything up to it.
+
+    Idempotent: a target that RDS no longer calls a replica, or is already changing, is left as it is. Does not wait.
+
+    Raises:
+        FenceBroken, DrainIncomplete, DecisionLost: terminal; promoting now would lose commits. RDS was not asked.
+        TargetMismatch: terminal; the instance of that name is not the one that was in sync.
+        PromotionFailed: terminal; RDS refused.
+    """
+    _, source = rotation.planned()
+    target = _same(rotation.synced_target(), ports)
+    if rotation.promotion is not None and (target.replica_of is None or target.status != "available"):
+        return rotation
+    if target.replica_of is None:
+        raise TargetMismatch(f"{target.database.identifier} was promoted by somebody else")
+    instance = ports.rds.describe_instance_by_resource_id(source.resource_id)
+    if instance is None:
+        raise PromotionFailed(f"{source.identifier} is gone")
+    _refuse_unless_safe(rotation, ports)
+    # Written down before the call: from here on nobody may take for granted that the source is the only primary.
+    promotion = rotation.promotion or Promotion(requested_at=ports.clock.now())
+    rotation = rotation.having(promotion=promotion)
+    ports.ledger.record(rotation)
+    ports.recovery.set(rotation, ports.clock.now() + RECOVERY_AFTER)
+    ports.rds.request_promotion(target.database.identifier, instance)
+    logger.info("promotion requested", target=target.database.identifier)
+    return rotation
+
+
+def _same(target: Database, ports: Ports) -> Instance:
+    found = ports.rds.describe_instance(target.identifier)
+    if found is None or found.database.resource_id != target.resource_id:
+        raise TargetMismatch(f"{target.identifier} is not the instance that was in sync ({target.resource_id})")
+    if found.database.kms_key_arn != target.kms_key_arn:
+        raise TargetMismatch(f"{target.identifier} is encrypted under {found.database.kms_key_arn}")
+    return found
+
+
+def _refuse_unless_safe(rotation: Rotation, ports: Ports) -> None:
+    """The last look, on the servers themselves."""
+    plan, _ = rotation.planned()
+    source, target, fence, position = rotation.fenced()
+    on_source, on_target = ports.engine(source, plan), ports.engine(target, plan)
+    if breach := on_source.fence_breach(fence.databases):
+        raise FenceBroken(f"{source.identifier}: {breach}")
+    if not (on_target.has_replayed(position) and on_target.shows_marker(rotation.rotation_id)):
+        raise DrainIncomplete(f"{target.identifier} has not replayed {position}")
+    for identifier, engine in ((source.identifier, on_source), (target.identifier, on_target)):
+        if verdict := engine.verdict(rotation.rotation_id):
+            raise DecisionLost(f"'{verdict}' stands on {identifier} already")
+
+
+handler = step(promote)

@@ -1,0 +1,35 @@
+"""RecoverRotations: every hour, start a recovery for each unfinished rotation that nobody carries on.
+
+The last of three triggers; the other two are events that can get lost.
+"""
+
+from typing import Any
+
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
+from lambdas.rotation.names import rotation_id_of
+from lambdas.rotation.ports import Ports
+from lambdas.rotation.step import aws_ports, logger, metrics, tracer
+
+
+def recover_rotations(ports: Ports) -> dict[str, Any]:
+    """Start what is missing and report it. A recovery that failed is not tried again by itself: it has paged.
+
+    Idempotent: the recovery's name follows from the execution that it recovers, so it is started once.
+    """
+    started: list[str] = []
+    for entry in ports.ledger.unfinished():
+        left = entry.rotation
+        if left.recovery or ports.workflow.is_running(left.execution_arn):
+            continue
+        ports.workflow.start_recovery(left.execution_arn, f"recover-{rotation_id_of(left.execution_arn)}-{left.epoch}")
+        logger.warning("recovery started", rotation_id=left.rotation_id, ended_execution=left.execution_arn)
+        started.append(left.rotation_id)
+    return {"recovered": started}
+
+
+@logger.inject_lambda_context(clear_state=True)
+@metrics.log_metrics
+@tracer.capture_lambda_handler(capture_response=False)
+def handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+    return recover_rotations(aws_ports())

@@ -1,0 +1,59 @@
+"""Whether the old key may be retired at all, and whether its users will go by themselves."""
+
+from collections.abc import Sequence
+from datetime import timedelta
+
+from lambdas.rotation import names
+from lambdas.rotation.ports import KeyFacts, Ports
+from lambdas.rotation.state import KeyUser, Rotation
+
+EXPIRING = frozenset({"automated-backup", "automated-snapshot", "recent-use", "residual-grant"})
+"""Users that go by themselves: retention ends, RDS takes its grant back."""
+
+EXPIRY_PATIENCE = timedelta(days=60)
+"""Longer than RDS's longest retention (35 days)."""
+
+ANSWER_PATIENCE = timedelta(days=3)
+"""For a question that could not be asked today and may be tomorrow."""
+
+
+def reason_to_keep(rotation: Rotation, key: KeyFacts, ports: Ports) -> str | None:
+    """Why this key is not retired whoever uses it, or None."""
+    plan, source = rotation.planned()
+    if rotation.new_key is not None and key.arn == rotation.new_key.arn:
+        return "it is the new key"
+    if key.manager != "CUSTOMER":
+        return "it belongs to AWS, which never deletes it"
+    if _account(key.arn) != _account(source.arn):
+        return f"account {_account(key.arn)} owns it"
+    if key.multi_region and key.has_replica_keys:
+        return "it is a multi-Region key with replica keys"
+    if plan.retire_key == "false":
+        return "key-rotation:retire-key is false"
+    if plan.retire_key == "auto" and not _made_by_a_rotation(key, ports):
+        return "no rotation made it; key-rotation:retire-key=true would retire it"
+    return None
+
+
+def _made_by_a_rotation(key: KeyFacts, ports: Ports) -> bool:
+    """Tag and ledger have to agree: a tag alone can be copied."""
+    rotation_id, base_name = key.tags.get(names.ROTATION_ID_TAG), key.tags.get(names.BASE_NAME_TAG)
+    if rotation_id is None or base_name is None:
+        return False
+    entry = ports.ledger.entry(base_name, rotation_id)
+    made = entry.rotation.new_key if entry is not None else None
+    return made is not None and made.arn == key.arn
+
+
+def will_pass(users: Sequence[KeyUser], waited: timedelta) -> bool:
+    """Whether waiting longer can help."""
+    kinds = {user.kind for user in users}
+    if not kinds <= EXPIRING | {"unanswered"}:
+        return False
+    if "unanswered" in kinds and waited > ANSWER_PATIENCE:
+        return False
+    return waited <= EXPIRY_PATIENCE
+
+
+def _account(arn: str) -> str:
+    return arn.split(":")[4]

@@ -1,0 +1,49 @@
+"""StartRotation: resolve the database, make the plan, take the lock, open the ledger entry. Or take up what is left."""
+
+from lambdas.rotation.errors import RotationInProgress
+from lambdas.rotation.names import rotation_id_of
+from lambdas.rotation.policy import plan_of, recovered_execution, requested_database
+from lambdas.rotation.ports import Ports
+from lambdas.rotation.state import FirstLook, Rotation
+from lambdas.rotation.step import logger, step
+from lambdas.start_rotation.lineage import resolve
+from lambdas.start_rotation.takeover import recover, take_over, without_stale_lock
+
+
+def start_rotation(rotation: Rotation, ports: Ports) -> Rotation:
+    """Begin a rotation, or continue one whose execution ended.
+
+    Idempotent: a repeated call finds its own lock and its own entry.
+
+    Raises:
+        InputRefused, UnknownDatabase, RotationInProgress, RecoveryExhausted: terminal; nothing was created.
+    """
+    ended = recovered_execution(rotation.request)
+    if ended is not None:
+        return recover(rotation, ended, ports)
+    base_name, instance = resolve(requested_database(rotation.request), ports)
+    plan = plan_of(base_name, rotation.request, instance.tags, ports.settings.defaults)
+    fresh = rotation.having(
+        rotation_id=rotation_id_of(rotation.execution_arn), plan=plan, source=instance.database, route="rotate"
+    )
+    holder = ports.ledger.acquire(fresh)
+    if holder is not None:
+        taken = take_over(fresh, holder, ports)
+        if taken is not None:
+            logger.info("unfinished rotation taken over", taken_rotation_id=taken.rotation_id, route=taken.route)
+            return taken
+        if (other := without_stale_lock(fresh, holder, ports)) is not None:
+            raise RotationInProgress(f"rotation {other.rotation_id} of {base_name} has just begun")
+    return ports.ledger.open(fresh.having(first_look=_first_look(fresh, ports)))
+
+
+def _first_look(rotation: Rotation, ports: Ports) -> FirstLook:
+    """Route 53 as it is now: Preflight, inside the VPC, may not be able to ask. It reports what is found here."""
+    plan, source = rotation.planned()
+    if "dns" not in plan.connectivity or plan.dns_record is None:
+        return FirstLook()
+    record = plan.dns_record
+    return FirstLook(limitations=tuple(ports.dns.limitations(record.zone_id, record.name, source.address)))
+
+
+handler = step(start_rotation)

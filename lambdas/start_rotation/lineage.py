@@ -1,0 +1,40 @@
+"""Which database a name means, over all rotations that were before."""
+
+from lambdas.rotation.errors import InputRefused, UnknownDatabase
+from lambdas.rotation.names import BASE_NAME_TAG
+from lambdas.rotation.ports import Instance, Ports
+
+
+def resolve(name: str, ports: Ports) -> tuple[str, Instance]:
+    """The base name and the instance that it leads to now.
+
+    A base name is looked up in the ledger first: after a rotation ``orders`` is the target, though an instance of that
+    very name may still exist and be in its grace period. An instance's own identifier is accepted too.
+
+    Raises:
+        UnknownDatabase: terminal; nothing of that name exists, nor does the ledger lead from it to anything.
+        InputRefused: terminal; the name is that of a database that a rotation has left behind.
+    """
+    successor = _successor(name, ports)
+    if successor is not None:
+        return name, successor
+    instance = ports.rds.describe_instance(name)
+    if instance is None:
+        raise UnknownDatabase(f"no database named {name} exists in this account and Region")
+    base_name = instance.tags.get(BASE_NAME_TAG, name)
+    resource_id = instance.database.resource_id
+    followed_by = ports.ledger.successor(base_name)
+    if followed_by == resource_id:
+        return base_name, instance
+    # A release without a lineage is a cutover whose Verify never ran: the lock leads to that rotation.
+    if followed_by is not None and any(
+        entry.rotation.release and entry.rotation.source and entry.rotation.source.resource_id == resource_id
+        for entry in ports.ledger.entries(base_name)
+    ):
+        raise InputRefused(f"{name} was left behind by a rotation; start with DBInstanceIdentifier={base_name}")
+    return name, instance  # the tag came along with a snapshot's tags: this is a database of its own
+
+
+def _successor(base_name: str, ports: Ports) -> Instance | None:
+    resource_id = ports.ledger.successor(base_name)
+    return None if resource_id is None else ports.rds.describe_instance_by_resource_id(resource_id)

@@ -1,0 +1,96 @@
+"""What StartRotation does about a rotation that another execution began."""
+
+from datetime import datetime, timedelta
+
+from lambdas.rotation.errors import RecoveryExhausted, RotationInProgress
+from lambdas.rotation.policy import TASK_TOKEN
+from lambdas.rotation.ports import Lock, Ports
+from lambdas.rotation.state import Failure, Moment, Rotation
+
+FENCE_MARGIN = timedelta(seconds=60)
+PROMOTION_MAY_TAKE = timedelta(minutes=35)
+"""When the recovery schedule fires (PauseApplicationWrites sets it, Promote moves it): a test compares."""
+
+
+def recover(rotation: Rotation, ended_execution: str, ports: Ports) -> Rotation:
+    """Take up what an execution left; at once ``closed`` when it left nothing.
+
+    Three triggers may ask for the same recovery, and late: the first one takes the rotation over, and the others no
+    longer find an unfinished entry of that execution.
+
+    Raises:
+        RecoveryExhausted: terminal; that execution was a recovery itself.
+    """
+    left = next((e.rotation for e in ports.ledger.unfinished() if e.rotation.execution_arn == ended_execution), None)
+    if left is None or ended_execution == rotation.execution_arn:
+        return _already_ours(rotation, ports) or rotation.having(route="closed")
+    if ports.workflow.is_running(ended_execution):
+        if not _hangs(left, ports.clock.now()):
+            return rotation.having(route="closed")
+        ports.workflow.stop(ended_execution, f"it hangs between fence and release; {rotation.execution_arn} takes over")
+    elif left.recovery:
+        raise RecoveryExhausted(
+            f"the recovery {ended_execution} of rotation {left.rotation_id} failed; start a rotation of "
+            f"{left.planned()[0].base_name} by hand: it takes this one up"
+        )
+    return _taken(rotation, left, ports, recovery=True)
+
+
+def take_over(rotation: Rotation, holder: Lock, ports: Ports) -> Rotation | None:
+    """The unfinished rotation of an ended holder, taken over; None when the holder left nothing but its lock.
+
+    Raises:
+        RotationInProgress: terminal; the holder is at work, or this is a dry run, which finishes nothing.
+    """
+    plan, _ = rotation.planned()
+    if ports.workflow.is_running(holder.execution_arn):
+        raise RotationInProgress(
+            f"rotation {holder.rotation_id} of {plan.base_name} is at work; wait for {holder.execution_arn}"
+        )
+    entry = ports.ledger.entry(plan.base_name, holder.rotation_id)
+    if entry is None or entry.closed_at is not None:
+        return None
+    if plan.dry_run:
+        raise RotationInProgress(
+            f"rotation {holder.rotation_id} of {plan.base_name} is unfinished; start without DryRun to finish it first"
+        )
+    return _taken(rotation, entry.rotation, ports, recovery=False)
+
+
+def _taken(rotation: Rotation, left: Rotation, ports: Ports, *, recovery: bool) -> Rotation:
+    taken = ports.ledger.take_over(left, rotation.execution_arn)
+    if left.decommission is None or not left.decommission.complete:
+        # The lock names whoever works on the database; a rotation that only waits for its key's users has freed it.
+        ports.ledger.acquire(taken)
+    # What people were told about the execution that ended they are told again about this one.
+    again = (Moment.ATTENTION, Moment.UNDECIDED)
+    taken = taken.having(notified=tuple(moment for moment in taken.notified if moment not in again))
+    token = rotation.request.get(TASK_TOKEN)
+    if token is not None:  # a fleet waits for this execution, not for the one that ended
+        taken = taken.having(request={**taken.request, TASK_TOKEN: token}, token_answered=False)
+    if taken.release is not None:
+        return taken.having(route="verify", recovery=recovery, failure=None)
+    ended = Failure(Error="ExecutionEnded", Cause=f"{left.execution_arn} ended before the rotation was complete")
+    return taken.having(route="rollback", recovery=recovery, failure=left.failure or ended)
+
+
+def _already_ours(rotation: Rotation, ports: Ports) -> Rotation | None:
+    """This function's own earlier attempt took it over, and its answer got lost."""
+    ours = (e.rotation for e in ports.ledger.unfinished() if e.rotation.execution_arn == rotation.execution_arn)
+    return next((left for left in ours if left.recovery), None)
+
+
+def _hangs(left: Rotation, now: datetime) -> bool:
+    """Whether a running execution holds the fence for longer than any of its steps may take."""
+    if left.fence is None or left.release is not None:
+        return False
+    if left.promotion is not None:
+        return now >= left.promotion.requested_at + PROMOTION_MAY_TAKE
+    budget = timedelta(seconds=left.planned()[0].write_outage_budget_seconds)
+    return now >= left.fence.requested_at + budget + FENCE_MARGIN
+
+
+def without_stale_lock(rotation: Rotation, holder: Lock, ports: Ports) -> Lock | None:
+    """Free the lock of a holder that left nothing behind, and ask for it again."""
+    ports.ledger.release_lock(rotation.having(rotation_id=holder.rotation_id, execution_arn=holder.execution_arn))
+    return ports.ledger.acquire(rotation)

@@ -1,0 +1,64 @@
+"""What has to be seen after the cutover, each as a reason that it is not, or None."""
+
+from lambdas.rotation.errors import ConnectivityChanged, DatabaseUnreachable
+from lambdas.rotation.ports import Instance, Ports
+from lambdas.rotation.state import Database, Rotation
+
+
+def key_of_target(rotation: Rotation, target: Instance) -> str | None:
+    if target.database.kms_key_arn != rotation.keyed().arn:
+        return f"{target.database.identifier} is encrypted under {target.database.kms_key_arn}"
+    return None
+
+
+def target_is_up(target: Instance) -> str | None:
+    if target.status != "available" or target.replica_of is not None:
+        return f"{target.database.identifier} is {target.status}, replica of {target.replica_of}"
+    return None
+
+
+def settings(source: Instance, target: Instance, ports: Ports) -> str | None:
+    differences = ports.rds.settings_differences(source, target)
+    return f"settings differ: {', '.join(sorted(differences))}" if differences else None
+
+
+def name(rotation: Rotation, source: Database, target: Database, ports: Ports) -> str | None:
+    """As a client beside the database is told: Route 53's API need not be reachable from here."""
+    record = rotation.connectivity.record if rotation.connectivity else None
+    if record is None:
+        return None
+    led_to = ports.names.addresses(record.name)
+    if not led_to or led_to != ports.names.addresses(target.address):
+        return f"{record.name} does not lead to {target.identifier} yet"
+    if led_to == ports.names.addresses(source.address):
+        return f"{record.name} leads to {source.identifier}"
+    return None
+
+
+def secret(rotation: Rotation, target: Database, ports: Ports) -> str | None:
+    written_down = rotation.connectivity.secret if rotation.connectivity else None
+    if written_down is None:
+        return None
+    try:
+        host = ports.secrets.describe_endpoint(written_down.arn).host
+    except ConnectivityChanged as changed:
+        return str(changed)
+    return None if host.lower() == target.address.lower() else f"{written_down.arn} leads to {host}"
+
+
+def inside(rotation: Rotation, found: dict[str, object]) -> str | None:
+    """Every database that was fenced is open and readable on the target."""
+    fenced = {fence.name for fence in rotation.fence.databases} if rotation.fence else set()
+    closed = sorted(fenced - set(found))
+    return f"not open on the target: {', '.join(closed)}" if closed else None
+
+
+def source_is_fenced(rotation: Rotation, ports: Ports) -> tuple[str | None, str | None]:
+    """(what has to be looked at again, the breach)."""
+    plan, source = rotation.planned()
+    if rotation.fence is None:
+        return None, None
+    try:
+        return None, ports.engine(source, plan).fence_breach(rotation.fence.databases)
+    except DatabaseUnreachable as unreachable:
+        return f"the fence of {source.identifier} cannot be seen: {unreachable}", None

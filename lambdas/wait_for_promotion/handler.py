@@ -1,0 +1,75 @@
+"""WaitForPromotion: is the target a standalone primary, and still fenced?"""
+
+from datetime import timedelta
+
+from lambdas.rotation.errors import DatabaseUnreachable, FenceBroken, PromotionFailed, StateIncomplete
+from lambdas.rotation.ports import Ports
+from lambdas.rotation.state import Promotion, Rotation
+from lambdas.rotation.step import logger, step
+
+PATIENCE = timedelta(minutes=30)
+POLL_SECONDS = 10.0
+PAUSE_SECONDS = 1.0
+CLEAN_OBSERVATIONS = 2
+FENCE_SECONDS = 5
+
+
+def wait_for_promotion(rotation: Rotation, ports: Ports) -> Rotation:
+    """Look for up to 10 s, then let the state machine wait.
+
+    RDS still says ``available`` for a moment after it was asked, so one clean answer proves nothing: two in a row, a
+    second apart, and the server itself no longer in recovery.
+
+    Raises:
+        FenceBroken: terminal; applications can reach the target before its release.
+        PromotionFailed: terminal; not a primary after 30 minutes, or gone.
+    """
+    _, target, _, _ = rotation.fenced()
+    promotion = rotation.promotion
+    if promotion is None:
+        raise StateIncomplete("needs a promotion: Promote has not run")
+    if promotion.complete:
+        return rotation
+    began = ports.clock.monotonic()
+    while not (promotion := _observed(rotation, promotion, ports)).complete:
+        if ports.clock.now() - promotion.requested_at >= PATIENCE:
+            raise PromotionFailed(f"{target.identifier} is not a primary 30 minutes after RDS was asked")
+        if ports.clock.monotonic() - began >= POLL_SECONDS:
+            break
+        ports.clock.pause(PAUSE_SECONDS)
+    logger.info("promotion observed", target=target.identifier, complete=promotion.complete)
+    return rotation.having(promotion=promotion)
+
+
+def _observed(rotation: Rotation, promotion: Promotion, ports: Ports) -> Promotion:
+    _, target, _, _ = rotation.fenced()
+    instance = ports.rds.describe_instance(target.identifier)
+    if instance is None:
+        raise PromotionFailed(f"{target.identifier} is gone")
+    clean = instance.replica_of is None and not instance.has_status_infos and instance.status == "available"
+    if not clean:
+        return promotion.having(clean_observations=0)
+    seen = promotion.clean_observations + 1
+    if seen < CLEAN_OBSERVATIONS or not _is_fenced_primary(rotation, ports):
+        return promotion.having(clean_observations=min(seen, CLEAN_OBSERVATIONS - 1))
+    return promotion.having(clean_observations=seen, complete=True, completed_at=ports.clock.now())
+
+
+def _is_fenced_primary(rotation: Rotation, ports: Ports) -> bool:
+    plan, _ = rotation.planned()
+    _, target, fence, _ = rotation.fenced()
+    engine = ports.engine(target, plan)
+    try:
+        if engine.is_replica():
+            return False
+        # The fence arrived by replication, which ends no session: whoever was reading from the replica could write now.
+        engine.raise_fence(rotation.rotation_id, fence.databases, FENCE_SECONDS)
+        breach = engine.fence_breach(fence.databases)
+    except DatabaseUnreachable:
+        return False  # the reboot that belongs to a promotion
+    if breach:
+        raise FenceBroken(f"{target.identifier}: {breach}")
+    return True
+
+
+handler = step(wait_for_promotion)

@@ -1,0 +1,94 @@
+"""What has to be true before the fence, part by part. Each returns what is still being waited for."""
+
+from datetime import datetime, timedelta
+
+from lambdas.rotation.errors import SettingsNotCarried
+from lambdas.rotation.ports import Instance, Ports
+from lambdas.rotation.state import Rotation, Sync
+
+SMALL_LAG_BYTES = 16 * 1024 * 1024
+SMALL_LAG_SECONDS = 10.0
+BACKUP_WINDOW_MARGIN = timedelta(minutes=45)
+"""RDS refuses to promote an instance that is backing up, so no backup may begin before the promotion is under way."""
+
+
+def settings(source: Instance, target: Instance, ports: Ports) -> list[str]:
+    """Raises: SettingsNotCarried (terminal) for a difference that cannot be repaired."""
+    differences = ports.rds.settings_differences(source, target)
+    if not differences:
+        return []
+    hopeless = ports.rds.request_setting_repair(source, target, differences)
+    if hopeless:
+        listed = "; ".join(f"{name}: {differences[name][0]} became {differences[name][1]}" for name in sorted(hopeless))
+        raise SettingsNotCarried(f"{target.database.identifier} cannot be given {listed}")
+    return [f"the settings {', '.join(sorted(differences))}"]
+
+
+def backups(target: Instance, ports: Ports, now: datetime) -> list[str]:
+    if target.backup_retention_days == 0:
+        return ["backups of the target to be enabled"]
+    if ports.rds.last_backup_at(target.database.resource_id) is None:
+        return ["the target's first backup"]
+    window = target.raw.get("PreferredBackupWindow")
+    if window and _is_near(window, now):
+        return [f"the target's backup window ({window} UTC) to pass"]
+    return []
+
+
+def _is_near(window: str, now: datetime) -> bool:
+    """Whether ``hh:mm-hh:mm`` (UTC) is open at ``now``, or opens soon.
+
+    >>> from datetime import UTC
+    >>> late, early = datetime(2027, 1, 1, 23, 50, tzinfo=UTC), datetime(2027, 1, 1, 3, 31, tzinfo=UTC)
+    >>> _is_near("23:30-00:00", late), _is_near("00:10-00:40", late), _is_near("03:00-03:30", early)
+    (True, True, False)
+    """
+    start, end = (timedelta(hours=int(part[:2]), minutes=int(part[3:])) for part in window.split("-"))
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    for day in (-1, 0, 1):
+        opens = midnight + timedelta(days=day) + start
+        closes = midnight + timedelta(days=day + int(end <= start)) + end
+        if opens - BACKUP_WINDOW_MARGIN <= now < closes:
+            return True
+    return False
+
+
+def connectivity(rotation: Rotation, now: datetime) -> list[str]:
+    """Resolvers may keep the old answer for as long as its TTL said."""
+    seen = rotation.connectivity
+    if seen is None or seen.record is None or seen.ttl_lowered_at is None:
+        return []
+    passed_at = seen.ttl_lowered_at + timedelta(seconds=seen.record.ttl_seconds)
+    return [] if now >= passed_at else [f"the old TTL of {seen.record.name} to pass (at {passed_at:%H:%M:%S} UTC)"]
+
+
+def replication(rotation: Rotation, sync: Sync, target: Instance, ports: Ports) -> tuple[list[str], Sync]:
+    """What keeps the target from being close behind, and the measurement. Logs in to both sides.
+
+    Lag is what the target says about itself, so it alone would not show a stream that stopped. The source's position
+    as of the previous observation must have been replayed by now.
+    """
+    plan, source_database = rotation.planned()
+    previous = rotation.sync
+    source, replica = ports.engine(source_database, plan), ports.engine(target.database, plan)
+    token = f"{rotation.rotation_id}-sync"
+    source.ensure_control_database()
+    lag = replica.lag()
+    sync = sync.having(
+        lag_bytes=lag.bytes,
+        lag_seconds=lag.seconds,
+        steady_observations=previous.steady_observations if previous else 0,
+        position=source.mark(token),
+        superuser_databases=tuple(
+            sorted({*sync.superuser_databases, *source.databases_with_superuser_sessions()}),
+        ),
+    )
+    if not target.replication_normal or not lag.streaming:
+        return ["replication to stream"], sync
+    if not replica.shows_marker(token):
+        return ["the control database to appear on the target"], sync
+    if previous is not None and previous.position is not None and not replica.has_replayed(previous.position):
+        return [f"the target to replay {previous.position}"], sync
+    if (lag.bytes or 0) > SMALL_LAG_BYTES or (lag.seconds or 0) > SMALL_LAG_SECONDS:
+        return [f"the lag ({lag.bytes} bytes, {lag.seconds} s) to become small"], sync
+    return [], sync
