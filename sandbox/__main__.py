@@ -1,0 +1,89 @@
+"""``python -m sandbox up | demo | bench``."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="python -m sandbox", description="An AWS on your laptop, for one stack.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    up = commands.add_parser("up", help="run until interrupted")
+    up.add_argument("--json", action="store_true", help="print one JSON line when ready, and nothing else")
+    up.add_argument("--until-eof", action="store_true", help="also end when standard input ends")
+    commands.add_parser("demo", add_help=False, help="rotate the key of a database under load, and report")
+    commands.add_parser("bench", add_help=False, help="compare flows side by side")
+    options, rest = parser.parse_known_args(argv)
+    if options.command != "up":
+        # Each has options of its own, and imports of its own.
+        from sandbox.demo import main as demo
+
+        return demo([*(["bench"] if options.command == "bench" else []), *rest])
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return run(as_json=options.json, until_eof=options.until_eof)
+
+
+def run(*, as_json: bool, until_eof: bool) -> int:
+    """Bring a sandbox up and keep it until SIGINT or SIGTERM. 0 after a clean end, 1 if it did not start."""
+    if not sys.platform.startswith("linux"):
+        print("python -m sandbox runs on Linux only", file=sys.stderr)
+        return 2
+    ended = threading.Event()
+    for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(one, lambda *_: _end(ended))
+    if until_eof:
+        threading.Thread(target=_await_eof, args=(ended,), daemon=True).start()
+
+    from sandbox.cloudformation import DeploymentRefused
+    from sandbox.server import Sandbox, SandboxFailed, environment_of
+
+    if not as_json:
+        print("starting: layer, synthesis, deployment …", file=sys.stderr)
+    try:
+        with Sandbox() as sandbox:
+            _ready.set()
+            ready = sandbox.ready
+            if as_json:
+                print(ready.as_json(), flush=True)
+            else:
+                for name, value in environment_of(vars(ready)).items():
+                    print(f"export {name}={value}")
+                print(f"# DNS {ready.dns['host']}:{ready.dns['port']}, certificates {ready.ca_bundle}")
+                print("# ready; interrupt to end", flush=True)
+            ended.wait()
+    except Interrupted:
+        return 1
+    except (SandboxFailed, DeploymentRefused) as failure:
+        print(f"python -m sandbox: {failure}", file=sys.stderr)
+        return 1
+    return 0
+
+
+class Interrupted(Exception):
+    """Asked to end before it was ready."""
+
+
+def _end(ended: threading.Event) -> None:
+    first = not ended.is_set()
+    ended.set()
+    # A start takes seconds; nobody should have to wait for it only to see it end.
+    if first and not _ready.is_set():
+        raise Interrupted
+
+
+_ready = threading.Event()
+
+
+def _await_eof(ended: threading.Event) -> None:
+    while sys.stdin.buffer.read(4096):
+        pass
+    ended.set()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

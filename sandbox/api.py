@@ -1,0 +1,78 @@
+"""The AWS APIs on one loopback port: moto's server, set up to execute, not just to answer, and loud when it fails."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+import warnings
+from contextlib import suppress
+from typing import Any
+
+import flask
+import requests
+from moto.core.config import default_user_config
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
+from werkzeug.serving import BaseWSGIServer, make_server
+
+LOG = logging.getLogger("sandbox.api")
+
+
+class Api:
+    """moto's server on a free port of 127.0.0.1, in threads of this process."""
+
+    def __init__(self) -> None:
+        default_user_config["lambda"] = {"use_docker": False}
+        default_user_config["stepfunctions"] = {"execute_state_machine": True}
+        default_user_config["iam"] = {"load_aws_managed_policies": True}
+        flask.got_request_exception.connect(_report_failure)
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            application = DomainDispatcherApplication(create_backend_app)
+        self._server: BaseWSGIServer = make_server(
+            "127.0.0.1", 0, application, threaded=True, request_handler=_RequestHandler
+        )
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, name="api", daemon=True
+        )
+        self.port = int(self._server.server_address[1])
+        self.endpoint_url = f"http://127.0.0.1:{self.port}"
+        # moto calls itself, and reads this to find itself.
+        os.environ["MOTO_PORT"] = str(self.port)
+
+    def start(self) -> None:
+        self._thread.start()
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            with suppress(requests.ConnectionError):
+                requests.get(f"{self.endpoint_url}/moto-api/data.json", timeout=30)
+                return
+            time.sleep(0.05)
+        raise RuntimeError("the API server does not answer")
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        flask.got_request_exception.disconnect(_report_failure)
+
+
+class _RequestHandler(MotoRequestHandler):  # type: ignore[misc]
+    # Answers go out at once: Nagle's algorithm and delayed acknowledgements cost 40 ms per call otherwise.
+    disable_nagle_algorithm = True
+    # The SDK keeps its connections.
+    protocol_version = "HTTP/1.1"
+
+
+def _report_failure(sender: Any, exception: BaseException, **_: Any) -> None:
+    """A failure inside the sandbox's AWS is a bug of the sandbox. moto would answer 500 and say nothing."""
+    request = flask.request
+    LOG.error(
+        "unhandled exception in %s: %s %s %s",
+        getattr(sender, "service", sender),
+        request.method,
+        request.path,
+        request.headers.get("X-Amz-Target") or request.values.get("Action", ""),
+        exc_info=exception,
+    )

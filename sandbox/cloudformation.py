@@ -1,0 +1,525 @@
+"""CloudFormation: deploys an assembly of the CDK, whole or not at all.
+
+moto creates what it knows and shrugs about the rest. Here a type, attribute or property that cannot be had is an error,
+and what the stacks of this project need beyond moto is made through the same public APIs that anybody would use.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import boto3
+import moto.stepfunctions.models as stepfunctions_models
+from botocore.config import Config
+from moto.awslambda.models import LambdaVersion
+from moto.awslambda.utils import get_backend as lambda_backend
+from moto.cloudformation import parsing
+from moto.cloudformation.models import Stack
+from moto.core.common_models import CloudFormationModel
+from moto.s3.models import s3_backends
+from moto.stepfunctions.parser.models import stepfunctions_parser_backends
+
+BOOTSTRAP_PARAMETER = "/cdk-bootstrap/hnb659fds/version"
+BOOTSTRAP_VERSION = "30"
+# No resource of the account: what the CDK writes about itself.
+_WITHOUT_RESOURCE = frozenset({"AWS::CDK::Metadata"})
+
+
+class DeploymentRefused(Exception):
+    """The template needs something that this sandbox does not have; the message names it."""
+
+
+@functools.cache
+def _session() -> boto3.session.Session:
+    # One for all: each would read the SDK's endpoint rules anew.
+    return boto3.session.Session()
+
+
+@dataclass(frozen=True)
+class Aws:
+    """Clients of one administrator in one account and Region."""
+
+    endpoint_url: str
+    region: str
+    account_id: str
+    access_key_id: str = "deployment"
+    secret_access_key: str = "deployment"
+
+    @functools.cache  # noqa: B019
+    def client(self, service: str) -> Any:
+        return _session().client(
+            service,
+            region_name=self.region,
+            endpoint_url=self.endpoint_url,
+            aws_access_key_id=self.access_key_id,
+            aws_secret_access_key=self.secret_access_key,
+            config=Config(retries={"total_max_attempts": 1}, read_timeout=120),
+        )
+
+
+# -- deploying ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """One stack as deployed: what it made (logical id -> physical id) and its outputs."""
+
+    stack_name: str
+    template: dict[str, Any]
+    resources: dict[str, str]
+    outputs: dict[str, str]
+
+
+def deploy(assembly: Path, aws: Aws) -> Deployment:
+    """Create the one stack of a CDK assembly (a ``cdk.out`` directory), its assets first.
+
+    Raises:
+        DeploymentRefused: a resource type is unknown, or the stack did not complete.
+    """
+    stack_name, template_path, assets_path = _stack_of(assembly)
+    template = json.loads(template_path.read_text(encoding="utf-8"))
+    _install(aws)
+    refuse_unknown_types(template)
+    if BOOTSTRAP_PARAMETER in json.dumps(template.get("Parameters", {})):
+        aws.client("ssm").put_parameter(
+            Name=BOOTSTRAP_PARAMETER, Value=BOOTSTRAP_VERSION, Type="String", Overwrite=True
+        )
+    if assets_path is not None:
+        upload_assets(json.loads(assets_path.read_text(encoding="utf-8")), assembly, aws)
+    formation = aws.client("cloudformation")
+    formation.create_stack(
+        StackName=stack_name,
+        TemplateBody=json.dumps(template),
+        Capabilities=["CAPABILITY_IAM", "CAPABILITY_NAMED_IAM", "CAPABILITY_AUTO_EXPAND"],
+    )
+    return _check_complete(formation, stack_name, template)
+
+
+def _stack_of(assembly: Path) -> tuple[str, Path, Path | None]:
+    artifacts = json.loads((assembly / "manifest.json").read_text(encoding="utf-8"))["artifacts"]
+    stacks = {name: artifact for name, artifact in artifacts.items() if artifact["type"] == "aws:cloudformation:stack"}
+    if len(stacks) != 1:
+        raise DeploymentRefused(f"the assembly has {len(stacks)} stacks; this deploys exactly one")
+    ((name, stack),) = stacks.items()
+    assets = [a["properties"]["file"] for a in artifacts.values() if a["type"] == "cdk:asset-manifest"]
+    return (
+        stack["properties"].get("stackName", name),
+        assembly / stack["properties"]["templateFile"],
+        assembly / assets[0] if assets else None,
+    )
+
+
+def refuse_unknown_types(template: Mapping[str, Any]) -> None:
+    known = set(parsing.get_model_map()) | _WITHOUT_RESOURCE | set(parsing.NULL_MODELS)
+    unknown = {name: resource["Type"] for name, resource in template["Resources"].items()}
+    refused = sorted(f"{type_} ({name})" for name, type_ in unknown.items() if type_ not in known)
+    if refused:
+        raise DeploymentRefused("no support for " + ", ".join(refused))
+
+
+def upload_assets(manifest: Mapping[str, Any], assembly: Path, aws: Aws) -> None:
+    """Put every file asset where the template will look for it; directories are zipped."""
+    s3 = aws.client("s3")
+    buckets: set[str] = set()
+    for asset in manifest.get("files", {}).values():
+        source = asset["source"]
+        path = assembly / source["path"]
+        body = _zipped(path) if source["packaging"] == "zip" else path.read_bytes()
+        for destination in asset["destinations"].values():
+            bucket = _concrete(destination["bucketName"], aws)
+            if bucket not in buckets:
+                s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": aws.region})
+                buckets.add(bucket)
+            s3.put_object(Bucket=bucket, Key=_concrete(destination["objectKey"], aws), Body=body)
+
+
+def _concrete(text: str, aws: Aws) -> str:
+    for placeholder, value in (
+        ("${AWS::AccountId}", aws.account_id),
+        ("${AWS::Region}", aws.region),
+        ("${AWS::Partition}", "aws"),
+    ):
+        text = text.replace(placeholder, value)
+    return text
+
+
+def _zipped(directory: Path) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        for path in sorted(directory.rglob("*")):
+            if path.is_file():
+                archive.write(path, path.relative_to(directory))
+    return buffer.getvalue()
+
+
+def _check_complete(formation: Any, stack_name: str, template: Mapping[str, Any]) -> Deployment:
+    (stack,) = formation.describe_stacks(StackName=stack_name)["Stacks"]
+    if stack["StackStatus"] != "CREATE_COMPLETE":
+        raise DeploymentRefused(f"{stack_name} is {stack['StackStatus']}: {stack.get('StackStatusReason', '')}")
+    made = {
+        resource["LogicalResourceId"]: resource["PhysicalResourceId"]
+        for page in formation.get_paginator("list_stack_resources").paginate(StackName=stack_name)
+        for resource in page["StackResourceSummaries"]
+    }
+    wanted = {
+        name
+        for name, resource in template["Resources"].items()
+        if resource["Type"] not in _WITHOUT_RESOURCE and "Condition" not in resource
+    }
+    if missing := sorted(wanted - made.keys()):
+        raise DeploymentRefused(f"{stack_name} is complete without {', '.join(missing)}")
+    outputs = {output["OutputKey"]: output["OutputValue"] for output in stack.get("Outputs", [])}
+    return Deployment(stack_name, dict(template), made, outputs)
+
+
+# -- what moto lacks ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Made:
+    """A resource: what ``Ref`` and ``Fn::GetAtt`` answer."""
+
+    physical_id: str
+    attributes: Mapping[str, str] = field(default_factory=dict)
+
+
+_Create = Callable[[Aws, str, dict[str, Any]], Made]
+
+_aws: Aws | None = None
+_MODELS: list[type[Any]] = []
+
+
+def _deployer() -> Aws:
+    if _aws is None:
+        raise RuntimeError("nothing is being deployed")
+    return _aws
+
+
+def _resource(type_name: str, name_property: str = "") -> Callable[[_Create], _Create]:
+    """Teach moto's CloudFormation a resource type: ``create`` gets a name and the resolved properties."""
+
+    def define(create: _Create) -> _Create:
+        class Resource(CloudFormationModel):  # type: ignore[misc]
+            def __init__(self, made: Made) -> None:
+                self.made = made
+
+            @property
+            def physical_resource_id(self) -> str:
+                return self.made.physical_id
+
+            @staticmethod
+            def cloudformation_type() -> str:
+                return type_name
+
+            @staticmethod
+            def cloudformation_name_type() -> str:
+                return name_property
+
+            @classmethod
+            def has_cfn_attr(cls, attr: str) -> bool:
+                return True
+
+            def get_cfn_attribute(self, attribute: str) -> str:
+                if attribute not in self.made.attributes:
+                    raise DeploymentRefused(f"{type_name} has no attribute {attribute} here")
+                return self.made.attributes[attribute]
+
+            @classmethod
+            def create_from_cloudformation_json(
+                cls, resource_name: str, cloudformation_json: Any, account_id: str, region_name: str, **_: Any
+            ) -> Resource:
+                properties = dict(cloudformation_json["Properties"])
+                name = properties.get(name_property, resource_name)
+                return cls(create(_deployer(), name, properties))
+
+            @classmethod
+            def update_from_cloudformation_json(cls, *_: Any, **__: Any) -> None:
+                raise DeploymentRefused(f"{type_name} cannot be updated here")
+
+            @classmethod
+            def delete_from_cloudformation_json(cls, *_: Any, **__: Any) -> None:
+                raise DeploymentRefused(f"{type_name} cannot be deleted here")
+
+            def is_created(self) -> bool:
+                return True
+
+        Resource.__qualname__ = Resource.__name__ = type_name.replace("::", "")
+        _MODELS.append(Resource)
+        return create
+
+    return define
+
+
+def _tags(properties: dict[str, Any]) -> list[dict[str, str]]:
+    tags: list[dict[str, str]] = properties.get("Tags", [])
+    return tags
+
+
+@_resource("AWS::Scheduler::Schedule", "Name")
+def _schedule(aws: Aws, name: str, properties: dict[str, Any]) -> Made:
+    arn = aws.client("scheduler").create_schedule(**properties | {"Name": name})["ScheduleArn"]
+    return Made(name, {"Arn": arn})
+
+
+@_resource("AWS::Scheduler::ScheduleGroup", "Name")
+def _schedule_group(aws: Aws, name: str, properties: dict[str, Any]) -> Made:
+    arn = aws.client("scheduler").create_schedule_group(Name=name, Tags=_tags(properties))["ScheduleGroupArn"]
+    return Made(name, {"Arn": arn})
+
+
+@_resource("AWS::CloudWatch::Alarm", "AlarmName")
+def _alarm(aws: Aws, name: str, properties: dict[str, Any]) -> Made:
+    aws.client("cloudwatch").put_metric_alarm(**properties | {"AlarmName": name})
+    return Made(name, {"Arn": f"arn:aws:cloudwatch:{aws.region}:{aws.account_id}:alarm:{name}"})
+
+
+@_resource("AWS::CloudWatch::CompositeAlarm", "AlarmName")
+def _composite_alarm(aws: Aws, name: str, properties: dict[str, Any]) -> Made:
+    aws.client("cloudwatch").put_composite_alarm(**properties | {"AlarmName": name})
+    return Made(name, {"Arn": f"arn:aws:cloudwatch:{aws.region}:{aws.account_id}:alarm:{name}"})
+
+
+@_resource("AWS::SNS::TopicPolicy")
+def _topic_policy(aws: Aws, name: str, properties: dict[str, Any]) -> Made:
+    for topic in properties["Topics"]:
+        aws.client("sns").set_topic_attributes(
+            TopicArn=topic, AttributeName="Policy", AttributeValue=json.dumps(properties["PolicyDocument"])
+        )
+    return Made(name)
+
+
+@_resource("AWS::SNS::Subscription")
+def _subscription(aws: Aws, name: str, properties: dict[str, Any]) -> Made:
+    attributes = {
+        key: value if isinstance(value, str) else json.dumps(value)
+        for key, value in properties.items()
+        if key not in ("TopicArn", "Protocol", "Endpoint")
+    }
+    arn = aws.client("sns").subscribe(
+        TopicArn=properties["TopicArn"],
+        Protocol=properties["Protocol"],
+        Endpoint=properties["Endpoint"],
+        Attributes=attributes,
+        ReturnSubscriptionArn=True,
+    )["SubscriptionArn"]
+    return Made(arn, {"Arn": arn})
+
+
+@_resource("AWS::SQS::QueuePolicy")
+def _queue_policy(aws: Aws, name: str, properties: dict[str, Any]) -> Made:
+    for queue in properties["Queues"]:
+        aws.client("sqs").set_queue_attributes(
+            QueueUrl=queue, Attributes={"Policy": json.dumps(properties["PolicyDocument"])}
+        )
+    return Made(name)
+
+
+@_resource("AWS::S3::BucketPolicy")
+def _bucket_policy(aws: Aws, name: str, properties: dict[str, Any]) -> Made:
+    aws.client("s3").put_bucket_policy(Bucket=properties["Bucket"], Policy=json.dumps(properties["PolicyDocument"]))
+    return Made(name)
+
+
+@_resource("AWS::Logs::MetricFilter", "FilterName")
+def _metric_filter(aws: Aws, name: str, properties: dict[str, Any]) -> Made:
+    transformations = [
+        {key[0].lower() + key[1:]: value for key, value in transformation.items()}
+        for transformation in properties["MetricTransformations"]
+    ]
+    aws.client("logs").put_metric_filter(
+        logGroupName=properties["LogGroupName"],
+        filterName=name,
+        filterPattern=properties["FilterPattern"],
+        metricTransformations=transformations,
+    )
+    return Made(name)
+
+
+@_resource("AWS::IAM::Role", "RoleName")
+def _role(aws: Aws, name: str, properties: dict[str, Any]) -> Made:
+    """moto's own leaves the managed policies out, and stores inline ones as something that is not JSON."""
+    iam = aws.client("iam")
+    policies = properties.pop("Policies", [])
+    managed = properties.pop("ManagedPolicyArns", [])
+    trust = json.dumps(properties.pop("AssumeRolePolicyDocument"))
+    role = iam.create_role(**properties | {"RoleName": name, "AssumeRolePolicyDocument": trust})["Role"]
+    for policy in policies:
+        _put_role_policy(aws, name, policy)
+    for arn in managed:
+        iam.attach_role_policy(RoleName=name, PolicyArn=arn)
+    return Made(name, {"Arn": role["Arn"], "RoleId": role["RoleId"]})
+
+
+@_resource("AWS::IAM::Policy", "PolicyName")
+def _policy(aws: Aws, name: str, properties: dict[str, Any]) -> Made:
+    if unknown := properties.keys() - {"PolicyName", "PolicyDocument", "Roles"}:
+        raise DeploymentRefused(f"AWS::IAM::Policy with {', '.join(sorted(unknown))}")
+    for role in properties["Roles"]:
+        _put_role_policy(aws, role, properties)
+    return Made(name)
+
+
+def _put_role_policy(aws: Aws, role: str, policy: Mapping[str, Any]) -> None:
+    aws.client("iam").put_role_policy(
+        RoleName=role, PolicyName=policy["PolicyName"], PolicyDocument=json.dumps(policy["PolicyDocument"])
+    )
+
+
+@_resource("AWS::KMS::Key")
+def _key(aws: Aws, name: str, properties: dict[str, Any]) -> Made:
+    """moto's own keeps the policy as something that is not JSON."""
+    kms = aws.client("kms")
+    rotation = properties.pop("EnableKeyRotation", False)
+    properties.pop("PendingWindowInDays", None)  # for the deletion of the stack
+    tags = [{"TagKey": tag["Key"], "TagValue": tag["Value"]} for tag in properties.pop("Tags", [])]
+    policy = json.dumps(properties.pop("KeyPolicy"))
+    key = kms.create_key(Policy=policy, Tags=tags, **properties)["KeyMetadata"]
+    if rotation:
+        kms.enable_key_rotation(KeyId=key["KeyId"])
+    return Made(key["KeyId"], {"Arn": key["Arn"], "KeyId": key["KeyId"]})
+
+
+@_resource("AWS::Lambda::Function", "FunctionName")
+def _function(aws: Aws, name: str, properties: dict[str, Any]) -> Made:
+    """moto's own leaves out layers, tracing, architectures and logging."""
+    tags = {tag["Key"]: tag["Value"] for tag in properties.pop("Tags", [])}
+    code = dict(properties.pop("Code"))
+    if "ZipFile" in code:
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w") as archive:
+            archive.writestr("index.py", code["ZipFile"])
+        code["ZipFile"] = buffer.getvalue()
+    made = aws.client("lambda").create_function(**properties | {"FunctionName": name, "Code": code, "Tags": tags})
+    return Made(name, {"Arn": made["FunctionArn"]})
+
+
+@_resource("AWS::Lambda::LayerVersion", "LayerName")
+def _layer(aws: Aws, name: str, properties: dict[str, Any]) -> Made:
+    made = aws.client("lambda").publish_layer_version(**properties | {"LayerName": name})
+    return Made(made["LayerVersionArn"], {"LayerVersionArn": made["LayerVersionArn"]})
+
+
+@_resource("AWS::Lambda::Alias")
+def _alias(aws: Aws, name: str, properties: dict[str, Any]) -> Made:
+    arn = aws.client("lambda").create_alias(**properties)["AliasArn"]
+    return Made(arn, {"AliasArn": arn})
+
+
+@_resource("AWS::Lambda::EventInvokeConfig")
+def _event_invoke_config(aws: Aws, name: str, properties: dict[str, Any]) -> Made:
+    aws.client("lambda").put_function_event_invoke_config(**properties)
+    return Made(name)
+
+
+@_resource("AWS::Lambda::Version")
+def _version(aws: Aws, name: str, properties: dict[str, Any]) -> Made:
+    """moto's own answers ``Ref`` with an object; a Version's Ref is its ARN."""
+    version = lambda_backend(aws.account_id, aws.region).publish_version(
+        properties["FunctionName"], properties.get("Description", "")
+    )
+    arn = version.function_arn
+    if not arn.endswith(f":{version.version}"):
+        arn = f"{arn}:{version.version}"
+    return Made(arn, {"Version": str(version.version), "FunctionArn": arn})
+
+
+@_resource("AWS::SecretsManager::Secret", "Name")
+def _secret(aws: Aws, name: str, properties: dict[str, Any]) -> Made:
+    client = aws.client("secretsmanager")
+    if generate := properties.pop("GenerateSecretString", None):
+        generated = {key: value for key, value in generate.items() if key not in _TEMPLATE_OF_SECRET}
+        value = client.get_random_password(**generated)["RandomPassword"]
+        if "SecretStringTemplate" in generate:
+            value = json.dumps(json.loads(generate["SecretStringTemplate"]) | {generate["GenerateStringKey"]: value})
+        properties["SecretString"] = value
+    arn = client.create_secret(**properties | {"Name": name})["ARN"]
+    return Made(arn, {"Id": arn})
+
+
+_TEMPLATE_OF_SECRET = ("SecretStringTemplate", "GenerateStringKey")
+
+
+@_resource("AWS::EC2::SecurityGroupEgress")
+def _egress(aws: Aws, name: str, properties: dict[str, Any]) -> Made:
+    permission: dict[str, Any] = {"IpProtocol": str(properties["IpProtocol"])}
+    permission |= {key: int(properties[key]) for key in ("FromPort", "ToPort") if key in properties}
+    described = {"Description": properties["Description"]} if "Description" in properties else {}
+    if "CidrIp" in properties:
+        permission["IpRanges"] = [{"CidrIp": properties["CidrIp"]} | described]
+    if "DestinationSecurityGroupId" in properties:
+        permission["UserIdGroupPairs"] = [{"GroupId": properties["DestinationSecurityGroupId"]} | described]
+    if "DestinationPrefixListId" in properties:
+        permission["PrefixListIds"] = [{"PrefixListId": properties["DestinationPrefixListId"]} | described]
+    answer = aws.client("ec2").authorize_security_group_egress(
+        GroupId=properties["GroupId"], IpPermissions=[permission]
+    )
+    rules = answer.get("SecurityGroupRules") or [{}]
+    return Made(rules[0].get("SecurityGroupRuleId", name), {"Id": rules[0].get("SecurityGroupRuleId", name)})
+
+
+@_resource("AWS::StepFunctions::StateMachine", "StateMachineName")
+def _state_machine(aws: Aws, name: str, properties: dict[str, Any]) -> Made:
+    """moto's own uses the backend that executes nothing, and forgets substitutions, logging and tracing."""
+    definition = properties.get("DefinitionString") or json.dumps(properties.get("Definition") or {})
+    if location := properties.get("DefinitionS3Location"):
+        stored = s3_backends[aws.account_id]["aws"].get_object(location["Bucket"], location["Key"])
+        definition = stored.value.decode()
+    for placeholder, value in (properties.get("DefinitionSubstitutions") or {}).items():
+        definition = definition.replace("${" + placeholder + "}", str(value))
+    arn = aws.client("stepfunctions").create_state_machine(
+        name=name,
+        definition=definition,
+        roleArn=properties["RoleArn"],
+        type=properties.get("StateMachineType", "STANDARD"),
+        tags=[{"key": tag["Key"], "value": tag["Value"]} for tag in _tags(properties)],
+        **_camel_case(properties, "LoggingConfiguration", "TracingConfiguration", "EncryptionConfiguration"),
+    )["stateMachineArn"]
+    return Made(arn, {"Arn": arn, "Name": name, "StateMachineRevisionId": "INITIAL"})
+
+
+def _camel_case(properties: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    def first_lower(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key[0].lower() + key[1:]: first_lower(item) for key, item in value.items()}
+        return [first_lower(item) for item in value] if isinstance(value, list) else value
+
+    chosen: dict[str, Any] = first_lower({name: properties[name] for name in names if name in properties})
+    return chosen
+
+
+class _RefusingLogger:
+    """moto's parser warns where CloudFormation fails."""
+
+    def warning(self, message: str, *arguments: Any) -> None:
+        raise DeploymentRefused(message % arguments if arguments else message)
+
+
+_parse_yaml = Stack.parse_template
+
+
+def _parse_template(template: str) -> Any:
+    """moto reads every template as YAML, which takes seconds for one of the CDK's."""
+    try:
+        return json.loads(template)
+    except json.JSONDecodeError:
+        return _parse_yaml(template)
+
+
+def _install(aws: Aws) -> None:
+    global _aws
+    _aws = aws
+    stepfunctions_models.stepfunctions_backends = stepfunctions_parser_backends
+    parsing.logger = _RefusingLogger()
+    Stack.parse_template = staticmethod(_parse_template)
+    for cache in (parsing.get_model_list, parsing.get_model_map, parsing.get_name_type_map):
+        cache.cache_clear()
+    # moto takes the last class of a type: ours, defined after its own.
+    if parsing.get_model_map()["AWS::Lambda::Version"] is LambdaVersion:
+        raise RuntimeError("moto's resource types would win over the sandbox's own")

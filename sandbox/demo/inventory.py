@@ -1,0 +1,330 @@
+"""Everything that an AWS account holds, as far as its APIs tell, and what a rotation is meant to change of it."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sandbox.demo.account import Account
+
+Inventory = Mapping[str, Mapping[str, Any]]
+"""``service/kind/name`` -> the facts that somebody could mind."""
+
+
+def take(account: Account) -> Inventory:
+    """Ask every service. Facts that change by themselves (times, log streams, message counts) are left out."""
+    return {name: facts for source in _SOURCES for name, facts in source(account)}
+
+
+@dataclass(frozen=True)
+class Difference:
+    added: Inventory
+    removed: Inventory
+    changed: Mapping[str, Mapping[str, tuple[Any, Any]]]
+    """Name -> fact -> before and after."""
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.removed or self.changed)
+
+
+def difference(before: Inventory, after: Inventory) -> Difference:
+    changed = {
+        name: {fact: (before[name].get(fact), after[name].get(fact))
+               for fact in before[name].keys() | after[name].keys() if before[name].get(fact) != after[name].get(fact)}
+        for name in before.keys() & after.keys()
+    }  # fmt: skip
+    return Difference(
+        added={name: after[name] for name in sorted(after.keys() - before.keys())},
+        removed={name: before[name] for name in sorted(before.keys() - after.keys())},
+        changed={name: facts for name, facts in sorted(changed.items()) if facts},
+    )
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a rotation that succeeded has done to the account; everything else it did is a leftover."""
+
+    source: str
+    source_resource_id: str
+    target: str
+    target_resource_id: str
+    target_address: str
+    old_key: str
+    new_key: str
+    rotation_id: str
+    execution: str
+    old_key_state: str = "Enabled"
+    record: str | None = None
+    endpoint_secret: str | None = None
+
+
+def leftovers(found: Difference, expected: Expected) -> list[str]:
+    """What is there, gone or different without being meant to be; one line each."""
+    lines = [
+        f"added: {name} {_brief(facts)}"
+        for name, facts in found.added.items()
+        if not _may_be_added(name, facts, expected)
+    ]
+    lines += [f"removed: {name}" for name in found.removed if not _may_be_removed(name, expected)]
+    for name, facts in found.changed.items():
+        lines += [
+            f"changed: {name} {fact}: {_brief(was)} -> {_brief(now)}"
+            for fact, (was, now) in facts.items()
+            if not _may_change(name, fact, was, now, expected)
+        ]
+    missing = [f"rds/instance/{expected.target}", f"kms/key/{expected.new_key}", f"rds/snapshot/{expected.target}-kept"]
+    lines += [f"missing: {name}" for name in missing if name not in found.added]
+    if f"rds/instance/{expected.source}" not in found.removed:
+        lines.append(f"still there: rds/instance/{expected.source}")
+    return lines
+
+
+def _may_be_added(name: str, facts: Mapping[str, Any], expected: Expected) -> bool:
+    service, kind, own = name.split("/", 2)
+    match service, kind:
+        case "rds", "instance":
+            usable = facts["key"] == expected.new_key and facts["status"] == "available"
+            return own == expected.target and bool(usable)
+        case "rds", "snapshot":
+            kept = facts["key"] == expected.new_key and facts["status"] == "available"
+            return own == f"{expected.target}-kept" and bool(kept)
+        case "rds", "automated-snapshot":
+            return bool(facts["instance"] == expected.target and facts["key"] == expected.new_key)
+        case "rds", "automated-backup":
+            if own == expected.target_resource_id:
+                return bool(facts["key"] == expected.new_key)
+            # What RDS keeps of a deleted instance is under the old key, which is not deleted before it expires.
+            return bool(own == expected.source_resource_id and facts["status"] == "retained")
+        case "kms", "key":
+            return bool(own == expected.new_key and facts["state"] == "Enabled")
+        case "kms", "alias":
+            return bool(facts["key"] == expected.new_key.rsplit("/", 1)[-1]) and expected.rotation_id in own
+        case "dynamodb", "item":
+            # The lock is not among them: it has to be free.
+            return bool(("/rotation#" in own and facts["closed"]) or own.endswith("/lineage"))
+        case "states", "execution":
+            # The one that was watched may have failed; a recovery that found nothing to do has succeeded.
+            return own.endswith(f"/{expected.execution}") or bool(facts["status"] == "SUCCEEDED")
+    return False
+
+
+def _may_be_removed(name: str, expected: Expected) -> bool:
+    service, kind, own = name.split("/", 2)
+    return (service, kind, own) == ("rds", "instance", expected.source) or (
+        service == "rds" and kind in ("automated-backup", "automated-snapshot") and _belongs_to_source(own, expected)
+    )
+
+
+def _belongs_to_source(own: str, expected: Expected) -> bool:
+    return own == expected.source_resource_id or own.startswith(f"rds:{expected.source}-20")
+
+
+def _may_change(name: str, fact: str, was: Any, now: Any, expected: Expected) -> bool:
+    service, kind, own = name.split("/", 2)
+    match service, kind, fact:
+        case "route53", "record", "values":
+            return bool(own == f"{expected.record}. CNAME" and now == [expected.target_address])
+        case "secretsmanager", "secret", "value":
+            fields = ("host", "port", "dbInstanceIdentifier")
+            same = {key: value for key, value in was.items() if key not in fields} == {
+                key: value for key, value in now.items() if key not in fields
+            }
+            return bool(own == expected.endpoint_secret and same and now["host"] == expected.target_address)
+        case "kms", "key", "grants":
+            # RDS gave the old key back with the instance; what remains are the backups'.
+            return own == expected.old_key
+        case "kms", "key", "state":
+            return bool(own == expected.old_key and now == expected.old_key_state)
+        case "rds", "automated-backup", "status":
+            return bool(own == expected.source_resource_id and now == "retained")
+    return False
+
+
+def _brief(value: Any) -> str:
+    text = json.dumps(value, default=str, ensure_ascii=False)
+    return text if len(text) <= 160 else text[:157] + "..."
+
+
+def _pages(client: Any, operation: str, key: str, **arguments: Any) -> Iterator[Any]:
+    if client.can_paginate(operation):
+        for page in client.get_paginator(operation).paginate(**arguments):
+            yield from page.get(key, ())
+    else:
+        yield from getattr(client, operation)(**arguments).get(key, ())
+
+
+Found = Iterator[tuple[str, Mapping[str, Any]]]
+
+
+def _tags(tags: Any) -> dict[str, str]:
+    return {tag.get("Key", tag.get("TagKey")): tag.get("Value", tag.get("TagValue")) for tag in tags or ()}
+
+
+def _rds(account: Account) -> Found:
+    rds = account.client("rds")
+    for instance in _pages(rds, "describe_db_instances", "DBInstances"):
+        yield (
+            f"rds/instance/{instance['DBInstanceIdentifier']}",
+            {
+                "status": instance["DBInstanceStatus"],
+                "key": instance.get("KmsKeyId"),
+                "resource_id": instance["DbiResourceId"],
+                "class": instance["DBInstanceClass"],
+                "multi_az": instance.get("MultiAZ"),
+                "deletion_protection": instance.get("DeletionProtection"),
+                "backup_retention_days": instance.get("BackupRetentionPeriod"),
+                "parameter_groups": [group["DBParameterGroupName"] for group in instance.get("DBParameterGroups", ())],
+                "replica_of": instance.get("ReadReplicaSourceDBInstanceIdentifier"),
+                "replicas": instance.get("ReadReplicaDBInstanceIdentifiers") or [],
+                "tags": _tags(instance.get("TagList")),
+            },
+        )
+    for kind, snapshot_type in (("snapshot", "manual"), ("automated-snapshot", "automated")):
+        for snapshot in _pages(rds, "describe_db_snapshots", "DBSnapshots", SnapshotType=snapshot_type):
+            yield (
+                f"rds/{kind}/{snapshot['DBSnapshotIdentifier']}",
+                {
+                    "status": snapshot["Status"],
+                    "key": snapshot.get("KmsKeyId"),
+                    "instance": snapshot["DBInstanceIdentifier"],
+                },
+            )
+    for backup in _pages(rds, "describe_db_instance_automated_backups", "DBInstanceAutomatedBackups"):
+        yield (
+            f"rds/automated-backup/{backup['DbiResourceId']}",
+            {
+                "status": backup["Status"],
+                "key": backup.get("KmsKeyId"),
+                "instance": backup["DBInstanceIdentifier"],
+            },
+        )
+    for group in _pages(rds, "describe_db_parameter_groups", "DBParameterGroups"):
+        yield f"rds/parameter-group/{group['DBParameterGroupName']}", {"family": group["DBParameterGroupFamily"]}
+    for group in _pages(rds, "describe_db_subnet_groups", "DBSubnetGroups"):
+        yield f"rds/subnet-group/{group['DBSubnetGroupName']}", {}
+    for group in _pages(rds, "describe_option_groups", "OptionGroupsList"):
+        yield f"rds/option-group/{group['OptionGroupName']}", {}
+    for deployment in _pages(rds, "describe_blue_green_deployments", "BlueGreenDeployments"):
+        yield f"rds/blue-green/{deployment['BlueGreenDeploymentIdentifier']}", {"status": deployment["Status"]}
+
+
+def _kms(account: Account) -> Found:
+    kms = account.client("kms")
+    aliases = list(_pages(kms, "list_aliases", "Aliases"))
+    for key in _pages(kms, "list_keys", "Keys"):
+        facts = kms.describe_key(KeyId=key["KeyArn"])["KeyMetadata"]
+        managed = facts["KeyManager"] == "AWS"
+        yield (
+            f"kms/key/{facts['Arn']}",
+            {
+                "state": facts["KeyState"],
+                "manager": facts["KeyManager"],
+                "tags": {} if managed else _tags(kms.list_resource_tags(KeyId=key["KeyArn"]).get("Tags")),
+                "grants": sorted(
+                    json.dumps(
+                        [grant["GranteePrincipal"], sorted(grant["Operations"]), grant.get("Constraints")],
+                        sort_keys=True,
+                    )
+                    for grant in _pages(kms, "list_grants", "Grants", KeyId=key["KeyArn"])
+                ),
+            },
+        )
+    for alias in aliases:
+        if "TargetKeyId" in alias:
+            yield f"kms/alias/{alias['AliasName']}", {"key": alias["TargetKeyId"]}
+
+
+def _route53(account: Account) -> Found:
+    route53 = account.client("route53")
+    for zone in _pages(route53, "list_hosted_zones", "HostedZones"):
+        yield f"route53/zone/{zone['Name']}", {}
+        for record in _pages(route53, "list_resource_record_sets", "ResourceRecordSets", HostedZoneId=zone["Id"]):
+            yield (
+                f"route53/record/{record['Name']} {record['Type']}",
+                {
+                    "ttl": record.get("TTL"),
+                    "values": [value["Value"] for value in record.get("ResourceRecords", ())],
+                },
+            )
+
+
+def _secretsmanager(account: Account) -> Found:
+    secrets = account.client("secretsmanager")
+    for secret in _pages(secrets, "list_secrets", "SecretList"):
+        value = secrets.get_secret_value(SecretId=secret["ARN"])
+        yield f"secretsmanager/secret/{secret['ARN']}", {
+            "value": json.loads(value["SecretString"]),
+            "stages": sorted(stage for stages in secret.get("SecretVersionsToStages", {}).values() for stage in stages
+                             if stage != "AWSPREVIOUS"),
+            "rotation": secret.get("RotationEnabled", False),
+        }  # fmt: skip
+
+
+def _scheduler(account: Account) -> Found:
+    scheduler = account.client("scheduler")
+    for group in _pages(scheduler, "list_schedule_groups", "ScheduleGroups"):
+        yield f"scheduler/group/{group['Name']}", {}
+    for schedule in _pages(scheduler, "list_schedules", "Schedules"):
+        yield f"scheduler/schedule/{schedule['GroupName']}/{schedule['Name']}", {"state": schedule.get("State")}
+
+
+def _dynamodb(account: Account) -> Found:
+    dynamodb = account.client("dynamodb")
+    for table in _pages(dynamodb, "list_tables", "TableNames"):
+        yield f"dynamodb/table/{table}", {}
+        keys = [key["AttributeName"] for key in dynamodb.describe_table(TableName=table)["Table"]["KeySchema"]]
+        for item in _pages(dynamodb, "scan", "Items", TableName=table):
+            name = "/".join(next(iter(item[key].values())) for key in keys)
+            yield f"dynamodb/item/{table}/{name}", {"closed": "closed_at" in item}
+
+
+def _messaging(account: Account) -> Found:
+    sns, sqs = account.client("sns"), account.client("sqs")
+    for topic in _pages(sns, "list_topics", "Topics"):
+        yield f"sns/topic/{topic['TopicArn']}", {}
+    for subscription in _pages(sns, "list_subscriptions", "Subscriptions"):
+        yield f"sns/subscription/{subscription['TopicArn']} {subscription['Endpoint']}", {}
+    for url in _pages(sqs, "list_queues", "QueueUrls"):
+        yield f"sqs/queue/{url.rsplit('/', 1)[-1]}", {}
+
+
+def _compute(account: Account) -> Found:
+    lambda_, iam, states = account.client("lambda"), account.client("iam"), account.client("stepfunctions")
+    for function in _pages(lambda_, "list_functions", "Functions"):
+        yield f"lambda/function/{function['FunctionName']}", {"role": function["Role"]}
+    for role in _pages(iam, "list_roles", "Roles"):
+        yield f"iam/role/{role['RoleName']}", {}
+    for machine in _pages(states, "list_state_machines", "stateMachines"):
+        yield f"states/machine/{machine['name']}", {}
+        for execution in _pages(states, "list_executions", "executions", stateMachineArn=machine["stateMachineArn"]):
+            yield f"states/execution/{machine['name']}/{execution['name']}", {"status": execution["status"]}
+
+
+def _monitoring(account: Account) -> Found:
+    logs, events, cloudwatch = account.client("logs"), account.client("events"), account.client("cloudwatch")
+    for group in _pages(logs, "describe_log_groups", "logGroups"):
+        yield f"logs/group/{group['logGroupName']}", {"retention_days": group.get("retentionInDays")}
+    for rule in _pages(events, "list_rules", "Rules"):
+        yield f"events/rule/{rule['Name']}", {"state": rule.get("State")}
+    for alarm in _pages(cloudwatch, "describe_alarms", "MetricAlarms"):
+        yield f"cloudwatch/alarm/{alarm['AlarmName']}", {}
+
+
+def _storage(account: Account) -> Found:
+    for bucket in account.client("s3").list_buckets()["Buckets"]:
+        yield f"s3/bucket/{bucket['Name']}", {}
+
+
+_SOURCES: tuple[Callable[[Account], Found], ...] = (
+    _rds, _kms, _route53, _secretsmanager, _scheduler, _dynamodb, _messaging, _compute, _monitoring, _storage
+)  # fmt: skip
+
+
+def jsonable(value: Any) -> Any:
+    """Times as text, everything else as it is."""
+    return json.loads(json.dumps(value, default=_as_text))
+
+
+def _as_text(value: Any) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)

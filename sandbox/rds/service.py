@@ -1,0 +1,229 @@
+"""Composes RDS: engines, fronts, addresses, and the wire."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+from moto.core.responses import ActionResult, PaginatedResult
+from moto.rds.models import rds_backends
+from moto.rds.responses import RDSResponse
+
+from sandbox.postgres import PostgresEngine
+from sandbox.rds.backend import INSTANCE_QUOTA, SNAPSHOT_QUOTA, STORAGE_QUOTA_GIB, SandboxRds
+from sandbox.rds.durations import Durations
+from sandbox.rds.resources import Instance
+from sandbox.rds.servers import Engine
+from sandbox.tls_front import AddressBlock, Cut, TlsFront
+
+if TYPE_CHECKING:
+    from sandbox.context import Context
+
+
+class RdsService:
+    """The handle on RDS: for closing it, and for the faults that no API can cause."""
+
+    def __init__(self, context: Context, durations: Durations | None = None) -> None:
+        self.context = context
+        self.durations = durations or Durations()
+        directory = context.work_dir / "rds"
+        directory.mkdir(parents=True)
+        for part in (context.work_dir, directory):
+            # The servers' account passes through, and sees nothing.
+            part.chmod(part.stat().st_mode | 0o011)
+        postgres = PostgresEngine(directory / "s", context.reaper)
+        postgres.make_directory(directory / "snapshots")
+        # The golden cluster takes a second; nobody waits for it unless an instance is wanted at once.
+        threading.Thread(target=postgres.golden, name="golden cluster", daemon=True).start()
+        self.engines: dict[str, Engine] = {postgres.name: postgres}
+        self.fronts = TlsFront()
+        context.reaper.track(self.fronts.pid)
+        self.addresses = AddressBlock()
+        started: list[SandboxRds] = []
+        self._started = started
+        rds_backends.backend = type(
+            "SandboxRdsOfThisContext",
+            (SandboxRds,),
+            {
+                "__module__": SandboxRds.__module__,
+                "context": context,
+                "durations": self.durations,
+                "engines": self.engines,
+                "fronts": self.fronts,
+                "addresses": self.addresses,
+                "started": started,
+            },
+        )
+        _install_wire()
+
+    @property
+    def backend(self) -> SandboxRds:
+        backend: SandboxRds = rds_backends[self.context.account_id][self.context.region]
+        return backend
+
+    @property
+    def failures(self) -> list[str]:
+        """Tracebacks of operations that failed."""
+        return [failure for backend in self._started for failure in backend.failures]
+
+    def instance(self, name: str) -> Instance:
+        return self.backend.instance(name)
+
+    def cut(self, name: str, how: Cut = "silence") -> None:
+        """Cut the network between every client and an instance."""
+        self.fronts.cut(self.instance(name).dbi_resource_id, how)
+
+    def restore_network(self, name: str) -> None:
+        self.fronts.restore(self.instance(name).dbi_resource_id)
+
+    def crash(self, name: str) -> None:
+        """Kill an instance's server as a failing host would, and start it again as RDS would."""
+        server = self.instance(name).server
+        assert server
+        with self.context.clock.busy():
+            server.crash()
+            server.start()
+
+    def close(self) -> None:
+        """End fronts and servers. The files are the reaper's."""
+        for backend in self._started:
+            backend.close()
+        self.fronts.close()
+        for engine in self.engines.values():
+            engine.close()
+        self.addresses.close()
+
+
+def _instance(method: str) -> Any:
+    def respond(self: Any) -> ActionResult:
+        return ActionResult({"DBInstance": getattr(self.backend, method)(self.params).view()})
+
+    return respond
+
+
+def _install_wire() -> None:
+    """Let moto's RDS answer with the sandbox's views, and to the calls that moto does not know."""
+
+    def modify_db_instance(self: Any) -> ActionResult:
+        return _one(self.backend.modify_db_instance(self.params["DBInstanceIdentifier"], self.params))
+
+    def reboot_db_instance(self: Any) -> ActionResult:
+        return _one(self.backend.reboot_db_instance(self.params["DBInstanceIdentifier"]))
+
+    def start_db_instance(self: Any) -> ActionResult:
+        return _one(self.backend.start_db_instance(self.params["DBInstanceIdentifier"]))
+
+    def stop_db_instance(self: Any) -> ActionResult:
+        return _one(
+            self.backend.stop_db_instance(self.params["DBInstanceIdentifier"], self.params.get("DBSnapshotIdentifier"))
+        )
+
+    def delete_db_instance(self: Any) -> ActionResult:
+        return _one(
+            self.backend.delete_db_instance(
+                self.params["DBInstanceIdentifier"],
+                self.params.get("FinalDBSnapshotIdentifier"),
+                self.params.get("SkipFinalSnapshot"),
+                self.params.get("DeleteAutomatedBackups"),
+            )
+        )
+
+    def restore_db_instance_from_db_snapshot(self: Any) -> ActionResult:
+        return _one(self.backend.restore_db_instance_from_db_snapshot(self.params["DBSnapshotIdentifier"], self.params))
+
+    def describe_db_instances(self: Any) -> ActionResult:
+        return PaginatedResult({"DBInstances": self.backend.views_of_instances(self.params)})
+
+    def create_db_snapshot(self: Any) -> ActionResult:
+        return ActionResult({"DBSnapshot": self.backend.create_db_snapshot(self.params).view()})
+
+    def copy_db_snapshot(self: Any) -> ActionResult:
+        return ActionResult({"DBSnapshot": self.backend.copy_db_snapshot(self.params).view()})
+
+    def delete_db_snapshot(self: Any) -> ActionResult:
+        return ActionResult({"DBSnapshot": self.backend.delete_db_snapshot(self.params["DBSnapshotIdentifier"]).view()})
+
+    def describe_db_snapshots(self: Any) -> ActionResult:
+        return PaginatedResult({"DBSnapshots": self.backend.views_of_snapshots(self.params)})
+
+    def describe_db_instance_automated_backups(self: Any) -> ActionResult:
+        return PaginatedResult({"DBInstanceAutomatedBackups": self.backend.views_of_backups(self.params)})
+
+    def delete_db_instance_automated_backup(self: Any) -> ActionResult:
+        backup = self.backend.delete_db_instance_automated_backup(self.params)
+        return ActionResult({"DBInstanceAutomatedBackup": backup.view()})
+
+    def describe_account_attributes(self: Any) -> ActionResult:
+        backend = self.backend
+        with backend.lock:
+            manual = sum(s.kind == "manual" for s in backend.database_snapshots.values())
+            storage = sum(i.settings["AllocatedStorage"] for i in backend.databases.values())
+            quotas = {
+                "DBInstances": (len(backend.databases), INSTANCE_QUOTA),
+                "ManualSnapshots": (manual, SNAPSHOT_QUOTA),
+                "AllocatedStorage": (storage, STORAGE_QUOTA_GIB),
+                "ReadReplicasPerMaster": (max((len(i.replicas) for i in backend.databases.values()), default=0), 15),
+                "DBParameterGroups": (len(backend.db_parameter_groups), 50),
+            }
+        return ActionResult(
+            {
+                "AccountQuotas": [
+                    {"AccountQuotaName": name, "Used": used, "Max": limit} for name, (used, limit) in quotas.items()
+                ]
+            }
+        )
+
+    def describe_db_engine_versions(self: Any) -> ActionResult:
+        engine, version = self.params.get("Engine"), self.params.get("EngineVersion")
+        versions = [
+            {
+                "Engine": e.name,
+                "EngineVersion": e.version,
+                "MajorEngineVersion": e.version.split(".")[0],
+                "DBParameterGroupFamily": f"{e.name}{e.version.split('.')[0]}",
+                "Status": "available",
+                "SupportsReadReplica": True,
+                "ValidUpgradeTarget": [],
+            }
+            for e in self.backend.engines.values()
+            if engine in (None, e.name) and version in (None, e.version, e.version.split(".")[0])
+        ]
+        return ActionResult({"DBEngineVersions": versions})
+
+    def describe_certificates(self: Any) -> ActionResult:
+        return ActionResult(
+            {
+                "Certificates": [{"CertificateIdentifier": "rds-ca-rsa2048-g1", "CertificateType": "CA"}],
+                "DefaultCertificateForNewLaunches": "rds-ca-rsa2048-g1",
+            }
+        )
+
+    def nothing(member: str) -> Any:
+        # Things that the sandbox has none of: a caller that asks gets an empty list, as an account without them would.
+        return lambda self: ActionResult({member: []})
+
+    for method in (
+        modify_db_instance, reboot_db_instance, start_db_instance, stop_db_instance, delete_db_instance,
+        restore_db_instance_from_db_snapshot, describe_db_instances, create_db_snapshot, copy_db_snapshot,
+        delete_db_snapshot, describe_db_snapshots, describe_db_instance_automated_backups,
+        delete_db_instance_automated_backup, describe_account_attributes, describe_db_engine_versions,
+        describe_certificates,
+    ):  # fmt: skip
+        setattr(RDSResponse, method.__name__, method)
+    for name in ("create_db_instance", "create_db_instance_read_replica", "promote_read_replica"):
+        setattr(RDSResponse, name, _instance(name))
+    for name, member in (
+        ("describe_pending_maintenance_actions", "PendingMaintenanceActions"),
+        ("describe_tenant_databases", "TenantDatabases"),
+        ("describe_integrations", "Integrations"),
+        ("describe_db_snapshot_tenant_databases", "DBSnapshotTenantDatabases"),
+        ("describe_db_cluster_automated_backups", "DBClusterAutomatedBackups"),
+    ):
+        setattr(RDSResponse, name, nothing(member))
+
+
+def _one(instance: Instance) -> ActionResult:
+    return ActionResult({"DBInstance": instance.view()})
+
+
+__all__ = ["RdsService"]

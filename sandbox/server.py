@@ -1,0 +1,382 @@
+"""One sandbox: every part started, the template deployed, nothing left behind."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from sandbox.api import Api
+from sandbox.clock import VirtualClock
+from sandbox.cloudformation import Aws, Deployment, deploy
+from sandbox.context import ACCOUNT_ID, DEFAULT_REGION, Context
+
+LOG = logging.getLogger("sandbox.server")
+
+ROOT = Path(__file__).resolve().parent.parent
+ENVIRONMENT = "sandbox"
+"""The environment in ``config/`` that is deployed."""
+
+ADMINISTRATOR = "administrator"
+_EVERYTHING = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
+
+
+class SandboxFailed(Exception):
+    """The sandbox cannot be started; the message says why, and what to do."""
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What a client needs to know. ``asdict`` of it is the line that ``up --json`` prints."""
+
+    endpoint_url: str
+    region: str
+    credentials: dict[str, str]
+    dns: dict[str, Any]
+    ca_bundle: str
+    state_machines: dict[str, str]
+    template: str
+
+    def as_json(self) -> str:
+        return json.dumps(asdict(self))
+
+
+class Sandbox:
+    """An AWS account in this process, with the product deployed. A context manager; ``ready`` is set inside.
+
+    The clock governs the whole process, so this belongs into a process of its own: tests use
+    :class:`sandbox.client.SandboxProcess`.
+    """
+
+    ready: Ready
+    context: Context
+    deployment: Deployment
+
+    def __init__(self, region: str = DEFAULT_REGION) -> None:
+        self.region = region
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Sandbox:
+        if not sys.platform.startswith("linux"):
+            raise SandboxFailed("the sandbox runs on Linux only: it needs loopback addresses 127.x.y.z and fork")
+        try:
+            self._start()
+        except BaseException:
+            self._stack.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """End everything that was started, in reverse order, and remove the directory."""
+        self._stack.close()
+
+    def client(self, service: str) -> Any:
+        """An SDK client of the administrator."""
+        return self._aws.client(service)
+
+    # -- starting ------------------------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        from sandbox.aws_gaps import install_gaps
+        from sandbox.cloudtrail import Trail
+        from sandbox.dns import DnsServer, NameTable, install_route53
+        from sandbox.iam import Authorizer
+        from sandbox.kms import install_kms
+        from sandbox.lambda_runtime import LambdaRuntime
+        from sandbox.rds import install_rds
+        from sandbox.reaper import Reaper
+        from sandbox.scheduler import EventBridge
+        from sandbox.step_functions import install as install_step_functions
+        from sandbox.tls_front import CertificateAuthority
+
+        began = time.monotonic()
+        _forget_the_users_aws(self.region)
+        work_dir = Path(tempfile.mkdtemp(prefix="rds-key-rotation-sandbox-"))
+        reaper = Reaper(work_dir)
+        self._stack.callback(reaper.close)
+        self._stack.callback(log_to(work_dir))
+
+        ca = CertificateAuthority(work_dir / "ca")
+        # The longest part by far, and it needs nothing of the rest.
+        synthesis = _Background(lambda: synthesize(work_dir, ca.bundle))
+        self._stack.callback(synthesis.cancel)
+
+        clock = VirtualClock(work_dir / "clock.offset")
+        self._stack.callback(clock.stop)
+        clock.govern_process()
+        names = NameTable(work_dir / "names.json")
+        authorizer = Authorizer(self.region, ACCOUNT_ID, clock.time)
+        keys = RoleKeys(authorizer, self.region)
+        self.context = Context(work_dir, self.region, ACCOUNT_ID, clock, names, ca, authorizer, reaper)
+
+        trail = Trail(self.context)
+
+        api = Api()
+        install_kms(self.context)
+        self.rds = install_rds(self.context)
+        self._stack.callback(self._close_rds)
+        install_route53(self.context)
+        install_gaps()
+        api.start()
+        self._stack.callback(api.stop)
+        dns = DnsServer(names)
+        self._stack.callback(dns.close)
+
+        self.runtime = LambdaRuntime(work_dir, api.endpoint_url, self.region, keys.service_credentials)
+        self.runtime.start()
+        self._stack.callback(self.runtime.stop)
+        # An invocation is real work, also one that nobody waits for any more.
+        self.runtime.invoke = _holding(clock, self.runtime.invoke)  # type: ignore[method-assign]
+        self.runtime.install()
+
+        self.events = EventBridge(clock, api.endpoint_url, self.region, ACCOUNT_ID, keys)
+        install_step_functions(clock, api.endpoint_url, keys, self.events.execution_changed)
+
+        LOG.info("the APIs are up after %.1f s", time.monotonic() - began)
+        self._aws = make_administrator(Aws(api.endpoint_url, self.region, ACCOUNT_ID))
+        assembly = synthesis.result()
+        LOG.info("synthesized after %.1f s", time.monotonic() - began)
+        self.deployment = deploy(assembly, self._aws)
+        LOG.info("deployed after %.1f s", time.monotonic() - began)
+        # Nobody has permissions before the deployment; from here on everybody has exactly theirs.
+        authorizer.install()
+        self._stack.callback(authorizer.uninstall)
+        trail.install()
+        self._stack.callback(trail.uninstall)
+        self.events.start()
+        self._stack.callback(self.events.stop)
+
+        self.ready = Ready(
+            endpoint_url=api.endpoint_url,
+            region=self.region,
+            credentials={
+                "access_key_id": self._aws.access_key_id,
+                "secret_access_key": self._aws.secret_access_key,
+            },
+            dns={"host": dns.host, "port": dns.port},
+            ca_bundle=str(ca.bundle),
+            state_machines={
+                "rotate_key": self.deployment.outputs["RotateKeyArn"],
+                "rotate_fleet": self.deployment.outputs["RotateFleetArn"],
+            },
+            template=str(next(assembly.glob("*.template.json"))),
+        )
+
+    def _close_rds(self) -> None:
+        for failure in self.rds.failures:
+            LOG.error("an operation of RDS failed:\n%s", failure)
+        self.rds.close()
+
+
+def synthesize(work_dir: Path, ca_bundle: Path) -> Path:
+    """Make the layer for this machine, with the sandbox's authorities in it, and run the real app. The assembly.
+
+    Raises:
+        SandboxFailed: one of the two failed; the message has its own words.
+    """
+    began = time.monotonic()
+    layer, assembly = work_dir / "layer", work_dir / "cdk.out"
+    # The same files under another name: nobody writes to a layer.
+    shutil.copytree(dependencies() / "python", layer / "python", copy_function=_link)
+    (layer / "rds-ca").mkdir()
+    shutil.copy(ca_bundle, layer / "rds-ca" / "ca-bundle.pem")
+    LOG.info("layer made in %.1f s", time.monotonic() - began)
+    context = json.dumps({"env": ENVIRONMENT, "layer_dir": str(layer)})
+    _run("app.py", CDK_OUTDIR=str(assembly), CDK_CONTEXT_JSON=context, CDK_VALIDATION="false")
+    return assembly
+
+
+def dependencies() -> Path:
+    """The layer without authorities, as ``infra.layer`` builds it; kept under the hash of all that it is built from."""
+    inputs = [path.read_bytes() for path in (ROOT / "lambdas" / "requirements.txt", ROOT / "infra" / "layer.py")]
+    key = hashlib.sha256(b"\0".join([*inputs, sys.version.encode(), sys.executable.encode()])).hexdigest()[:16]
+    kept = ROOT / "build" / "sandbox" / f"layer-{key}"
+    if not kept.is_dir():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=kept.parent) as temporary:
+            authorities = Path(temporary, "none.pem")
+            authorities.write_text("-----BEGIN CERTIFICATE-----\n")
+            fresh = Path(temporary, "layer")
+            _run("-m", "infra.layer", "--platform", "host", "--ca", str(authorities), "--out", str(fresh))
+            with suppress(OSError):  # another sandbox was faster
+                fresh.rename(kept)
+    return kept
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        shutil.copy2(source, target)
+
+
+def _run(*arguments: str, **environment: str) -> None:
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT,
+        env=os.environ | environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise SandboxFailed(f"python {' '.join(arguments[:2])} failed:\n{done.stdout.strip()}")
+
+
+class _Background:
+    """One function in a thread; its result or its exception when asked."""
+
+    def __init__(self, work: Callable[[], Path]) -> None:
+        self._result: Path | None = None
+        self._error: BaseException | None = None
+        self._work = work
+        self._thread = threading.Thread(target=self._run, name="synthesis", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._result = self._work()
+        except BaseException as error:
+            self._error = error
+
+    def result(self) -> Path:
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        assert self._result is not None
+        return self._result
+
+    def cancel(self) -> None:
+        # Its processes end by themselves, in seconds; the directory must not be written to after it was removed.
+        self._thread.join()
+
+
+class RoleKeys:
+    """Keys of a new session of a role, for the service that the role trusts."""
+
+    _SERVICES = {name: f"{name}.amazonaws.com" for name in ("states", "events", "scheduler")}
+
+    def __init__(self, authorizer: Any, region: str) -> None:
+        self._authorizer = authorizer
+        self._region = region
+
+    def service_credentials(self, role_arn: str, session: str, source_arn: str | None = None) -> dict[str, str]:
+        """Keys by which ``states``, ``events``, ``scheduler``, or else a Lambda function of that name, acts as a role.
+
+        ``source_arn``: the state machine, rule or schedule group on whose behalf.
+
+        Raises:
+            PermissionError: the role does not exist, or does not trust the service.
+        """
+        from moto.iam.exceptions import NotFoundException
+        from moto.sts.models import sts_backends
+
+        service = self._SERVICES.get(session, "lambda.amazonaws.com")
+        try:
+            trusted = self._authorizer.trusts(role_arn, service, source_arn)
+        except NotFoundException:
+            trusted = False
+        if not trusted:
+            raise PermissionError(f"{service} cannot assume {role_arn}")
+        made = sts_backends[role_arn.split(":")[4]]["aws"].assume_role(
+            region_name=self._region,
+            role_session_name=session[:64],
+            role_arn=role_arn,
+            policy=None,
+            duration=3600,
+            external_id="",
+        )
+        return {
+            "AWS_ACCESS_KEY_ID": made.access_key_id,
+            "AWS_SECRET_ACCESS_KEY": made.secret_access_key,
+            "AWS_SESSION_TOKEN": made.session_token,
+        }
+
+
+def make_administrator(aws: Aws) -> Aws:
+    """Make the one IAM user who may do everything, and be that user from here on."""
+    iam = aws.client("iam")
+    iam.create_user(UserName=ADMINISTRATOR)
+    iam.put_user_policy(UserName=ADMINISTRATOR, PolicyName="everything", PolicyDocument=json.dumps(_EVERYTHING))
+    key = iam.create_access_key(UserName=ADMINISTRATOR)["AccessKey"]
+    return Aws(aws.endpoint_url, aws.region, aws.account_id, key["AccessKeyId"], key["SecretAccessKey"])
+
+
+def _holding(clock: VirtualClock, function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def held(*args: Any, **kwargs: Any) -> Any:
+        with clock.busy():
+            return function(*args, **kwargs)
+
+    return held
+
+
+def _forget_the_users_aws(region: str) -> None:
+    """No profile, key or endpoint of whoever started this may reach the sandbox, nor the sandbox anything of theirs."""
+    for name in [name for name in os.environ if name.startswith(("AWS_", "MOTO_"))]:
+        del os.environ[name]
+    os.environ |= {
+        "AWS_DEFAULT_REGION": region,
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        "TZ": "UTC",
+    }
+    time.tzset()
+
+
+def log_to(work_dir: Path) -> Callable[[], None]:
+    """Log to ``sandbox.log``, and failures of the sandbox itself also to stderr. The result undoes it."""
+    file = logging.FileHandler(work_dir / "sandbox.log")
+    file.setLevel(logging.INFO)
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    loud = logging.StreamHandler(sys.stderr)
+    loud.setLevel(logging.ERROR)
+    loud.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+    root = logging.getLogger()
+    for handler in (file, loud):
+        root.addHandler(handler)
+    root.setLevel(min(root.level, logging.WARNING))
+    logging.getLogger("sandbox").setLevel(logging.INFO)
+    # The interpreter reports every error of every state as its own, also the ones that are caught.
+    logging.getLogger("moto.stepfunctions").setLevel(logging.CRITICAL)
+    logging.captureWarnings(True)
+
+    def undo() -> None:
+        logging.captureWarnings(False)
+        for handler in (file, loud):
+            root.removeHandler(handler)
+            handler.close()
+
+    return undo
+
+
+def environment_of(ready: Mapping[str, Any]) -> dict[str, str]:
+    """What the AWS CLI and the SDKs need in their environment to use a sandbox."""
+    return {
+        "AWS_ENDPOINT_URL": ready["endpoint_url"],
+        "AWS_DEFAULT_REGION": ready["region"],
+        "AWS_ACCESS_KEY_ID": ready["credentials"]["access_key_id"],
+        "AWS_SECRET_ACCESS_KEY": ready["credentials"]["secret_access_key"],
+    }

@@ -1,0 +1,252 @@
+"""Where AWS refuses, the sandbox refuses, with the code that stands on the wire. A permissive one would bless wrong code."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.sandbox.rds_sandbox import PASSWORD, Sandbox, code_of, eventually
+
+REPLICA = "create_db_instance_read_replica"
+WANTED: dict[str, Any] = {
+    "DBInstanceIdentifier": "x", "DBInstanceClass": "db.m7g.large", "Engine": "postgres", "AllocatedStorage": 20,
+    "MasterUsername": "dba", "MasterUserPassword": PASSWORD,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    directory = Path(tempfile.mkdtemp(prefix="rds-sandbox-"))
+    running = Sandbox(directory)
+    try:
+        yield running
+        assert running.failures() == []
+    finally:
+        running.close()
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def plain(sandbox: Sandbox) -> str:
+    """A database that is not encrypted."""
+    sandbox.create("plain")
+    return "plain"
+
+
+@pytest.fixture(scope="module")
+def secret(sandbox: Sandbox) -> str:
+    """An encrypted database."""
+    sandbox.create("secret", StorageEncrypted=True, KmsKeyId=sandbox.key())
+    return "secret"
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"DBInstanceIdentifier": "PLAIN"}, "DBInstanceAlreadyExists"),
+        ({"DBInstanceIdentifier": "two--hyphens"}, "InvalidParameterValue"),
+        ({"Engine": "oracle-ee"}, "InvalidParameterValue"),
+        ({"EngineVersion": "9.6"}, "InvalidParameterCombination"),
+        ({"MasterUserPassword": "short"}, "InvalidParameterValue"),
+        ({"MasterUserPassword": "with/slash/es"}, "InvalidParameterValue"),
+        ({"MasterUsername": "rdsadmin"}, "InvalidParameterValue"),
+        ({"AllocatedStorage": 5}, "InvalidParameterValue"),
+        ({"BackupRetentionPeriod": 36}, "InvalidParameterValue"),
+        ({"VpcSecurityGroupIds": ["sg-0123456789abcdef0"]}, "InvalidParameterValue"),
+        ({"DBSubnetGroupName": "nowhere"}, "DBSubnetGroupNotFoundFault"),
+        ({"DBParameterGroupName": "nowhere"}, "DBParameterGroupNotFound"),
+        ({"OptionGroupName": "nowhere"}, "OptionGroupNotFoundFault"),
+        ({"MonitoringInterval": 60}, "InvalidParameterCombination"),
+        ({"KmsKeyId": "alias/aws/rds"}, "InvalidParameterCombination"),
+        ({"StorageEncrypted": True, "KmsKeyId": "alias/nowhere"}, "KMSKeyNotAccessibleFault"),
+        ({"Tags": [{"Key": "aws:x", "Value": "y"}]}, "InvalidParameterValue"),
+    ],
+)
+def test_create(sandbox: Sandbox, plain: str, changes: dict[str, Any], code: str) -> None:
+    assert code_of(sandbox.rds.create_db_instance, **{**WANTED, **changes}) == code
+
+
+def test_unknown_things(sandbox: Sandbox) -> None:
+    rds = sandbox.rds
+    assert code_of(rds.describe_db_instances, DBInstanceIdentifier="no") == "DBInstanceNotFound"
+    assert code_of(rds.modify_db_instance, DBInstanceIdentifier="no") == "DBInstanceNotFound"
+    assert code_of(rds.promote_read_replica, DBInstanceIdentifier="no") == "DBInstanceNotFound"
+    assert code_of(rds.delete_db_instance, DBInstanceIdentifier="no", SkipFinalSnapshot=True) == "DBInstanceNotFound"
+    assert code_of(rds.describe_db_snapshots, DBSnapshotIdentifier="no") == "DBSnapshotNotFound"
+    assert code_of(rds.delete_db_snapshot, DBSnapshotIdentifier="no") == "DBSnapshotNotFound"
+    assert code_of(rds.describe_db_instances, Filters=[{"Name": "colour", "Values": ["blue"]}]) == "InvalidParameterValue"
+    arn = "arn:aws:rds:eu-central-1:123456789012:db:no"
+    assert code_of(rds.add_tags_to_resource, ResourceName=arn, Tags=[{"Key": "a", "Value": "b"}]) == "DBInstanceNotFound"
+    assert code_of(rds.describe_db_parameter_groups, DBParameterGroupName="no") == "DBParameterGroupNotFound"
+
+
+def test_no_key_for_the_replica_of_an_unencrypted_source(sandbox: Sandbox, plain: str) -> None:
+    refused = code_of(
+        sandbox.rds.create_db_instance_read_replica,
+        DBInstanceIdentifier="r", SourceDBInstanceIdentifier=plain, KmsKeyId=sandbox.key(),
+    )  # fmt: skip
+    assert refused == "InvalidParameterCombination"
+
+
+def test_no_replica_without_backups(sandbox: Sandbox) -> None:
+    sandbox.create("careless", BackupRetentionPeriod=0)
+    refused = code_of(
+        sandbox.rds.create_db_instance_read_replica, DBInstanceIdentifier="r", SourceDBInstanceIdentifier="careless"
+    )
+    assert refused == "InvalidDBInstanceState"
+
+
+def test_a_primary_cannot_be_promoted(sandbox: Sandbox, plain: str) -> None:
+    assert code_of(sandbox.rds.promote_read_replica, DBInstanceIdentifier=plain) == "InvalidDBInstanceState"
+
+
+def test_a_replica_has_no_final_snapshot_and_its_source_keeps_its_backups(sandbox: Sandbox) -> None:
+    sandbox.create("origin")
+    sandbox.replica("origin", "origin-r")
+    refused = code_of(
+        sandbox.rds.delete_db_instance, DBInstanceIdentifier="origin-r", FinalDBSnapshotIdentifier="final"
+    )
+    assert refused == "InvalidParameterCombination"
+    off = {"DBInstanceIdentifier": "origin", "BackupRetentionPeriod": 0, "ApplyImmediately": True}
+    assert code_of(sandbox.rds.modify_db_instance, **off) == "InvalidParameterCombination"
+    assert code_of(sandbox.rds.stop_db_instance, DBInstanceIdentifier="origin") == "InvalidDBInstanceState"
+    sandbox.rds.delete_db_instance(DBInstanceIdentifier="origin-r", SkipFinalSnapshot=True)
+    sandbox.gone("origin-r")
+    assert sandbox.describe("origin")["ReadReplicaDBInstanceIdentifiers"] == []
+
+
+def test_keys_must_be_usable(sandbox: Sandbox, secret: str) -> None:
+    """Disabled, pending deletion, unknown and of another kind look the same from outside."""
+    kms = sandbox.kms
+    disabled, pending = sandbox.key(), sandbox.key()
+    kms.disable_key(KeyId=disabled)
+    kms.schedule_key_deletion(KeyId=pending)
+    signing = kms.create_key(KeyUsage="SIGN_VERIFY", KeySpec="RSA_2048")["KeyMetadata"]["Arn"]
+    unknown = "arn:aws:kms:eu-central-1:123456789012:key/00000000-0000-4000-8000-000000000000"
+    for key in (disabled, pending, signing, unknown):
+        refused = code_of(
+            sandbox.rds.create_db_instance_read_replica,
+            DBInstanceIdentifier="r", SourceDBInstanceIdentifier=secret, KmsKeyId=key,
+        )  # fmt: skip
+        assert refused == "KMSKeyNotAccessibleFault", key
+
+
+def test_a_key_made_a_moment_ago_is_not_known_everywhere(sandbox: Sandbox) -> None:
+    """KMS is eventually consistent: the first use of a new key may fail and be right to be tried again."""
+    key = sandbox.kms.create_key()["KeyMetadata"]["Arn"]
+    changes = {**WANTED, "DBInstanceIdentifier": "early", "StorageEncrypted": True, "KmsKeyId": key}
+    assert code_of(sandbox.rds.create_db_instance, **changes) == "KMSKeyNotAccessibleFault"
+    sandbox.rds.create_db_instance(**changes)
+    older = sandbox.kms.create_key()["KeyMetadata"]["Arn"]
+    time.sleep(1.1)
+    sandbox.rds.create_db_instance(**{**changes, "DBInstanceIdentifier": "patient", "KmsKeyId": older})
+    sandbox.available("early")
+    sandbox.available("patient")
+
+
+def test_the_caller_needs_rights_on_the_key(sandbox: Sandbox, secret: str) -> None:
+    """RDS asks KMS in the caller's name; it does not say that this is why it refuses."""
+    key = sandbox.key()
+    call = {"DBInstanceIdentifier": "r", "SourceDBInstanceIdentifier": secret, "KmsKeyId": key}
+    for missing in ("kms:CreateGrant", "kms:DescribeKey"):
+        sandbox.do("deny", actions=[missing])
+        try:
+            assert code_of(getattr(sandbox.rds, REPLICA), **call) == "KMSKeyNotAccessibleFault", missing
+        finally:
+            sandbox.do("deny", actions=[])
+    action, resource, context = next(a for a in sandbox.do("asked") if a[0] == "kms:CreateGrant" and a[1] == key)
+    assert '"kms:GrantIsForAWSResource": "true"' in context
+    assert '"kms:ViaService": "rds.eu-central-1.amazonaws.com"' in context
+
+
+def test_an_encrypted_instance_without_a_key_gets_the_one_of_aws(sandbox: Sandbox) -> None:
+    instance = sandbox.create("shared", StorageEncrypted=True)
+    metadata = sandbox.kms.describe_key(KeyId="alias/aws/rds")["KeyMetadata"]
+    assert (instance["KmsKeyId"], metadata["KeyManager"]) == (metadata["Arn"], "AWS")
+
+
+def test_no_promotion_during_the_daily_backup(sandbox: Sandbox) -> None:
+    """The window comes round every day; a cutover must not begin shortly before it."""
+    sandbox.create("daily")
+    sandbox.replica("daily", "daily-r")
+    now = time.gmtime(sandbox.do("time"))
+    minute = now.tm_hour * 60 + now.tm_min + 60
+    start = f"{minute // 60 % 24:02}:{minute % 60:02}"
+    end = f"{(minute + 30) // 60 % 24:02}:{(minute + 30) % 60:02}"
+    sandbox.rds.modify_db_instance(
+        DBInstanceIdentifier="daily-r", BackupRetentionPeriod=7, PreferredBackupWindow=f"{start}-{end}",
+        PreferredMaintenanceWindow="sun:12:00-sun:12:30" if now.tm_wday != 6 else "mon:12:00-mon:12:30",
+        ApplyImmediately=True,
+    )  # fmt: skip
+    eventually(lambda: "LatestRestorableTime" in sandbox.available("daily-r"), "the first backup is done")
+    sandbox.jump(minutes=61)
+
+    assert sandbox.describe("daily-r")["DBInstanceStatus"] == "backing-up"
+    assert code_of(sandbox.rds.promote_read_replica, DBInstanceIdentifier="daily-r") == "InvalidDBInstanceState"
+    sandbox.jump(minutes=10)
+    sandbox.available("daily-r")
+
+    def automated() -> int:
+        listed = sandbox.rds.describe_db_snapshots(DBInstanceIdentifier="daily-r", SnapshotType="automated")
+        return len(listed["DBSnapshots"])
+
+    eventually(lambda: automated() == 2, "the day's snapshot")
+    sandbox.rds.promote_read_replica(DBInstanceIdentifier="daily-r", BackupRetentionPeriod=7)
+    eventually(lambda: "ReadReplicaSourceDBInstanceIdentifier" not in sandbox.describe("daily-r"), "promoted")
+    # Backups were on before: the retention goes on, and no first backup delays anybody.
+    assert sandbox.available("daily-r")["BackupRetentionPeriod"] == 7
+
+
+def test_snapshots_in_the_making_cannot_be_used(sandbox: Sandbox, plain: str) -> None:
+    rds = sandbox.rds
+    sandbox.do("execution", running=True)
+    try:
+        # An execution runs, so operations take their virtual time.
+        rds.create_db_snapshot(DBInstanceIdentifier=plain, DBSnapshotIdentifier="half")
+        use = {"SourceDBSnapshotIdentifier": "half", "TargetDBSnapshotIdentifier": "copy"}
+        assert code_of(rds.copy_db_snapshot, **use) == "InvalidDBSnapshotState"
+        restore = {"DBInstanceIdentifier": "r", "DBSnapshotIdentifier": "half"}
+        assert code_of(rds.restore_db_instance_from_db_snapshot, **restore) == "InvalidDBSnapshotState"
+        again = {"DBInstanceIdentifier": plain, "DBSnapshotIdentifier": "half"}
+        assert code_of(rds.create_db_snapshot, **again) == "DBSnapshotAlreadyExists"
+    finally:
+        sandbox.do("execution", running=False)
+    sandbox.snapshot_available("half")
+    # The copy fails when its source goes before it is complete.
+    sandbox.do("execution", running=True)
+    try:
+        rds.copy_db_snapshot(**use)
+        rds.delete_db_snapshot(DBSnapshotIdentifier="half")
+    finally:
+        sandbox.do("execution", running=False)
+    eventually(
+        lambda: rds.describe_db_snapshots(DBSnapshotIdentifier="copy")["DBSnapshots"][0]["Status"] == "failed", "failed"
+    )
+    sandbox.available(plain)
+
+
+def test_quotas(sandbox: Sandbox) -> None:
+    quotas = {q["AccountQuotaName"]: q for q in sandbox.rds.describe_account_attributes()["AccountQuotas"]}
+    assert quotas["DBInstances"]["Max"] == 40
+    assert quotas["DBInstances"]["Used"] == len(sandbox.rds.describe_db_instances()["DBInstances"])
+
+
+@pytest.mark.parametrize(
+    ("operation", "member"),
+    [
+        ("describe_pending_maintenance_actions", "PendingMaintenanceActions"), ("describe_integrations", "Integrations"),
+        ("describe_tenant_databases", "TenantDatabases"), ("describe_export_tasks", "ExportTasks"),
+        ("describe_db_proxies", "DBProxies"), ("describe_event_subscriptions", "EventSubscriptionsList"),
+        ("describe_blue_green_deployments", "BlueGreenDeployments"), ("describe_db_clusters", "DBClusters"),
+        ("describe_db_cluster_snapshots", "DBClusterSnapshots"), ("describe_option_groups", "OptionGroupsList"),
+        ("describe_db_cluster_automated_backups", "DBClusterAutomatedBackups"),
+    ],
+)  # fmt: skip
+def test_whoever_lists_the_users_of_a_key_gets_an_answer(sandbox: Sandbox, operation: str, member: str) -> None:
+    assert getattr(sandbox.rds, operation)()[member] == []
