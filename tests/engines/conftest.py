@@ -1,0 +1,71 @@
+"""One source for all tests of a session; a replica for each test that asks for one."""
+
+import contextlib
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pg8000.native
+import pytest
+
+from sandbox.postgres import quoted
+from tests.engines.servers import DATABASES, Endpoint, World
+
+
+@pytest.fixture(scope="session")
+def world() -> Iterator[World]:
+    # Not pytest's directory: the path of a unix socket has 107 characters at most.
+    with tempfile.TemporaryDirectory(prefix="rot-", ignore_cleanup_errors=True) as directory:
+        Path(directory).chmod(0o711)
+        made = World(Path(directory))
+        try:
+            yield made
+        finally:
+            made.close()
+
+
+@pytest.fixture(scope="session")
+def shared_source(world: World) -> Endpoint:
+    source = world.primary()
+    source.engine().ensure_control_database()
+    return source
+
+
+@pytest.fixture
+def source(shared_source: Endpoint) -> Iterator[Endpoint]:
+    """One source for all tests of a session: each leaves it open, empty of sessions and undecided."""
+    yield shared_source
+    shared_source.admin(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename IN ('master', 'shop app')"
+    )
+    for name in (*DATABASES, "postgres"):
+        shared_source.admin(f"ALTER DATABASE {quoted(name)} ALLOW_CONNECTIONS true")
+        shared_source.admin(f"ALTER DATABASE {quoted(name)} CONNECTION LIMIT -1")
+    for (name,) in shared_source.admin("SELECT datname FROM pg_database WHERE datname LIKE 'late%'"):
+        shared_source.admin(f"DROP DATABASE {quoted(name)} WITH (FORCE)")
+    shared_source.engine().ensure_control_database()
+    shared_source.admin("TRUNCATE public.marker, public.decision", "rds_key_rotation")
+
+
+@pytest.fixture
+def replica(world: World, source: Endpoint) -> Iterator[Endpoint]:
+    target = world.replica(source)
+    yield target
+    world.fronts.close_endpoint(target.server.name)
+    target.server.destroy()
+    source.server.forget_replica(target.server.name)
+
+
+@pytest.fixture
+def opened() -> Iterator[Callable[[pg8000.native.Connection], pg8000.native.Connection]]:
+    """Close at the end what a test has opened, also what the server has ended meanwhile."""
+    connections: list[pg8000.native.Connection] = []
+
+    def remember(connection: pg8000.native.Connection) -> pg8000.native.Connection:
+        connections.append(connection)
+        return connection
+
+    yield remember
+    for connection in connections:
+        with contextlib.suppress(pg8000.exceptions.Error, OSError):
+            connection.close()

@@ -1,0 +1,220 @@
+"""What the rotation's login needs, what in a database forbids a rotation, and what becomes of a connection."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lambdas.rotation.errors import DatabaseUnreachable, LoginRefused, NameTaken
+from lambdas.rotation.names import CONTROL_DATABASE
+from sandbox.postgres import quoted
+from sandbox.tls_front import CertificateAuthority
+from tests.engines.servers import APPLICATION, MASTER, Endpoint, World
+
+
+@contextlib.contextmanager
+def altered(endpoint: Endpoint, there: str, back: str, database: str = "postgres") -> Iterator[None]:
+    endpoint.admin(there, database)
+    try:
+        yield
+    finally:
+        endpoint.admin(back, database)
+
+
+# -- rights -------------------------------------------------------------------------------------------------------------
+
+
+def test_rdss_master_user_has_what_it_takes(source: Endpoint):
+    assert [] == list(source.engine().login_limitations())
+    assert [] == list(source.engine().limitations(()))
+
+
+@pytest.mark.parametrize(
+    "revoke, grant",
+    [
+        (f"REVOKE {quoted(APPLICATION)} FROM master", f'GRANT {quoted(APPLICATION)} TO "master"'),
+        ("ALTER ROLE master NOCREATEDB", 'ALTER ROLE "master" CREATEDB'),
+    ],
+)
+def test_a_missing_right_comes_with_the_grant_that_gives_it(source: Endpoint, revoke: str, grant: str):
+    """And that grant, run as it stands, is enough."""
+    source.admin(revoke)
+    findings = source.engine().login_limitations()
+    advice = {finding.advice.removeprefix("run: ") for finding in findings if finding.name == "missing-right"}
+    assert grant in advice
+
+    for statement in advice:
+        source.admin(statement)
+
+    assert [] == list(source.engine().login_limitations())
+
+
+def test_an_ordinary_login_is_told_everything_at_once(source: Endpoint):
+    messages = " ".join(finding.message for finding in source.engine(APPLICATION).login_limitations())
+
+    for what in ("create databases", "end other sessions", "see other sessions", "close database postgres"):
+        assert what in messages
+
+
+# -- what forbids a rotation --------------------------------------------------------------------------------------------
+
+
+def test_unlogged_relations_with_content(source: Endpoint):
+    """They are empty on a promoted replica, and nobody would notice before it is too late."""
+    with altered(source, "CREATE UNLOGGED TABLE quick (n int)", "DROP TABLE quick", "orders"):
+        assert [] == list(source.engine().limitations(()))
+        source.admin("INSERT INTO quick VALUES (1)", "orders")
+
+        assert ["unlogged-tables"] == [finding.name for finding in source.engine().limitations(())]
+        assert [] == list(source.engine().limitations(("unlogged-tables",)))
+
+
+def test_logical_slots(source: Endpoint):
+    create = "SELECT pg_create_logical_replication_slot('follower', 'pgoutput')"
+    with altered(source, create, "SELECT pg_drop_replication_slot('follower')", "orders"):
+        [finding] = source.engine().limitations(())
+
+        assert "logical-slots" == finding.name
+        assert "follower of database orders" in finding.message
+        assert [] == list(source.engine().limitations(("logical-slots",)))
+
+
+def test_active_cron_jobs(source: Endpoint):
+    source.admin("CREATE SCHEMA cron; CREATE TABLE cron.job (jobid int, active bool)", "orders")
+    source.admin("GRANT USAGE ON SCHEMA cron TO master; GRANT SELECT ON cron.job TO master", "orders")
+    with altered(source, "INSERT INTO cron.job VALUES (1, true)", "DROP SCHEMA cron CASCADE", "orders"):
+        assert ["pg-cron"] == [finding.name for finding in source.engine().limitations(())]
+        assert [] == list(source.engine().limitations(("pg-cron",)))
+
+
+def test_relations_in_template1(source: Endpoint):
+    """It has to stay open for CREATE DATABASE, so what is in it cannot be fenced."""
+    with altered(source, "CREATE TABLE stray (n int)", "DROP TABLE stray", "template1"):
+        assert ["template1"] == [finding.name for finding in source.engine().limitations(())]
+
+
+def test_a_long_transaction_is_only_a_warning(source: Endpoint, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("lambdas.rotation.engines.postgres.LONG_TRANSACTION_SECONDS", 0)
+    client = source.connect("orders")
+    client.run("BEGIN")
+    client.run("SELECT 1")
+    time.sleep(0.05)
+
+    [warning] = [one for one in source.engine().warnings() if "database orders" in one.message]
+    client.close()
+
+    assert "long-transaction" == warning.name
+    assert APPLICATION in warning.message
+
+
+# -- the control database -----------------------------------------------------------------------------------------------
+
+
+def test_a_control_database_of_somebody_else_is_left_alone(source: Endpoint):
+    engine = source.engine()
+    engine.drop_control_database()
+    source.admin(f"CREATE DATABASE {CONTROL_DATABASE} OWNER master")
+    source.admin("CREATE TABLE theirs (n int)", CONTROL_DATABASE)
+    try:
+        assert ["control-database"] == [finding.name for finding in engine.limitations(())]
+        with pytest.raises(NameTaken):
+            engine.ensure_control_database()
+        engine.drop_control_database()
+        assert [[0]] == source.admin("SELECT count(*) FROM theirs", CONTROL_DATABASE)
+    finally:
+        source.admin(f"DROP DATABASE {CONTROL_DATABASE} WITH (FORCE)")
+
+
+def test_a_control_database_that_is_half_made_is_finished(source: Endpoint):
+    """The first attempt died between CREATE DATABASE and the rest."""
+    engine = source.engine()
+    engine.drop_control_database()
+    source.admin(f"CREATE DATABASE {CONTROL_DATABASE} OWNER master")
+
+    engine.ensure_control_database()
+    engine.ensure_control_database()
+
+    assert engine.verdict("r") is None
+    assert source.admin(f"SELECT has_database_privilege('{APPLICATION}', '{CONTROL_DATABASE}', 'CONNECT')") == [[False]]
+
+
+def test_is_removed_and_stays_removed(source: Endpoint):
+    engine = source.engine()
+    engine.mark("r")
+    engine.drop_control_database()
+    engine.drop_control_database()
+
+    assert [] == source.admin(f"SELECT 1 FROM pg_database WHERE datname = '{CONTROL_DATABASE}'")
+
+
+# -- connections --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("whose", ["ROLE master", "DATABASE rds_key_rotation"])
+def test_a_courtesy_setting_does_not_stop_the_rotation(source: Endpoint, whose: str):
+    setting = f"ALTER {whose} SET default_transaction_read_only = on"
+    with altered(source, setting, f"ALTER {whose} RESET default_transaction_read_only"):
+        engine = source.engine()
+
+        assert engine.mark("r")
+        assert "release" == engine.decide("r", "release", engine.plan_fence(()))
+
+
+def test_a_wrong_password_is_refused_and_not_repeated_to_anybody(source: Endpoint):
+    engine = source.engine()
+    engine._password = "hunter2"
+
+    with pytest.raises(LoginRefused) as refused:
+        engine.is_replica()
+
+    assert "28P01" in str(refused.value)
+    assert "hunter2" not in str(refused.value)
+
+
+def test_a_server_of_another_authority_is_not_spoken_to(source: Endpoint, tmp_path: Path):
+    engine = source.engine()
+    engine._ca_bundle = str(CertificateAuthority(tmp_path / "other").bundle)
+
+    with pytest.raises(DatabaseUnreachable, match="CERTIFICATE_VERIFY_FAILED"):
+        engine.is_replica()
+
+
+def test_a_certificate_for_another_name_is_not_accepted(world: World, source: Endpoint):
+    """verify-full: a certificate of the right authority for another server is no proof."""
+    certificate = world.authority.issue("elsewhere.example.com")
+    world.fronts.open(source.server.name, source.address, 5432, certificate, source.server.socket)
+    try:
+        with pytest.raises(DatabaseUnreachable, match="CERTIFICATE_VERIFY_FAILED"):
+            source.engine().is_replica()
+    finally:
+        own = world.authority.issue(source.address)
+        world.fronts.open(source.server.name, source.address, 5432, own, source.server.socket)
+
+
+def test_a_server_that_restarts_is_unreachable_and_then_there_again(source: Endpoint):
+    """The same engine object: a poll outlives the reboot that belongs to a promotion."""
+    engine = source.engine()
+    assert not engine.is_replica()
+    source.server.stop()
+    try:
+        with pytest.raises(DatabaseUnreachable):
+            engine.is_replica()
+        with pytest.raises(DatabaseUnreachable):
+            engine.is_replica()
+    finally:
+        source.server.start()
+
+    assert not engine.is_replica()
+
+
+def test_a_right_that_is_missing_in_the_middle_is_a_login_refused(source: Endpoint):
+    engine = source.engine()
+    plan = engine.plan_fence(())
+    with altered(source, f"REVOKE {quoted(APPLICATION)} FROM {MASTER}", f"GRANT {quoted(APPLICATION)} TO {MASTER}"):
+        with pytest.raises(LoginRefused, match="42501"):
+            engine.raise_fence("r", plan, 5)
+
+        # All of them are closed in one transaction, so none is.
+        source.connect("orders").close()

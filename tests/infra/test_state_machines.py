@@ -1,0 +1,105 @@
+"""What the state machines and the functions have to agree on."""
+
+import inspect
+import json
+from typing import Any
+
+import pytest
+
+from infra import embed
+from infra.config import load
+from infra.tasks import Task, permission_matrix
+from lambdas.rollback.handler import SLOWEST_FUNCTION
+from lambdas.rotation import errors
+
+WORKFLOWS = ("rotate_key", "rotate_fleet")
+MACHINES = {workflow: embed.definition(workflow) for workflow in WORKFLOWS}
+ROWS = {task.placeholder: task for task in permission_matrix(load("sandbox"))}
+
+TASK_STATES = [
+    pytest.param(state, id=f"{workflow}-{name}")
+    for workflow, machine in MACHINES.items()
+    for name, state in embed.states(machine).items()
+    if state["Type"] == "Task" and state["Resource"] == "${LambdaInvoke}"
+]
+RETRYABLE = {
+    name for name, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, errors.Retryable)
+} - {"Retryable"}
+LAMBDA_RETRYABLE = {
+    "Lambda.ServiceException",
+    "Lambda.AWSLambdaException",
+    "Lambda.SdkClientException",
+    "Lambda.TooManyRequestsException",
+    "Lambda.Unknown",
+    "Runtime.ExitError",
+    "Sandbox.Timedout",
+}
+"""Lambda's own troubles: the function may have run or not, so every step may be repeated."""
+
+
+def row_of(state: dict[str, Any]) -> Task:
+    return ROWS[state["Parameters"]["FunctionName"].removeprefix("${").removesuffix("}")]
+
+
+@pytest.mark.parametrize("state", TASK_STATES)
+def test_retries_exactly_what_is_retryable(state: dict[str, Any]) -> None:
+    """Step Functions compares names, not classes: a renamed error silently stops being retried."""
+    retried = {error for rule in state["Retry"] for error in rule["ErrorEquals"]}
+
+    assert RETRYABLE | LAMBDA_RETRYABLE == retried
+
+
+@pytest.mark.parametrize("state", TASK_STATES)
+def test_the_function_ends_before_its_task(state: dict[str, Any]) -> None:
+    """A Task that gives up first would go on to Rollback while its function is still at work."""
+    assert row_of(state).timeout_seconds + 15 == state["TimeoutSeconds"]
+
+
+def test_a_rollback_waits_longer_than_any_function_can_run() -> None:
+    """It releases the source; a function of the dead execution that was still alive could release the target."""
+    assert max(row.timeout_seconds for row in ROWS.values()) < SLOWEST_FUNCTION.total_seconds()
+
+
+@pytest.mark.parametrize("state", TASK_STATES)
+def test_passes_the_whole_rotation_in_and_out(state: dict[str, Any]) -> None:
+    assert "$" == state["Parameters"]["Payload.$"]
+    assert "$.Payload" == state["OutputPath"]
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS)
+def test_has_a_time_limit_of_its_own(workflow: str) -> None:
+    assert MACHINES[workflow]["TimeoutSeconds"] > 0
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS)
+def test_its_placeholders_are_the_rows_of_the_matrix(workflow: str) -> None:
+    """A state without a row cannot run; a row without a state is authority that nobody needs."""
+    found = {name for name in embed.placeholders(json.dumps(MACHINES[workflow])) if name.endswith("FunctionArn")}
+
+    assert {row.placeholder for row in ROWS.values() if row.workflow == workflow} == found
+
+
+@pytest.mark.parametrize("row", ROWS.values(), ids=lambda row: row.package)
+def test_every_row_has_its_package(row: Task) -> None:
+    assert (embed.STATE_MACHINES.parent / "lambdas" / row.package / "handler.py").is_file()
+
+
+def test_every_package_has_its_row() -> None:
+    """A handler without a row would ship as dead code, with nobody's permissions."""
+    packages = {path.parent.name for path in (embed.STATE_MACHINES.parent / "lambdas").glob("*/handler.py")}
+
+    assert {row.package for row in ROWS.values()} == packages
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS)
+def test_state_names_are_unique_over_the_whole_machine(workflow: str) -> None:
+    """The embedder refuses repeated names; this is that refusal, on the machines that ship."""
+    embed.definition(workflow)
+
+
+@pytest.mark.parametrize("workflow", WORKFLOWS)
+def test_nothing_retries_or_swallows_everything(workflow: str) -> None:
+    """A blanket retry repeats refusals; a catcher of everything is right only where something is done about it."""
+    for name, state in embed.states(MACHINES[workflow]).items():
+        retried = {error for rule in state.get("Retry", []) for error in rule["ErrorEquals"]}
+        assert not retried & {"States.ALL", "States.TaskFailed", "States.Timeout"}, name

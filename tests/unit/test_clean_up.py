@@ -1,0 +1,176 @@
+"""CleanUp removes what the rotation made, nothing else, and says what it could not remove."""
+
+import pytest
+
+from lambdas.clean_up.handler import clean_up
+from lambdas.rollback.handler import rollback
+from lambdas.rotation.errors import AccessRefused, LoginRefused, StateIncomplete
+from lambdas.rotation.names import CONTROL_DATABASE
+from lambdas.rotation.state import KeyUser, Rotation
+from tests.fakes import (
+    NEW_KEY,
+    OLD_KEY,
+    ROTATION_ID,
+    SOURCE,
+    TARGET,
+    FakePorts,
+    failed,
+    fenced_rotation,
+    planned_rotation,
+    visit,
+)
+
+
+def rolled_back(ports: FakePorts) -> Rotation:
+    rotation = visit(rollback, failed(fenced_rotation(ports), "DrainIncomplete"), ports, takes_over=True)
+    ports.calls.clear()
+    return rotation
+
+
+def cleaned(rotation: Rotation, ports: FakePorts, visits: int = 20) -> Rotation:
+    for _ in range(visits):
+        rotation = visit(clean_up, rotation, ports)
+        assert rotation.undo is not None
+        if rotation.undo.clean:
+            break
+        ports.clock.advance(30)
+    return rotation
+
+
+def test_everything_that_the_rotation_made_and_in_which_order():
+    """The control database goes after the target: its verdict is what keeps a living replica from being released."""
+    ports = FakePorts()
+
+    rotation = cleaned(rolled_back(ports), ports)
+
+    assert rotation.undo is not None
+    assert rotation.undo.clean
+    assert () == rotation.undo.leftovers
+    removals = [call for call in ports.calls if not call.startswith(("ledger.record", "recovery"))]
+    assert removals == [
+        f"rds.request_instance_deletion {TARGET}",
+        "engine.drop_control_database orders",
+        f"kms.delete_alias alias/rds-rotation/orders/{ROTATION_ID}",
+        f"kms.schedule_key_deletion {NEW_KEY} 7",
+        "ledger.release_lock",
+    ]
+    assert [SOURCE] == list(ports.rds.instances)
+    assert CONTROL_DATABASE not in ports.source_server.own.open
+    assert {} == ports.recovery.at
+    assert {} == ports.ledger.locks
+    assert "Enabled" == ports.kms.keys[OLD_KEY].state
+
+
+def test_deletion_protection_was_carried_over_and_goes_first():
+    ports = FakePorts()
+    rotation = rolled_back(ports)
+    ports.rds.alter(TARGET, deletion_protection=True)
+
+    rotation = cleaned(rotation, ports)
+
+    assert rotation.undo is not None
+    assert rotation.undo.clean
+    assert TARGET not in ports.rds.instances
+
+
+def test_an_instance_without_our_tag_is_not_touched():
+    """NameTaken: somebody had a database of that name before."""
+    ports = FakePorts()
+    rotation = rolled_back(ports)
+    ports.rds.alter(TARGET, tags={})
+
+    cleaned(rotation, ports, visits=1)
+
+    assert TARGET in ports.rds.instances
+    assert not any("instance_deletion" in call for call in ports.calls)
+
+
+def test_a_refused_rotation_left_nothing():
+    ports = FakePorts(with_target=False)
+    rotation = visit(rollback, failed(planned_rotation(ports), "PreflightRefused"), ports, takes_over=True)
+    ports.source_server.reachable = False
+    ports.calls.clear()
+
+    rotation = cleaned(rotation, ports)
+
+    assert rotation.undo is not None
+    assert rotation.undo.clean
+    assert ["ledger.release_lock", "ledger.record"] == ports.calls
+
+
+def test_a_key_that_somebody_else_uses_by_now_stays():
+    ports = FakePorts()
+    rotation = rolled_back(ports)
+    ports.key_users.others[NEW_KEY] = [KeyUser(kind="db-snapshot", identifier="theirs")]
+
+    rotation = cleaned(rotation, ports, visits=300)
+
+    assert "Enabled" == ports.kms.keys[NEW_KEY].state
+    assert rotation.undo is not None
+    assert (f"aws kms schedule-key-deletion --key-id {NEW_KEY} --pending-window-in-days 7",) == rotation.undo.leftovers
+
+
+def test_a_key_without_our_tag_stays():
+    ports = FakePorts()
+    rotation = rolled_back(ports)
+    ports.kms.add(NEW_KEY)
+
+    rotation = cleaned(rotation, ports)
+
+    assert "Enabled" == ports.kms.keys[NEW_KEY].state
+    assert rotation.undo is not None
+    assert 1 == len(rotation.undo.leftovers)
+
+
+def test_what_is_forbidden_is_left_over_with_the_command_and_holds_nobody_up():
+    ports = FakePorts()
+    rotation = rolled_back(ports)
+    ports.fail("engine.drop_control_database", LoginRefused("password changed"))
+
+    rotation = cleaned(rotation, ports)
+
+    assert rotation.undo is not None
+    assert rotation.undo.clean
+    assert ("psql postgres -c 'DROP DATABASE rds_key_rotation WITH (FORCE)'",) == rotation.undo.leftovers
+    assert {} == ports.ledger.locks
+
+
+def test_while_the_target_lives_its_verdict_lives():
+    ports = FakePorts()
+    rotation = rolled_back(ports)
+    ports.fail("rds.request_instance_deletion", AccessRefused("not allowed"))
+
+    rotation = visit(clean_up, rotation, ports)
+
+    assert CONTROL_DATABASE in ports.source_server.own.open
+    assert "rollback" == ports.source_server.own.decisions[ROTATION_ID]
+    assert rotation.undo is not None
+    assert not rotation.undo.clean
+
+
+def test_waits_while_the_target_is_being_deleted():
+    ports = FakePorts()
+
+    rotation = cleaned(rolled_back(ports), ports, visits=1)
+
+    assert rotation.undo is not None
+    assert "to be deleted" in rotation.undo.waiting_for[0]
+    assert "Enabled" == ports.kms.keys[NEW_KEY].state
+
+
+def test_touches_nothing_before_the_rollback_has_ended():
+    ports = FakePorts()
+
+    with pytest.raises(StateIncomplete):
+        clean_up(fenced_rotation(ports), ports)
+
+    assert [] == ports.calls
+
+
+def test_a_retry_after_the_end_changes_nothing_but_the_lock():
+    ports = FakePorts()
+    rotation = cleaned(rolled_back(ports), ports)
+    ports.calls.clear()
+
+    assert rotation == clean_up(rotation, ports)
+    assert ["ledger.release_lock"] == ports.calls

@@ -1,0 +1,147 @@
+"""A fleet must rotate what asks for it, leave the rest alone with a reason, and fail where somebody has to look."""
+
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from lambdas.list_opted_in_databases.handler import list_opted_in_databases
+from lambdas.recover_rotations.handler import recover_rotations
+from lambdas.report_fleet.handler import report_fleet
+from lambdas.rotation.errors import FleetIncomplete
+from lambdas.rotation.names import BASE_NAME_TAG, DECOMMISSION_TAG
+from tests.fakes import EXECUTION, OLD_KEY, ROTATION_ID, SOURCE, START, FakePorts, fenced_rotation
+
+ENABLED = {"key-rotation:enabled": "true"}
+EVENT = {"scheduled_at": "2027-01-01T00:00:00Z"}
+
+
+def fleet(**tags: dict[str, str]) -> FakePorts:
+    """Databases by name, each with a key that is 90 days old."""
+    ports = FakePorts(with_target=False, min_age_days=30)
+    ports.kms.keys[OLD_KEY] = replace(ports.kms.keys[OLD_KEY], created_at=START - timedelta(days=90))
+    for name, more in tags.items():
+        ports.rds.add(name, key_arn=OLD_KEY, tags=ENABLED | more)
+    return ports
+
+
+def names(rows: list[dict[str, Any]]) -> list[str]:
+    return [row["identifier"] for row in rows]
+
+
+def test_lists_what_is_opted_in():
+    ports = fleet(shop={}, pay={})
+
+    listed = list_opted_in_databases(EVENT, ports)
+
+    assert ["shop", "pay"] == names(listed["databases"])
+    assert listed["databases"][0]["execution_name"] == "fleet-20270101T000000Z-shop"
+    assert listed == list_opted_in_databases(EVENT, ports)
+
+
+def test_skips_with_a_reason():
+    ports = fleet(old={DECOMMISSION_TAG: "1"}, reader={}, young={"key-rotation:min-age-days": "91"})
+    ports.rds.alter("reader", replica_of="old")
+
+    listed = list_opted_in_databases(EVENT, ports)
+
+    assert [] == listed["databases"]
+    assert {"old": "left it behind", "reader": "replica", "young": "90 days old"} == {
+        row["identifier"]: next(w for w in ("left it behind", "replica", "90 days old") if w in row["reason"])
+        for row in listed["skipped"]
+    }
+
+
+def test_a_second_fleet_rotates_only_what_is_left():
+    """The key of what the first one rotated is young."""
+    ports = fleet(shop={}, pay={})
+    ports.kms.add("arn:aws:kms:eu-central-1:123456789012:key/young")
+    database = ports.rds.instances["pay"].database
+    ports.rds.alter("pay", database=database.having(kms_key_arn="arn:aws:kms:eu-central-1:123456789012:key/young"))
+
+    assert ["shop"] == names(list_opted_in_databases(EVENT, ports)["databases"])
+
+
+def test_a_rotated_database_goes_by_its_base_name():
+    ports = fleet(**{"shop-rot-1": {BASE_NAME_TAG: "shop"}, "copy": {BASE_NAME_TAG: "shop"}})
+    ports.ledger.lineage["shop"] = ports.rds.instances["shop-rot-1"].database.resource_id
+
+    listed = list_opted_in_databases(EVENT, ports)
+
+    assert ["shop", "copy"] == [row["base_name"] for row in listed["databases"]]
+
+
+def test_a_database_with_a_broken_tag_is_started_and_refused_there():
+    """Skipping it would hide the mistake behind a green fleet."""
+    ports = fleet(shop={"key-rotation:min-age-days": "old"})
+
+    assert ["shop"] == names(list_opted_in_databases(EVENT, ports)["databases"])
+
+
+def outcome(name: str, error: str | None = None) -> dict[str, Any]:
+    row: dict[str, Any] = {"database": {"identifier": name}}
+    return row | ({"failure": {"Error": error, "Cause": "why"}} if error else {"result": {}})
+
+
+def test_a_fleet_without_failures_succeeds():
+    ports = FakePorts()
+
+    report_fleet({"outcomes": [outcome("shop")], "skipped": [{"identifier": "pay"}]}, ports)
+
+    ((moment, _, message),) = ports.notifier.sent
+    assert ("FleetRotated", ["shop"]) == (moment, message["rotated"])
+
+
+def test_one_failure_fails_the_fleet_and_names_it():
+    ports = FakePorts()
+
+    with pytest.raises(FleetIncomplete, match="pay: PreflightRefused: why"):
+        report_fleet({"outcomes": [outcome("shop"), outcome("pay", "PreflightRefused")]}, ports)
+
+    ((moment, _, message),) = ports.notifier.sent
+    assert ("FleetIncomplete", ["shop"], "pay") == (moment, message["rotated"], message["failed"][0]["database"])
+
+
+def test_nobody_opted_in_is_a_failure():
+    """A quarter in which nothing happens and everything is green is how rotations are forgotten."""
+    with pytest.raises(FleetIncomplete, match="key-rotation:enabled"):
+        report_fleet({"outcomes": [], "skipped": []}, FakePorts())
+
+
+def test_everybody_young_is_not():
+    report_fleet({"outcomes": [], "skipped": [{"identifier": "pay"}]}, FakePorts())
+
+
+# -- the hourly sweep --
+
+
+def test_the_sweep_starts_what_nobody_carries_on():
+    ports = FakePorts()
+    fenced_rotation(ports)
+    assert recover_rotations(ports) == {"recovered": []}
+    ports.workflow.running.clear()
+
+    assert recover_rotations(ports) == {"recovered": [ROTATION_ID]}
+    assert ["workflow.start_recovery recover-"] == [
+        call[: len("workflow.start_recovery recover-")] for call in ports.calls
+    ]
+
+
+def test_the_sweep_does_not_recover_a_recovery():
+    ports = FakePorts()
+    rotation = fenced_rotation(ports)
+    ports.ledger.record(rotation.having(recovery=True))
+    ports.workflow.running.clear()
+
+    assert recover_rotations(ports) == {"recovered": []}
+
+
+def test_the_sweep_leaves_history_alone():
+    ports = FakePorts()
+    rotation = fenced_rotation(ports)
+    ports.ledger.close(rotation, "rotated")
+    ports.workflow.running.discard(EXECUTION)
+
+    assert recover_rotations(ports) == {"recovered": []}
+    assert SOURCE == rotation.planned()[0].base_name

@@ -1,0 +1,77 @@
+"""The new key and the target must be made once, and be recognisable as this rotation's."""
+
+import pytest
+
+from lambdas.create_encrypted_read_replica.handler import create_encrypted_read_replica
+from lambdas.create_new_kms_key.handler import create_new_kms_key
+from lambdas.rotation.errors import AwsUnavailable, ReplicaKeyRefused, StateIncomplete
+from lambdas.rotation.names import ROTATION_ID_TAG
+from lambdas.rotation.state import Key
+from tests.fakes import NEW_KEY, OLD_KEY, ROTATION_ID, SOURCE, TARGET, FakePorts, planned_rotation
+
+
+def test_makes_one_key_however_often_the_answer_is_lost():
+    """CreateKey has no client token, and every key costs money until somebody finds it."""
+    ports = FakePorts(with_target=False)
+    rotation = planned_rotation(ports)
+    ports.fail("kms.ensure_key", AwsUnavailable("lost answer"), when="after")
+    with pytest.raises(AwsUnavailable):
+        create_new_kms_key(rotation, ports)
+
+    made = create_new_kms_key(rotation, ports)
+
+    assert 1 == sum(call.startswith("kms.ensure_key") for call in ports.calls)
+    assert made.new_key is not None
+    assert ports.kms.keys[made.new_key.arn].tags[ROTATION_ID_TAG] == ROTATION_ID
+    assert made.new_key.alias == f"alias/rds-rotation/{SOURCE}/{ROTATION_ID}"
+
+
+@pytest.mark.parametrize("manager", ["AWS", "CUSTOMER"])
+def test_keeps_in_mind_whose_the_old_key_is(manager: str):
+    ports = FakePorts(with_target=False)
+    ports.kms.add(OLD_KEY, manager=manager)
+
+    made = create_new_kms_key(planned_rotation(ports), ports)
+
+    assert made.old_key is not None
+    assert (OLD_KEY, manager) == (made.old_key.arn, made.old_key.manager)
+
+
+def test_needs_an_encrypted_source():
+    ports = FakePorts(with_target=False)
+    rotation = planned_rotation(ports)
+    source = ports.rds.instances[SOURCE].database.having(kms_key_arn=None)
+
+    with pytest.raises(StateIncomplete):
+        create_new_kms_key(rotation.having(source=source), ports)
+
+
+def test_asks_for_the_target_under_the_new_key():
+    ports = FakePorts(with_target=False)
+    ports.kms.add(NEW_KEY)
+    rotation = planned_rotation(ports).having(new_key=Key(arn=NEW_KEY, manager="CUSTOMER"))
+
+    requested = create_encrypted_read_replica(rotation, ports)
+
+    assert TARGET == requested.target_identifier
+    target = ports.rds.instances[TARGET]
+    assert (NEW_KEY, SOURCE) == (target.database.kms_key_arn, target.replica_of)
+    assert target.tags[ROTATION_ID_TAG] == ROTATION_ID
+
+
+def test_a_refused_key_changes_nothing():
+    ports = FakePorts(with_target=False)
+    rotation = planned_rotation(ports).having(new_key=Key(arn=NEW_KEY, manager="CUSTOMER"))
+    ports.fail("rds.request_read_replica", ReplicaKeyRefused("not under another key"))
+
+    with pytest.raises(ReplicaKeyRefused):
+        create_encrypted_read_replica(rotation, ports)
+
+    assert ports.calls == []
+
+
+def test_needs_the_new_key():
+    ports = FakePorts(with_target=False)
+
+    with pytest.raises(StateIncomplete):
+        create_encrypted_read_replica(planned_rotation(ports), ports)

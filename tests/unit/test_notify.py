@@ -1,0 +1,171 @@
+"""People and the fleet must hear of every end of a rotation, once, and learn no secret."""
+
+import json
+from typing import Any
+
+import pytest
+
+from lambdas.notify.handler import notify
+from lambdas.rotation.errors import AwsUnavailable
+from lambdas.rotation.notification import message_of
+from lambdas.rotation.policy import TASK_TOKEN
+from lambdas.rotation.state import Failure, KeyUser, Moment, Release, Retirement, Rotation, Undo
+from tests.fakes import EXECUTION, SOURCE, FakePorts, failed, journaled, planned_rotation, switched_rotation
+
+TOKEN = {TASK_TOKEN: "fleet"}
+
+
+def cut_over(ports: FakePorts) -> Rotation:
+    rotation = switched_rotation(ports)
+    release = Release(released_at=ports.clock.now(), write_outage_seconds=2.5)
+    return journaled(ports, rotation.having(release=release, request=rotation.request | TOKEN))
+
+
+def completed(ports: FakePorts) -> Rotation:
+    users = (KeyUser(kind="database", identifier="invoices"),)
+    retirement = Retirement(
+        verdict="kept", reason="it is in use", users=users, started_at=ports.clock.now(), complete=True
+    )
+    return journaled(ports, cut_over(ports).having(retirement=retirement))
+
+
+def rolled_back(ports: FakePorts) -> Rotation:
+    now = ports.clock.now()
+    undo = Undo(outcome="rolled-back", started_at=now, not_before=now, leftovers=("aws rds …",), clean=True)
+    return journaled(ports, failed(cut_over(ports).having(release=None, undo=undo), "DrainIncomplete"))
+
+
+def refused(ports: FakePorts) -> Rotation:
+    now = ports.clock.now()
+    undo = Undo(outcome="rolled-back", started_at=now, not_before=now, clean=True)
+    rotation = failed(planned_rotation(ports), "PreflightRefused").having(undo=undo)
+    return journaled(ports, rotation.having(request=rotation.request | TOKEN))
+
+
+def dry_run(ports: FakePorts) -> Rotation:
+    rotation = planned_rotation(ports, dry_run=True)
+    return journaled(ports, rotation.having(request=rotation.request | TOKEN))
+
+
+def attention(ports: FakePorts) -> Rotation:
+    return journaled(ports, failed(cut_over(ports), "VerificationFailed"))
+
+
+@pytest.mark.parametrize(
+    ("make", "moment", "outcome", "frees"),
+    [
+        (cut_over, Moment.CUT_OVER, None, False),
+        (completed, Moment.COMPLETED, "rotated", True),
+        (rolled_back, Moment.ROLLED_BACK, "rolled-back", True),
+        (refused, Moment.REFUSED, "refused", True),
+        (dry_run, Moment.PLANNED, "planned", True),
+        (attention, Moment.ATTENTION, None, False),
+    ],
+)
+def test_each_moment_is_told_and_ends_what_it_ends(make: Any, moment: Moment, outcome: str | None, frees: bool):
+    ports = FakePorts()
+    rotation = make(ports)
+
+    notify(rotation, ports)
+
+    assert [moment.value] == [sent[0] for sent in ports.notifier.sent]
+    assert outcome == ports.ledger.journal[rotation.rotation_id].outcome
+    assert frees == (SOURCE not in ports.ledger.locks)
+    assert ["fleet"] == [token for token, _, _ in ports.workflow.answers]
+
+
+@pytest.mark.parametrize(
+    ("make", "error"),
+    [(cut_over, ""), (dry_run, ""), (rolled_back, "DrainIncomplete"), (attention, "VerificationFailed")],
+)
+def test_the_fleet_hears_success_or_the_errors_name(make: Any, error: str):
+    ports = FakePorts()
+
+    notify(make(ports), ports)
+
+    ((_, output, told),) = ports.workflow.answers
+    assert (error, not error) == (told, output is not None)
+
+
+def test_the_fleet_is_answered_once_and_each_moment_told_once():
+    """The cutover answers; weeks later, at the end, nobody waits any more."""
+    ports = FakePorts()
+    rotation = notify(notify(cut_over(ports), ports), ports)
+    retirement = Retirement(verdict="kept", reason="r", started_at=ports.clock.now(), complete=True)
+
+    notify(rotation.having(retirement=retirement), ports)
+
+    assert 1 == len(ports.workflow.answers)
+    assert [Moment.CUT_OVER.value, Moment.COMPLETED.value] == [sent[0] for sent in ports.notifier.sent]
+
+
+def test_a_retry_does_not_tell_again_what_was_told():
+    ports = FakePorts()
+    rotation = cut_over(ports)
+    ports.fail("workflow.answer", AwsUnavailable("lost answer"))
+    with pytest.raises(AwsUnavailable):
+        notify(rotation, ports)
+
+    notify(ports.ledger.current(rotation), ports)
+
+    assert 1 == len(ports.notifier.sent)
+    assert 1 == len(ports.workflow.answers)
+
+
+def test_a_start_that_was_refused_has_no_ledger_entry_and_frees_nobodys_lock():
+    """RotationInProgress: the lock is another rotation's."""
+    ports = FakePorts()
+    planned_rotation(ports)
+    request = {"DBInstanceIdentifier": SOURCE} | TOKEN
+    failure = Failure(Error="RotationInProgress", Cause="wait")
+    rotation = Rotation(schema=1, execution_arn=EXECUTION, request=request, failure=failure)
+
+    notify(rotation, ports)
+
+    assert SOURCE in ports.ledger.locks
+    assert [("fleet", None, "RotationInProgress")] == ports.workflow.answers
+    assert SOURCE in ports.notifier.sent[0][1]
+
+
+def test_the_other_user_of_the_old_key_is_named():
+    ports = FakePorts()
+
+    notify(completed(ports), ports)
+
+    (_, _, message) = ports.notifier.sent[0]
+    assert [{"kind": "database", "identifier": "invoices"}] == message["users"]
+    assert message["old_key"]["verdict"] == "kept"
+
+
+def test_what_could_not_be_undone_comes_with_the_commands():
+    ports = FakePorts()
+
+    notify(rolled_back(ports), ports)
+
+    assert ["aws rds …"] == ports.notifier.sent[0][2]["leftovers"]
+
+
+@pytest.mark.parametrize("make", [cut_over, completed, rolled_back, refused, dry_run, attention])
+@pytest.mark.parametrize("moment", list(Moment))
+def test_one_schema_for_every_moment(make: Any, moment: Moment):
+    """Programs read these; a field that comes and goes breaks them."""
+    ports = FakePorts()
+
+    message = json.loads(json.dumps(message_of(make(ports), moment)))
+
+    assert set(message) >= {
+        "schema",
+        "moment",
+        "rotation_id",
+        "source",
+        "target",
+        "old_key",
+        "new_key",
+        "write_outage_seconds",
+        "failure",
+        "users",
+        "leftovers",
+        "what_to_do",
+        "evidence",
+    }
+    assert "fleet" not in json.dumps(message)

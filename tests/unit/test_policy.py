@@ -1,0 +1,96 @@
+"""A plan must mean what its owner wrote: what nobody understands is refused, never ignored."""
+
+import re
+from typing import Any
+
+import pytest
+
+from lambdas.rotation.errors import InputRefused
+from lambdas.rotation.policy import min_age_days, plan_of, recovered_execution, requested_database
+from lambdas.rotation.state import DnsRecordName
+
+TAGS = {
+    "key-rotation:enabled": "true",
+    "key-rotation:login-secret": "rds-key-rotation/orders",
+    "key-rotation:connectivity": "dns secret",
+    "key-rotation:dns-record": "Z123/DB.example.com.",
+    "key-rotation:endpoint-secret": "orders-app",
+    "key-rotation:grace-days": "3",
+    "team": "payments",
+}
+DEFAULTS = {"strategy": "read-replica", "grace_days": 7, "retire_key": "auto", "min_age_days": 30, "vpc_ids": []}
+REQUEST: dict[str, Any] = {"DBInstanceIdentifier": "orders"}
+
+
+def test_input_wins_over_tags_and_tags_over_defaults():
+    plan = plan_of("orders", REQUEST | {"RetireKey": True}, TAGS, DEFAULTS)
+
+    assert ("true", 3.0, "read-replica") == (plan.retire_key, plan.grace_days, plan.strategy)
+    assert DnsRecordName(zone_id="Z123", name="db.example.com") == plan.dns_record
+    assert ("dns", "secret") == plan.connectivity
+
+
+@pytest.mark.parametrize(
+    ("request_more", "tags_more", "named"),
+    [
+        ({"GraceDay": 3}, {}, "GraceDay"),
+        ({}, {"key-rotation:grace-day": "3"}, "key-rotation:grace-day"),
+        ({"GraceDays": "soon"}, {}, "GraceDays"),
+        ({}, {"key-rotation:grace-days": "a week"}, "key-rotation:grace-days"),
+        ({"GraceDays": -1}, {}, "grace_days"),
+        ({"DryRun": "yes"}, {}, "DryRun: must be true or false"),
+        ({"WriteOutageBudgetSeconds": 1.5}, {}, "whole number"),
+        ({}, {"key-rotation:dns-record": "db.example.com"}, "key-rotation:dns-record: must be"),
+        ({"Strategy": "snapshot"}, {}, "snapshot is not supported yet"),
+        ({}, {"key-rotation:connectivity": "proxy"}, "proxy is not supported yet"),
+        ({}, {"key-rotation:approval": "required"}, "key-rotation:approval: is not supported yet"),
+        ({}, {"key-rotation:window": "sun:02:00-sun:04:00"}, "key-rotation:window"),
+        ({}, {"key-rotation:min-age-days": "old"}, "key-rotation:min-age-days"),
+    ],
+)
+def test_refuses_by_name_what_it_does_not_understand(
+    request_more: dict[str, Any], tags_more: dict[str, str], named: str
+):
+    """Ignored, a misspelt grace period would delete a database too early, and an approval would never be asked for."""
+    with pytest.raises(InputRefused, match=re.escape(named)):
+        plan_of("orders", REQUEST | request_more, TAGS | tags_more, DEFAULTS)
+
+
+def test_all_problems_are_listed_together():
+    with pytest.raises(InputRefused, match=r"key-rotation:grace-days: .*; DryRun: "):
+        plan_of("orders", REQUEST | {"DryRun": 1}, TAGS | {"key-rotation:grace-days": "x"}, DEFAULTS)
+
+
+def test_a_tag_that_the_input_overrides_is_not_judged():
+    """A person may start by hand what a broken tag stops."""
+    plan = plan_of("orders", REQUEST | {"GraceDays": 0}, TAGS | {"key-rotation:grace-days": "x"}, DEFAULTS)
+
+    assert plan.grace_days == 0
+
+
+def test_auto_is_the_strategy_that_exists():
+    assert plan_of("orders", REQUEST | {"Strategy": "auto"}, {}, {}).strategy == "read-replica"
+
+
+def test_the_fleets_plumbing_is_known_input():
+    request = REQUEST | {"TaskToken": "t", "AWS_STEP_FUNCTIONS_STARTED_BY_EXECUTION_ID": "arn"}
+
+    assert requested_database(request) == "orders"
+
+
+@pytest.mark.parametrize("request_", [{}, {"DBInstanceIdentifier": ""}, {"DBInstanceIdentifier": 3}])
+def test_a_start_without_a_database_says_what_to_write(request_: dict[str, Any]):
+    with pytest.raises(InputRefused, match="DBInstanceIdentifier"):
+        requested_database(request_)
+
+
+def test_a_recovery_takes_no_other_input():
+    """Its plan is the one in the journal; input that were ignored here would look as if it counted."""
+    assert recovered_execution({"Recover": "arn:x"}) == "arn:x"
+    assert recovered_execution(REQUEST) is None
+    with pytest.raises(InputRefused, match="GraceDays"):
+        recovered_execution({"Recover": "arn:x", "GraceDays": 1})
+
+
+def test_the_tag_decides_how_old_a_key_has_to_be():
+    assert (30, 90) == (min_age_days({}, DEFAULTS), min_age_days({"key-rotation:min-age-days": "90"}, DEFAULTS))

@@ -1,0 +1,243 @@
+"""Preflight must say everything that stands against a rotation at once, and change nothing."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from lambdas.preflight.handler import preflight
+from lambdas.rotation.errors import (
+    AccessRefused,
+    AwsUnavailable,
+    DatabaseUnreachable,
+    LoginRefused,
+    PreflightRefused,
+)
+from lambdas.rotation.state import Finding, FirstLook, Rotation
+from tests.fakes import OLD_KEY, ROTATION_ID, SOURCE, FakePorts, journaled, planned_rotation
+
+NAME = "db.example.com"
+
+
+def ready(**plan: Any) -> tuple[FakePorts, Rotation]:
+    ports = FakePorts(with_target=False, vpc_ids=["vpc-1"])
+    source = ports.rds.instances[SOURCE]
+    ports.dns.records["Z1", NAME] = (source.database.address, 300)
+    ports.secrets.logins["login"] = ("rotator", "secret")
+    ports.rds.quotas = {"DBInstances": (3, 40), "AllocatedStorage": (100, 1000), "ManualSnapshots": (0, 100)}
+    return ports, planned_rotation(ports, **plan)
+
+
+def refusal(ports: FakePorts, rotation: Rotation) -> list[str]:
+    """The names of the reasons; each line also has a message and an advice."""
+    with pytest.raises(PreflightRefused) as refused:
+        preflight(rotation, ports)
+    lines = str(refused.value).splitlines()
+    assert all(": " in line and " — " in line for line in lines)
+    assert ports.calls == []
+    return [line.split(":")[0] for line in lines]
+
+
+def test_a_fit_database_passes_with_its_warnings():
+    ports, rotation = ready()
+    ports.rds.event_subscriptions[SOURCE] = ["ops"]
+
+    passed = preflight(rotation, ports)
+
+    assert passed.preflight is not None
+    assert ["EventSubscription"] == [warning.name for warning in passed.preflight.warnings]
+    assert ports.calls == []
+
+
+RAW: dict[str, dict[str, Any]] = {
+    "ManagedMasterPassword": {"MasterUserSecret": {"SecretArn": "arn"}},
+    "ClusterMember": {"DBClusterIdentifier": "c"},
+    "HasReplicas": {"ReadReplicaDBInstanceIdentifiers": ["r"]},
+    "BackupsReplicated": {"DBInstanceAutomatedBackupsReplications": [{}]},
+    "InDirectory": {"DomainMemberships": [{"Domain": "d-1"}]},
+    "ActivityStream": {"ActivityStreamStatus": "started"},
+    "ChangesPending": {"PendingModifiedValues": {"DBInstanceClass": "db.r6g.large"}},
+}
+
+
+@pytest.mark.parametrize("name", RAW)
+def test_refuses_what_a_replica_cannot_be_or_carry(name: str):
+    ports, rotation = ready()
+    ports.rds.alter(SOURCE, raw=RAW[name])
+
+    assert [name] == refusal(ports, rotation)
+
+
+@pytest.mark.parametrize(
+    ("name", "facts"),
+    [
+        ("NotAvailable", {"status": "backing-up"}),
+        ("Unencrypted", {"storage_encrypted": False}),
+        ("BackupsOff", {"backup_retention_days": 0}),
+        ("IsReplica", {"replica_of": "main"}),
+    ],
+)
+def test_refuses_by_the_sources_state(name: str, facts: dict[str, Any]):
+    ports, rotation = ready()
+    ports.rds.alter(SOURCE, **facts)
+
+    assert [name] == refusal(ports, rotation)
+
+
+@pytest.mark.parametrize(("engine", "version"), [("oracle-ee", "19"), ("postgres", "13.22")])
+def test_refuses_engines_that_the_strategy_does_not_know(engine: str, version: str):
+    ports, rotation = ready()
+    database = ports.rds.instances[SOURCE].database.having(engine=engine, engine_version=version)
+    ports.rds.alter(SOURCE, database=database)
+
+    assert ["EngineNotSupported"] == refusal(ports, rotation)
+
+
+def test_refuses_by_its_surroundings():
+    ports, rotation = ready()
+    ports.rds.proxies[SOURCE] = ["pool"]
+    ports.rds.alter(SOURCE, tags={"aws:cloudformation:stack-name": "shop"})
+    ports.rds.add(f"{SOURCE}-rot-{ROTATION_ID}", key_arn=OLD_KEY)
+
+    assert ["ProxyTarget", "iac-owned", "TargetNameTaken"] == refusal(ports, rotation)
+
+
+def test_a_named_risk_can_be_accepted():
+    ports, rotation = ready(accept=("iac-owned",))
+    ports.rds.alter(SOURCE, tags={"aws:cloudformation:stack-name": "shop"})
+
+    assert preflight(rotation, ports).preflight is not None
+
+
+def test_refuses_a_vpc_that_the_functions_are_not_in():
+    ports, rotation = ready()
+    ports.settings.defaults = {"vpc_ids": ["vpc-other"]}
+
+    assert ["VpcNotReachable"] == refusal(ports, rotation)
+
+
+@pytest.mark.parametrize(("window", "refused"), [("fri:02:00-fri:03:00", True), ("mon:02:00-mon:03:00", False)])
+def test_pending_maintenance_counts_when_its_window_is_near(window: str, refused: bool):
+    """The fakes' clock stands at a Friday, 00:00."""
+    ports, rotation = ready()
+    source = ports.rds.instances[SOURCE]
+    ports.rds.alter(SOURCE, raw={"PreferredMaintenanceWindow": window})
+    ports.rds.maintenance[source.database.arn] = ["system-update: new minor version"]
+
+    if refused:
+        assert ["MaintenancePending"] == refusal(ports, rotation)
+    else:
+        assert preflight(rotation, ports).preflight is not None
+
+
+@pytest.mark.parametrize(
+    ("quota", "used"), [("DBInstances", (40, 40)), ("AllocatedStorage", (990, 1000)), ("ManualSnapshots", (99, 100))]
+)
+def test_refuses_when_there_is_no_room(quota: str, used: tuple[int, int]):
+    ports, rotation = ready()
+    ports.rds.quotas[quota] = used
+    ports.rds.alter(SOURCE, raw={"AllocatedStorage": 20})
+
+    assert ["QuotaExhausted"] == refusal(ports, rotation)
+
+
+def test_refuses_a_source_whose_key_is_disabled():
+    ports, rotation = ready()
+    ports.kms.keys[OLD_KEY] = replace(ports.kms.keys[OLD_KEY], state="Disabled")
+
+    assert ["OldKeyUnusable"] == refusal(ports, rotation)
+
+
+# -- connectivity --
+
+
+@pytest.mark.parametrize(
+    ("plan", "name"),
+    [
+        ({"connectivity": ()}, "NoConnectivity"),
+        ({"dns_record": None}, "NoDnsRecord"),
+        ({"connectivity": ("secret",)}, "NoEndpointSecret"),
+        ({"login_secret": None}, "NoLoginSecret"),
+    ],
+)
+def test_refuses_a_plan_with_a_hole(plan: dict[str, Any], name: str):
+    ports, rotation = ready(**plan)
+
+    assert [name] == refusal(ports, rotation)
+
+
+def test_reports_what_was_seen_outside_the_vpc():
+    ports, rotation = ready()
+    seen = Finding(name="RecordMissing", message="m", advice="a")
+    rotation = journaled(ports, rotation.having(first_look=FirstLook(limitations=(seen,))))
+
+    assert ["RecordMissing"] == refusal(ports, rotation)
+
+
+@pytest.mark.parametrize("address", ["nowhere", "other.abc123.eu-central-1.rds.amazonaws.com"])
+def test_refuses_a_name_that_leads_elsewhere_inside_the_vpc(address: str):
+    """A private zone of the same name: Route 53's API shows the right record, and no client here uses it."""
+    ports, rotation = ready()
+    ports.rds.add("other", key_arn=OLD_KEY)
+    ports.names.private[NAME] = address
+
+    assert ["NameLeadsElsewhere"] == refusal(ports, rotation)
+
+
+# -- the login --
+
+
+def test_refuses_a_login_secret_that_is_about_to_change():
+    ports, rotation = ready()
+    ports.secrets.found["login"] = [Finding(name="SecretAboutToRotate", message="m", advice="a")]
+
+    assert ["SecretAboutToRotate"] == refusal(ports, rotation)
+
+
+@pytest.mark.parametrize(
+    ("error", "name"),
+    [(LoginRefused("no"), "LoginRefused"), (DatabaseUnreachable("no"), "DatabaseUnreachable")],
+)
+def test_a_login_that_fails_is_a_reason_among_others(error: Exception, name: str):
+    ports, rotation = ready()
+    ports.rds.alter(SOURCE, backup_retention_days=0)
+    ports.fail("engine.login_limitations", error)
+
+    assert ["BackupsOff", name] == refusal(ports, rotation)
+
+
+def test_what_the_databases_hold_is_a_reason_unless_accepted():
+    ports, rotation = ready()
+    ports.source_server.found = [Finding(name="logical-slots", message="m", advice="a")]
+
+    assert ["logical-slots"] == refusal(ports, rotation)
+    ports, rotation = ready(accept=("logical-slots",))
+    ports.source_server.found = [Finding(name="logical-slots", message="m", advice="a")]
+    assert preflight(rotation, ports).preflight is not None
+
+
+# -- questions without an answer --
+
+
+def test_a_question_that_may_not_be_asked_is_a_reason():
+    """What it would have said is not known; the other reasons are reported all the same."""
+    ports, rotation = ready()
+    ports.rds.alter(SOURCE, backup_retention_days=0)
+    ports.fail("kms.describe_key", AccessRefused("kms:DescribeKey"))
+
+    assert ["BackupsOff", "OldKeyUnreadable"] == refusal(ports, rotation)
+
+
+def test_a_throttled_question_is_asked_again():
+    ports, rotation = ready()
+    ports.fail("kms.describe_key", AwsUnavailable("slow down"))
+
+    with pytest.raises(AwsUnavailable):
+        preflight(rotation, ports)
+
+
+def test_all_reasons_come_together():
+    ports, rotation = ready(connectivity=(), login_secret=None)
+    ports.rds.alter(SOURCE, backup_retention_days=0, storage_encrypted=False)
+
+    assert ["Unencrypted", "BackupsOff", "NoConnectivity", "NoLoginSecret"] == refusal(ports, rotation)

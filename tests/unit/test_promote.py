@@ -1,0 +1,164 @@
+"""Promote must never let go of a committed write."""
+
+from datetime import timedelta
+
+import pytest
+
+from lambdas.promote.handler import promote
+from lambdas.rotation.errors import (
+    AwsUnavailable,
+    DecisionLost,
+    DrainIncomplete,
+    EpochSuperseded,
+    FenceBroken,
+    PromotionFailed,
+    TargetMismatch,
+)
+from tests.fakes import (
+    EXECUTION,
+    ROTATION_ID,
+    SOURCE,
+    START,
+    TARGET,
+    FakeEngine,
+    FakePorts,
+    fenced_rotation,
+    visit,
+)
+
+
+def was_asked(ports: FakePorts) -> bool:
+    return any(call.startswith("rds.request_promotion") for call in ports.calls)
+
+
+def test_journal_then_schedule_then_rds():
+    """Written down first: a rollback must know that RDS may have been asked."""
+    ports = FakePorts()
+    rotation = fenced_rotation(ports)
+
+    promote(rotation, ports)
+
+    assert ["ledger.record", "recovery.set", f"rds.request_promotion {TARGET}"] == ports.calls
+    assert START + timedelta(minutes=35) == ports.recovery.at[ROTATION_ID]
+    assert ports.ledger.journal[ROTATION_ID].rotation.promotion is not None
+
+
+def test_refuses_a_target_one_byte_short_of_the_fence():
+    """Nothing was promoted, so the source is still the truth and rollback is safe."""
+    ports = FakePorts()
+    rotation = fenced_rotation(ports)
+    ports.target_server.stop_replay()
+    ports.target_server.own.position -= 1
+
+    with pytest.raises(DrainIncomplete, match=f"{TARGET} has not replayed 0/20"):
+        promote(rotation, ports)
+
+    assert [] == ports.calls
+
+
+@pytest.mark.parametrize("how", ["opened by hand", "a new database"])
+def test_refuses_when_the_fence_no_longer_holds(how):
+    ports = FakePorts()
+    rotation = fenced_rotation(ports)
+    ports.source_server.own.open["orders" if how == "opened by hand" else "new"] = True
+
+    with pytest.raises(FenceBroken, match="accepts connections" if how == "opened by hand" else "new was never fenced"):
+        promote(rotation, ports)
+
+    assert [] == ports.calls
+
+
+def test_refuses_a_rotation_that_was_decided():
+    ports = FakePorts()
+    rotation = fenced_rotation(ports)
+    FakeEngine(ports.source_server).decide(ROTATION_ID, "rollback", ())
+    ports.calls.clear()
+
+    with pytest.raises(DecisionLost):
+        promote(rotation, ports)
+
+    assert [] == ports.calls
+
+
+def test_an_older_epoch_never_reaches_rds():
+    ports = FakePorts()
+    rotation = fenced_rotation(ports)
+    ports.ledger.take_over(rotation, EXECUTION)
+
+    with pytest.raises(EpochSuperseded):
+        promote(rotation, ports)
+
+    assert not was_asked(ports)
+
+
+@pytest.mark.parametrize("looks", [0, 5])
+def test_promotes_exactly_once_however_often_it_is_retried(looks):
+    """A retry may follow a success nobody heard of; RDS refuses to promote a primary."""
+    ports = FakePorts()
+    rotation = fenced_rotation(ports)
+    ports.fail("rds.request_promotion", AwsUnavailable("answer lost"), when="after")
+    with pytest.raises(AwsUnavailable):
+        visit(promote, rotation, ports)
+    for _ in range(looks):  # RDS goes on meanwhile
+        ports.rds.describe_instance(TARGET)
+
+    visit(promote, rotation, ports)
+
+    assert 1 == sum(call.startswith("rds.request_promotion") for call in ports.calls)
+
+
+def test_asks_again_when_the_request_never_arrived():
+    ports = FakePorts()
+    rotation = fenced_rotation(ports)
+    ports.fail("rds.request_promotion", AwsUnavailable("throttled"))
+    with pytest.raises(AwsUnavailable):
+        visit(promote, rotation, ports)
+
+    visit(promote, rotation, ports)
+
+    assert was_asked(ports)
+
+
+def test_a_refusal_is_reported_as_such():
+    ports = FakePorts()
+    rotation = fenced_rotation(ports)
+    ports.fail("rds.request_promotion", PromotionFailed("backing up"))
+
+    with pytest.raises(PromotionFailed):
+        promote(rotation, ports)
+
+
+@pytest.mark.parametrize("change", ["another instance", "another key", "gone"])
+def test_refuses_an_instance_that_only_has_the_name(change):
+    ports = FakePorts()
+    rotation = fenced_rotation(ports)
+    database = ports.rds.instances[TARGET].database
+    if change == "gone":
+        del ports.rds.instances[TARGET]
+    elif change == "another key":
+        ports.rds.alter(TARGET, database=database.having(kms_key_arn="other"))
+    else:
+        ports.rds.alter(TARGET, database=database.having(resource_id="db-other"))
+
+    with pytest.raises(TargetMismatch):
+        promote(rotation, ports)
+
+    assert not was_asked(ports)
+
+
+def test_somebody_else_promoted_it():
+    ports = FakePorts()
+    rotation = fenced_rotation(ports)
+    ports.rds.alter(TARGET, replica_of=None)
+
+    with pytest.raises(TargetMismatch, match="somebody else"):
+        promote(rotation, ports)
+
+
+def test_a_source_that_is_gone_cannot_be_rotated():
+    ports = FakePorts()
+    rotation = fenced_rotation(ports)
+    del ports.rds.instances[SOURCE]
+
+    with pytest.raises(PromotionFailed, match="orders is gone"):
+        promote(rotation, ports)

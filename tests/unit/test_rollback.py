@@ -1,0 +1,395 @@
+"""Rollback: applications get exactly one place to write to, whatever happened before and whoever is still alive."""
+
+from datetime import timedelta
+
+import pytest
+
+from infra.config import load
+from infra.tasks import permission_matrix
+from lambdas.pause_application_writes.handler import pause_application_writes
+from lambdas.promote.handler import promote
+from lambdas.resume_writes.handler import resume_writes
+from lambdas.rollback.evidence import STILL_A_REPLICA
+from lambdas.rollback.handler import SLOWEST_FUNCTION, rollback
+from lambdas.rotation.errors import AwsUnavailable, DatabaseUnreachable, DecisionLost, EpochSuperseded, LoginRefused
+from lambdas.rotation.state import Rotation
+from tests.fakes import (
+    EXECUTION,
+    ROTATION_ID,
+    SOURCE,
+    TARGET,
+    FakeEngine,
+    FakePorts,
+    failed,
+    fenced_rotation,
+    planned_rotation,
+    promoted_rotation,
+    promoting_rotation,
+    switched_rotation,
+    synced_rotation,
+    visit,
+)
+
+
+def rolled(rotation: Rotation, ports: FakePorts) -> Rotation:
+    return visit(rollback, rotation, ports, takes_over=True)
+
+
+def outcome(rotation: Rotation) -> str:
+    assert rotation.undo is not None
+    return rotation.undo.outcome
+
+
+def restored(rotation: Rotation, ports: FakePorts) -> Rotation:
+    """RestoreConnectivity, as the state machine runs it after ``decided``."""
+    assert rotation.connectivity is not None
+    rotation = rotation.having(connectivity=rotation.connectivity.having(restored_at=ports.clock.now()))
+    ports.ledger.record(rotation)
+    return rotation
+
+
+def writable(ports: FakePorts) -> list[str]:
+    """Which sides accept application writes. Never two."""
+    return [name for name, server in sorted(ports.rds.servers.items()) if server.accepts_applications()]
+
+
+# -- before the fence, and under it -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("point", [planned_rotation, synced_rotation])
+def test_nothing_was_fenced(point):
+    """No server is asked, so a rotation that failed for lack of a login can be rolled back."""
+    ports = FakePorts()
+    ports.source_server.reachable = False
+
+    rotation = rolled(failed(point(ports), "PreflightRefused"), ports)
+
+    assert "rolled-back" == outcome(rotation)
+    assert 2 == rotation.epoch
+
+
+@pytest.mark.parametrize("error", ["FenceIncomplete", "DrainIncomplete", "FenceBroken", "AwsUnavailable"])
+def test_a_function_that_said_what_was_wrong_has_ended(error):
+    """So the source is opened at once: each second more is a second of outage."""
+    ports = FakePorts()
+    ports.source_server.own.limit["postgres"] = 17
+
+    rotation = rolled(failed(fenced_rotation(ports), error), ports)
+
+    assert "rolled-back" == outcome(rotation)
+    assert [SOURCE] == writable(ports)
+    assert 17 == ports.source_server.own.limit["postgres"]
+    assert "rollback" == ports.source_server.own.decisions[ROTATION_ID]
+    assert error == (rotation.failure.Error if rotation.failure else None)
+
+
+def test_epoch_before_anything_else():
+    ports = FakePorts()
+
+    rolled(failed(fenced_rotation(ports), "DrainIncomplete"), ports)
+
+    assert ["ledger.take_over", "ledger.record", "engine.decide-rollback orders", "ledger.record"] == ports.calls
+
+
+@pytest.mark.parametrize("error", ["States.Timeout", "Lambda.Unknown", "ExecutionEnded", "Exception"])
+def test_waits_for_functions_that_may_still_run(error):
+    ports = FakePorts()
+
+    rotation = rolled(failed(fenced_rotation(ports), error), ports)
+    assert "undecided" == outcome(rotation)
+    assert [] == writable(ports)
+    ports.clock.advance(SLOWEST_FUNCTION.total_seconds())
+
+    assert "rolled-back" == outcome(rolled(rotation, ports))
+    assert [SOURCE] == writable(ports)
+
+
+def test_waits_longer_than_any_function_may_run():
+    for task in permission_matrix(load("example")):
+        assert timedelta(seconds=task.timeout_seconds) < SLOWEST_FUNCTION
+
+
+def test_a_fence_raised_by_a_dead_execution_cannot_close_the_source_again():
+    """Its journal entry was written before the takeover; the decision row stops what the epoch no longer can."""
+    ports = FakePorts()
+    dead = fenced_rotation(ports)
+    assert dead.fence is not None
+    rolled(failed(dead, "FenceIncomplete"), ports)
+
+    with pytest.raises(DecisionLost):
+        FakeEngine(ports.source_server).raise_fence(ROTATION_ID, dead.fence.databases, 1)
+
+    assert [SOURCE] == writable(ports)
+
+
+@pytest.mark.parametrize("step", [pause_application_writes, promote, resume_writes])
+def test_no_step_of_the_dead_execution_gets_past_its_journal(step):
+    ports = FakePorts()
+    dead = fenced_rotation(ports)
+    rolled(failed(dead, "DrainIncomplete"), ports)
+
+    with pytest.raises(EpochSuperseded):
+        visit(step, dead, ports)
+
+
+def test_goes_on_with_what_the_journal_says_when_the_epoch_is_raised():
+    """Promote may write between Rollback's reading of the journal and its takeover. That write must not be overlooked."""
+    ports = FakePorts()
+    stale = failed(fenced_rotation(ports), "States.Timeout")
+    visit(promote, stale.having(failure=None), ports)
+
+    rotation = rollback(stale, ports)
+
+    assert rotation.promotion is not None
+
+
+def test_a_retry_of_rollback_after_its_own_takeover():
+    ports = FakePorts()
+    rotation = failed(fenced_rotation(ports), "DrainIncomplete")
+    ports.fail("engine.decide-rollback", DatabaseUnreachable("cut"), when="after")
+    first = rolled(rotation, ports)
+    assert "undecided" == outcome(first)
+
+    # The state machine repeats with the state of before: an epoch too old, the same execution.
+    again = rolled(rotation, ports)
+
+    assert "rolled-back" == outcome(again)
+    assert 2 == again.epoch
+
+
+def test_the_lost_answer_of_a_takeover():
+    ports = FakePorts()
+    rotation = failed(fenced_rotation(ports), "DrainIncomplete")
+    ports.fail("ledger.take_over", AwsUnavailable("answer lost"), when="after")
+    with pytest.raises(AwsUnavailable):
+        rolled(rotation, ports)
+
+    assert "rolled-back" == outcome(rolled(rotation, ports))
+
+
+def test_somebody_elses_recovery_keeps_this_execution_out():
+    ports = FakePorts()
+    rotation = failed(fenced_rotation(ports), "DrainIncomplete")
+    ports.ledger.take_over(ports.ledger.current(rotation), "another execution")
+
+    with pytest.raises(EpochSuperseded):
+        rolled(rotation, ports)
+
+
+@pytest.mark.parametrize("error", [DatabaseUnreachable("gone"), LoginRefused("password changed")])
+def test_a_source_that_cannot_be_reached_is_tried_until_it_can(error):
+    ports = FakePorts()
+    ports.fail("engine.decide-rollback", error)
+
+    rotation = rolled(failed(fenced_rotation(ports), "DrainIncomplete"), ports)
+    assert "undecided" == outcome(rotation)
+    assert rotation.undo is not None
+    assert str(error) in rotation.undo.reason
+
+    assert "rolled-back" == outcome(rolled(rotation, ports))
+
+
+# -- a promotion was requested ------------------------------------------------------------------------------------------
+
+
+def test_a_promotion_under_way_is_waited_for():
+    """Opening the source now could give two primaries."""
+    ports = FakePorts()
+    ports.rds.promotion_takes = 3
+    rotation = rolled(failed(promoting_rotation(ports), "PromotionFailed"), ports)
+    assert "undecided" == outcome(rotation)
+    assert [] == writable(ports)
+
+    while outcome(rotation) == "undecided":
+        rotation = rolled(rotation, ports)
+
+    assert "rolled-back" == outcome(rotation)
+    assert "rollback" == ports.target_server.own.decisions[ROTATION_ID]
+    assert [SOURCE] == writable(ports)
+
+
+def test_a_refused_promotion_needs_the_replica_to_be_seen_twice():
+    ports = FakePorts()
+    rotation = promoting_rotation(ports)
+    ports.rds.refuse_promotion(TARGET)
+    rotation = rolled(failed(rotation, "PromotionFailed"), ports)
+    assert "undecided" == outcome(rotation)
+    assert "undecided" == outcome(rolled(rotation, ports)), "too soon"
+    ports.clock.advance(STILL_A_REPLICA.total_seconds())
+
+    assert "rolled-back" == outcome(rolled(rotation, ports))
+    assert [SOURCE] == writable(ports)
+
+
+def test_a_promotion_that_shows_late_starts_the_count_again():
+    ports = FakePorts()
+    rotation = promoting_rotation(ports)
+    ports.rds.refuse_promotion(TARGET)
+    rotation = rolled(failed(rotation, "PromotionFailed"), ports)
+    ports.rds.alter(TARGET, status="modifying")
+    rotation = rolled(rotation, ports)
+    ports.rds.alter(TARGET, status="available")
+    ports.clock.advance(STILL_A_REPLICA.total_seconds())
+
+    assert "undecided" == outcome(rolled(rotation, ports))
+    assert [] == writable(ports)
+
+
+def test_a_promoted_target_is_decided_on_the_target_first():
+    ports = FakePorts()
+
+    rotation = rolled(failed(promoted_rotation(ports), "TargetMismatch"), ports)
+
+    assert "rolled-back" == outcome(rotation)
+    decisions = [call for call in ports.calls if "decide" in call]
+    assert [f"engine.decide-rollback {TARGET}", f"engine.decide-rollback {SOURCE}"] == decisions
+    assert [SOURCE] == writable(ports)
+
+
+def test_a_late_release_finds_the_rollback_and_opens_nothing():
+    ports = FakePorts()
+    dead = switched_rotation(ports)
+    assert dead.fence is not None
+    rolled(failed(dead, "AwsRefused"), ports)
+
+    assert "rollback" == FakeEngine(ports.target_server).decide(ROTATION_ID, "release", dead.fence.databases)
+    assert [] == writable(ports)
+
+
+def test_an_unseen_target_keeps_both_sides_fenced_and_pages_once():
+    ports = FakePorts()
+    rotation = promoted_rotation(ports)
+    ports.target_server.reachable = False
+    rotation = rolled(failed(rotation, "DatabaseUnreachable"), ports)
+
+    for _ in range(30):
+        assert "undecided" == outcome(rotation)
+        assert [] == writable(ports)
+        ports.clock.advance(15)
+        rotation = rolled(rotation, ports)
+
+    assert ["RotationUndecided"] == [moment for moment, _, _ in ports.notifier.sent]
+    assert "does not answer" in ports.notifier.sent[0][2]["waiting_for"]
+
+
+def test_finishes_by_itself_when_the_target_can_be_seen_again():
+    ports = FakePorts()
+    rotation = promoted_rotation(ports)
+    ports.target_server.reachable = False
+    rotation = rolled(failed(rotation, "DatabaseUnreachable"), ports)
+    ports.target_server.reachable = True
+
+    assert "rolled-back" == outcome(rolled(rotation, ports))
+    assert [SOURCE] == writable(ports)
+
+
+def test_no_page_in_the_first_five_minutes():
+    ports = FakePorts()
+    rotation = rolled(failed(fenced_rotation(ports), "States.Timeout"), ports)
+    ports.clock.advance(60)
+
+    rolled(rotation, ports)
+
+    assert [] == ports.notifier.sent
+
+
+def test_a_deleted_target_can_no_longer_be_released():
+    ports = FakePorts()
+    rotation = promoted_rotation(ports)
+    ports.rds.request_instance_deletion(TARGET, keep_automated_backups=False)
+
+    rotation = rolled(failed(rotation, "TargetMismatch"), ports)
+    assert "undecided" == outcome(rotation)
+    while outcome(rotation) == "undecided":
+        rotation = rolled(rotation, ports)
+
+    assert "rolled-back" == outcome(rotation)
+    assert ports.source_server.accepts_applications()
+
+
+def test_another_instance_of_the_targets_name_proves_nothing():
+    ports = FakePorts()
+    rotation = promoted_rotation(ports)
+    database = ports.rds.instances[TARGET].database
+    ports.rds.alter(TARGET, database=database.having(resource_id="db-other"))
+
+    assert "undecided" == outcome(rolled(failed(rotation, "TargetMismatch"), ports))
+    assert [] == writable(ports)
+
+
+# -- applications were led to the target -------------------------------------------------------------------------------
+
+
+def test_the_name_goes_back_before_the_source_is_opened():
+    """Otherwise clients that still hold the target's address would wait for a server that never opens."""
+    ports = FakePorts()
+    rotation = rolled(failed(switched_rotation(ports), "AccessRefused"), ports)
+    assert "decided" == outcome(rotation)
+    assert [] == writable(ports)
+
+    rotation = rolled(restored(rotation, ports), ports)
+
+    assert "rolled-back" == outcome(rotation)
+    assert [SOURCE] == writable(ports)
+
+
+def test_what_is_decided_stays_decided_when_the_target_disappears_from_sight():
+    ports = FakePorts()
+    rotation = restored(rolled(failed(switched_rotation(ports), "AccessRefused"), ports), ports)
+    ports.target_server.reachable = False
+
+    assert "rolled-back" == outcome(rolled(rotation, ports))
+
+
+# -- after the commit point ---------------------------------------------------------------------------------------------
+
+
+def test_a_release_that_died_after_its_commit_goes_forward():
+    ports = FakePorts()
+    rotation = switched_rotation(ports)
+    ports.fail("engine.decide-release", DatabaseUnreachable("cut"), when="after")
+    with pytest.raises(DatabaseUnreachable):
+        visit(resume_writes, rotation, ports)
+
+    rotation = rolled(failed(rotation, "DatabaseUnreachable"), ports)
+
+    assert "committed" == outcome(rotation)
+    assert rotation.failure is None
+    assert [TARGET] == writable(ports)
+    rotation = visit(resume_writes, rotation, ports)
+    assert rotation.release is not None
+
+
+def test_a_release_in_the_journal_needs_no_server():
+    ports = FakePorts()
+    rotation = visit(resume_writes, switched_rotation(ports), ports)
+    ports.target_server.reachable = ports.source_server.reachable = False
+
+    assert "committed" == outcome(rolled(failed(rotation, "States.Timeout"), ports))
+
+
+def test_a_rollback_that_has_ended_is_not_done_again():
+    ports = FakePorts()
+    rotation = rolled(failed(fenced_rotation(ports), "DrainIncomplete"), ports)
+    ports.calls.clear()
+
+    assert rotation == rollback(rotation, ports)
+    assert [] == ports.calls
+
+
+@pytest.mark.parametrize("point", [fenced_rotation, promoting_rotation, promoted_rotation, switched_rotation])
+@pytest.mark.parametrize("error", ["States.Timeout", "DrainIncomplete"])
+def test_there_is_never_more_than_one_place_to_write_to_and_in_the_end_exactly_one(point, error):
+    ports = FakePorts()
+    rotation = failed(point(ports), error)
+
+    for _ in range(20):
+        rotation = rolled(rotation, ports)
+        assert len(writable(ports)) <= 1
+        if outcome(rotation) == "decided":
+            rotation = restored(rotation, ports)
+        ports.clock.advance(15)
+
+    assert "rolled-back" == outcome(rotation)
+    assert [SOURCE] == writable(ports)
+    assert EXECUTION == rotation.execution_arn

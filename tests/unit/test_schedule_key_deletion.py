@@ -1,0 +1,255 @@
+"""A key that is gone takes everything under it along: when in doubt it stays."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from lambdas.rotation.errors import AwsUnavailable
+from lambdas.rotation.names import our_tags
+from lambdas.rotation.state import Key, KeyUser, Rotation
+from lambdas.schedule_key_deletion.handler import schedule_key_deletion
+from tests.fakes import NEW_KEY, OLD_KEY, SOURCE, FakePorts, journaled, switched_rotation
+
+DAY = 24 * 3600
+DATABASE = KeyUser(kind="database", identifier="invoices")
+BACKUP = KeyUser(kind="automated-backup", identifier="orders (db-1)")
+UNANSWERED = KeyUser(kind="unanswered", identifier="events: AccessDenied")
+PRINCIPAL = KeyUser(kind="principal", identifier="app (Decrypt)")
+
+
+def decommissioned(**plan: Any) -> tuple[FakePorts, Rotation]:
+    """The source and its snapshot are gone, so that nobody is left whom a test does not name."""
+    ports = FakePorts()
+    rotation = switched_rotation(ports, **({"retire_key": "true"} | plan))
+    del ports.rds.instances[SOURCE]
+    return ports, journaled(ports, rotation)
+
+
+def visit(ports: FakePorts, rotation: Rotation) -> Rotation:
+    rotation = schedule_key_deletion(rotation, ports)
+    ports.ledger.record(rotation)
+    return rotation
+
+
+def verdict(rotation: Rotation) -> tuple[str, bool]:
+    assert rotation.retirement is not None
+    return rotation.retirement.verdict, rotation.retirement.complete
+
+
+def deeds(ports: FakePorts) -> list[str]:
+    return [call for call in ports.calls if call.startswith("kms.")]
+
+
+def test_an_unused_key_is_disabled_soaked_and_scheduled():
+    ports, rotation = decommissioned()
+
+    rotation = visit(ports, rotation)
+    assert ("soaking", False) == verdict(rotation)
+    assert rotation.retirement is not None
+    assert rotation.retirement.look_again_at is not None
+    assert 7 == (rotation.retirement.look_again_at - ports.clock.now()).days
+
+    ports.clock.advance(7 * DAY)
+    rotation = visit(ports, rotation)
+
+    assert ("scheduled", True) == verdict(rotation)
+    assert [f"kms.disable_key {OLD_KEY}", f"kms.schedule_key_deletion {OLD_KEY} 30"] == deeds(ports)
+    assert rotation.retirement is not None
+    assert rotation.retirement.deletion_at is not None
+
+
+def test_the_soak_is_not_cut_short():
+    ports, rotation = decommissioned()
+    rotation = visit(ports, rotation)
+    ports.clock.advance(6 * DAY)
+
+    assert ("soaking", False) == verdict(visit(ports, rotation))
+    assert ports.kms.keys[OLD_KEY].state == "Disabled"
+
+
+def test_it_is_written_down_before_it_is_disabled():
+    """A disabled key that nobody remembers is an outage waiting for the next restart."""
+    ports, rotation = decommissioned()
+    ports.fail("kms.disable_key", AwsUnavailable("lost answer"))
+    with pytest.raises(AwsUnavailable):
+        schedule_key_deletion(rotation, ports)
+
+    rotation = visit(ports, ports.ledger.current(rotation))
+
+    assert ("soaking", False) == verdict(rotation)
+    assert ports.kms.keys[OLD_KEY].state == "Disabled"
+
+
+def test_another_database_keeps_the_key_and_is_named():
+    ports, rotation = decommissioned()
+    ports.key_users.others[OLD_KEY] = [DATABASE]
+
+    rotation = visit(ports, rotation)
+
+    assert ("kept", True) == verdict(rotation)
+    assert rotation.retirement is not None
+    assert (DATABASE,) == rotation.retirement.users
+    assert deeds(ports) == []
+
+
+def test_backups_are_outwaited():
+    ports, rotation = decommissioned()
+    ports.key_users.others[OLD_KEY] = [BACKUP]
+
+    rotation = visit(ports, rotation)
+    assert ("in-use", False) == verdict(rotation)
+    assert rotation.retirement is not None
+    assert rotation.retirement.look_again_at is not None
+    assert 1 == (rotation.retirement.look_again_at - ports.clock.now()).days
+
+    ports.key_users.others.clear()
+    ports.clock.advance(DAY)
+    assert ("soaking", False) == verdict(visit(ports, rotation))
+
+
+@pytest.mark.parametrize(("user", "days"), [(BACKUP, 61), (UNANSWERED, 4)])
+def test_waiting_has_an_end(user: KeyUser, days: int):
+    ports, rotation = decommissioned()
+    ports.key_users.others[OLD_KEY] = [user]
+    rotation = visit(ports, rotation)
+    assert ("in-use", False) == verdict(rotation)
+    ports.clock.advance(days * DAY)
+
+    rotation = visit(ports, rotation)
+
+    assert ("kept", True) == verdict(rotation)
+    assert deeds(ports) == []
+
+
+def test_an_unanswered_question_counts_as_use():
+    ports, rotation = decommissioned()
+    ports.key_users.others[OLD_KEY] = [UNANSWERED]
+
+    visit(ports, rotation)
+
+    assert deeds(ports) == []
+
+
+def test_use_while_disabled_enables_it_again():
+    ports, rotation = decommissioned()
+    rotation = visit(ports, rotation)
+    ports.clock.advance(7 * DAY)
+    ports.key_users.others[OLD_KEY] = [PRINCIPAL]
+
+    rotation = visit(ports, rotation)
+
+    assert ("kept", True) == verdict(rotation)
+    assert ports.kms.keys[OLD_KEY].state == "Enabled"
+
+
+def test_an_unanswered_question_while_disabled_is_asked_again_and_then_enables_it():
+    ports, rotation = decommissioned()
+    rotation = visit(ports, rotation)
+    ports.clock.advance(7 * DAY)
+    ports.key_users.others[OLD_KEY] = [UNANSWERED]
+
+    rotation = visit(ports, rotation)
+    assert ("soaking", False) == verdict(rotation)
+    assert ports.kms.keys[OLD_KEY].state == "Disabled"
+
+    ports.clock.advance(4 * DAY)
+    assert ("kept", True) == verdict(visit(ports, rotation))
+    assert ports.kms.keys[OLD_KEY].state == "Enabled"
+
+
+def test_a_key_that_somebody_enabled_again_is_kept():
+    ports, rotation = decommissioned()
+    rotation = visit(ports, rotation)
+    ports.clock.advance(7 * DAY)
+    ports.kms.enable_key(OLD_KEY)
+
+    assert ("kept", True) == verdict(visit(ports, rotation))
+    assert not any("schedule" in deed for deed in deeds(ports))
+
+
+def test_a_lost_answer_of_the_deletion_is_found_out():
+    ports, rotation = decommissioned()
+    rotation = visit(ports, rotation)
+    ports.clock.advance(7 * DAY)
+    ports.fail("kms.schedule_key_deletion", AwsUnavailable("lost answer"), when="after")
+    with pytest.raises(AwsUnavailable):
+        schedule_key_deletion(rotation, ports)
+
+    rotation = visit(ports, rotation)
+
+    assert ("scheduled", True) == verdict(rotation)
+    assert 1 == sum("schedule" in deed for deed in deeds(ports))
+
+
+# -- policy --
+
+
+def _kept(ports: FakePorts, rotation: Rotation) -> str:
+    kept = visit(ports, rotation)
+    assert ("kept", True) == verdict(kept)
+    assert deeds(ports) == []
+    assert kept.retirement is not None
+    return kept.retirement.reason
+
+
+def test_auto_keeps_what_no_rotation_made_and_lists_its_users():
+    ports, rotation = decommissioned(retire_key="auto")
+    ports.key_users.others[OLD_KEY] = [DATABASE]
+
+    assert "no rotation made it" in _kept(ports, rotation)
+    kept = ports.ledger.current(rotation).retirement
+    assert kept is not None
+    assert (DATABASE,) == kept.users
+
+
+def test_auto_retires_what_an_earlier_rotation_made():
+    ports, rotation = decommissioned(retire_key="auto")
+    ports.kms.add(OLD_KEY, tags=our_tags(SOURCE, "earlier"))
+    earlier = rotation.having(rotation_id="earlier", new_key=Key(arn=OLD_KEY, manager="CUSTOMER"))
+    ports.ledger.open(earlier)
+
+    assert ("soaking", False) == verdict(visit(ports, rotation))
+
+
+@pytest.mark.parametrize("made", [NEW_KEY, None])
+def test_auto_does_not_trust_a_tag_alone(made: str | None):
+    """Tags can be copied; the ledger has to say the same."""
+    ports, rotation = decommissioned(retire_key="auto")
+    ports.kms.add(OLD_KEY, tags=our_tags(SOURCE, "earlier"))
+    if made is not None:
+        ports.ledger.open(rotation.having(rotation_id="earlier", new_key=Key(arn=made, manager="CUSTOMER")))
+
+    assert "no rotation made it" in _kept(ports, rotation)
+
+
+def test_false_keeps_it():
+    assert "false" in _kept(*decommissioned(retire_key="false"))
+
+
+def test_aws_owns_its_keys():
+    ports, rotation = decommissioned()
+    ports.kms.add(OLD_KEY, manager="AWS")
+
+    assert "AWS" in _kept(ports, rotation)
+
+
+def test_another_accounts_key_is_theirs():
+    ports, rotation = decommissioned()
+    foreign = OLD_KEY.replace("123456789012", "999999999999")
+    ports.kms.add(foreign)
+
+    assert "999999999999" in _kept(ports, rotation.having(old_key=Key(arn=foreign, manager="CUSTOMER")))
+
+
+def test_a_multi_region_key_with_replicas_is_kept():
+    ports, rotation = decommissioned()
+    ports.kms.keys[OLD_KEY] = replace(ports.kms.keys[OLD_KEY], multi_region=True, has_replica_keys=True)
+
+    assert "multi-Region" in _kept(ports, rotation)
+
+
+def test_the_new_key_is_never_the_old_one():
+    ports, rotation = decommissioned()
+
+    assert "new key" in _kept(ports, rotation.having(old_key=Key(arn=NEW_KEY, manager="CUSTOMER")))

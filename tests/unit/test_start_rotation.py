@@ -1,0 +1,274 @@
+"""StartRotation must find the right database, give it to one rotation, and never lose an unfinished one."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from lambdas.pause_application_writes import handler as pause
+from lambdas.promote import handler as promote
+from lambdas.rotation.errors import InputRefused, RecoveryExhausted, RotationInProgress, UnknownDatabase
+from lambdas.rotation.names import BASE_NAME_TAG
+from lambdas.rotation.policy import TASK_TOKEN
+from lambdas.rotation.state import Decommission, Finding, Release, Rotation
+from lambdas.start_rotation import takeover
+from lambdas.start_rotation.handler import start_rotation
+from tests.fakes import (
+    EXECUTION,
+    OLD_KEY,
+    RECOVERY,
+    ROTATION_ID,
+    SOURCE,
+    TARGET,
+    FakePorts,
+    fenced_rotation,
+    journaled,
+    planned_rotation,
+    promoting_rotation,
+    switched_rotation,
+)
+
+SECOND = EXECUTION.replace(":first", ":second")
+
+
+def begun(execution_arn: str = SECOND, **request: Any) -> Rotation:
+    return Rotation(schema=1, execution_arn=execution_arn, request={"DBInstanceIdentifier": SOURCE} | request)
+
+
+def released(ports: FakePorts) -> Rotation:
+    rotation = switched_rotation(ports)
+    return journaled(ports, rotation.having(release=Release(released_at=ports.clock.now(), write_outage_seconds=2.0)))
+
+
+def test_begins_with_a_plan_a_lock_and_a_journal():
+    ports = FakePorts(with_target=False, grace_days=2)
+
+    rotation = start_rotation(begun(), ports)
+
+    assert ("rotate", 1, SOURCE) == (rotation.route, rotation.epoch, rotation.source and rotation.source.identifier)
+    assert rotation.plan is not None
+    assert rotation.plan.grace_days == 2
+    assert ports.ledger.locks[SOURCE].rotation_id == rotation.rotation_id
+    assert ports.ledger.journal[rotation.rotation_id].rotation == rotation
+
+
+def test_a_repeated_start_is_the_same_rotation():
+    """The function's answer may get lost; the retry must not meet its own lock."""
+    ports = FakePorts(with_target=False)
+
+    assert start_rotation(begun(), ports) == start_rotation(begun(), ports)
+
+
+def test_the_route_53_findings_travel_to_preflight():
+    ports = FakePorts(with_target=False)
+    ports.dns.found = [Finding(name="RecordMissing", message="m", advice="a")]
+
+    rotation = start_rotation(begun(Connectivity="dns", DnsRecord="Z1/db.example.com"), ports)
+
+    assert rotation.first_look is not None
+    assert tuple(ports.dns.found) == rotation.first_look.limitations
+
+
+def test_an_unknown_database_is_named():
+    with pytest.raises(UnknownDatabase, match="nobody"):
+        start_rotation(begun(DBInstanceIdentifier="nobody"), FakePorts())
+
+
+# -- names across quarters --
+
+
+def test_the_base_name_leads_to_the_last_target():
+    """`orders` still exists, in its grace period; the rotation is of what applications write to."""
+    ports = FakePorts()
+    ports.ledger.lineage[SOURCE] = ports.rds.instances[TARGET].database.resource_id
+
+    for name in (SOURCE, TARGET):
+        rotation = start_rotation(begun(DBInstanceIdentifier=name), ports)
+
+        assert rotation.source is not None
+        assert rotation.plan is not None
+        assert (TARGET, SOURCE) == (rotation.source.identifier, rotation.plan.base_name)
+
+
+def test_a_database_that_was_left_behind_is_refused():
+    ports = FakePorts()
+    ports.rds.add("older", key_arn=OLD_KEY, tags={BASE_NAME_TAG: "shop"})
+    ports.ledger.lineage["shop"] = ports.rds.instances[TARGET].database.resource_id
+    past = released(ports)
+    plan, _ = past.planned()
+    past = past.having(
+        rotation_id="past", plan=plan.having(base_name="shop"), source=ports.rds.instances["older"].database
+    )
+    ports.ledger.open(past)
+
+    with pytest.raises(InputRefused, match="DBInstanceIdentifier=shop"):
+        start_rotation(begun(DBInstanceIdentifier="older"), ports)
+
+
+def test_a_copied_tag_does_not_make_a_relative():
+    """A snapshot restored for a test carries its origin's tags."""
+    ports = FakePorts(with_target=False)
+    ports.rds.add("copy", key_arn=OLD_KEY, tags={BASE_NAME_TAG: SOURCE})
+
+    rotation = start_rotation(begun(DBInstanceIdentifier="copy"), ports)
+
+    assert rotation.plan is not None
+    assert rotation.plan.base_name == "copy"
+
+
+# -- somebody else's lock --
+
+
+def test_refuses_while_the_holder_is_at_work():
+    ports = FakePorts()
+    fenced_rotation(ports)
+
+    with pytest.raises(RotationInProgress, match=EXECUTION):
+        start_rotation(begun(), ports)
+
+    assert ports.ledger.locks[SOURCE].execution_arn == EXECUTION
+
+
+def test_takes_up_what_an_ended_execution_left():
+    """A plain new start does what a recovery does: a stopped execution must not leave a database fenced."""
+    ports = FakePorts()
+    left = fenced_rotation(ports)
+    ports.workflow.running.clear()
+
+    taken = start_rotation(begun(**{TASK_TOKEN: "fleet"}), ports)
+
+    assert ("rollback", ROTATION_ID, left.epoch + 1) == (taken.route, taken.rotation_id, taken.epoch)
+    assert (SECOND, False, "fleet") == (taken.execution_arn, taken.recovery, taken.request[TASK_TOKEN])
+    assert taken.failure is not None
+    assert ports.ledger.locks[SOURCE].execution_arn == SECOND
+
+
+def test_goes_forward_after_the_commit_point():
+    ports = FakePorts()
+    released(ports)
+    ports.workflow.running.clear()
+
+    taken = start_rotation(begun(), ports)
+
+    assert ("verify", None) == (taken.route, taken.failure)
+
+
+def test_a_dry_run_finishes_nothing():
+    ports = FakePorts()
+    fenced_rotation(ports)
+    ports.workflow.running.clear()
+
+    with pytest.raises(RotationInProgress, match="unfinished"):
+        start_rotation(begun(DryRun=True), ports)
+
+    assert ports.calls == []
+
+
+def test_a_lock_without_an_entry_is_freed():
+    """The holder died between taking the lock and opening its entry."""
+    ports = FakePorts(with_target=False)
+    planned_rotation(ports)
+    ports.ledger.journal.clear()
+    ports.workflow.running.clear()
+
+    rotation = start_rotation(begun(), ports)
+
+    assert rotation.route == "rotate"
+    assert ports.ledger.locks[SOURCE].execution_arn == SECOND
+
+
+def test_a_rotation_that_waits_for_its_keys_users_does_not_hold_up_the_next():
+    ports = FakePorts()
+    waiting = released(ports)
+    ports.ledger.advance(waiting)
+    ports.ledger.release_lock(waiting)
+
+    assert start_rotation(begun(), ports).route == "rotate"
+
+
+# -- recovery --
+
+
+def recovery(of: str = EXECUTION) -> Rotation:
+    return Rotation(schema=1, execution_arn=RECOVERY, request={"Recover": of})
+
+
+def test_recovers_an_ended_execution_once():
+    """Three triggers may ask for the same recovery; the second finds that the rotation is in other hands."""
+    ports = FakePorts()
+    left = fenced_rotation(ports)
+    ports.workflow.running.clear()
+
+    taken = start_rotation(recovery(), ports)
+    late = start_rotation(recovery().having(execution_arn=SECOND), ports)
+
+    assert ("rollback", True, left.epoch + 1) == (taken.route, taken.recovery, taken.epoch)
+    assert ("closed", None) == (late.route, late.plan)
+
+
+def test_a_repeated_takeover_is_one_takeover():
+    ports = FakePorts()
+    left = fenced_rotation(ports)
+    ports.workflow.running.clear()
+
+    first = start_rotation(recovery(), ports)
+    ports.ledger.record(first)
+    again = start_rotation(recovery(), ports)
+
+    assert left.epoch + 1 == first.epoch == again.epoch
+    assert again.route == "rollback"
+
+
+def test_nothing_to_recover_is_closed():
+    assert start_rotation(recovery(), FakePorts()).route == "closed"
+
+
+@pytest.mark.parametrize("rotation_at", [fenced_rotation, promoting_rotation])
+def test_a_holder_is_stopped_only_when_it_hangs(rotation_at: Any):
+    """Stopping a rotation that is only slow would turn a success into a rollback."""
+    ports = FakePorts()
+    left = rotation_at(ports)
+
+    assert start_rotation(recovery(), ports).route == "closed"
+    assert ports.calls == []
+
+    ports.clock.advance(36 * 60)
+    taken = start_rotation(recovery(), ports)
+
+    assert ports.calls[0] == f"workflow.stop {EXECUTION}"
+    assert ("rollback", left.rotation_id) == (taken.route, taken.rotation_id)
+
+
+def test_a_holder_hangs_exactly_from_when_its_schedule_fires():
+    """Earlier, the one schedule would find nothing to do, and nobody would come again."""
+    assert takeover.FENCE_MARGIN == pause.RECOVERY_MARGIN
+    assert takeover.PROMOTION_MAY_TAKE == promote.RECOVERY_AFTER
+    ports = FakePorts()
+    fenced_rotation(ports, write_outage_budget_seconds=120)
+    ports.clock.advance(timedelta(seconds=180).total_seconds())
+
+    assert start_rotation(recovery(), ports).route == "rollback"
+
+
+def test_a_failed_recovery_is_not_recovered_again():
+    """It pages instead: a loop of recoveries would hide that nobody can finish this one."""
+    ports = FakePorts()
+    fenced_rotation(ports)
+    ports.workflow.running.clear()
+    start_rotation(recovery(), ports)
+    ports.ledger.record(ports.ledger.journal[ROTATION_ID].rotation.having(recovery=True))
+
+    with pytest.raises(RecoveryExhausted, match=SOURCE):
+        start_rotation(Rotation(schema=1, execution_arn=SECOND, request={"Recover": RECOVERY}), ports)
+
+
+def test_a_recovery_while_waiting_for_key_users_leaves_the_lock_alone():
+    ports = FakePorts()
+    left = released(ports)
+    done = Decommission(stage="done", started_at=ports.clock.now(), complete=True)
+    journaled(ports, left.having(decommission=done))
+    ports.ledger.locks.clear()
+    ports.workflow.running.clear()
+
+    assert start_rotation(recovery(), ports).route == "verify"
+    assert ports.ledger.locks == {}

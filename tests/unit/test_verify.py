@@ -1,0 +1,212 @@
+"""Verify must not call a cutover good that is not, and must not undo anything either."""
+
+from typing import Any
+
+import pytest
+
+from lambdas.rotation.errors import DatabaseUnreachable, StateIncomplete, VerificationFailed
+from lambdas.rotation.names import DECOMMISSION_TAG
+from lambdas.rotation.state import EndpointSecret, Release, Rotation
+from lambdas.verify.handler import verify
+from tests.fakes import (
+    OLD_KEY,
+    ROTATION_ID,
+    SOURCE,
+    TARGET,
+    FakeEngine,
+    FakePorts,
+    failed,
+    journaled,
+    switched_rotation,
+)
+
+RECORD = ("Z1", "db.example.com")
+OPT_IN = {"key-rotation:enabled": "true", "key-rotation:connectivity": "dns"}
+
+
+def released(**plan: Any) -> tuple[FakePorts, Rotation]:
+    ports = FakePorts()
+    ports.rds.alter(SOURCE, tags=OPT_IN | {"team": "payments"})
+    rotation = switched_rotation(ports, **plan)
+    assert rotation.fence is not None
+    FakeEngine(ports.target_server).decide(ROTATION_ID, "release", rotation.fence.databases)
+    ports.dns.records[RECORD] = (ports.rds.instances[TARGET].database.address, 5)
+    release = Release(released_at=ports.clock.now(), write_outage_seconds=2.5)
+    return ports, journaled(ports, rotation.having(release=release))
+
+
+def pending(ports: FakePorts, rotation: Rotation) -> str:
+    verified = verify(rotation, ports)
+    assert verified.verification is not None
+    assert not verified.verification.complete
+    return "; ".join(verified.verification.pending)
+
+
+def test_complete_with_evidence_and_the_end_of_the_grace_period():
+    ports, rotation = released(grace_days=2)
+
+    verified = verify(rotation, ports)
+
+    assert verified.verification is not None
+    assert verified.verification.complete
+    assert verified.verification.evidence["target"]["identifier"] == TARGET
+    assert verified.verification.evidence["write_outage_seconds"] == 2.5
+    assert set(verified.verification.evidence["databases"]) >= {"orders", "postgres"}
+    assert verified.grace_ends_at is not None
+    assert 2 == (verified.grace_ends_at - ports.clock.now()).days
+
+
+def test_the_opt_in_moves_to_the_target_and_is_never_absent():
+    """A fleet that looks in between sees the database twice rather than not at all."""
+    ports, rotation = released()
+
+    verify(rotation, ports)
+
+    assert ports.rds.instances[TARGET].tags.items() >= OPT_IN.items()
+    assert ports.rds.instances[SOURCE].tags == {"team": "payments", DECOMMISSION_TAG: ROTATION_ID}
+    target, source = ports.rds.instances[TARGET].database.arn, ports.rds.instances[SOURCE].database.arn
+    assert ["ledger.advance", f"rds.set_tags {target}", f"rds.set_tags {source}", f"rds.remove_tags {source}"] == (
+        ports.calls
+    )
+
+
+def test_a_second_look_changes_nothing_more():
+    ports, rotation = released()
+    ports.dns.records[RECORD] = (ports.rds.instances[SOURCE].database.address, 5)
+    rotation = verify(rotation, ports)
+    ports.calls.clear()
+
+    verify(rotation, ports)
+
+    assert ports.calls == ["ledger.advance"]
+
+
+def test_the_name_has_to_lead_to_the_target():
+    ports, rotation = released()
+    ports.dns.records[RECORD] = (ports.rds.instances[SOURCE].database.address, 5)
+
+    assert "db.example.com does not lead to" in pending(ports, rotation)
+
+
+def test_the_secret_has_to_lead_to_the_target():
+    ports, rotation = released()
+    address = ports.rds.instances[SOURCE].database.address
+    secret = EndpointSecret(arn="arn:secret", version_id="v1", host=address)
+    ports.secrets.endpoints["arn:secret"] = secret
+    assert rotation.connectivity is not None
+
+    rotation = rotation.having(connectivity=rotation.connectivity.having(secret=secret))
+
+    assert "arn:secret leads to" in pending(ports, rotation)
+
+
+def test_the_target_has_to_be_under_the_new_key():
+    ports, rotation = released()
+    ports.rds.alter(TARGET, database=ports.rds.instances[TARGET].database.having(kms_key_arn=OLD_KEY))
+
+    assert OLD_KEY in pending(ports, rotation)
+
+
+def test_settings_have_to_be_carried():
+    ports, rotation = released()
+    ports.rds.differences = {"Multi-AZ": (True, False)}
+
+    assert "Multi-AZ" in pending(ports, rotation)
+
+
+def test_every_fenced_database_has_to_be_open():
+    """ResumeWrites died between two databases."""
+    ports, rotation = released()
+    ports.target_server.own.open["orders"] = False
+
+    assert "not open on the target: orders" in pending(ports, rotation)
+
+
+def test_gives_up_after_thirty_minutes():
+    ports, rotation = released()
+    ports.rds.differences = {"Multi-AZ": (True, False)}
+    rotation = verify(rotation, ports)
+    ports.clock.advance(31 * 60)
+
+    with pytest.raises(VerificationFailed, match="Multi-AZ"):
+        verify(rotation, ports)
+
+
+def test_a_source_that_is_open_is_told_at_once():
+    """Two databases that accept writes: every second counts."""
+    ports, rotation = released()
+    ports.source_server.own.open["orders"] = True
+
+    with pytest.raises(VerificationFailed, match="orders"):
+        verify(rotation, ports)
+
+
+def test_a_source_that_cannot_be_seen_is_looked_at_again():
+    ports, rotation = released()
+    ports.source_server.reachable = False
+
+    assert "cannot be seen" in pending(ports, rotation)
+
+
+def test_a_target_that_cannot_be_seen_is_retried():
+    ports, rotation = released()
+    ports.target_server.reachable = False
+
+    with pytest.raises(DatabaseUnreachable):
+        verify(rotation, ports)
+
+
+def test_a_source_that_is_gone_does_not_matter():
+    ports, rotation = released()
+    del ports.rds.instances[SOURCE]
+
+    verified = verify(rotation, ports)
+
+    assert verified.verification is not None
+    assert verified.verification.complete
+
+
+def test_a_target_that_is_gone_does():
+    ports, rotation = released()
+    del ports.rds.instances[TARGET]
+
+    with pytest.raises(VerificationFailed):
+        verify(rotation, ports)
+
+
+def test_the_failure_that_led_here_is_evidence_and_over():
+    """ResumeWrites died after the commit; the rotation went forward and must not end as if it had failed."""
+    ports, rotation = released()
+
+    verified = verify(failed(rotation, "States.Timeout"), ports)
+
+    assert verified.failure is None
+    assert verified.verification is not None
+    assert verified.verification.evidence["interrupted_by"] == "States.Timeout"
+
+
+def test_a_recovery_of_a_later_moment_leaves_the_lineage_alone():
+    """This rotation waits for its old key's users; another has followed meanwhile, and the name leads to its target."""
+    ports, rotation = released()
+    verified = verify(rotation, ports)
+    ports.ledger.lineage[SOURCE] = "db-LATER"
+    ports.calls.clear()
+
+    verify(verified, ports)
+
+    assert ports.calls == []
+
+
+def test_a_name_that_leads_to_a_stranger_is_not_taken():
+    ports, rotation = released()
+    ports.ledger.lineage[SOURCE] = "db-STRANGER"
+
+    with pytest.raises(VerificationFailed, match="does not know"):
+        verify(rotation, ports)
+
+
+def test_needs_a_release():
+    ports, rotation = released()
+
+    with pytest.raises(StateIncomplete):
+        verify(rotation.having(release=None), ports)
