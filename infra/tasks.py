@@ -229,6 +229,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 allow("kms:TagResource", on=any_key, when=TAGGED_BY_THIS_CALL),
                 allow("tag:GetResources", on="*"),  # no resource-level permissions
                 see_key,
+                allow("kms:DescribeKey", on=our_alias),  # before it leads to a key there is only the alias to decide on
                 allow("kms:GetKeyPolicy", "kms:GetKeyRotationStatus", on=any_key),
                 allow("kms:EnableKeyRotation", on=any_key, when=MADE_BY_A_ROTATION),
                 allow("kms:CreateAlias", on=our_alias),

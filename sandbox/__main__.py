@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import importlib
+import os
 import signal
 import sys
 import threading
@@ -20,9 +22,8 @@ def main(argv: Sequence[str]) -> int:
     options, rest = parser.parse_known_args(argv)
     if options.command != "up":
         # Each has options of its own, and imports of its own.
-        from sandbox.demo import main as demo
-
-        return demo([*(["bench"] if options.command == "bench" else []), *rest])
+        module = {"demo": "sandbox.demo", "bench": "sandbox.demo.bench"}[options.command]
+        return int(importlib.import_module(module).main(rest))
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     return run(as_json=options.json, until_eof=options.until_eof)
@@ -80,7 +81,8 @@ _ready = threading.Event()
 
 
 def _await_eof(ended: threading.Event) -> None:
-    while sys.stdin.buffer.read(4096):
+    # Not through sys.stdin: the interpreter could not end while this waits.
+    while os.read(0, 4096):
         pass
     ended.set()
 

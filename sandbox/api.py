@@ -26,8 +26,9 @@ class Api:
         default_user_config["lambda"] = {"use_docker": False}
         default_user_config["stepfunctions"] = {"execute_state_machine": True}
         default_user_config["iam"] = {"load_aws_managed_policies": True}
-        flask.got_request_exception.connect(_report_failure)
-        logging.getLogger("werkzeug").setLevel(logging.ERROR)
+        self._ending = False
+        flask.got_request_exception.connect(self._report_failure)
+        logging.getLogger("werkzeug").setLevel(logging.CRITICAL)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             application = DomainDispatcherApplication(create_backend_app)
@@ -55,7 +56,25 @@ class Api:
     def stop(self) -> None:
         self._server.shutdown()
         self._server.server_close()
-        flask.got_request_exception.disconnect(_report_failure)
+        flask.got_request_exception.disconnect(self._report_failure)
+
+    def expect_failures(self) -> None:
+        """The parts behind the APIs are about to be stopped: what fails from here on is no news."""
+        self._ending = True
+
+    def _report_failure(self, sender: Any, exception: BaseException, **_: Any) -> None:
+        """A failure inside the sandbox's AWS is a bug of the sandbox. moto would answer 500 and say nothing."""
+        if self._ending:
+            return
+        request = flask.request
+        LOG.error(
+            "unhandled exception in %s: %s %s %s",
+            getattr(sender, "service", sender),
+            request.method,
+            request.path,
+            request.headers.get("X-Amz-Target") or request.values.get("Action", ""),
+            exc_info=exception,
+        )
 
 
 class _RequestHandler(MotoRequestHandler):  # type: ignore[misc]
@@ -63,16 +82,3 @@ class _RequestHandler(MotoRequestHandler):  # type: ignore[misc]
     disable_nagle_algorithm = True
     # The SDK keeps its connections.
     protocol_version = "HTTP/1.1"
-
-
-def _report_failure(sender: Any, exception: BaseException, **_: Any) -> None:
-    """A failure inside the sandbox's AWS is a bug of the sandbox. moto would answer 500 and say nothing."""
-    request = flask.request
-    LOG.error(
-        "unhandled exception in %s: %s %s %s",
-        getattr(sender, "service", sender),
-        request.method,
-        request.path,
-        request.headers.get("X-Amz-Target") or request.values.get("Action", ""),
-        exc_info=exception,
-    )

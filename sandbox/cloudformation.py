@@ -11,6 +11,7 @@ import io
 import json
 import zipfile
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,15 @@ from typing import Any
 import boto3
 import moto.stepfunctions.models as stepfunctions_models
 from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
+from botocore.validate import ParamValidator
 from moto.awslambda.models import LambdaVersion
 from moto.awslambda.utils import get_backend as lambda_backend
 from moto.cloudformation import parsing
 from moto.cloudformation.models import Stack
 from moto.core.common_models import CloudFormationModel
+from moto.iam.models import iam_backends
 from moto.s3.models import s3_backends
 from moto.stepfunctions.parser.models import stepfunctions_parser_backends
 
@@ -94,11 +99,15 @@ def deploy(assembly: Path, aws: Aws) -> Deployment:
     if assets_path is not None:
         upload_assets(json.loads(assets_path.read_text(encoding="utf-8")), assembly, aws)
     formation = aws.client("cloudformation")
-    formation.create_stack(
-        StackName=stack_name,
-        TemplateBody=json.dumps(template),
-        Capabilities=["CAPABILITY_IAM", "CAPABILITY_NAMED_IAM", "CAPABILITY_AUTO_EXPAND"],
-    )
+    _refusals.clear()
+    try:
+        formation.create_stack(
+            StackName=stack_name,
+            TemplateBody=json.dumps(_without_metadata(template)),
+            Capabilities=["CAPABILITY_IAM", "CAPABILITY_NAMED_IAM", "CAPABILITY_AUTO_EXPAND"],
+        )
+    except (ClientError, BotoCoreError, ResponseParserError) as failure:
+        raise DeploymentRefused(f"{stack_name}: {'; '.join(_refusals) or failure}") from failure
     return _check_complete(formation, stack_name, template)
 
 
@@ -124,6 +133,11 @@ def refuse_unknown_types(template: Mapping[str, Any]) -> None:
         raise DeploymentRefused("no support for " + ", ".join(refused))
 
 
+def _without_metadata(template: dict[str, Any]) -> dict[str, Any]:
+    kept = {name: one for name, one in template["Resources"].items() if one["Type"] not in _WITHOUT_RESOURCE}
+    return template | {"Resources": kept}
+
+
 def upload_assets(manifest: Mapping[str, Any], assembly: Path, aws: Aws) -> None:
     """Put every file asset where the template will look for it; directories are zipped."""
     s3 = aws.client("s3")
@@ -135,7 +149,8 @@ def upload_assets(manifest: Mapping[str, Any], assembly: Path, aws: Aws) -> None
         for destination in asset["destinations"].values():
             bucket = _concrete(destination["bucketName"], aws)
             if bucket not in buckets:
-                s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": aws.region})
+                with suppress(s3.exceptions.BucketAlreadyOwnedByYou):
+                    s3.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": aws.region})
                 buckets.add(bucket)
             s3.put_object(Bucket=bucket, Key=_concrete(destination["objectKey"], aws), Body=body)
 
@@ -193,6 +208,7 @@ class Made:
 _Create = Callable[[Aws, str, dict[str, Any]], Made]
 
 _aws: Aws | None = None
+_refusals: list[str] = []
 _MODELS: list[type[Any]] = []
 
 
@@ -237,7 +253,12 @@ def _resource(type_name: str, name_property: str = "") -> Callable[[_Create], _C
             ) -> Resource:
                 properties = dict(cloudformation_json["Properties"])
                 name = properties.get(name_property, resource_name)
-                return cls(create(_deployer(), name, properties))
+                try:
+                    return cls(create(_deployer(), name, properties))
+                except Exception as refusal:
+                    # moto's server would say no more than 500.
+                    _refusals.append(f"{type_name} {name}: {refusal}")
+                    raise
 
             @classmethod
             def update_from_cloudformation_json(cls, *_: Any, **__: Any) -> None:
@@ -257,6 +278,12 @@ def _resource(type_name: str, name_property: str = "") -> Callable[[_Create], _C
     return define
 
 
+def _only(properties: Mapping[str, Any], *known: str) -> None:
+    """A property that would be left out is an error, where no API says so."""
+    if unknown := sorted(properties.keys() - set(known)):
+        raise DeploymentRefused(f"no support for {', '.join(unknown)}")
+
+
 def _tags(properties: dict[str, Any]) -> list[dict[str, str]]:
     tags: list[dict[str, str]] = properties.get("Tags", [])
     return tags
@@ -270,7 +297,7 @@ def _schedule(aws: Aws, name: str, properties: dict[str, Any]) -> Made:
 
 @_resource("AWS::Scheduler::ScheduleGroup", "Name")
 def _schedule_group(aws: Aws, name: str, properties: dict[str, Any]) -> Made:
-    arn = aws.client("scheduler").create_schedule_group(Name=name, Tags=_tags(properties))["ScheduleGroupArn"]
+    arn = aws.client("scheduler").create_schedule_group(**properties | {"Name": name})["ScheduleGroupArn"]
     return Made(name, {"Arn": arn})
 
 
@@ -288,6 +315,7 @@ def _composite_alarm(aws: Aws, name: str, properties: dict[str, Any]) -> Made:
 
 @_resource("AWS::SNS::TopicPolicy")
 def _topic_policy(aws: Aws, name: str, properties: dict[str, Any]) -> Made:
+    _only(properties, "Topics", "PolicyDocument")
     for topic in properties["Topics"]:
         aws.client("sns").set_topic_attributes(
             TopicArn=topic, AttributeName="Policy", AttributeValue=json.dumps(properties["PolicyDocument"])
@@ -314,6 +342,7 @@ def _subscription(aws: Aws, name: str, properties: dict[str, Any]) -> Made:
 
 @_resource("AWS::SQS::QueuePolicy")
 def _queue_policy(aws: Aws, name: str, properties: dict[str, Any]) -> Made:
+    _only(properties, "Queues", "PolicyDocument")
     for queue in properties["Queues"]:
         aws.client("sqs").set_queue_attributes(
             QueueUrl=queue, Attributes={"Policy": json.dumps(properties["PolicyDocument"])}
@@ -323,12 +352,14 @@ def _queue_policy(aws: Aws, name: str, properties: dict[str, Any]) -> Made:
 
 @_resource("AWS::S3::BucketPolicy")
 def _bucket_policy(aws: Aws, name: str, properties: dict[str, Any]) -> Made:
+    _only(properties, "Bucket", "PolicyDocument")
     aws.client("s3").put_bucket_policy(Bucket=properties["Bucket"], Policy=json.dumps(properties["PolicyDocument"]))
     return Made(name)
 
 
 @_resource("AWS::Logs::MetricFilter", "FilterName")
 def _metric_filter(aws: Aws, name: str, properties: dict[str, Any]) -> Made:
+    _only(properties, "FilterName", "LogGroupName", "FilterPattern", "MetricTransformations")
     transformations = [
         {key[0].lower() + key[1:]: value for key, value in transformation.items()}
         for transformation in properties["MetricTransformations"]
@@ -345,31 +376,48 @@ def _metric_filter(aws: Aws, name: str, properties: dict[str, Any]) -> Made:
 @_resource("AWS::IAM::Role", "RoleName")
 def _role(aws: Aws, name: str, properties: dict[str, Any]) -> Made:
     """moto's own leaves the managed policies out, and stores inline ones as something that is not JSON."""
-    iam = aws.client("iam")
-    policies = properties.pop("Policies", [])
-    managed = properties.pop("ManagedPolicyArns", [])
+    backend = iam_backends[aws.account_id]["aws"]
+    policies, managed = properties.pop("Policies", []), properties.pop("ManagedPolicyArns", [])
     trust = json.dumps(properties.pop("AssumeRolePolicyDocument"))
-    role = iam.create_role(**properties | {"RoleName": name, "AssumeRolePolicyDocument": trust})["Role"]
+    _validate("iam", "CreateRole", properties | {"RoleName": name, "AssumeRolePolicyDocument": trust})
+    role = backend.create_role(
+        role_name=name,
+        assume_role_policy_document=trust,
+        path=properties.get("Path", "/"),
+        permissions_boundary=properties.get("PermissionsBoundary"),
+        description=properties.get("Description", ""),
+        tags=_tags(properties),
+        max_session_duration=properties.get("MaxSessionDuration", 3600),
+    )
     for policy in policies:
-        _put_role_policy(aws, name, policy)
+        backend.put_role_policy(name, policy["PolicyName"], json.dumps(policy["PolicyDocument"]))
     for arn in managed:
-        iam.attach_role_policy(RoleName=name, PolicyArn=arn)
-    return Made(name, {"Arn": role["Arn"], "RoleId": role["RoleId"]})
+        backend.attach_role_policy(arn, name)
+    return Made(name, {"Arn": role.arn, "RoleId": role.id})
 
 
 @_resource("AWS::IAM::Policy", "PolicyName")
 def _policy(aws: Aws, name: str, properties: dict[str, Any]) -> Made:
-    if unknown := properties.keys() - {"PolicyName", "PolicyDocument", "Roles"}:
-        raise DeploymentRefused(f"AWS::IAM::Policy with {', '.join(sorted(unknown))}")
+    _only(properties, "PolicyName", "PolicyDocument", "Roles")
     for role in properties["Roles"]:
-        _put_role_policy(aws, role, properties)
+        iam_backends[aws.account_id]["aws"].put_role_policy(role, name, json.dumps(properties["PolicyDocument"]))
     return Made(name)
 
 
-def _put_role_policy(aws: Aws, role: str, policy: Mapping[str, Any]) -> None:
-    aws.client("iam").put_role_policy(
-        RoleName=role, PolicyName=policy["PolicyName"], PolicyDocument=json.dumps(policy["PolicyDocument"])
-    )
+def _validate(service: str, operation: str, parameters: Mapping[str, Any]) -> None:
+    """What the SDK would refuse to send.
+
+    Most types are made through the API, which checks that. There are dozens of roles and functions, at 20 ms per call.
+    """
+    shape = loaded_service_model(service).operation_model(operation).input_shape
+    report = ParamValidator().validate(parameters, shape)
+    if report.has_errors():
+        raise DeploymentRefused(f"{operation}: {report.generate_report()}")
+
+
+@functools.cache
+def loaded_service_model(service: str) -> Any:
+    return _session()._session.get_service_model(service)
 
 
 @_resource("AWS::KMS::Key")
@@ -396,8 +444,10 @@ def _function(aws: Aws, name: str, properties: dict[str, Any]) -> Made:
         with zipfile.ZipFile(buffer, "w") as archive:
             archive.writestr("index.py", code["ZipFile"])
         code["ZipFile"] = buffer.getvalue()
-    made = aws.client("lambda").create_function(**properties | {"FunctionName": name, "Code": code, "Tags": tags})
-    return Made(name, {"Arn": made["FunctionArn"]})
+    spec = properties | {"FunctionName": name, "Code": code, "Tags": tags}
+    _validate("lambda", "CreateFunction", spec)
+    made = lambda_backend(aws.account_id, aws.region).create_function(spec)
+    return Made(name, {"Arn": made.function_arn})
 
 
 @_resource("AWS::Lambda::LayerVersion", "LayerName")
@@ -421,6 +471,7 @@ def _event_invoke_config(aws: Aws, name: str, properties: dict[str, Any]) -> Mad
 @_resource("AWS::Lambda::Version")
 def _version(aws: Aws, name: str, properties: dict[str, Any]) -> Made:
     """moto's own answers ``Ref`` with an object; a Version's Ref is its ARN."""
+    _only(properties, "FunctionName", "Description", "CodeSha256")
     version = lambda_backend(aws.account_id, aws.region).publish_version(
         properties["FunctionName"], properties.get("Description", "")
     )
@@ -467,6 +518,7 @@ def _egress(aws: Aws, name: str, properties: dict[str, Any]) -> Made:
 @_resource("AWS::StepFunctions::StateMachine", "StateMachineName")
 def _state_machine(aws: Aws, name: str, properties: dict[str, Any]) -> Made:
     """moto's own uses the backend that executes nothing, and forgets substitutions, logging and tracing."""
+    _only(properties, "StateMachineName", "StateMachineType", "RoleArn", "Tags", *_DEFINITIONS, *_CONFIGURATIONS)
     definition = properties.get("DefinitionString") or json.dumps(properties.get("Definition") or {})
     if location := properties.get("DefinitionS3Location"):
         stored = s3_backends[aws.account_id]["aws"].get_object(location["Bucket"], location["Key"])
@@ -479,9 +531,13 @@ def _state_machine(aws: Aws, name: str, properties: dict[str, Any]) -> Made:
         roleArn=properties["RoleArn"],
         type=properties.get("StateMachineType", "STANDARD"),
         tags=[{"key": tag["Key"], "value": tag["Value"]} for tag in _tags(properties)],
-        **_camel_case(properties, "LoggingConfiguration", "TracingConfiguration", "EncryptionConfiguration"),
+        **_camel_case(properties, *_CONFIGURATIONS),
     )["stateMachineArn"]
     return Made(arn, {"Arn": arn, "Name": name, "StateMachineRevisionId": "INITIAL"})
+
+
+_DEFINITIONS = ("DefinitionString", "Definition", "DefinitionS3Location", "DefinitionSubstitutions")
+_CONFIGURATIONS = ("LoggingConfiguration", "TracingConfiguration", "EncryptionConfiguration")
 
 
 def _camel_case(properties: Mapping[str, Any], *names: str) -> dict[str, Any]:
@@ -498,7 +554,8 @@ class _RefusingLogger:
     """moto's parser warns where CloudFormation fails."""
 
     def warning(self, message: str, *arguments: Any) -> None:
-        raise DeploymentRefused(message % arguments if arguments else message)
+        _refusals.append(message % arguments if arguments else message)
+        raise DeploymentRefused(_refusals[-1])
 
 
 _parse_yaml = Stack.parse_template

@@ -1,7 +1,8 @@
 """Names: what DescribeDBInstances and Route 53 say, answered as a VPC's resolver would answer.
 
-:class:`NameTable` knows the endpoints of instances and reads the records of every hosted zone. Lambda processes read its
-file; everything else asks :class:`DnsServer`. A changed record is answered at once; GetChange says PENDING for a while.
+:class:`NameTable` knows the endpoints of instances and reads the records of every hosted zone. Lambda processes read
+its file; everything else asks :class:`DnsServer`. A changed record is answered at once; GetChange says PENDING for a
+while.
 """
 
 from __future__ import annotations
@@ -78,7 +79,7 @@ class NameTable:
             self._write()
 
     def resolve(self, name: str, kind: str = "A") -> list[Answer] | None:
-        """The chain of records that answers a question; empty: the name exists, without such records; None: NXDOMAIN."""
+        """The chain of records that answers; empty: the name exists, without such records; None: NXDOMAIN."""
         with self._lock:
             return self._resolve(canonical(name), kind, self._records())
 
@@ -152,7 +153,7 @@ class DnsServer:
             break
         self.host, self.port = host, int(udp.server_address[1])
         for server in (udp, tcp):
-            server.names = names  # type: ignore[attr-defined]
+            server.names = names
             self._servers.append(server)
             threading.Thread(target=server.serve_forever, args=(0.1,), name="dns", daemon=True).start()
 
@@ -164,10 +165,12 @@ class DnsServer:
 
 class _Udp(socketserver.ThreadingUDPServer):
     daemon_threads = True
+    names: NameTable
 
 
 class _Tcp(socketserver.ThreadingTCPServer):
     daemon_threads = True
+    names: NameTable
     allow_reuse_address = True
 
 
@@ -209,7 +212,7 @@ class _TcpHandler(socketserver.StreamRequestHandler):
 
 
 def install_route53(context: Context) -> None:
-    """Put a stricter Route 53 into moto: changes are validated as a batch, reach the names, and take time to be INSYNC."""
+    """Put a stricter Route 53 into moto: a batch is all or nothing, reaches the names, and takes time to be INSYNC."""
     from moto.route53.exceptions import Route53ClientError
     from moto.route53.models import FakeZone, Route53Backend, route53_backends
     from moto.route53.responses import Route53
@@ -261,8 +264,8 @@ def install_route53(context: Context) -> None:
                 raise refuse(f"Tried to create {described} but it already exists")
         if any((record.type == "CNAME") != (kind == "CNAME") for record in same_name):
             raise refuse(
-                f"RRSet of type {kind} with DNS name {name} is not permitted as it conflicts with other records with the "
-                f"same DNS name in zone {zone.name}"
+                f"RRSet of type {kind} with DNS name {name} is not permitted as it conflicts with other records with "
+                f"the same DNS name in zone {zone.name}"
             )
         if not wanted.get("AliasTarget") and (wanted.get("TTL") is None or not wanted["ResourceRecords"]):
             raise Route53ClientError("InvalidInput", f"Invalid request: {described} needs a TTL and resource records")

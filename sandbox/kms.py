@@ -103,7 +103,7 @@ def install_kms(context: Context) -> None:
                 key.created_monotonic = float("-inf")
                 key.key_rotation_status = True
                 service = alias_name.removeprefix(MANAGED_ALIASES)
-                key.description = f"Default key that protects my {service.upper()} resources when no other key is defined"
+                key.description = f"Default key that protects my {service.upper()} data when no other key is defined"
             return identifier
 
         def rds_key(self) -> Any:
@@ -139,12 +139,16 @@ def install_kms(context: Context) -> None:
         def disable_key(self, key_id: str) -> None:
             with self.lock:
                 self._customers(key_id, "DisableKey")
-                super().disable_key(self.manageable(key_id).id)
+                key = self.manageable(key_id)
+                super().disable_key(key.id)
+                key.__dict__.setdefault("unusable_since", context.clock.time())
 
         def enable_key(self, key_id: str) -> None:
             with self.lock:
                 self._customers(key_id, "EnableKey")
-                super().enable_key(self.manageable(key_id).id)
+                key = self.manageable(key_id)
+                super().enable_key(key.id)
+                key.__dict__.pop("unusable_since", None)
 
         def schedule_key_deletion(self, key_id: str, pending_window_in_days: int) -> float:
             with self.lock:
@@ -152,12 +156,13 @@ def install_kms(context: Context) -> None:
                 if pending_window_in_days not in PENDING_WINDOW_DAYS:
                     raise _error(
                         "ValidationException",
-                        f"1 validation error detected: Value '{pending_window_in_days}' at 'pendingWindowInDays' failed to "
-                        "satisfy constraint: Member must have value between 7 and 30",
+                        f"1 validation error detected: Value '{pending_window_in_days}' at 'pendingWindowInDays' "
+                        "failed to satisfy constraint: Member must have value between 7 and 30",
                     )
                 self.manageable(key_id)
                 key.enabled, key.key_state = False, "PendingDeletion"
                 key.pending_window_in_days = pending_window_in_days
+                key.__dict__.setdefault("unusable_since", context.clock.time())
                 deletion = context.clock.now() + dt.timedelta(days=pending_window_in_days)
                 key.deletion_date = deletion.replace(tzinfo=None)
                 return deletion.timestamp()

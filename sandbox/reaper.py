@@ -1,7 +1,8 @@
 """Ends what the sandbox started, and removes its directory, when the sandbox dies: also after SIGKILL.
 
 A small process of its own. It learns of processes through a pipe; the end of the pipe, or the end of the sandbox's
-process, is the signal. A process is known by id *and* start time, so an id that the kernel gave to a stranger is left alone.
+process, is the signal. A process is known by id *and* start time: an id that the kernel gave to a stranger is left
+alone.
 """
 
 import contextlib
@@ -56,7 +57,7 @@ class Reaper:
         """This process has ended, or is no longer the sandbox's concern."""
         self._say(f"forget {pid}")
 
-    def close(self, timeout: float = 20.0) -> None:
+    def close(self, timeout: float = 120.0) -> None:
         """Let the reaper do its work now, and wait for it."""
         with self._lock, contextlib.suppress(OSError):
             assert self._process.stdin is not None
@@ -104,19 +105,21 @@ def _watch(sandbox: int, directory: Path, remove: bool) -> None:
     with contextlib.suppress(OSError, AttributeError):
         poll.register(os.pidfd_open(sandbox), select.POLLIN)
     pending = b""
-    open_ = os.getppid() == sandbox
-    while open_:
-        for descriptor, _ in poll.poll():
-            if descriptor == 0 and (data := os.read(0, 65536)):
-                *lines, pending = (pending + data).split(b"\n")
-                for line in lines:
-                    word, pid, *rest = line.decode().split()
-                    if word == "track":
-                        tracked[int(pid)] = rest[0]
-                    else:
-                        tracked.pop(int(pid), None)
+    gone = os.getppid() != sandbox  # it may have died before this process could look at it
+    while True:
+        # What the sandbox said before it died counts, so the pipe is read to its end (or until nobody speaks).
+        ready = [descriptor for descriptor, _ in poll.poll(0 if gone else None)]
+        gone = gone or any(descriptor != 0 for descriptor in ready)
+        data = os.read(0, 65536) if 0 in ready else b""
+        if not data and (gone or 0 in ready):
+            break
+        *lines, pending = (pending + data).split(b"\n")
+        for line in lines:
+            word, pid, *rest = line.decode().split()
+            if word == "track":
+                tracked[int(pid)] = rest[0]
             else:
-                open_ = False
+                tracked.pop(int(pid), None)
     _end(tracked)
     if remove:
         _remove(directory)

@@ -15,15 +15,16 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from sandbox.api import Api
 from sandbox.clock import VirtualClock
-from sandbox.cloudformation import Aws, Deployment, deploy
 from sandbox.context import ACCOUNT_ID, DEFAULT_REGION, Context
+
+if TYPE_CHECKING:
+    from sandbox.cloudformation import Aws, Deployment
 
 LOG = logging.getLogger("sandbox.server")
 
@@ -96,16 +97,7 @@ class Sandbox:
     # -- starting ------------------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        from sandbox.aws_gaps import install_gaps
-        from sandbox.cloudtrail import Trail
-        from sandbox.dns import DnsServer, NameTable, install_route53
-        from sandbox.iam import Authorizer
-        from sandbox.kms import install_kms
-        from sandbox.lambda_runtime import LambdaRuntime
-        from sandbox.rds import install_rds
         from sandbox.reaper import Reaper
-        from sandbox.scheduler import EventBridge
-        from sandbox.step_functions import install as install_step_functions
         from sandbox.tls_front import CertificateAuthority
 
         began = time.monotonic()
@@ -116,9 +108,22 @@ class Sandbox:
         self._stack.callback(log_to(work_dir))
 
         ca = CertificateAuthority(work_dir / "ca")
-        # The longest part by far, and it needs nothing of the rest.
-        synthesis = _Background(lambda: synthesize(work_dir, ca.bundle))
+        # The longest part by far, and it needs nothing of the rest: it goes on while moto is imported.
+        synthesis = Synthesis(work_dir, ca.bundle)
         self._stack.callback(synthesis.cancel)
+
+        from sandbox.api import Api
+        from sandbox.aws_gaps import install_gaps
+        from sandbox.cloudformation import Aws, deploy
+        from sandbox.cloudtrail import Trail
+        from sandbox.dns import DnsServer, NameTable, install_route53
+        from sandbox.iam import Authorizer
+        from sandbox.kms import install_kms
+        from sandbox.lambda_runtime import LambdaRuntime
+        from sandbox.rds import install_rds
+        from sandbox.scheduler import EventBridge
+        from sandbox.step_functions import install as install_step_functions
+        from sandbox.step_functions import stop_executions
 
         clock = VirtualClock(work_dir / "clock.offset")
         self._stack.callback(clock.stop)
@@ -157,6 +162,7 @@ class Sandbox:
         LOG.info("synthesized after %.1f s", time.monotonic() - began)
         self.deployment = deploy(assembly, self._aws)
         LOG.info("deployed after %.1f s", time.monotonic() - began)
+        self._warm_up()
         # Nobody has permissions before the deployment; from here on everybody has exactly theirs.
         authorizer.install()
         self._stack.callback(authorizer.uninstall)
@@ -164,6 +170,9 @@ class Sandbox:
         self._stack.callback(trail.uninstall)
         self.events.start()
         self._stack.callback(self.events.stop)
+        # First of all at the end: what is still running shall not find its world half taken down, and complain.
+        self._stack.callback(stop_executions)
+        self._stack.callback(api.expect_failures)
 
         self.ready = Ready(
             endpoint_url=api.endpoint_url,
@@ -181,45 +190,102 @@ class Sandbox:
             template=str(next(assembly.glob("*.template.json"))),
         )
 
+    def _warm_up(self) -> None:
+        """Start the parent of the Lambda processes; its imports would else be paid for by the first state."""
+        from moto.awslambda.utils import get_backend
+
+        function = next(iter(get_backend(ACCOUNT_ID, self.region).list_functions()))
+
+        def warm_up() -> None:
+            try:
+                self.runtime.warm_up(function)
+            except RuntimeError as ended:
+                LOG.info("warm-up: %s", ended)  # the sandbox ended before it was warm
+
+        threading.Thread(target=warm_up, name="warm-up", daemon=True).start()
+
     def _close_rds(self) -> None:
         for failure in self.rds.failures:
             LOG.error("an operation of RDS failed:\n%s", failure)
         self.rds.close()
 
 
-def synthesize(work_dir: Path, ca_bundle: Path) -> Path:
-    """Make the layer for this machine, with the sandbox's authorities in it, and run the real app. The assembly.
+class Synthesis:
+    """Makes this machine's layer, with the sandbox's authorities in it, and runs the real app; in the background."""
 
-    Raises:
-        SandboxFailed: one of the two failed; the message has its own words.
-    """
-    began = time.monotonic()
-    layer, assembly = work_dir / "layer", work_dir / "cdk.out"
-    # The same files under another name: nobody writes to a layer.
-    shutil.copytree(dependencies() / "python", layer / "python", copy_function=_link)
-    (layer / "rds-ca").mkdir()
-    shutil.copy(ca_bundle, layer / "rds-ca" / "ca-bundle.pem")
-    LOG.info("layer made in %.1f s", time.monotonic() - began)
-    context = json.dumps({"env": ENVIRONMENT, "layer_dir": str(layer)})
-    _run("app.py", CDK_OUTDIR=str(assembly), CDK_CONTEXT_JSON=context, CDK_VALIDATION="false")
-    return assembly
+    def __init__(self, work_dir: Path, ca_bundle: Path) -> None:
+        self._work_dir, self._ca_bundle = work_dir, ca_bundle
+        self._error: Exception | None = None
+        self._process: subprocess.Popen[str] | None = None
+        self._cancelled = False
+        self._thread = threading.Thread(target=self._work, name="synthesis", daemon=True)
+        self._thread.start()
 
+    def result(self) -> Path:
+        """Wait for it. The assembly.
 
-def dependencies() -> Path:
-    """The layer without authorities, as ``infra.layer`` builds it; kept under the hash of all that it is built from."""
-    inputs = [path.read_bytes() for path in (ROOT / "lambdas" / "requirements.txt", ROOT / "infra" / "layer.py")]
-    key = hashlib.sha256(b"\0".join([*inputs, sys.version.encode(), sys.executable.encode()])).hexdigest()[:16]
-    kept = ROOT / "build" / "sandbox" / f"layer-{key}"
-    if not kept.is_dir():
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=kept.parent) as temporary:
-            authorities = Path(temporary, "none.pem")
-            authorities.write_text("-----BEGIN CERTIFICATE-----\n")
-            fresh = Path(temporary, "layer")
-            _run("-m", "infra.layer", "--platform", "host", "--ca", str(authorities), "--out", str(fresh))
-            with suppress(OSError):  # another sandbox was faster
-                fresh.rename(kept)
-    return kept
+        Raises:
+            SandboxFailed: one of the two failed; the message has its own words.
+        """
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._work_dir / "cdk.out"
+
+    def cancel(self) -> None:
+        """End it, and wait: the directory must not be written to after it was removed."""
+        self._cancelled = True
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+        self._thread.join()
+
+    def _work(self) -> None:
+        try:
+            began = time.monotonic()
+            layer = self._work_dir / "layer"
+            # The same files under another name: nobody writes to a layer.
+            shutil.copytree(self._dependencies() / "python", layer / "python", copy_function=_link)
+            (layer / "rds-ca").mkdir()
+            shutil.copy(self._ca_bundle, layer / "rds-ca" / "ca-bundle.pem")
+            LOG.info("layer made in %.1f s", time.monotonic() - began)
+            context = json.dumps({"env": ENVIRONMENT, "layer_dir": str(layer)})
+            self._run(
+                "app.py", CDK_OUTDIR=str(self._work_dir / "cdk.out"), CDK_CONTEXT_JSON=context, CDK_VALIDATION="false"
+            )
+        except Exception as error:
+            self._error = error
+
+    def _dependencies(self) -> Path:
+        """The layer without authorities, as ``infra.layer`` builds it; kept under the hash of all it is built from."""
+        inputs = [path.read_bytes() for path in (ROOT / "lambdas" / "requirements.txt", ROOT / "infra" / "layer.py")]
+        key = hashlib.sha256(b"\0".join([*inputs, sys.version.encode(), sys.executable.encode()])).hexdigest()[:16]
+        kept = ROOT / "build" / "sandbox" / f"layer-{key}"
+        if not kept.is_dir():
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=kept.parent) as temporary:
+                authorities = Path(temporary, "none.pem")
+                authorities.write_text("-----BEGIN CERTIFICATE-----\n")
+                fresh = Path(temporary, "layer")
+                self._run("-m", "infra.layer", "--platform", "host", "--ca", str(authorities), "--out", str(fresh))
+                with suppress(OSError):  # another sandbox was faster
+                    fresh.rename(kept)
+        return kept
+
+    def _run(self, *arguments: str, **environment: str) -> None:
+        if self._cancelled:
+            raise SandboxFailed("cancelled")
+        self._process = subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=ROOT,
+            env=os.environ | environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        printed, _ = self._process.communicate()
+        if self._process.returncode:
+            raise SandboxFailed(f"python {' '.join(arguments[:2])} failed:\n{printed.strip()}")
 
 
 def _link(source: str, target: str) -> None:
@@ -227,49 +293,6 @@ def _link(source: str, target: str) -> None:
         os.link(source, target)
     except OSError:  # another file system
         shutil.copy2(source, target)
-
-
-def _run(*arguments: str, **environment: str) -> None:
-    done = subprocess.run(
-        [sys.executable, *arguments],
-        cwd=ROOT,
-        env=os.environ | environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise SandboxFailed(f"python {' '.join(arguments[:2])} failed:\n{done.stdout.strip()}")
-
-
-class _Background:
-    """One function in a thread; its result or its exception when asked."""
-
-    def __init__(self, work: Callable[[], Path]) -> None:
-        self._result: Path | None = None
-        self._error: BaseException | None = None
-        self._work = work
-        self._thread = threading.Thread(target=self._run, name="synthesis", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self._result = self._work()
-        except BaseException as error:
-            self._error = error
-
-    def result(self) -> Path:
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
-        assert self._result is not None
-        return self._result
-
-    def cancel(self) -> None:
-        # Its processes end by themselves, in seconds; the directory must not be written to after it was removed.
-        self._thread.join()
 
 
 class RoleKeys:
@@ -320,7 +343,7 @@ def make_administrator(aws: Aws) -> Aws:
     iam.create_user(UserName=ADMINISTRATOR)
     iam.put_user_policy(UserName=ADMINISTRATOR, PolicyName="everything", PolicyDocument=json.dumps(_EVERYTHING))
     key = iam.create_access_key(UserName=ADMINISTRATOR)["AccessKey"]
-    return Aws(aws.endpoint_url, aws.region, aws.account_id, key["AccessKeyId"], key["SecretAccessKey"])
+    return replace(aws, access_key_id=key["AccessKeyId"], secret_access_key=key["SecretAccessKey"])
 
 
 def _holding(clock: VirtualClock, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -145,6 +145,17 @@ def install(
     return _engine
 
 
+def stop_executions() -> None:
+    """Stop everything that runs, without waiting for it and without reporting it."""
+    engine = _current()
+    engine.on_status_change = lambda execution: None
+    for account in list(parser_models.stepfunctions_parser_backends.values()):
+        for backend in list(account.values()):
+            for execution in backend._get_executions():
+                if execution.status == "RUNNING" and execution.exec_worker.env is not None:
+                    execution.exec_worker.stop(stop_date=dt.datetime.now(dt.UTC), error=None, cause="the sandbox ends")
+
+
 def _current() -> Engine:
     if _engine is None:
         raise RuntimeError("step_functions.install() has not been called")
@@ -368,18 +379,34 @@ def _send_task_failure(self: Any) -> EmptyResult:
     return EmptyResult()
 
 
+_EXECUTION_DATA = frozenset({"input", "inputDetails", "output", "outputDetails", "parameters"})
+
+
+def _without_data(event: Any) -> dict[str, Any]:
+    return {
+        name: {key: value for key, value in details.items() if key not in _EXECUTION_DATA}
+        if isinstance(details, dict) and name.endswith("EventDetails")
+        else details
+        for name, details in event.items()
+    }
+
+
 def _get_execution_history(self: Any) -> ActionResult:
-    """Pages and order as AWS: up to 1000 events, ``reverseOrder``, a token that is an offset."""
+    """Pages and order as AWS: up to 1000 events, ``reverseOrder``, a token that is an offset, data only if wanted."""
     history = self.stepfunction_backend.get_execution_history(self._get_param("executionArn"))
-    events = json.loads(to_json_str(history["events"]))
-    for event in events:
-        event["timestamp"] = dt.datetime.fromisoformat(event["timestamp"].replace("Z", "+00:00"))
+    chosen = list(history["events"])
     if self._get_param("reverseOrder"):
-        events.reverse()
+        chosen.reverse()
     start = int(self._get_param("nextToken") or 0)
     size = min(self._get_int_param("maxResults") or 100, 1000)
-    page: dict[str, Any] = {"events": events[start : start + size]}
-    if start + size < len(events):
+    total, chosen = len(chosen), chosen[start : start + size]
+    if self._get_param("includeExecutionData") in (False, "false"):
+        chosen = [_without_data(event) for event in chosen]
+    events = json.loads(to_json_str(chosen))
+    for event in events:
+        event["timestamp"] = dt.datetime.fromisoformat(event["timestamp"].replace("Z", "+00:00"))
+    page: dict[str, Any] = {"events": events}
+    if start + size < total:
         page["nextToken"] = str(start + size)
     return ActionResult(page)
 

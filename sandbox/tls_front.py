@@ -1,7 +1,7 @@
-"""The network in front of the servers: TLS, endpoints with addresses of their own, and the place where a network is cut.
+"""The network in front of the servers: TLS, an address for every endpoint, and the place where a network is cut.
 
-The wheel's PostgreSQL is built without SSL, and it listens on a unix socket only. A *front* is what a client reaches: it
-answers SSLRequest, terminates TLS with a certificate for the RDS name, and forwards to the socket. It refuses plain
+The wheel's PostgreSQL is built without SSL, and it listens on a unix socket only. A *front* is what a client reaches:
+it answers SSLRequest, terminates TLS with a certificate for the RDS name, and forwards to the socket. It refuses plain
 connections as ``rds.force_ssl`` does. All fronts live in one separate process, so that their work does not take turns
 with the sandbox's own.
 """
@@ -126,7 +126,7 @@ class CertificateAuthority:
             .add_extension(x509.SubjectAlternativeName([_alternative(name) for name in names]), critical=False)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(signs_certificates=False), critical=True)
-            .add_extension(x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+            .add_extension(x509.ExtendedKeyUsage([x509.oid.ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
             .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
             .add_extension(
                 x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(self._identifier), critical=False
@@ -249,7 +249,7 @@ class TlsFront:
         return answer["ok"]
 
 
-# -- in the process of the fronts ----------------------------------------------------------------------------------------
+# -- in the process of the fronts --------------------------------------------------------------------------------------
 
 
 class _Half(asyncio.Protocol):
@@ -500,8 +500,8 @@ class _Fronts:
                     await endpoint.listen()
                 self.endpoints[key] = endpoint
             case "close":
-                if endpoint := self.endpoints.pop(key, None):
-                    endpoint.close()
+                if key in self.endpoints:
+                    self.endpoints.pop(key).close()
             case "cut" if request["how"] == "silence":
                 self.endpoints[key].silence(True)
             case "cut":

@@ -124,6 +124,7 @@ def _paged(rotation: Rotation, undo: Undo, ports: Ports) -> Rotation:
     if undo.paged_at is not None or now - undo.started_at < PAGE_AFTER:
         return rotation
     moment = Moment.UNDECIDED
+    measure(rotation, "RotationUndecided", MetricUnit.Count, 1)
     ports.notifier.publish(
         moment.value, subject_of(rotation, moment), message_of(rotation, moment) | {"waiting_for": undo.reason}
     )

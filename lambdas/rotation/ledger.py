@@ -89,10 +89,13 @@ class DynamoLedger:
                 raise _superseded(entry.rotation)
 
     def take_over(self, rotation: Rotation, execution_arn: str) -> Rotation:
-        taken = rotation.having(epoch=rotation.epoch + 1, execution_arn=execution_arn)
-        if not self._journal(taken, _open_in(rotation.epoch)):
+        # The epoch alone first: what an older function writes until this moment belongs to the rotation that is taken
+        # over (it may be the request of a promotion), and from this moment on it writes nothing.
+        raised = {"epoch": rotation.epoch + 1, "execution_arn": execution_arn}
+        entry_of = ROTATION + rotation.rotation_id
+        if not self._write(_plan(rotation).base_name, entry_of, raised, _open_in(rotation.epoch)):
             raise _superseded(self._existing(rotation).rotation)
-        return taken
+        return self._existing(rotation).rotation
 
     def close(self, rotation: Rotation, outcome: str) -> None:
         """Write the outcome: from now on the entry is history, and a recovery of it ends at once. Repeatable."""
@@ -201,8 +204,10 @@ def _plan(rotation: Rotation) -> Plan:
 
 def _entry(item: Item) -> Entry:
     closed_at = item.get("closed_at")
+    # The columns win: a takeover raises them before anybody writes the state again.
+    holder = {"epoch": int(item["epoch"]), "execution_arn": str(item["execution_arn"])}
     return Entry(
-        rotation=Rotation.from_state(json.loads(str(item["state"]))),
+        rotation=Rotation.from_state(json.loads(str(item["state"])) | holder),
         outcome=item.get("outcome"),
         closed_at=None if closed_at is None else datetime.fromisoformat(str(closed_at)),
     )

@@ -70,7 +70,8 @@ class Watcher:
 
     def see(self, run: progress.Run, acknowledged: int) -> None:
         now = time.monotonic()
-        self._rate = [(at, n) for at, n in self._rate if now - at < 1.0] + [(now, acknowledged)]
+        recent = [(at, n) for at, n in self._rate if now - at < 1.0]
+        self._rate = [*(recent or self._rate[-1:]), (now, acknowledged)]
         span = self._rate[-1][0] - self._rate[0][0]
         per_second = (self._rate[-1][1] - self._rate[0][1]) / span if span else 0.0
         if self._live:

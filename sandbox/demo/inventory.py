@@ -90,6 +90,8 @@ def _may_be_added(name: str, facts: Mapping[str, Any], expected: Expected) -> bo
             kept = facts["key"] == expected.new_key and facts["status"] == "available"
             return own == f"{expected.target}-kept" and bool(kept)
         case "rds", "automated-snapshot":
+            if facts["instance"] == expected.source:
+                return bool(facts["key"] == expected.old_key)  # of the retained backups, see there
             return bool(facts["instance"] == expected.target and facts["key"] == expected.new_key)
         case "rds", "automated-backup":
             if own == expected.target_resource_id:

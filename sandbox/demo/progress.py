@@ -10,6 +10,7 @@ from typing import Any
 from sandbox.demo.account import Account
 
 LOOK_EVERY_SECONDS = 0.25
+LOOK_DURING_CUTOVER_SECONDS = 0.05
 OVER = ("SUCCEEDED", "FAILED", "TIMED_OUT", "ABORTED")
 
 PHASES = {
@@ -37,7 +38,12 @@ class StateVisit:
 
 @dataclass
 class Run:
-    """One execution. ``offset``: monotonic seconds minus the sandbox's clock, during the cutover."""
+    """One execution.
+
+    ``earliest`` and ``latest`` bound the difference between the monotonic clock and the sandbox's during the cutover,
+    when the latter does not jump: an event has happened after the last look that did not show it, and before the first
+    that did.
+    """
 
     arn: str
     status: str = "RUNNING"
@@ -46,7 +52,15 @@ class Run:
     output: Mapping[str, Any] = field(default_factory=dict)
     visits: list[StateVisit] = field(default_factory=list)
     transitions: int = 0
-    offset: float | None = None
+    earliest: float | None = None
+    latest: float | None = None
+
+    @property
+    def offset(self) -> float | None:
+        """Monotonic seconds minus the sandbox's clock, during the cutover."""
+        if self.earliest is None or self.latest is None:
+            return None
+        return (self.earliest + self.latest) / 2
 
     @property
     def current(self) -> str:
@@ -55,6 +69,10 @@ class Run:
             if visit.exited_at is None and visit.kind != "Parallel":
                 return visit.name
         return self.visits[-1].name if self.visits else ""
+
+    @property
+    def in_cutover(self) -> bool:
+        return any(self.current in states for states in PHASES.values())
 
     def phases(self) -> dict[str, tuple[float, float]]:
         """Phase -> begin and end on the monotonic clock; only phases that were reached."""
@@ -98,11 +116,13 @@ def follow(
         TimeoutError: it is still running; it is left running.
     """
     states, give_up_at = account.client("stepfunctions"), time.monotonic() + within_seconds
-    run = Run(arn)
+    run, looked_before = Run(arn), time.monotonic()
     while True:
         described = states.describe_execution(executionArn=arn)
+        looking = time.monotonic()
         events = _history(states, arn)
-        _read(run, events, time.monotonic())
+        _read(run, events, looked_before, time.monotonic())
+        looked_before = looking
         run.status = described["status"]
         if run.status in OVER:
             run.output = json.loads(described.get("output") or "{}")
@@ -112,18 +132,17 @@ def follow(
         seen(run)
         if time.monotonic() > give_up_at:
             raise TimeoutError(f"after {within_seconds:.0f} s the execution is still in {run.current}")
-        time.sleep(every_seconds)
+        time.sleep(min(every_seconds, LOOK_DURING_CUTOVER_SECONDS) if run.in_cutover else every_seconds)
 
 
 def _history(states: Any, arn: str) -> list[dict[str, Any]]:
-    return [
-        event
-        for page in states.get_paginator("get_execution_history").paginate(executionArn=arn, includeExecutionData=False)
-        for event in page["events"]
-    ]
+    pages = states.get_paginator("get_execution_history").paginate(
+        executionArn=arn, includeExecutionData=False, PaginationConfig={"PageSize": 1000}
+    )
+    return [event for page in pages for event in page["events"]]
 
 
-def _read(run: Run, events: Sequence[Mapping[str, Any]], now: float) -> None:
+def _read(run: Run, events: Sequence[Mapping[str, Any]], after: float, before: float) -> None:
     visits: list[StateVisit] = []
     open_visits: dict[str, int] = {}
     known = sum(1 + (visit.exited_at is not None) for visit in run.visits)
@@ -143,13 +162,13 @@ def _read(run: Run, events: Sequence[Mapping[str, Any]], now: float) -> None:
             continue
         fresh += 1
         if fresh > known:
-            _calibrate(run, visits, event, now)
+            _calibrate(run, event, after, before)
     run.visits, run.transitions = visits, len(visits)
 
 
-def _calibrate(run: Run, visits: Sequence[StateVisit], event: Mapping[str, Any], now: float) -> None:
-    """No jump during the cutover, and an event is seen after it happened: the smallest difference is the best."""
+def _calibrate(run: Run, event: Mapping[str, Any], after: float, before: float) -> None:
     details = event.get("stateEnteredEventDetails") or event.get("stateExitedEventDetails") or {}
     if any(details["name"] in states for states in PHASES.values()):
-        difference = now - event["timestamp"].timestamp()
-        run.offset = difference if run.offset is None else min(run.offset, difference)
+        shown = event["timestamp"].timestamp()
+        run.earliest = max(after - shown, run.earliest if run.earliest is not None else after - shown)
+        run.latest = min(before - shown, run.latest if run.latest is not None else before - shown)

@@ -19,6 +19,7 @@ Connectivity = Literal["dns", "secret"]
 DATABASES = ("orders", 'Größen "Süd" & O\'Neil')
 """The second name has everything that makes careless quoting fail."""
 
+AWS_MANAGED_KEY = "alias/aws/rds"
 ZONE = "db.example.internal"
 RECORD_TTL_SECONDS = 30
 MASTER_USER = "dbadmin"
@@ -78,7 +79,7 @@ def build(
 
     Args:
         rows: rows of data, spread over the databases.
-        key_arn: an existing key; a new one is made without it.
+        key_arn: an existing key, or `AWS_MANAGED_KEY`; without it a new one is made.
         tags: additional tags of the instance, or other values for the usual ones.
 
     Raises:
@@ -130,7 +131,7 @@ def build(
     world = World(
         identifier=identifier,
         resource_id=instance["DbiResourceId"],
-        key_arn=key_arn,
+        key_arn=instance["KmsKeyId"],
         parameter_group=group,
         databases=databases,
         rows=rows // len(databases),

@@ -198,7 +198,9 @@ class Authorizer:
         """Whether the role lets a service, such as ``lambda.amazonaws.com``, assume it on behalf of ``source_arn``."""
         role = self.inventory.backend("iam").get_role_by_arn(role_arn)
         policy = [one for one in _statements(role.assume_role_policy_document) if _names_service(one, service)]
-        context = {"aws:SourceAccount": self.inventory.account_id, **({"aws:SourceArn": source_arn} if source_arn else {})}
+        context = {"aws:SourceAccount": self.inventory.account_id}
+        if source_arn:
+            context["aws:SourceArn"] = source_arn
         return evaluate(policy, "sts:AssumeRole", role_arn, context).allowed
 
     def principal(self, arn: str) -> Principal:

@@ -220,6 +220,7 @@ class Faults:
         else:
             self._watch("pg8000.core", "CoreConnection", "execute_simple", "statement")
             self._watch("pg8000.core", "CoreConnection", "execute_unnamed", "statement")
+            self._watch("pg8000.core", "CoreConnection", "execute_named", "statement")
             self._watch("pymysql.connections", "Connection", "query", "statement")
 
     def _watch(self, module: str, owner: str, method: str, kind: str) -> None:
@@ -390,8 +391,7 @@ class Zygote:
                 if not data:
                     break
                 self._obey(json.loads(data), [fd for item in ancillary for fd in _descriptors(item)])
-        for pid in self._children:
-            os.kill(pid, signal.SIGKILL)
+        # The children die with this process: each has asked the kernel for it.
 
     @staticmethod
     def _ignore(_signal: int, _frame: FrameType | None) -> None:

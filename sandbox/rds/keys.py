@@ -76,6 +76,15 @@ class Keys:
         except JsonRESTError:
             return False
 
+    def unusable_since(self, arn: str) -> float | None:
+        """When (virtual seconds) data under this key became unreadable; None while it is readable, or nobody knows."""
+        try:
+            found = self._kms.find(arn)
+        except JsonRESTError:
+            return None
+        since: float | None = found.__dict__.get("unusable_since")
+        return since
+
     def hold(self, arn: str | None, dbi_resource_id: str, holder: str) -> None:
         """From now on something of this database is under the key. No key: nothing to hold."""
         if arn:

@@ -6,7 +6,7 @@ import datetime as dt
 import secrets
 import shutil
 import threading
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sandbox.rds.servers import Server
 
 if TYPE_CHECKING:
-    from sandbox.rds.backend import SandboxRds
+    from sandbox.rds.backups import Backups
 
 View = dict[str, Any]
 BASE32 = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
@@ -97,7 +97,7 @@ class Instance(Tagged):
     resource_type = "db"
 
     def __init__(
-        self, backend: SandboxRds, name: str, settings: View, tags: list[dict[str, str]], key: str | None
+        self, backend: Backups, name: str, settings: View, tags: list[dict[str, str]], key: str | None
     ) -> None:
         super().__init__(tags)
         self.backend = backend
@@ -125,6 +125,9 @@ class Instance(Tagged):
         """It is being deleted: whatever is under way gives up."""
         self.operations = threading.Lock()
         """One operation at a time."""
+        self.orders = 0
+        """Operations that were accepted and are not done."""
+        self._associated_roles: list[Any] = []
 
     # The names by which moto's own code knows these things.
     @property
@@ -160,6 +163,28 @@ class Instance(Tagged):
     @property
     def db_cluster_identifier(self) -> None:
         return None
+
+    @property
+    def db_instance_class(self) -> str:
+        return str(self.settings["DBInstanceClass"])
+
+    @property
+    def db_name(self) -> str | None:
+        name: str | None = self.settings.get("DBName")
+        return name
+
+    @property
+    def multi_az(self) -> bool:
+        return bool(self.settings["MultiAZ"])
+
+    @property
+    def allocated_storage(self) -> int:
+        return int(self.settings["AllocatedStorage"])
+
+    @property
+    def iops(self) -> int | None:
+        iops: int | None = self.settings.get("Iops")
+        return iops
 
     @property
     def endpoint(self) -> View:
@@ -225,7 +250,10 @@ class Instance(Tagged):
                     "ValidTill": self.created + dt.timedelta(days=3650),
                 },
                 "ActivityStreamStatus": "stopped",
-                "AssociatedRoles": [],
+                "AssociatedRoles": [
+                    {"RoleArn": role.role_arn, "FeatureName": role.feature_name, "Status": "ACTIVE"}
+                    for role in self._associated_roles
+                ],
                 "DomainMemberships": [],
                 "TagList": self.tags,
                 "MasterUserSecret": self.master_secret and {
@@ -262,7 +290,7 @@ REMEMBERED = (
 
 @dataclass(eq=False)
 class _Remembered:
-    backend: SandboxRds
+    backend: Backups
     instance_name: str
     instance_created: dt.datetime
     dbi_resource_id: str
@@ -409,8 +437,9 @@ class AutomatedBackup(_Remembered, Tagged):
         )
 
 
-def matches(filters: list[View], facts: dict[str, Callable[[], list[str]]]) -> bool:
+def matches(filters: list[View], facts: Mapping[str, list[str]]) -> bool:
     """Whether a resource passes the filters; ``facts`` gives its values by filter name."""
     return all(
-        any(value.lower() in [fact.lower() for fact in facts[f["Name"]]()] for value in f["Values"]) for f in filters
+        {value.lower() for value in wanted["Values"]} & {fact.lower() for fact in facts[wanted["Name"]]}
+        for wanted in filters
     )

@@ -10,10 +10,13 @@ from moto.rds.models import rds_backends
 from moto.rds.responses import RDSResponse
 
 from sandbox.postgres import PostgresEngine
-from sandbox.rds.backend import INSTANCE_QUOTA, SNAPSHOT_QUOTA, STORAGE_QUOTA_GIB, SandboxRds
+from sandbox.rds.backend import SandboxRds
+from sandbox.rds.backups import SNAPSHOT_QUOTA
 from sandbox.rds.durations import Durations
+from sandbox.rds.errors import refuse
 from sandbox.rds.resources import Instance
 from sandbox.rds.servers import Engine
+from sandbox.rds.settings import INSTANCE_QUOTA, STORAGE_QUOTA_GIB
 from sandbox.tls_front import AddressBlock, Cut, TlsFront
 
 if TYPE_CHECKING:
@@ -131,6 +134,10 @@ def _install_wire() -> None:
     def restore_db_instance_from_db_snapshot(self: Any) -> ActionResult:
         return _one(self.backend.restore_db_instance_from_db_snapshot(self.params["DBSnapshotIdentifier"], self.params))
 
+    def refuse_this(self: Any) -> ActionResult:
+        # A 500 of moto's would look like a passing fault of AWS, and be tried again.
+        raise refuse("InvalidAction", "The sandbox does not have this yet.")
+
     def describe_db_instances(self: Any) -> ActionResult:
         return PaginatedResult({"DBInstances": self.backend.views_of_instances(self.params)})
 
@@ -212,6 +219,11 @@ def _install_wire() -> None:
         setattr(RDSResponse, method.__name__, method)
     for name in ("create_db_instance", "create_db_instance_read_replica", "promote_read_replica"):
         setattr(RDSResponse, name, _instance(name))
+    for name in (
+        "create_blue_green_deployment", "switchover_blue_green_deployment", "restore_db_instance_to_point_in_time",
+        "create_db_cluster", "start_export_task",
+    ):  # fmt: skip
+        setattr(RDSResponse, name, refuse_this)
     for name, member in (
         ("describe_pending_maintenance_actions", "PendingMaintenanceActions"),
         ("describe_tenant_databases", "TenantDatabases"),

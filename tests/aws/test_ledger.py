@@ -127,6 +127,17 @@ def test_a_superseded_epoch_can_neither_read_nor_write(ledger: DynamoLedger) -> 
     assert (2, "arn:execution:recovery") == (taken.epoch, ledger.current(taken).execution_arn)
 
 
+def test_a_takeover_does_not_overwrite_what_was_written_since_it_was_read(ledger: DynamoLedger) -> None:
+    """Promote records its request while Rollback holds an older copy; overlooked, the source would open too early."""
+    copy = ledger.open(rotation())
+    ledger.record(copy.having(target_identifier="orders-rot-1"))
+
+    taken = ledger.take_over(copy, "arn:execution:recovery")
+
+    assert ("orders-rot-1", 2) == (taken.target_identifier, taken.epoch)
+    assert taken == ledger.current(taken)
+
+
 def test_a_step_that_takes_over_may_come_again_with_the_epoch_before(ledger: DynamoLedger) -> None:
     """Rollback raised the epoch and died; its retry still carries the older one. A stranger's does not get in."""
     before = ledger.open(rotation())

@@ -35,16 +35,25 @@ def shared_source(world: World) -> Endpoint:
 def source(shared_source: Endpoint) -> Iterator[Endpoint]:
     """One source for all tests of a session: each leaves it open, empty of sessions and undecided."""
     yield shared_source
-    shared_source.admin(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename IN ('master', 'shop app')"
-    )
-    for name in (*DATABASES, "postgres"):
-        shared_source.admin(f"ALTER DATABASE {quoted(name)} ALLOW_CONNECTIONS true")
-        shared_source.admin(f"ALTER DATABASE {quoted(name)} CONNECTION LIMIT -1")
-    for (name,) in shared_source.admin("SELECT datname FROM pg_database WHERE datname LIKE 'late%'"):
-        shared_source.admin(f"DROP DATABASE {quoted(name)} WITH (FORCE)")
-    shared_source.engine().ensure_control_database()
+    with shared_source.server.session("postgres") as sql:
+        sql.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename IN ('master', 'shop app')")
+        for name in (*DATABASES, "postgres"):
+            sql.run(f"ALTER DATABASE {quoted(name)} ALLOW_CONNECTIONS true")
+            sql.run(f"ALTER DATABASE {quoted(name)} CONNECTION LIMIT -1")
+        for (name,) in sql.run("SELECT datname FROM pg_database WHERE datname LIKE 'late%'") or ():
+            sql.run(f"DROP DATABASE {quoted(name)} WITH (FORCE)")
+        control = sql.run("SELECT 1 FROM pg_database WHERE datname = 'rds_key_rotation'")
+    if not control:
+        shared_source.engine().ensure_control_database()
     shared_source.admin("TRUNCATE public.marker, public.decision", "rds_key_rotation")
+
+
+@pytest.fixture(scope="session")
+def permissive_source(world: World) -> Endpoint:
+    """Whose parameters allow what a rotation refuses."""
+    source = world.primary(max_prepared_transactions="5", wal_level="logical")
+    source.engine().ensure_control_database()
+    return source
 
 
 @pytest.fixture

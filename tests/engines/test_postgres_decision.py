@@ -20,7 +20,7 @@ def replays(engine: PostgresEngine, position: Position, token: str, seconds: flo
     return False
 
 
-def test_the_target_is_born_fenced_and_released_by_the_decision(source: Endpoint, replica: Endpoint):
+def test_the_target_is_born_fenced_and_released_by_the_decision(source: Endpoint, replica: Endpoint) -> None:
     """The whole cutover, in SQL."""
     source.admin("TRUNCATE kept RESTART IDENTITY; INSERT INTO kept DEFAULT VALUES", "orders")
     on_source, on_target = source.engine(), replica.engine()
@@ -62,7 +62,7 @@ def test_the_target_is_born_fenced_and_released_by_the_decision(source: Endpoint
     assert {"relations": 2, "sequences": 1, "invalid_indexes": []} == seen["orders"]
 
 
-def test_a_rollback_before_the_promotion_reaches_the_replica(source: Endpoint, replica: Endpoint):
+def test_a_rollback_before_the_promotion_reaches_the_replica(source: Endpoint, replica: Endpoint) -> None:
     """So that this replica can never be released for this rotation, even if somebody promotes it later."""
     on_source, on_target = source.engine(), replica.engine()
     plan = on_source.plan_fence(())
@@ -75,7 +75,7 @@ def test_a_rollback_before_the_promotion_reaches_the_replica(source: Endpoint, r
     assert "rollback" == on_target.decide("r", "release", plan)
 
 
-def test_a_session_that_read_from_the_replica_does_not_live_to_write(source: Endpoint, replica: Endpoint):
+def test_a_session_that_read_from_the_replica_does_not_live_to_write(source: Endpoint, replica: Endpoint) -> None:
     reader = replica.connect("orders")
     assert [[True]] == reader.run("SELECT pg_is_in_recovery()")
     on_source, on_target = source.engine(), replica.engine()
@@ -92,7 +92,7 @@ def test_a_session_that_read_from_the_replica_does_not_live_to_write(source: End
     assert on_target.fence_breach(plan) is None
 
 
-def test_a_paused_replay_shows_neither_marker_nor_position(source: Endpoint, replica: Endpoint):
+def test_a_paused_replay_shows_neither_marker_nor_position(source: Endpoint, replica: Endpoint) -> None:
     """It receives everything, and lag in what it received says nothing about what it has replayed."""
     on_source, on_target = source.engine(), replica.engine()
     assert replays(on_target, on_source.mark("before"), "before")
@@ -112,7 +112,7 @@ def test_a_paused_replay_shows_neither_marker_nor_position(source: Endpoint, rep
     assert on_target.replayed() >= position or on_target.has_replayed(position)
 
 
-def test_a_young_replica_shows_no_marker_and_no_verdict(source: Endpoint, replica: Endpoint):
+def test_a_young_replica_shows_no_marker_and_no_verdict(source: Endpoint, replica: Endpoint) -> None:
     """The control database reaches it some time after the source has it."""
     source.engine().drop_control_database()
     time.sleep(0.5)
@@ -124,7 +124,7 @@ def test_a_young_replica_shows_no_marker_and_no_verdict(source: Endpoint, replic
     assert on_target.lag().streaming
 
 
-def test_positions_grow_and_marks_are_repeatable(source: Endpoint):
+def test_positions_grow_and_marks_are_repeatable(source: Endpoint) -> None:
     engine = source.engine()
 
     first, second = engine.mark("r"), engine.mark("r")
@@ -133,8 +133,8 @@ def test_positions_grow_and_marks_are_repeatable(source: Endpoint):
     assert source.admin(f"SELECT pg_lsn '{second}' > pg_lsn '{first}'") == [[True]]
 
 
-def test_the_position_covers_commits_that_were_not_flushed(source: Endpoint):
-    """With synchronous_commit=off a commit is acknowledged before its WAL is on disk; the marker's commit flushes it."""
+def test_the_position_covers_commits_that_were_not_flushed(source: Endpoint) -> None:
+    """With synchronous_commit=off a commit is acknowledged before its WAL is on disk; the marker's commit flushes."""
     client = source.connect("orders")
     client.run("SET synchronous_commit = off")
     client.run("INSERT INTO kept DEFAULT VALUES")
@@ -146,7 +146,7 @@ def test_the_position_covers_commits_that_were_not_flushed(source: Endpoint):
     assert source.admin(f"SELECT pg_lsn '{position}' >= pg_lsn '{inserted}'") == [[True]]
 
 
-def test_of_two_deciders_one_wins_and_both_know_which(source: Endpoint):
+def test_of_two_deciders_one_wins_and_both_know_which(source: Endpoint) -> None:
     plan = source.engine().plan_fence(())
     for attempt in range(10):
         verdicts: tuple[Verdict, ...] = ("release", "rollback")
@@ -175,7 +175,7 @@ def test_of_two_deciders_one_wins_and_both_know_which(source: Endpoint):
         assert source.engine().verdict(f"r{attempt}") in heard.values()
 
 
-def test_the_loser_opens_nothing(source: Endpoint):
+def test_the_loser_opens_nothing(source: Endpoint) -> None:
     engine = source.engine()
     plan = engine.plan_fence(())
     engine.raise_fence("r", plan, 10)
@@ -190,7 +190,7 @@ def test_the_loser_opens_nothing(source: Endpoint):
     source.connect("orders").close()
 
 
-def test_a_decision_that_is_not_committed_opens_nothing(source: Endpoint):
+def test_a_decision_that_is_not_committed_opens_nothing(source: Endpoint) -> None:
     """Row and opening are one transaction: dying in the middle leaves neither."""
     engine = source.engine()
     plan = engine.plan_fence(())
@@ -205,7 +205,7 @@ def test_a_decision_that_is_not_committed_opens_nothing(source: Endpoint):
         source.admin(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
             "WHERE application_name = 'rds-key-rotation' AND datname = 'rds_key_rotation'",
-            "orders" if False else "rdsadmin",
+            "rdsadmin",
         )
         thread.join(10)
         blocker.run("ROLLBACK")
@@ -222,7 +222,7 @@ def _ignoring(act: object) -> None:
         return
 
 
-def test_a_dropped_database_does_not_keep_the_others_closed(source: Endpoint):
+def test_a_dropped_database_does_not_keep_the_others_closed(source: Endpoint) -> None:
     source.admin("CREATE DATABASE late OWNER master")
     engine = source.engine()
     plan = engine.plan_fence(())

@@ -23,10 +23,10 @@ def altered(endpoint: Endpoint, there: str, back: str, database: str = "postgres
         endpoint.admin(back, database)
 
 
-# -- rights -------------------------------------------------------------------------------------------------------------
+# -- rights ------------------------------------------------------------------------------------------------------------
 
 
-def test_rdss_master_user_has_what_it_takes(source: Endpoint):
+def test_rdss_master_user_has_what_it_takes(source: Endpoint) -> None:
     assert [] == list(source.engine().login_limitations())
     assert [] == list(source.engine().limitations(()))
 
@@ -38,7 +38,7 @@ def test_rdss_master_user_has_what_it_takes(source: Endpoint):
         ("ALTER ROLE master NOCREATEDB", 'ALTER ROLE "master" CREATEDB'),
     ],
 )
-def test_a_missing_right_comes_with_the_grant_that_gives_it(source: Endpoint, revoke: str, grant: str):
+def test_a_missing_right_comes_with_the_grant_that_gives_it(source: Endpoint, revoke: str, grant: str) -> None:
     """And that grant, run as it stands, is enough."""
     source.admin(revoke)
     findings = source.engine().login_limitations()
@@ -51,17 +51,17 @@ def test_a_missing_right_comes_with_the_grant_that_gives_it(source: Endpoint, re
     assert [] == list(source.engine().login_limitations())
 
 
-def test_an_ordinary_login_is_told_everything_at_once(source: Endpoint):
+def test_an_ordinary_login_is_told_everything_at_once(source: Endpoint) -> None:
     messages = " ".join(finding.message for finding in source.engine(APPLICATION).login_limitations())
 
     for what in ("create databases", "end other sessions", "see other sessions", "close database postgres"):
         assert what in messages
 
 
-# -- what forbids a rotation --------------------------------------------------------------------------------------------
+# -- what forbids a rotation -------------------------------------------------------------------------------------------
 
 
-def test_unlogged_relations_with_content(source: Endpoint):
+def test_unlogged_relations_with_content(source: Endpoint) -> None:
     """They are empty on a promoted replica, and nobody would notice before it is too late."""
     with altered(source, "CREATE UNLOGGED TABLE quick (n int)", "DROP TABLE quick", "orders"):
         assert [] == list(source.engine().limitations(()))
@@ -71,7 +71,8 @@ def test_unlogged_relations_with_content(source: Endpoint):
         assert [] == list(source.engine().limitations(("unlogged-tables",)))
 
 
-def test_logical_slots(source: Endpoint):
+def test_logical_slots(permissive_source: Endpoint) -> None:
+    source = permissive_source
     create = "SELECT pg_create_logical_replication_slot('follower', 'pgoutput')"
     with altered(source, create, "SELECT pg_drop_replication_slot('follower')", "orders"):
         [finding] = source.engine().limitations(())
@@ -81,7 +82,7 @@ def test_logical_slots(source: Endpoint):
         assert [] == list(source.engine().limitations(("logical-slots",)))
 
 
-def test_active_cron_jobs(source: Endpoint):
+def test_active_cron_jobs(source: Endpoint) -> None:
     source.admin("CREATE SCHEMA cron; CREATE TABLE cron.job (jobid int, active bool)", "orders")
     source.admin("GRANT USAGE ON SCHEMA cron TO master; GRANT SELECT ON cron.job TO master", "orders")
     with altered(source, "INSERT INTO cron.job VALUES (1, true)", "DROP SCHEMA cron CASCADE", "orders"):
@@ -89,13 +90,13 @@ def test_active_cron_jobs(source: Endpoint):
         assert [] == list(source.engine().limitations(("pg-cron",)))
 
 
-def test_relations_in_template1(source: Endpoint):
+def test_relations_in_template1(source: Endpoint) -> None:
     """It has to stay open for CREATE DATABASE, so what is in it cannot be fenced."""
     with altered(source, "CREATE TABLE stray (n int)", "DROP TABLE stray", "template1"):
         assert ["template1"] == [finding.name for finding in source.engine().limitations(())]
 
 
-def test_a_long_transaction_is_only_a_warning(source: Endpoint, monkeypatch: pytest.MonkeyPatch):
+def test_a_long_transaction_is_only_a_warning(source: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lambdas.rotation.engines.postgres.LONG_TRANSACTION_SECONDS", 0)
     client = source.connect("orders")
     client.run("BEGIN")
@@ -109,10 +110,10 @@ def test_a_long_transaction_is_only_a_warning(source: Endpoint, monkeypatch: pyt
     assert APPLICATION in warning.message
 
 
-# -- the control database -----------------------------------------------------------------------------------------------
+# -- the control database ----------------------------------------------------------------------------------------------
 
 
-def test_a_control_database_of_somebody_else_is_left_alone(source: Endpoint):
+def test_a_control_database_of_somebody_else_is_left_alone(source: Endpoint) -> None:
     engine = source.engine()
     engine.drop_control_database()
     source.admin(f"CREATE DATABASE {CONTROL_DATABASE} OWNER master")
@@ -127,7 +128,7 @@ def test_a_control_database_of_somebody_else_is_left_alone(source: Endpoint):
         source.admin(f"DROP DATABASE {CONTROL_DATABASE} WITH (FORCE)")
 
 
-def test_a_control_database_that_is_half_made_is_finished(source: Endpoint):
+def test_a_control_database_that_is_half_made_is_finished(source: Endpoint) -> None:
     """The first attempt died between CREATE DATABASE and the rest."""
     engine = source.engine()
     engine.drop_control_database()
@@ -140,7 +141,7 @@ def test_a_control_database_that_is_half_made_is_finished(source: Endpoint):
     assert source.admin(f"SELECT has_database_privilege('{APPLICATION}', '{CONTROL_DATABASE}', 'CONNECT')") == [[False]]
 
 
-def test_is_removed_and_stays_removed(source: Endpoint):
+def test_is_removed_and_stays_removed(source: Endpoint) -> None:
     engine = source.engine()
     engine.mark("r")
     engine.drop_control_database()
@@ -149,11 +150,11 @@ def test_is_removed_and_stays_removed(source: Endpoint):
     assert [] == source.admin(f"SELECT 1 FROM pg_database WHERE datname = '{CONTROL_DATABASE}'")
 
 
-# -- connections --------------------------------------------------------------------------------------------------------
+# -- connections -------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("whose", ["ROLE master", "DATABASE rds_key_rotation"])
-def test_a_courtesy_setting_does_not_stop_the_rotation(source: Endpoint, whose: str):
+def test_a_courtesy_setting_does_not_stop_the_rotation(source: Endpoint, whose: str) -> None:
     setting = f"ALTER {whose} SET default_transaction_read_only = on"
     with altered(source, setting, f"ALTER {whose} RESET default_transaction_read_only"):
         engine = source.engine()
@@ -162,7 +163,7 @@ def test_a_courtesy_setting_does_not_stop_the_rotation(source: Endpoint, whose: 
         assert "release" == engine.decide("r", "release", engine.plan_fence(()))
 
 
-def test_a_wrong_password_is_refused_and_not_repeated_to_anybody(source: Endpoint):
+def test_a_wrong_password_is_refused_and_not_repeated_to_anybody(source: Endpoint) -> None:
     engine = source.engine()
     engine._password = "hunter2"
 
@@ -173,7 +174,7 @@ def test_a_wrong_password_is_refused_and_not_repeated_to_anybody(source: Endpoin
     assert "hunter2" not in str(refused.value)
 
 
-def test_a_server_of_another_authority_is_not_spoken_to(source: Endpoint, tmp_path: Path):
+def test_a_server_of_another_authority_is_not_spoken_to(source: Endpoint, tmp_path: Path) -> None:
     engine = source.engine()
     engine._ca_bundle = str(CertificateAuthority(tmp_path / "other").bundle)
 
@@ -181,7 +182,7 @@ def test_a_server_of_another_authority_is_not_spoken_to(source: Endpoint, tmp_pa
         engine.is_replica()
 
 
-def test_a_certificate_for_another_name_is_not_accepted(world: World, source: Endpoint):
+def test_a_certificate_for_another_name_is_not_accepted(world: World, source: Endpoint) -> None:
     """verify-full: a certificate of the right authority for another server is no proof."""
     certificate = world.authority.issue("elsewhere.example.com")
     world.fronts.open(source.server.name, source.address, 5432, certificate, source.server.socket)
@@ -193,7 +194,7 @@ def test_a_certificate_for_another_name_is_not_accepted(world: World, source: En
         world.fronts.open(source.server.name, source.address, 5432, own, source.server.socket)
 
 
-def test_a_server_that_restarts_is_unreachable_and_then_there_again(source: Endpoint):
+def test_a_server_that_restarts_is_unreachable_and_then_there_again(source: Endpoint) -> None:
     """The same engine object: a poll outlives the reboot that belongs to a promotion."""
     engine = source.engine()
     assert not engine.is_replica()
@@ -209,7 +210,7 @@ def test_a_server_that_restarts_is_unreachable_and_then_there_again(source: Endp
     assert not engine.is_replica()
 
 
-def test_a_right_that_is_missing_in_the_middle_is_a_login_refused(source: Endpoint):
+def test_a_right_that_is_missing_in_the_middle_is_a_login_refused(source: Endpoint) -> None:
     engine = source.engine()
     plan = engine.plan_fence(())
     with altered(source, f"REVOKE {quoted(APPLICATION)} FROM {MASTER}", f"GRANT {quoted(APPLICATION)} TO {MASTER}"):

@@ -5,6 +5,7 @@ Here by reading the sources; in the sandbox by deciding on every call that a rot
 
 import re
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import pytest
@@ -64,6 +65,10 @@ ASKED_ABOUT_NOTHING_IN_PARTICULAR = {
     "dms:DescribeReplicationTaskAssessmentRuns": "2026-11: without a filter there is no instance, task or run to name"
 }
 
+ON_ANOTHER_KIND = {
+    ("kms:DescribeKey", "CreateNewKMSKey"): "2026-11: of an alias that leads nowhere there is no key to decide on"
+}
+
 ENDS_SOMETHING = {
     "rds:DeleteDBInstance",
     "rds:DeleteDBSnapshot",
@@ -101,6 +106,7 @@ def test_only_functions_in_the_vpc_log_in_to_databases(task: Task) -> None:
     assert task.connects_to_databases == (("lambdas.rotation.ports", "AwsPorts.engine") in reached_from(task.package))
 
 
+@cache
 def rows_of_table(action: str) -> list[dict[str, Any]]:
     service, _, name = action.partition(":")
     data = get_action_data(service, name)
@@ -142,7 +148,7 @@ def test_everything_is_on_a_resource_unless_the_action_knows_none(template: Temp
 def test_an_action_takes_the_resource_it_is_granted_on(task: Task, grant: Grant) -> None:
     """A grant on a resource type that the action does not know is a grant of nothing."""
     for action in grant.actions:
-        if action in UNKNOWN_TO_THE_TABLE:
+        if action in UNKNOWN_TO_THE_TABLE or (action, task.state_name) in ON_ANOTHER_KIND:
             continue
         formats = [re.sub(r"\$\{[^}]+\}", "*", one) for one in resource_formats(action)]
         for resource in grant.resources:
@@ -161,10 +167,7 @@ def same_kind(resource: str, format_: str) -> bool:
 def test_an_action_knows_the_conditions_it_is_bound_to(task: Task, grant: Grant) -> None:
     """A condition key that an action does not supply is absent, and a condition on it never holds."""
     for action in grant.actions:
-        keys = {re.split(r"/\$|:\$", key)[0] for row in rows_of_table(action) for key in row["condition_keys"]} | {
-            "aws:ResourceTag",
-            "aws:RequestedRegion",
-        }
+        keys = {re.split(r"/\$|:\$", key)[0] for row in rows_of_table(action) for key in row["condition_keys"]}
         for operator in grant.conditions.values():
             for key in operator:
                 assert key.split("/")[0] in keys, f"{action} does not know {key}"

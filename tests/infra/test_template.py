@@ -1,6 +1,7 @@
 """What the stack promises an operator, read off the template that is deployed."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 from infra.config import Config
+from infra.layer import ROOT
 from infra.network import endpoint_services
 from infra.task_function import METRICS_NAMESPACE
 from infra.tasks import permission_matrix
@@ -267,3 +269,14 @@ def test_alarms_reach_the_topic(template: Template) -> None:
         alarm["AlarmName"].removeprefix("rds-key-rotation-") for alarm in alarms
     }
     assert all(alarm["AlarmActions"] for alarm in alarms)
+
+
+def test_alarms_and_dashboard_use_every_metric_that_is_emitted_and_no_other(template: Template) -> None:
+    """An alarm on a metric that nobody emits never rings; a metric that nobody looks at is noise."""
+    shown = text(properties(template, "AWS::CloudWatch::Alarm")) + text(
+        properties(template, "AWS::CloudWatch::Dashboard")
+    )
+    used = set(re.findall(r"SELECT [A-Z]+\((\w+)\)", shown))
+    sources = "".join(path.read_text() for path in (ROOT / "lambdas").rglob("*.py"))
+
+    assert set(re.findall(r'measure\(\w+, "(\w+)"', sources)) == used

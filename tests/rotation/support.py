@@ -1,4 +1,4 @@
-"""What a customer, or whoever operates the product for them, does through the APIs; shared by the tests of whole rotations."""
+"""What a customer, or whoever runs the product for them, does through the APIs: shared by the tests of rotations."""
 
 import io
 import json
@@ -20,10 +20,10 @@ from sandbox.demo.world import World
 
 ROOT = Path(__file__).resolve().parents[2]
 NOT_ACCEPTING = "55000"
-PATIENCE_SECONDS = 240.0
+PATIENCE_SECONDS = 500.0
 DAY_SECONDS = 86_400
 HANDS_OFF = {"key-rotation:enabled": "false"}
-"""The fleet leaves such a database alone: every quarter that passes on the sandbox's clock it is started by its schedule."""
+"""The fleet leaves such a database alone; its schedule starts it whenever a quarter passes on the sandbox's clock."""
 
 
 @dataclass(frozen=True)

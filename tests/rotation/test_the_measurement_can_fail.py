@@ -1,4 +1,4 @@
-"""The same rotation with something taken out of the product: a promise that no test can see broken is not kept by tests."""
+"""The same rotation with something taken out of the product: what cannot be seen broken is not proven by tests."""
 
 import pytest
 
@@ -23,12 +23,12 @@ def _nothing(self, *arguments, **options):
 
 
 PostgresEngine.raise_fence = _nothing
-PostgresEngine.fence_breach = _nothing
+PostgresEngine._breach = _nothing
 """
 
 
 def test_without_the_fence_acknowledged_writes_are_lost(customer_of_their_own: Customer) -> None:
-    """Applications go on writing to the source until their connections follow the name: lag was zero, and it did not help."""
+    """Applications go on writing to the source until their connections follow the name; zero lag does not help."""
     customer = customer_of_their_own
     customer.deploy_changed(without_the_fence, *CUTOVER)
     built = customer.build("unfenced")
@@ -41,7 +41,7 @@ def test_without_the_fence_acknowledged_writes_are_lost(customer_of_their_own: C
 
 
 def test_a_forbidden_call_is_denied_and_reported(customer_of_their_own: Customer) -> None:
-    """A function that asks for more than its row of the permission matrix does not get it, even if nobody minds the error."""
+    """A function that asks for more than its row of the permission matrix is seen, even if it hides the error."""
 
     def with_a_forbidden_call(files: dict[str, str]) -> None:
         files["lambdas/notify/handler.py"] += """

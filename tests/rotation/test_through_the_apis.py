@@ -6,7 +6,7 @@ import pytest
 
 from sandbox.demo import inventory, progress, recorder
 from sandbox.demo.connection import quoted
-from sandbox.demo.world import DATABASES, World
+from sandbox.demo.world import AWS_MANAGED_KEY, DATABASES, World
 from tests.rotation.support import NOT_ACCEPTING, Customer
 
 pytestmark = pytest.mark.slow
@@ -15,34 +15,38 @@ AFTER_THE_RELEASE = ("Verify", "NotifyCutover", "GracePeriod")
 A_QUARTER_DAYS = 91
 
 
+@pytest.fixture(scope="module")
+def built(customer: Customer) -> World:
+    return customer.build("orders")
+
+
+@pytest.fixture(scope="module")
+def seen_at_the_source() -> list[str | None]:
+    """What an application met that still went to the source's own endpoint after the release."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def first(customer: Customer, built: World, seen_at_the_source: list[str | None]) -> progress.Run:
+    source = built.finder(customer.account).find().name
+
+    def knock(run: progress.Run) -> None:
+        if run.current in AFTER_THE_RELEASE:
+            seen_at_the_source.append(customer.refusal(built, source, DATABASES[1]))
+
+    return customer.rotated({"DBInstanceIdentifier": "orders"}, seen=knock)
+
+
+@pytest.fixture(scope="module")
+def second(customer: Customer, first: progress.Run) -> progress.Run:
+    customer.let_days_pass(A_QUARTER_DAYS)
+    # The copy that the first rotation kept is under its key; its owner has no use for it any more.
+    customer.client("rds").delete_db_snapshot(DBSnapshotIdentifier=f"{first.output['target']['identifier']}-kept")
+    return customer.rotated({"DBInstanceIdentifier": "orders"})
+
+
 class TestTwiceUnderOneName:
     """One database, rotated now and a quarter later, under the name that its owner gave it."""
-
-    @pytest.fixture(scope="class")
-    def built(self, customer: Customer) -> World:
-        return customer.build("orders")
-
-    @pytest.fixture(scope="class")
-    def seen_at_the_source(self) -> list[str | None]:
-        """What an application met that still went to the source's own endpoint after the release."""
-        return []
-
-    @pytest.fixture(scope="class")
-    def first(self, customer: Customer, built: World, seen_at_the_source: list[str | None]) -> progress.Run:
-        source = built.finder(customer.account).find().name
-
-        def knock(run: progress.Run) -> None:
-            if run.current in AFTER_THE_RELEASE:
-                seen_at_the_source.append(customer.refusal(built, source, DATABASES[1]))
-
-        return customer.rotated({"DBInstanceIdentifier": "orders"}, seen=knock)
-
-    @pytest.fixture(scope="class")
-    def second(self, customer: Customer, first: progress.Run) -> progress.Run:
-        customer.let_days_pass(A_QUARTER_DAYS)
-        # The copy that the first rotation kept is under its key; its owner has no use for it any more.
-        customer.client("rds").delete_db_snapshot(DBSnapshotIdentifier=f"{first.output['target']['identifier']}-kept")
-        return customer.rotated({"DBInstanceIdentifier": "orders"})
 
     def test_the_name_leads_to_a_database_under_a_new_key(
         self, customer: Customer, built: World, first: progress.Run
@@ -129,7 +133,7 @@ def test_a_key_that_another_database_shares_is_kept_and_its_user_named(customer:
 def test_away_from_the_key_that_aws_manages(customer: Customer) -> None:
     """`aws/rds` is shared by a whole account and cannot be deleted; not even an attempt may be made."""
     _, earlier = recorder.calls(customer.account)
-    built = customer.build("on-aws-rds", key_arn="")
+    built = customer.build("on-aws-rds", key_arn=AWS_MANAGED_KEY)
 
     run = customer.rotated({"DBInstanceIdentifier": "on-aws-rds", "RetireKey": "true"})
 

@@ -68,7 +68,8 @@ class Sandbox:
 
     def jump(self, **period: float) -> None:
         """Let an execution wait this long: ``days=7``, ``hours=2``, ``minutes=…``."""
-        self.do("jump", seconds=period.get("days", 0) * 86400 + period.get("hours", 0) * 3600 + period.get("minutes", 0) * 60)
+        units = {"days": 86400, "hours": 3600, "minutes": 60}
+        self.do("jump", seconds=sum(units[unit] * count for unit, count in period.items()))
 
     def failures(self) -> list[str]:
         """Operations of RDS that ended in an exception."""
@@ -77,7 +78,7 @@ class Sandbox:
     def close(self) -> None:
         assert self.process.stdin
         self.process.stdin.close()
-        self.process.wait(30)
+        self.process.wait(150)
 
     def _read(self) -> Any:
         assert self.process.stdout
@@ -109,9 +110,7 @@ class Sandbox:
         return self.available(name)
 
     def replica(self, of: str, name: str, **changes: Any) -> dict[str, Any]:
-        self.rds.create_db_instance_read_replica(
-            DBInstanceIdentifier=name, SourceDBInstanceIdentifier=of, **changes
-        )
+        self.rds.create_db_instance_read_replica(DBInstanceIdentifier=name, SourceDBInstanceIdentifier=of, **changes)
         return self.available(name)
 
     def describe(self, name: str) -> dict[str, Any]:
@@ -158,7 +157,7 @@ class Sandbox:
             connection.close()
 
 
-def eventually(condition: Callable[[], bool], what: str, seconds: float = 30) -> None:
+def eventually(condition: Callable[[], bool], what: str, seconds: float = 90) -> None:
     """Wait in real time; without an execution the sandbox's operations take no more than their work."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -177,7 +176,7 @@ def code_of(call: Callable[..., Any], **arguments: Any) -> str:
     return ""
 
 
-# -- the other process ---------------------------------------------------------------------------------------------------
+# -- the other process -------------------------------------------------------------------------------------------------
 
 
 class _Allow:
@@ -210,7 +209,8 @@ def _serve(work_dir: Path, options: dict[str, Any]) -> None:
     clock = VirtualClock(work_dir / "clock.offset")
     allow = _Allow()
     context = Context(
-        work_dir=work_dir, region=REGION, account_id="123456789012", clock=clock, names=NameTable(work_dir / "names.json"),
+        work_dir=work_dir, region=REGION, account_id="123456789012", clock=clock,
+        names=NameTable(work_dir / "names.json"),
         ca=CertificateAuthority(work_dir / "tls"), authorizer=allow, reaper=reaper,  # type: ignore[arg-type]
     )  # fmt: skip
     clock.govern_process()

@@ -258,10 +258,12 @@ def world() -> Iterator[dict[str, Any]]:
     endpoint = f"http://{host}:{port}"
     authorizer = Authorizer(REGION, ACCOUNT)
 
+    session = boto3.Session()  # one for all, which reads each service's model only once
+
     def client(service: str, credentials: dict[str, str] | None = None) -> Any:
         keys = credentials or {"aws_access_key_id": "x", "aws_secret_access_key": "x"}
         config = Config(retries={"max_attempts": 0}, read_timeout=20)
-        return boto3.Session(**keys).client(service, REGION, endpoint_url=endpoint, config=config)
+        return session.client(service, REGION, endpoint_url=endpoint, config=config, **keys)
 
     iam, kms = client("iam"), client("kms")
     rds = client("rds")

@@ -2,11 +2,13 @@
 
 import io
 import json
+import socket
 import struct
 import threading
 import time
 import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -83,14 +85,24 @@ def killed(event, context):
 def unjson(event, context):
     return {1, 2}
 
+def statements(event, context):
+    from pg8000.core import CoreConnection
+    connection = object.__new__(CoreConnection)
+    for n in range(3):
+        try:
+            connection.execute_simple("select 1")
+        except AttributeError:
+            open(event["witness"], "a").write(f"{n}")
+    return "alive"
+
 def aws_calls(event, context):
-    once = Config(retries={"max_attempts": 0})
-    client = boto3.client("sts", endpoint_url="http://127.0.0.1:9", config=once)
+    once = Config(retries={"max_attempts": 0}, connect_timeout=2)
+    client = boto3.client("sts", endpoint_url=event["endpoint"], config=once)
     for n in range(3):
         try:
             client.get_caller_identity()
-        except Exception as error:
-            open(event["witness"], "a").write(f"{n}")
+        except Exception:
+            pass
     return "alive"
 """
 
@@ -281,23 +293,46 @@ def test_logs_are_structured_and_carry_metrics(probe: Any, work_dir: Path) -> No
     assert answer.log in (work_dir / "logs" / "probe.log").read_text()
 
 
-@pytest.mark.parametrize("when, made", [("before", "0"), ("after", "01")])
-def test_a_process_can_be_made_to_die_around_a_call(
-    runtime: LambdaRuntime, probe: Any, tmp_path: Path, when: Any, made: str
-) -> None:
+@pytest.mark.parametrize("when, heard", [("before", 1), ("after", 2)])
+def test_a_process_can_be_made_to_die_around_a_call(runtime: LambdaRuntime, probe: Any, when: Any, heard: int) -> None:
     """Before: the call was not made. After: it was, and nobody heard of it. Recovery has to tell the two apart."""
 
     class SecondCall(Faults):
         def before_invoke(self, function_name: str, event: Any) -> Fault | None:
             return Fault("aws_call", 2, when)
 
-    runtime.faults = SecondCall()
-    witness = tmp_path / "calls"
-    assert probe({"do": "aws_calls", "witness": str(witness)}).payload["errorType"] == "Runtime.ExitError"
-    assert witness.read_text() == "0"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        calls: list[str] = []
 
-    runtime.faults = Faults()
-    assert probe({"do": "aws_calls", "witness": str(witness)}).payload == "alive"
+        def serve() -> None:
+            with suppress(OSError):
+                while True:
+                    connection, peer = server.accept()
+                    calls.append(str(peer))
+                    connection.close()
+
+        threading.Thread(target=serve, daemon=True).start()
+        event = {"do": "aws_calls", "endpoint": f"http://127.0.0.1:{server.getsockname()[1]}"}
+        runtime.faults = SecondCall()
+        assert probe(event).payload["errorType"] == "Runtime.ExitError"
+        assert len(calls) == heard
+
+        runtime.faults = Faults()
+        assert probe(event).payload == "alive"
+        assert len(calls) == heard + 3
+
+
+def test_a_process_can_be_made_to_die_at_a_statement(runtime: LambdaRuntime, probe: Any, tmp_path: Path) -> None:
+    """Between two statements of a fence there is nobody who could finish it."""
+
+    class ThirdStatement(Faults):
+        def before_invoke(self, function_name: str, event: Any) -> Fault | None:
+            return Fault("statement", 3, "before")
+
+    witness = tmp_path / "statements"
+    runtime.faults = ThirdStatement()
+    assert probe({"do": "statements", "witness": str(witness)}).payload["errorType"] == "Runtime.ExitError"
+    assert witness.read_text() == "01"
 
 
 def test_a_published_version_keeps_its_code_and_environment(aws: Any, runtime: LambdaRuntime) -> None:

@@ -1,7 +1,8 @@
-"""Databases of the sandbox are real: what a client wrote is there after a replica, a promotion, a snapshot, a rename."""
+"""Databases of the sandbox are real: what a client wrote is there after a promotion, a snapshot, a rename."""
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -48,8 +49,10 @@ def test_an_encrypted_replica_under_another_key_becomes_a_primary_with_all_that_
 
     # What RDS does, and what makes hasty code believe that it is done.
     assert promoted["DBInstanceStatus"] == "available"
+    # The answer may be lost and the call repeated: the second must neither succeed nor spoil the first.
+    assert code_of(sandbox.rds.promote_read_replica, DBInstanceIdentifier="orders-rot") == "InvalidDBInstanceState"
     assert promoted["ReadReplicaSourceDBInstanceIdentifier"] == "orders"
-    eventually(lambda: "ReadReplicaSourceDBInstanceIdentifier" not in sandbox.describe("orders-rot"), "it is on its own")
+    eventually(lambda: "ReadReplicaSourceDBInstanceIdentifier" not in sandbox.describe("orders-rot"), "on its own")
     target = sandbox.available("orders-rot")
     assert target.get("StatusInfos", []) == []
     assert target["BackupRetentionPeriod"] == 1
@@ -91,13 +94,14 @@ def test_a_replica_forgets_what_nobody_said(sandbox: Sandbox) -> None:
 
 def test_a_snapshot_copied_under_another_key_restores_with_its_data(sandbox: Sandbox) -> None:
     old, new = sandbox.key(), sandbox.key()
-    sandbox.create("books", StorageEncrypted=True, KmsKeyId=old, CopyTagsToSnapshot=True, Tags=[{"Key": "a", "Value": "1"}])
+    tags = [{"Key": "a", "Value": "1"}]
+    sandbox.create("books", StorageEncrypted=True, KmsKeyId=old, CopyTagsToSnapshot=True, Tags=tags)
     with sandbox.session(sandbox.describe("books")) as sql:
         sql.run("CREATE TABLE t AS SELECT 42 AS x")
     sandbox.rds.create_db_snapshot(DBInstanceIdentifier="books", DBSnapshotIdentifier="books-s")
     assert sandbox.describe("books")["DBInstanceStatus"] == "backing-up"
     snapshot = sandbox.snapshot_available("books-s")
-    assert (snapshot["KmsKeyId"], snapshot["TagList"]) == (old, [{"Key": "a", "Value": "1"}])
+    assert (snapshot["KmsKeyId"], snapshot["TagList"]) == (old, tags)
     sandbox.rds.copy_db_snapshot(
         SourceDBSnapshotIdentifier="books-s", TargetDBSnapshotIdentifier="books-c", KmsKeyId=new, CopyTags=True
     )
@@ -148,8 +152,6 @@ def test_changes_wait_for_the_maintenance_window_unless_applied_immediately(sand
 def test_the_master_password_can_be_changed_and_managed(sandbox: Sandbox) -> None:
     instance = sandbox.create("secretive", MasterUserPassword=None, ManageMasterUserPassword=True)
     secret = sandbox.client("secretsmanager").get_secret_value(SecretId=instance["MasterUserSecret"]["SecretArn"])
-    import json
-
     login = json.loads(secret["SecretString"])
     with sandbox.session(instance, password=login["password"]) as sql:
         assert sql.run("SELECT current_user") == [["dba"]]
@@ -269,11 +271,11 @@ def test_the_master_user_is_no_superuser(sandbox: Sandbox) -> None:
     """Procedures that need one work on every laptop and on no RDS."""
     instance = sandbox.create("humble")
     with sandbox.session(instance) as sql:
-        assert sql.run("SELECT rolsuper, rolcreaterole, rolcreatedb, rolreplication FROM pg_roles WHERE rolname='dba'") == [
-            [False, True, True, False]
-        ]
+        rights = "SELECT rolsuper, rolcreaterole, rolcreatedb, rolreplication FROM pg_roles WHERE rolname = 'dba'"
+        assert sql.run(rights) == [[False, True, True, False]]
         assert sql.run("SELECT datname, pg_get_userbyid(datdba) FROM pg_database ORDER BY 1") == [
-            ["app", "dba"], ["postgres", "dba"], ["rdsadmin", "rdsadmin"], ["template0", "rdsadmin"], ["template1", "dba"],
+            ["app", "dba"], ["postgres", "dba"], ["rdsadmin", "rdsadmin"], ["template0", "rdsadmin"],
+            ["template1", "dba"],
         ]  # fmt: skip
         for refused in ("ALTER SYSTEM SET work_mem='1MB'", "SELECT pg_promote()", "ALTER ROLE rdsadmin NOLOGIN"):
             with pytest.raises(pg8000.exceptions.DatabaseError, match="42501"):

@@ -1,4 +1,4 @@
-"""Where AWS refuses, the sandbox refuses, with the code that stands on the wire. A permissive one would bless wrong code."""
+"""Where AWS refuses, the sandbox refuses, with AWS's wire code. A permissive one would bless wrong code."""
 
 from __future__ import annotations
 
@@ -80,9 +80,10 @@ def test_unknown_things(sandbox: Sandbox) -> None:
     assert code_of(rds.delete_db_instance, DBInstanceIdentifier="no", SkipFinalSnapshot=True) == "DBInstanceNotFound"
     assert code_of(rds.describe_db_snapshots, DBSnapshotIdentifier="no") == "DBSnapshotNotFound"
     assert code_of(rds.delete_db_snapshot, DBSnapshotIdentifier="no") == "DBSnapshotNotFound"
-    assert code_of(rds.describe_db_instances, Filters=[{"Name": "colour", "Values": ["blue"]}]) == "InvalidParameterValue"
-    arn = "arn:aws:rds:eu-central-1:123456789012:db:no"
-    assert code_of(rds.add_tags_to_resource, ResourceName=arn, Tags=[{"Key": "a", "Value": "b"}]) == "DBInstanceNotFound"
+    colour = [{"Name": "colour", "Values": ["blue"]}]
+    assert code_of(rds.describe_db_instances, Filters=colour) == "InvalidParameterValue"
+    tagging = {"ResourceName": "arn:aws:rds:eu-central-1:123456789012:db:no", "Tags": [{"Key": "a", "Value": "b"}]}
+    assert code_of(rds.add_tags_to_resource, **tagging) == "DBInstanceNotFound"
     assert code_of(rds.describe_db_parameter_groups, DBParameterGroupName="no") == "DBParameterGroupNotFound"
 
 
@@ -100,6 +101,19 @@ def test_no_replica_without_backups(sandbox: Sandbox) -> None:
         sandbox.rds.create_db_instance_read_replica, DBInstanceIdentifier="r", SourceDBInstanceIdentifier="careless"
     )
     assert refused == "InvalidDBInstanceState"
+
+
+@pytest.mark.parametrize(
+    ("operation", "arguments"),
+    [
+        ("create_blue_green_deployment", {"BlueGreenDeploymentName": "b", "Source": "arn:aws:rds:eu-central-1:1:db:x"}),
+        ("restore_db_instance_to_point_in_time", {"TargetDBInstanceIdentifier": "b"}),
+    ],
+)
+def test_what_the_sandbox_does_not_have_is_refused_by_name(
+    sandbox: Sandbox, operation: str, arguments: dict[str, Any]
+) -> None:
+    assert code_of(getattr(sandbox.rds, operation), **arguments) == "InvalidAction"
 
 
 def test_a_primary_cannot_be_promoted(sandbox: Sandbox, plain: str) -> None:
@@ -160,7 +174,7 @@ def test_the_caller_needs_rights_on_the_key(sandbox: Sandbox, secret: str) -> No
             assert code_of(getattr(sandbox.rds, REPLICA), **call) == "KMSKeyNotAccessibleFault", missing
         finally:
             sandbox.do("deny", actions=[])
-    action, resource, context = next(a for a in sandbox.do("asked") if a[0] == "kms:CreateGrant" and a[1] == key)
+    context = next(a[2] for a in sandbox.do("asked") if a[0] == "kms:CreateGrant" and a[1] == key)
     assert '"kms:GrantIsForAWSResource": "true"' in context
     assert '"kms:ViaService": "rds.eu-central-1.amazonaws.com"' in context
 
@@ -240,7 +254,8 @@ def test_quotas(sandbox: Sandbox) -> None:
 @pytest.mark.parametrize(
     ("operation", "member"),
     [
-        ("describe_pending_maintenance_actions", "PendingMaintenanceActions"), ("describe_integrations", "Integrations"),
+        ("describe_pending_maintenance_actions", "PendingMaintenanceActions"),
+        ("describe_integrations", "Integrations"),
         ("describe_tenant_databases", "TenantDatabases"), ("describe_export_tasks", "ExportTasks"),
         ("describe_db_proxies", "DBProxies"), ("describe_event_subscriptions", "EventSubscriptionsList"),
         ("describe_blue_green_deployments", "BlueGreenDeployments"), ("describe_db_clusters", "DBClusters"),

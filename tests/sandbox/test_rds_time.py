@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pg8000
 import pytest
@@ -23,6 +24,14 @@ def sandbox() -> Iterator[Sandbox]:
     finally:
         running.close()
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def reachable(sandbox: Sandbox, instance: dict[str, Any]) -> bool:
+    try:
+        with sandbox.session(instance):
+            return True
+    except pg8000.exceptions.InterfaceError:
+        return False
 
 
 def test_operations_take_virtual_minutes_while_an_execution_runs(sandbox: Sandbox) -> None:
@@ -63,9 +72,7 @@ def test_retained_backups_expire(sandbox: Sandbox) -> None:
     backups = sandbox.rds.describe_db_instance_automated_backups
     (active,) = backups()["DBInstanceAutomatedBackups"]
     assert (active["Status"], active["KmsKeyId"]) == ("active", key)
-    sandbox.rds.delete_db_instance(
-        DBInstanceIdentifier="orders", SkipFinalSnapshot=True, DeleteAutomatedBackups=False
-    )
+    sandbox.rds.delete_db_instance(DBInstanceIdentifier="orders", SkipFinalSnapshot=True, DeleteAutomatedBackups=False)
     sandbox.gone("orders")
     (retained,) = backups(Filters=[{"Name": "status", "Values": ["retained"]}])["DBInstanceAutomatedBackups"]
     assert retained["DbiResourceId"] == active["DbiResourceId"]
@@ -85,8 +92,8 @@ def test_automated_snapshots_come_daily_and_expire(sandbox: Sandbox) -> None:
     sandbox.jump(days=6)
 
     def snapshots() -> list[str]:
-        listed = sandbox.rds.describe_db_snapshots(DBInstanceIdentifier="orders", SnapshotType="automated")["DBSnapshots"]
-        return [s["DBSnapshotIdentifier"] for s in listed]
+        listed = sandbox.rds.describe_db_snapshots(DBInstanceIdentifier="orders", SnapshotType="automated")
+        return [s["DBSnapshotIdentifier"] for s in listed["DBSnapshots"]]
 
     eventually(lambda: len(snapshots()) == 3, "three days' snapshots")
     newest = max(snapshots())
@@ -105,7 +112,6 @@ def test_a_database_without_its_key_becomes_inaccessible_and_may_come_back(sandb
     sandbox.kms.disable_key(KeyId=key)
     with sandbox.session(lonely) as sql:
         assert sql.run("SELECT 1") == [[1]]  # a running database does not notice at once
-    eventually(lambda: sandbox.do("time") > 0, "a moment")
     sandbox.jump(hours=1)
     assert sandbox.describe("lonely")["DBInstanceStatus"] == "available"
     sandbox.jump(hours=2)
@@ -114,10 +120,7 @@ def test_a_database_without_its_key_becomes_inaccessible_and_may_come_back(sandb
     eventually(lambda: sandbox.describe("lonely")["DBInstanceStatus"] == recoverable, "stopped, with a way back")
     terminal = "inaccessible-encryption-credentials"
     eventually(lambda: sandbox.describe("parent")["DBInstanceStatus"] == terminal, "no way back")
-    with pytest.raises(pg8000.exceptions.InterfaceError):
-        for _ in range(50):
-            with sandbox.session(lonely):
-                pass
+    eventually(lambda: not reachable(sandbox, lonely), "it is stopped")
     assert code_of(sandbox.rds.start_db_instance, DBInstanceIdentifier="lonely") == "KMSKeyNotAccessibleFault"
     sandbox.kms.enable_key(KeyId=key)
     sandbox.rds.start_db_instance(DBInstanceIdentifier="lonely")

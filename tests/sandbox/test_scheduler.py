@@ -1,4 +1,4 @@
-"""Schedules and rules are how rotations start and how abandoned ones are recovered: they have to fire, once, with the right input."""
+"""Schedules start rotations and rules recover abandoned ones: they have to fire, once, with the right input."""
 
 import datetime as dt
 import json

@@ -9,7 +9,7 @@ from lambdas.rotation.errors import StateIncomplete, TargetMismatch
 from tests.fakes import FakePorts, fenced_rotation, promoted_rotation
 
 
-def test_the_same_cluster_with_everything_in_it():
+def test_the_same_cluster_with_everything_in_it() -> None:
     ports = FakePorts()
 
     rotation = check_target(promoted_rotation(ports), ports)
@@ -69,7 +69,7 @@ def _open_source(ports: FakePorts) -> None:
         (_open_source, "fence of the source does not hold"),
     ],
 )
-def test_says_what_differs(spoil: Callable[[FakePorts], None], reason: str):
+def test_says_what_differs(spoil: Callable[[FakePorts], None], reason: str) -> None:
     ports = FakePorts()
     rotation = promoted_rotation(ports)
     spoil(ports)
@@ -78,7 +78,7 @@ def test_says_what_differs(spoil: Callable[[FakePorts], None], reason: str):
         check_target(rotation, ports)
 
 
-def test_lists_all_differences_at_once():
+def test_lists_all_differences_at_once() -> None:
     ports = FakePorts()
     rotation = promoted_rotation(ports)
     _drop_role(ports)
@@ -88,7 +88,7 @@ def test_lists_all_differences_at_once():
         check_target(rotation, ports)
 
 
-def test_refuses_before_the_promotion_is_complete():
+def test_refuses_before_the_promotion_is_complete() -> None:
     ports = FakePorts()
 
     with pytest.raises(StateIncomplete):

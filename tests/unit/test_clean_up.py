@@ -37,7 +37,7 @@ def cleaned(rotation: Rotation, ports: FakePorts, visits: int = 20) -> Rotation:
     return rotation
 
 
-def test_everything_that_the_rotation_made_and_in_which_order():
+def test_everything_that_the_rotation_made_and_in_which_order() -> None:
     """The control database goes after the target: its verdict is what keeps a living replica from being released."""
     ports = FakePorts()
 
@@ -61,7 +61,7 @@ def test_everything_that_the_rotation_made_and_in_which_order():
     assert "Enabled" == ports.kms.keys[OLD_KEY].state
 
 
-def test_deletion_protection_was_carried_over_and_goes_first():
+def test_deletion_protection_was_carried_over_and_goes_first() -> None:
     ports = FakePorts()
     rotation = rolled_back(ports)
     ports.rds.alter(TARGET, deletion_protection=True)
@@ -73,7 +73,7 @@ def test_deletion_protection_was_carried_over_and_goes_first():
     assert TARGET not in ports.rds.instances
 
 
-def test_an_instance_without_our_tag_is_not_touched():
+def test_an_instance_without_our_tag_is_not_touched() -> None:
     """NameTaken: somebody had a database of that name before."""
     ports = FakePorts()
     rotation = rolled_back(ports)
@@ -85,7 +85,7 @@ def test_an_instance_without_our_tag_is_not_touched():
     assert not any("instance_deletion" in call for call in ports.calls)
 
 
-def test_a_refused_rotation_left_nothing():
+def test_a_refused_rotation_left_nothing() -> None:
     ports = FakePorts(with_target=False)
     rotation = visit(rollback, failed(planned_rotation(ports), "PreflightRefused"), ports, takes_over=True)
     ports.source_server.reachable = False
@@ -98,7 +98,7 @@ def test_a_refused_rotation_left_nothing():
     assert ["ledger.release_lock", "ledger.record"] == ports.calls
 
 
-def test_a_key_that_somebody_else_uses_by_now_stays():
+def test_a_key_that_somebody_else_uses_by_now_stays() -> None:
     ports = FakePorts()
     rotation = rolled_back(ports)
     ports.key_users.others[NEW_KEY] = [KeyUser(kind="db-snapshot", identifier="theirs")]
@@ -110,7 +110,7 @@ def test_a_key_that_somebody_else_uses_by_now_stays():
     assert (f"aws kms schedule-key-deletion --key-id {NEW_KEY} --pending-window-in-days 7",) == rotation.undo.leftovers
 
 
-def test_a_key_without_our_tag_stays():
+def test_a_key_without_our_tag_stays() -> None:
     ports = FakePorts()
     rotation = rolled_back(ports)
     ports.kms.add(NEW_KEY)
@@ -122,7 +122,7 @@ def test_a_key_without_our_tag_stays():
     assert 1 == len(rotation.undo.leftovers)
 
 
-def test_what_is_forbidden_is_left_over_with_the_command_and_holds_nobody_up():
+def test_what_is_forbidden_is_left_over_with_the_command_and_holds_nobody_up() -> None:
     ports = FakePorts()
     rotation = rolled_back(ports)
     ports.fail("engine.drop_control_database", LoginRefused("password changed"))
@@ -135,7 +135,7 @@ def test_what_is_forbidden_is_left_over_with_the_command_and_holds_nobody_up():
     assert {} == ports.ledger.locks
 
 
-def test_while_the_target_lives_its_verdict_lives():
+def test_while_the_target_lives_its_verdict_lives() -> None:
     ports = FakePorts()
     rotation = rolled_back(ports)
     ports.fail("rds.request_instance_deletion", AccessRefused("not allowed"))
@@ -148,7 +148,7 @@ def test_while_the_target_lives_its_verdict_lives():
     assert not rotation.undo.clean
 
 
-def test_waits_while_the_target_is_being_deleted():
+def test_waits_while_the_target_is_being_deleted() -> None:
     ports = FakePorts()
 
     rotation = cleaned(rolled_back(ports), ports, visits=1)
@@ -158,7 +158,7 @@ def test_waits_while_the_target_is_being_deleted():
     assert "Enabled" == ports.kms.keys[NEW_KEY].state
 
 
-def test_touches_nothing_before_the_rollback_has_ended():
+def test_touches_nothing_before_the_rollback_has_ended() -> None:
     ports = FakePorts()
 
     with pytest.raises(StateIncomplete):
@@ -167,7 +167,7 @@ def test_touches_nothing_before_the_rollback_has_ended():
     assert [] == ports.calls
 
 
-def test_a_retry_after_the_end_changes_nothing_but_the_lock():
+def test_a_retry_after_the_end_changes_nothing_but_the_lock() -> None:
     ports = FakePorts()
     rotation = cleaned(rolled_back(ports), ports)
     ports.calls.clear()

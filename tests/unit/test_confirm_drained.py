@@ -7,7 +7,7 @@ from lambdas.rotation.errors import DrainIncomplete
 from tests.fakes import ROTATION_ID, FakePorts, fenced_rotation
 
 
-def test_complete_when_position_and_marker_have_arrived():
+def test_complete_when_position_and_marker_have_arrived() -> None:
     ports = FakePorts()
 
     rotation = confirm_drained(fenced_rotation(ports), ports)
@@ -18,7 +18,7 @@ def test_complete_when_position_and_marker_have_arrived():
 
 
 @pytest.mark.parametrize("missing", ["position", "marker"])
-def test_one_without_the_other_is_not_enough(missing):
+def test_one_without_the_other_is_not_enough(missing: str) -> None:
     ports = FakePorts()
     rotation = fenced_rotation(ports)
     ports.target_server.stop_replay()
@@ -33,7 +33,7 @@ def test_one_without_the_other_is_not_enough(missing):
     assert not rotation.drain.complete
 
 
-def test_looks_for_ten_seconds_and_no_longer():
+def test_looks_for_ten_seconds_and_no_longer() -> None:
     """The function's timeout is near; the state machine waits better than a function does."""
     ports = FakePorts()
     rotation = fenced_rotation(ports)
@@ -45,7 +45,7 @@ def test_looks_for_ten_seconds_and_no_longer():
     assert POLL_SECONDS <= ports.clock.monotonic() < POLL_SECONDS + 1
 
 
-def test_sees_it_arrive_while_looking():
+def test_sees_it_arrive_while_looking() -> None:
     ports = FakePorts()
     rotation = fenced_rotation(ports)
     ports.target_server.stop_replay()
@@ -59,7 +59,7 @@ def test_sees_it_arrive_while_looking():
     assert ports.clock.monotonic() < 1
 
 
-def test_the_budget_counts_from_the_request_of_the_fence():
+def test_the_budget_counts_from_the_request_of_the_fence() -> None:
     ports = FakePorts()
     rotation = fenced_rotation(ports, write_outage_budget_seconds=5)
     ports.target_server.stop_replay()

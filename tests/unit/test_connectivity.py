@@ -29,7 +29,7 @@ def prepared(ports: FakePorts, **plan: object) -> Rotation:
     return prepare_connectivity(planned_rotation(ports, **plan), ports)
 
 
-def test_writes_down_before_it_lowers():
+def test_writes_down_before_it_lowers() -> None:
     """Rollback restores from the journal; a TTL that was lowered before it was written down would be lost."""
     ports = world()
 
@@ -41,7 +41,7 @@ def test_writes_down_before_it_lowers():
     assert (300, 5) == (rotation.connectivity.record.ttl_seconds, rotation.connectivity.record.lowered_ttl_seconds)
 
 
-def test_a_retry_never_takes_the_lowered_ttl_for_the_original():
+def test_a_retry_never_takes_the_lowered_ttl_for_the_original() -> None:
     ports = world()
     rotation = planned_rotation(ports)
     ports.fail("dns.write_record", AwsUnavailable("lost answer"), when="after")
@@ -56,7 +56,7 @@ def test_a_retry_never_takes_the_lowered_ttl_for_the_original():
     assert ports.dns.records[RECORD] == led_to(ports, SOURCE, 5)
 
 
-def test_a_ttl_that_is_low_already_is_left_alone():
+def test_a_ttl_that_is_low_already_is_left_alone() -> None:
     ports = world(ttl_seconds=3)
 
     prepared(ports)
@@ -65,7 +65,7 @@ def test_a_ttl_that_is_low_already_is_left_alone():
     assert ports.dns.records[RECORD] == led_to(ports, SOURCE, 3)
 
 
-def test_refuses_a_record_that_leads_elsewhere():
+def test_refuses_a_record_that_leads_elsewhere() -> None:
     ports = world()
     ports.dns.records[RECORD] = ("elsewhere.example.com", 60)
 
@@ -73,7 +73,7 @@ def test_refuses_a_record_that_leads_elsewhere():
         prepared(ports)
 
 
-def test_refuses_a_secret_that_leads_elsewhere():
+def test_refuses_a_secret_that_leads_elsewhere() -> None:
     ports = world()
     ports.secrets.endpoints[SECRET] = ports.secrets.endpoints[SECRET].having(host="elsewhere")
 
@@ -89,7 +89,7 @@ def switched(ports: FakePorts) -> Rotation:
     return update_connectivity(rotation.having(connectivity=seen), ports)
 
 
-def test_leads_applications_to_the_target():
+def test_leads_applications_to_the_target() -> None:
     ports = world()
 
     rotation = switched(ports)
@@ -101,14 +101,14 @@ def test_leads_applications_to_the_target():
     assert rotation.connectivity.change_id == "change-1"
 
 
-def test_a_repeated_switch_is_one_switch():
+def test_a_repeated_switch_is_one_switch() -> None:
     ports = world()
     rotation = switched(ports)
 
     assert rotation == update_connectivity(rotation, ports)
 
 
-def test_does_not_overwrite_somebody_elses_change():
+def test_does_not_overwrite_somebody_elses_change() -> None:
     ports = world()
     rotation = promoted_rotation(ports)
     ports.dns.records[RECORD] = ("maintenance.example.com", 5)
@@ -119,14 +119,14 @@ def test_does_not_overwrite_somebody_elses_change():
     assert ports.dns.records[RECORD] == ("maintenance.example.com", 5)
 
 
-def test_needs_what_was_written_down():
+def test_needs_what_was_written_down() -> None:
     ports = world()
 
     with pytest.raises(StateIncomplete):
         update_connectivity(promoted_rotation(ports).having(connectivity=None), ports)
 
 
-def test_restores_name_secret_and_ttl():
+def test_restores_name_secret_and_ttl() -> None:
     ports = world()
 
     restored = restore_connectivity(switched(ports), ports)
@@ -137,7 +137,7 @@ def test_restores_name_secret_and_ttl():
     assert restored.connectivity.restored_at is not None
 
 
-def test_restores_the_ttl_when_only_that_was_changed():
+def test_restores_the_ttl_when_only_that_was_changed() -> None:
     ports = world()
     rotation = replicating_rotation(ports)
     ports.dns.records[RECORD] = led_to(ports, SOURCE, 5)
@@ -147,7 +147,7 @@ def test_restores_the_ttl_when_only_that_was_changed():
     assert ports.dns.records[RECORD] == led_to(ports, SOURCE, 300)
 
 
-def test_a_second_restore_does_nothing():
+def test_a_second_restore_does_nothing() -> None:
     ports = world()
     restored = restore_connectivity(switched(ports), ports)
     ports.calls.clear()
@@ -156,7 +156,7 @@ def test_a_second_restore_does_nothing():
     assert ports.calls == []
 
 
-def test_leaves_alone_what_somebody_else_changed_by_now():
+def test_leaves_alone_what_somebody_else_changed_by_now() -> None:
     """A rollback must open the source all the same."""
     ports = world()
     rotation = switched(ports)
@@ -169,7 +169,7 @@ def test_leaves_alone_what_somebody_else_changed_by_now():
     assert restored.connectivity.restored_at is not None
 
 
-def test_nothing_written_down_nothing_to_restore():
+def test_nothing_written_down_nothing_to_restore() -> None:
     ports = world()
     rotation = planned_rotation(ports)
 

@@ -56,7 +56,7 @@ def deeds(ports: FakePorts) -> list[str]:
     return [call for call in ports.calls if call != "ledger.record"]
 
 
-def test_copies_then_deletes_then_frees_the_lock():
+def test_copies_then_deletes_then_frees_the_lock() -> None:
     ports, rotation = after_grace()
     ports.rds.alter(SOURCE, deletion_protection=True)
 
@@ -79,7 +79,7 @@ def test_copies_then_deletes_then_frees_the_lock():
 
 
 @pytest.mark.parametrize("call", ["request_snapshot", "request_snapshot_copy", "request_instance_deletion"])
-def test_a_lost_answer_is_found_out_at_the_next_visit(call: str):
+def test_a_lost_answer_is_found_out_at_the_next_visit(call: str) -> None:
     ports, rotation = after_grace()
     ports.fail(f"rds.{call}", AwsUnavailable("lost answer"), when="after")
 
@@ -122,7 +122,7 @@ def _has_replicas(ports: FakePorts) -> None:
     "wrong", [_nameless, _named, _unmarked, _of_another, _ledger_leads_back, _successor_gone, _has_replicas]
 )
 @pytest.mark.parametrize("visits", [0, 2, 5])
-def test_deletes_nothing_without_the_right_to(wrong: Callable[[FakePorts], None], visits: int):
+def test_deletes_nothing_without_the_right_to(wrong: Callable[[FakePorts], None], visits: int) -> None:
     """The facts may change between any two visits."""
     ports, rotation = after_grace()
     for _ in range(visits):
@@ -137,7 +137,7 @@ def test_deletes_nothing_without_the_right_to(wrong: Callable[[FakePorts], None]
     assert SOURCE in ports.rds.instances
 
 
-def test_the_grace_period_counts():
+def test_the_grace_period_counts() -> None:
     ports, rotation = after_grace()
     assert rotation.grace_ends_at is not None
     ports.clock.advance(-1)
@@ -146,14 +146,14 @@ def test_the_grace_period_counts():
         decommission(rotation, ports)
 
 
-def test_an_unverified_cutover_does_not_count():
+def test_an_unverified_cutover_does_not_count() -> None:
     ports, rotation = after_grace()
 
     with pytest.raises(RetirementRefused, match="verified"):
         decommission(rotation.having(verification=None), ports)
 
 
-def test_a_secret_that_leads_back_counts():
+def test_a_secret_that_leads_back_counts() -> None:
     ports, rotation = after_grace()
     secret = EndpointSecret(arn="arn:s", version_id="v", host=ports.rds.instances[SOURCE].database.address)
     ports.secrets.endpoints["arn:s"] = secret
@@ -164,7 +164,7 @@ def test_a_secret_that_leads_back_counts():
         decommission(rotation.having(connectivity=seen), ports)
 
 
-def test_a_later_target_is_as_good_a_successor():
+def test_a_later_target_is_as_good_a_successor() -> None:
     """The next quarter's rotation came before this source was removed."""
     ports, rotation = after_grace()
     later = ports.rds.add("orders-rot-later", key_arn=NEW_KEY)
@@ -176,7 +176,7 @@ def test_a_later_target_is_as_good_a_successor():
     assert SOURCE not in ports.rds.instances
 
 
-def test_a_copy_under_the_wrong_key_stops_everything():
+def test_a_copy_under_the_wrong_key_stops_everything() -> None:
     ports, rotation = after_grace()
     ports.rds.snapshots[KEPT] = {"Status": "available", "KmsKeyId": OLD_KEY}
 
@@ -186,7 +186,7 @@ def test_a_copy_under_the_wrong_key_stops_everything():
     assert SOURCE in ports.rds.instances
 
 
-def test_a_copy_that_is_not_available_is_waited_for():
+def test_a_copy_that_is_not_available_is_waited_for() -> None:
     ports, rotation = after_grace()
     for _ in range(3):
         rotation = decommission(rotation, ports)
@@ -201,7 +201,7 @@ def test_a_copy_that_is_not_available_is_waited_for():
     assert SOURCE in ports.rds.instances
 
 
-def test_a_failed_copy_is_told():
+def test_a_failed_copy_is_told() -> None:
     ports, rotation = after_grace()
     for _ in range(3):
         rotation = decommission(rotation, ports)
@@ -211,7 +211,7 @@ def test_a_failed_copy_is_told():
         decommission(rotation, ports)
 
 
-def test_a_source_that_is_gone_already_is_fine():
+def test_a_source_that_is_gone_already_is_fine() -> None:
     ports, rotation = after_grace()
     del ports.rds.instances[SOURCE]
 
@@ -220,7 +220,7 @@ def test_a_source_that_is_gone_already_is_fine():
     assert ports.ledger.locks == {}
 
 
-def test_repeating_the_end_changes_nothing():
+def test_repeating_the_end_changes_nothing() -> None:
     ports, rotation = after_grace()
     done = to_the_end(ports, rotation)
     ports.calls.clear()
@@ -229,7 +229,7 @@ def test_repeating_the_end_changes_nothing():
     assert ports.calls == []
 
 
-def test_it_does_not_try_for_ever():
+def test_it_does_not_try_for_ever() -> None:
     ports, rotation = after_grace()
     rotation = decommission(rotation, ports)
     ports.clock.advance(8 * 24 * 3600)

@@ -30,7 +30,7 @@ def names(rows: list[dict[str, Any]]) -> list[str]:
     return [row["identifier"] for row in rows]
 
 
-def test_lists_what_is_opted_in():
+def test_lists_what_is_opted_in() -> None:
     ports = fleet(shop={}, pay={})
 
     listed = list_opted_in_databases(EVENT, ports)
@@ -40,7 +40,7 @@ def test_lists_what_is_opted_in():
     assert listed == list_opted_in_databases(EVENT, ports)
 
 
-def test_skips_with_a_reason():
+def test_skips_with_a_reason() -> None:
     ports = fleet(old={DECOMMISSION_TAG: "1"}, reader={}, young={"key-rotation:min-age-days": "91"})
     ports.rds.alter("reader", replica_of="old")
 
@@ -53,7 +53,7 @@ def test_skips_with_a_reason():
     }
 
 
-def test_a_second_fleet_rotates_only_what_is_left():
+def test_a_second_fleet_rotates_only_what_is_left() -> None:
     """The key of what the first one rotated is young."""
     ports = fleet(shop={}, pay={})
     ports.kms.add("arn:aws:kms:eu-central-1:123456789012:key/young")
@@ -63,7 +63,7 @@ def test_a_second_fleet_rotates_only_what_is_left():
     assert ["shop"] == names(list_opted_in_databases(EVENT, ports)["databases"])
 
 
-def test_a_rotated_database_goes_by_its_base_name():
+def test_a_rotated_database_goes_by_its_base_name() -> None:
     ports = fleet(**{"shop-rot-1": {BASE_NAME_TAG: "shop"}, "copy": {BASE_NAME_TAG: "shop"}})
     ports.ledger.lineage["shop"] = ports.rds.instances["shop-rot-1"].database.resource_id
 
@@ -72,7 +72,7 @@ def test_a_rotated_database_goes_by_its_base_name():
     assert ["shop", "copy"] == [row["base_name"] for row in listed["databases"]]
 
 
-def test_a_database_with_a_broken_tag_is_started_and_refused_there():
+def test_a_database_with_a_broken_tag_is_started_and_refused_there() -> None:
     """Skipping it would hide the mistake behind a green fleet."""
     ports = fleet(shop={"key-rotation:min-age-days": "old"})
 
@@ -84,7 +84,7 @@ def outcome(name: str, error: str | None = None) -> dict[str, Any]:
     return row | ({"failure": {"Error": error, "Cause": "why"}} if error else {"result": {}})
 
 
-def test_a_fleet_without_failures_succeeds():
+def test_a_fleet_without_failures_succeeds() -> None:
     ports = FakePorts()
 
     report_fleet({"outcomes": [outcome("shop")], "skipped": [{"identifier": "pay"}]}, ports)
@@ -93,7 +93,7 @@ def test_a_fleet_without_failures_succeeds():
     assert ("FleetRotated", ["shop"]) == (moment, message["rotated"])
 
 
-def test_one_failure_fails_the_fleet_and_names_it():
+def test_one_failure_fails_the_fleet_and_names_it() -> None:
     ports = FakePorts()
 
     with pytest.raises(FleetIncomplete, match="pay: PreflightRefused: why"):
@@ -103,20 +103,20 @@ def test_one_failure_fails_the_fleet_and_names_it():
     assert ("FleetIncomplete", ["shop"], "pay") == (moment, message["rotated"], message["failed"][0]["database"])
 
 
-def test_nobody_opted_in_is_a_failure():
+def test_nobody_opted_in_is_a_failure() -> None:
     """A quarter in which nothing happens and everything is green is how rotations are forgotten."""
     with pytest.raises(FleetIncomplete, match="key-rotation:enabled"):
         report_fleet({"outcomes": [], "skipped": []}, FakePorts())
 
 
-def test_everybody_young_is_not():
+def test_everybody_young_is_not() -> None:
     report_fleet({"outcomes": [], "skipped": [{"identifier": "pay"}]}, FakePorts())
 
 
 # -- the hourly sweep --
 
 
-def test_the_sweep_starts_what_nobody_carries_on():
+def test_the_sweep_starts_what_nobody_carries_on() -> None:
     ports = FakePorts()
     fenced_rotation(ports)
     assert recover_rotations(ports) == {"recovered": []}
@@ -128,7 +128,7 @@ def test_the_sweep_starts_what_nobody_carries_on():
     ]
 
 
-def test_the_sweep_does_not_recover_a_recovery():
+def test_the_sweep_does_not_recover_a_recovery() -> None:
     ports = FakePorts()
     rotation = fenced_rotation(ports)
     ports.ledger.record(rotation.having(recovery=True))
@@ -137,7 +137,7 @@ def test_the_sweep_does_not_recover_a_recovery():
     assert recover_rotations(ports) == {"recovered": []}
 
 
-def test_the_sweep_leaves_history_alone():
+def test_the_sweep_leaves_history_alone() -> None:
     ports = FakePorts()
     rotation = fenced_rotation(ports)
     ports.ledger.close(rotation, "rotated")

@@ -10,7 +10,7 @@ from lambdas.rotation.state import Key
 from tests.fakes import NEW_KEY, OLD_KEY, ROTATION_ID, SOURCE, TARGET, FakePorts, planned_rotation
 
 
-def test_makes_one_key_however_often_the_answer_is_lost():
+def test_makes_one_key_however_often_the_answer_is_lost() -> None:
     """CreateKey has no client token, and every key costs money until somebody finds it."""
     ports = FakePorts(with_target=False)
     rotation = planned_rotation(ports)
@@ -27,7 +27,7 @@ def test_makes_one_key_however_often_the_answer_is_lost():
 
 
 @pytest.mark.parametrize("manager", ["AWS", "CUSTOMER"])
-def test_keeps_in_mind_whose_the_old_key_is(manager: str):
+def test_keeps_in_mind_whose_the_old_key_is(manager: str) -> None:
     ports = FakePorts(with_target=False)
     ports.kms.add(OLD_KEY, manager=manager)
 
@@ -37,7 +37,7 @@ def test_keeps_in_mind_whose_the_old_key_is(manager: str):
     assert (OLD_KEY, manager) == (made.old_key.arn, made.old_key.manager)
 
 
-def test_needs_an_encrypted_source():
+def test_needs_an_encrypted_source() -> None:
     ports = FakePorts(with_target=False)
     rotation = planned_rotation(ports)
     source = ports.rds.instances[SOURCE].database.having(kms_key_arn=None)
@@ -46,7 +46,7 @@ def test_needs_an_encrypted_source():
         create_new_kms_key(rotation.having(source=source), ports)
 
 
-def test_asks_for_the_target_under_the_new_key():
+def test_asks_for_the_target_under_the_new_key() -> None:
     ports = FakePorts(with_target=False)
     ports.kms.add(NEW_KEY)
     rotation = planned_rotation(ports).having(new_key=Key(arn=NEW_KEY, manager="CUSTOMER"))
@@ -59,7 +59,7 @@ def test_asks_for_the_target_under_the_new_key():
     assert target.tags[ROTATION_ID_TAG] == ROTATION_ID
 
 
-def test_a_refused_key_changes_nothing():
+def test_a_refused_key_changes_nothing() -> None:
     ports = FakePorts(with_target=False)
     rotation = planned_rotation(ports).having(new_key=Key(arn=NEW_KEY, manager="CUSTOMER"))
     ports.fail("rds.request_read_replica", ReplicaKeyRefused("not under another key"))
@@ -70,7 +70,7 @@ def test_a_refused_key_changes_nothing():
     assert ports.calls == []
 
 
-def test_needs_the_new_key():
+def test_needs_the_new_key() -> None:
     ports = FakePorts(with_target=False)
 
     with pytest.raises(StateIncomplete):

@@ -62,7 +62,7 @@ def attention(ports: FakePorts) -> Rotation:
         (attention, Moment.ATTENTION, None, False),
     ],
 )
-def test_each_moment_is_told_and_ends_what_it_ends(make: Any, moment: Moment, outcome: str | None, frees: bool):
+def test_each_moment_is_told_and_ends_what_it_ends(make: Any, moment: Moment, outcome: str | None, frees: bool) -> None:
     ports = FakePorts()
     rotation = make(ports)
 
@@ -78,7 +78,7 @@ def test_each_moment_is_told_and_ends_what_it_ends(make: Any, moment: Moment, ou
     ("make", "error"),
     [(cut_over, ""), (dry_run, ""), (rolled_back, "DrainIncomplete"), (attention, "VerificationFailed")],
 )
-def test_the_fleet_hears_success_or_the_errors_name(make: Any, error: str):
+def test_the_fleet_hears_success_or_the_errors_name(make: Any, error: str) -> None:
     ports = FakePorts()
 
     notify(make(ports), ports)
@@ -87,7 +87,7 @@ def test_the_fleet_hears_success_or_the_errors_name(make: Any, error: str):
     assert (error, not error) == (told, output is not None)
 
 
-def test_the_fleet_is_answered_once_and_each_moment_told_once():
+def test_the_fleet_is_answered_once_and_each_moment_told_once() -> None:
     """The cutover answers; weeks later, at the end, nobody waits any more."""
     ports = FakePorts()
     rotation = notify(notify(cut_over(ports), ports), ports)
@@ -99,7 +99,7 @@ def test_the_fleet_is_answered_once_and_each_moment_told_once():
     assert [Moment.CUT_OVER.value, Moment.COMPLETED.value] == [sent[0] for sent in ports.notifier.sent]
 
 
-def test_a_retry_does_not_tell_again_what_was_told():
+def test_a_retry_does_not_tell_again_what_was_told() -> None:
     ports = FakePorts()
     rotation = cut_over(ports)
     ports.fail("workflow.answer", AwsUnavailable("lost answer"))
@@ -112,7 +112,7 @@ def test_a_retry_does_not_tell_again_what_was_told():
     assert 1 == len(ports.workflow.answers)
 
 
-def test_a_start_that_was_refused_has_no_ledger_entry_and_frees_nobodys_lock():
+def test_a_start_that_was_refused_has_no_ledger_entry_and_frees_nobodys_lock() -> None:
     """RotationInProgress: the lock is another rotation's."""
     ports = FakePorts()
     planned_rotation(ports)
@@ -127,7 +127,7 @@ def test_a_start_that_was_refused_has_no_ledger_entry_and_frees_nobodys_lock():
     assert SOURCE in ports.notifier.sent[0][1]
 
 
-def test_the_other_user_of_the_old_key_is_named():
+def test_the_other_user_of_the_old_key_is_named() -> None:
     ports = FakePorts()
 
     notify(completed(ports), ports)
@@ -137,7 +137,7 @@ def test_the_other_user_of_the_old_key_is_named():
     assert message["old_key"]["verdict"] == "kept"
 
 
-def test_what_could_not_be_undone_comes_with_the_commands():
+def test_what_could_not_be_undone_comes_with_the_commands() -> None:
     ports = FakePorts()
 
     notify(rolled_back(ports), ports)
@@ -147,7 +147,7 @@ def test_what_could_not_be_undone_comes_with_the_commands():
 
 @pytest.mark.parametrize("make", [cut_over, completed, rolled_back, refused, dry_run, attention])
 @pytest.mark.parametrize("moment", list(Moment))
-def test_one_schema_for_every_moment(make: Any, moment: Moment):
+def test_one_schema_for_every_moment(make: Any, moment: Moment) -> None:
     """Programs read these; a field that comes and goes breaks them."""
     ports = FakePorts()
 

@@ -18,7 +18,7 @@ from lambdas.rotation.state import DatabaseFence, Finding
 from tests.fakes import EXECUTION, ROTATION_ID, START, FakePorts, replicating_rotation, synced_rotation, visit
 
 
-def test_journal_then_schedule_then_fence_then_marker():
+def test_journal_then_schedule_then_fence_then_marker() -> None:
     ports = FakePorts()
     rotation = synced_rotation(ports)
 
@@ -28,7 +28,7 @@ def test_journal_then_schedule_then_fence_then_marker():
     assert START + timedelta(seconds=120 + 60) == ports.recovery.at[ROTATION_ID]
 
 
-def test_the_journal_holds_what_reopens_each_database():
+def test_the_journal_holds_what_reopens_each_database() -> None:
     ports = FakePorts()
     rotation = synced_rotation(ports)
     ports.source_server.own.limit["postgres"] = 17
@@ -46,7 +46,7 @@ def test_the_journal_holds_what_reopens_each_database():
     assert fence.position is None
 
 
-def test_a_retry_goes_on_with_the_values_that_were_written_down():
+def test_a_retry_goes_on_with_the_values_that_were_written_down() -> None:
     """Planned again, it would find closed databases, and write down that they are to be left closed."""
     ports = FakePorts()
     rotation = synced_rotation(ports)
@@ -62,7 +62,7 @@ def test_a_retry_goes_on_with_the_values_that_were_written_down():
     assert not ports.source_server.accepts_applications()
 
 
-def test_a_retry_after_the_end_changes_nothing():
+def test_a_retry_after_the_end_changes_nothing() -> None:
     ports = FakePorts()
     rotation = visit(pause_application_writes, synced_rotation(ports), ports)
     ports.calls.clear()
@@ -73,7 +73,7 @@ def test_a_retry_after_the_end_changes_nothing():
     assert [] == ports.calls
 
 
-def test_a_database_that_appears_during_the_fence_is_fenced_too():
+def test_a_database_that_appears_during_the_fence_is_fenced_too() -> None:
     ports = FakePorts()
     rotation = synced_rotation(ports)
     ports.source_server.appearing = ["late"]
@@ -87,7 +87,7 @@ def test_a_database_that_appears_during_the_fence_is_fenced_too():
     assert ["engine.raise_fence orders", "ledger.record", "engine.raise_fence orders"] == ports.calls[2:5]
 
 
-def test_refuses_what_came_up_since_preflight_with_nothing_closed():
+def test_refuses_what_came_up_since_preflight_with_nothing_closed() -> None:
     ports = FakePorts()
     rotation = synced_rotation(ports)
     ports.source_server.found = [Finding(name="prepared-transactions", message="2 prepared", advice="end them")]
@@ -98,7 +98,7 @@ def test_refuses_what_came_up_since_preflight_with_nothing_closed():
     assert [] == ports.calls
 
 
-def test_no_fence_without_its_recovery_schedule():
+def test_no_fence_without_its_recovery_schedule() -> None:
     """Whoever dies under the fence must be recovered, so a schedule that cannot be made forbids the fence."""
     ports = FakePorts()
     rotation = synced_rotation(ports)
@@ -110,7 +110,7 @@ def test_no_fence_without_its_recovery_schedule():
     assert ports.source_server.accepts_applications()
 
 
-def test_a_rotation_that_was_taken_over_fences_nothing():
+def test_a_rotation_that_was_taken_over_fences_nothing() -> None:
     ports = FakePorts()
     rotation = synced_rotation(ports)
     ports.ledger.take_over(rotation, EXECUTION)
@@ -121,7 +121,7 @@ def test_a_rotation_that_was_taken_over_fences_nothing():
     assert ports.source_server.accepts_applications()
 
 
-def test_a_fence_that_comes_after_the_decision_closes_nothing():
+def test_a_fence_that_comes_after_the_decision_closes_nothing() -> None:
     """The journal was written before the takeover; only the decision row stops this one."""
     ports = FakePorts()
     rotation = synced_rotation(ports)
@@ -134,7 +134,7 @@ def test_a_fence_that_comes_after_the_decision_closes_nothing():
     assert ports.source_server.accepts_applications()
 
 
-def test_somebody_does_not_let_go():
+def test_somebody_does_not_let_go() -> None:
     ports = FakePorts()
     rotation = synced_rotation(ports)
     ports.source_server.stubborn = "orders: a session"
@@ -143,7 +143,7 @@ def test_somebody_does_not_let_go():
         pause_application_writes(rotation, ports)
 
 
-def test_retries_do_not_extend_the_budget():
+def test_retries_do_not_extend_the_budget() -> None:
     ports = FakePorts()
     rotation = synced_rotation(ports, write_outage_budget_seconds=20)
     ports.fail("engine.raise_fence", DatabaseUnreachable("cut"))
@@ -155,7 +155,7 @@ def test_retries_do_not_extend_the_budget():
         visit(pause_application_writes, rotation, ports)
 
 
-def test_refuses_before_the_target_is_in_sync():
+def test_refuses_before_the_target_is_in_sync() -> None:
     ports = FakePorts()
 
     with pytest.raises(StateIncomplete):

@@ -22,7 +22,7 @@ DEFAULTS = {"strategy": "read-replica", "grace_days": 7, "retire_key": "auto", "
 REQUEST: dict[str, Any] = {"DBInstanceIdentifier": "orders"}
 
 
-def test_input_wins_over_tags_and_tags_over_defaults():
+def test_input_wins_over_tags_and_tags_over_defaults() -> None:
     plan = plan_of("orders", REQUEST | {"RetireKey": True}, TAGS, DEFAULTS)
 
     assert ("true", 3.0, "read-replica") == (plan.retire_key, plan.grace_days, plan.strategy)
@@ -50,41 +50,41 @@ def test_input_wins_over_tags_and_tags_over_defaults():
 )
 def test_refuses_by_name_what_it_does_not_understand(
     request_more: dict[str, Any], tags_more: dict[str, str], named: str
-):
+) -> None:
     """Ignored, a misspelt grace period would delete a database too early, and an approval would never be asked for."""
     with pytest.raises(InputRefused, match=re.escape(named)):
         plan_of("orders", REQUEST | request_more, TAGS | tags_more, DEFAULTS)
 
 
-def test_all_problems_are_listed_together():
+def test_all_problems_are_listed_together() -> None:
     with pytest.raises(InputRefused, match=r"key-rotation:grace-days: .*; DryRun: "):
         plan_of("orders", REQUEST | {"DryRun": 1}, TAGS | {"key-rotation:grace-days": "x"}, DEFAULTS)
 
 
-def test_a_tag_that_the_input_overrides_is_not_judged():
+def test_a_tag_that_the_input_overrides_is_not_judged() -> None:
     """A person may start by hand what a broken tag stops."""
     plan = plan_of("orders", REQUEST | {"GraceDays": 0}, TAGS | {"key-rotation:grace-days": "x"}, DEFAULTS)
 
     assert plan.grace_days == 0
 
 
-def test_auto_is_the_strategy_that_exists():
+def test_auto_is_the_strategy_that_exists() -> None:
     assert plan_of("orders", REQUEST | {"Strategy": "auto"}, {}, {}).strategy == "read-replica"
 
 
-def test_the_fleets_plumbing_is_known_input():
+def test_the_fleets_plumbing_is_known_input() -> None:
     request = REQUEST | {"TaskToken": "t", "AWS_STEP_FUNCTIONS_STARTED_BY_EXECUTION_ID": "arn"}
 
     assert requested_database(request) == "orders"
 
 
 @pytest.mark.parametrize("request_", [{}, {"DBInstanceIdentifier": ""}, {"DBInstanceIdentifier": 3}])
-def test_a_start_without_a_database_says_what_to_write(request_: dict[str, Any]):
+def test_a_start_without_a_database_says_what_to_write(request_: dict[str, Any]) -> None:
     with pytest.raises(InputRefused, match="DBInstanceIdentifier"):
         requested_database(request_)
 
 
-def test_a_recovery_takes_no_other_input():
+def test_a_recovery_takes_no_other_input() -> None:
     """Its plan is the one in the journal; input that were ignored here would look as if it counted."""
     assert recovered_execution({"Recover": "arn:x"}) == "arn:x"
     assert recovered_execution(REQUEST) is None
@@ -92,5 +92,5 @@ def test_a_recovery_takes_no_other_input():
         recovered_execution({"Recover": "arn:x", "GraceDays": 1})
 
 
-def test_the_tag_decides_how_old_a_key_has_to_be():
+def test_the_tag_decides_how_old_a_key_has_to_be() -> None:
     assert (30, 90) == (min_age_days({}, DEFAULTS), min_age_days({"key-rotation:min-age-days": "90"}, DEFAULTS))

@@ -38,7 +38,7 @@ def refusal(ports: FakePorts, rotation: Rotation) -> list[str]:
     return [line.split(":")[0] for line in lines]
 
 
-def test_a_fit_database_passes_with_its_warnings():
+def test_a_fit_database_passes_with_its_warnings() -> None:
     ports, rotation = ready()
     ports.rds.event_subscriptions[SOURCE] = ["ops"]
 
@@ -61,7 +61,7 @@ RAW: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", RAW)
-def test_refuses_what_a_replica_cannot_be_or_carry(name: str):
+def test_refuses_what_a_replica_cannot_be_or_carry(name: str) -> None:
     ports, rotation = ready()
     ports.rds.alter(SOURCE, raw=RAW[name])
 
@@ -77,7 +77,7 @@ def test_refuses_what_a_replica_cannot_be_or_carry(name: str):
         ("IsReplica", {"replica_of": "main"}),
     ],
 )
-def test_refuses_by_the_sources_state(name: str, facts: dict[str, Any]):
+def test_refuses_by_the_sources_state(name: str, facts: dict[str, Any]) -> None:
     ports, rotation = ready()
     ports.rds.alter(SOURCE, **facts)
 
@@ -85,7 +85,7 @@ def test_refuses_by_the_sources_state(name: str, facts: dict[str, Any]):
 
 
 @pytest.mark.parametrize(("engine", "version"), [("oracle-ee", "19"), ("postgres", "13.22")])
-def test_refuses_engines_that_the_strategy_does_not_know(engine: str, version: str):
+def test_refuses_engines_that_the_strategy_does_not_know(engine: str, version: str) -> None:
     ports, rotation = ready()
     database = ports.rds.instances[SOURCE].database.having(engine=engine, engine_version=version)
     ports.rds.alter(SOURCE, database=database)
@@ -93,7 +93,7 @@ def test_refuses_engines_that_the_strategy_does_not_know(engine: str, version: s
     assert ["EngineNotSupported"] == refusal(ports, rotation)
 
 
-def test_refuses_by_its_surroundings():
+def test_refuses_by_its_surroundings() -> None:
     ports, rotation = ready()
     ports.rds.proxies[SOURCE] = ["pool"]
     ports.rds.alter(SOURCE, tags={"aws:cloudformation:stack-name": "shop"})
@@ -102,14 +102,14 @@ def test_refuses_by_its_surroundings():
     assert ["ProxyTarget", "iac-owned", "TargetNameTaken"] == refusal(ports, rotation)
 
 
-def test_a_named_risk_can_be_accepted():
+def test_a_named_risk_can_be_accepted() -> None:
     ports, rotation = ready(accept=("iac-owned",))
     ports.rds.alter(SOURCE, tags={"aws:cloudformation:stack-name": "shop"})
 
     assert preflight(rotation, ports).preflight is not None
 
 
-def test_refuses_a_vpc_that_the_functions_are_not_in():
+def test_refuses_a_vpc_that_the_functions_are_not_in() -> None:
     ports, rotation = ready()
     ports.settings.defaults = {"vpc_ids": ["vpc-other"]}
 
@@ -117,7 +117,7 @@ def test_refuses_a_vpc_that_the_functions_are_not_in():
 
 
 @pytest.mark.parametrize(("window", "refused"), [("fri:02:00-fri:03:00", True), ("mon:02:00-mon:03:00", False)])
-def test_pending_maintenance_counts_when_its_window_is_near(window: str, refused: bool):
+def test_pending_maintenance_counts_when_its_window_is_near(window: str, refused: bool) -> None:
     """The fakes' clock stands at a Friday, 00:00."""
     ports, rotation = ready()
     source = ports.rds.instances[SOURCE]
@@ -133,7 +133,7 @@ def test_pending_maintenance_counts_when_its_window_is_near(window: str, refused
 @pytest.mark.parametrize(
     ("quota", "used"), [("DBInstances", (40, 40)), ("AllocatedStorage", (990, 1000)), ("ManualSnapshots", (99, 100))]
 )
-def test_refuses_when_there_is_no_room(quota: str, used: tuple[int, int]):
+def test_refuses_when_there_is_no_room(quota: str, used: tuple[int, int]) -> None:
     ports, rotation = ready()
     ports.rds.quotas[quota] = used
     ports.rds.alter(SOURCE, raw={"AllocatedStorage": 20})
@@ -141,7 +141,7 @@ def test_refuses_when_there_is_no_room(quota: str, used: tuple[int, int]):
     assert ["QuotaExhausted"] == refusal(ports, rotation)
 
 
-def test_refuses_a_source_whose_key_is_disabled():
+def test_refuses_a_source_whose_key_is_disabled() -> None:
     ports, rotation = ready()
     ports.kms.keys[OLD_KEY] = replace(ports.kms.keys[OLD_KEY], state="Disabled")
 
@@ -160,13 +160,13 @@ def test_refuses_a_source_whose_key_is_disabled():
         ({"login_secret": None}, "NoLoginSecret"),
     ],
 )
-def test_refuses_a_plan_with_a_hole(plan: dict[str, Any], name: str):
+def test_refuses_a_plan_with_a_hole(plan: dict[str, Any], name: str) -> None:
     ports, rotation = ready(**plan)
 
     assert [name] == refusal(ports, rotation)
 
 
-def test_reports_what_was_seen_outside_the_vpc():
+def test_reports_what_was_seen_outside_the_vpc() -> None:
     ports, rotation = ready()
     seen = Finding(name="RecordMissing", message="m", advice="a")
     rotation = journaled(ports, rotation.having(first_look=FirstLook(limitations=(seen,))))
@@ -175,7 +175,7 @@ def test_reports_what_was_seen_outside_the_vpc():
 
 
 @pytest.mark.parametrize("address", ["nowhere", "other.abc123.eu-central-1.rds.amazonaws.com"])
-def test_refuses_a_name_that_leads_elsewhere_inside_the_vpc(address: str):
+def test_refuses_a_name_that_leads_elsewhere_inside_the_vpc(address: str) -> None:
     """A private zone of the same name: Route 53's API shows the right record, and no client here uses it."""
     ports, rotation = ready()
     ports.rds.add("other", key_arn=OLD_KEY)
@@ -187,7 +187,7 @@ def test_refuses_a_name_that_leads_elsewhere_inside_the_vpc(address: str):
 # -- the login --
 
 
-def test_refuses_a_login_secret_that_is_about_to_change():
+def test_refuses_a_login_secret_that_is_about_to_change() -> None:
     ports, rotation = ready()
     ports.secrets.found["login"] = [Finding(name="SecretAboutToRotate", message="m", advice="a")]
 
@@ -198,7 +198,7 @@ def test_refuses_a_login_secret_that_is_about_to_change():
     ("error", "name"),
     [(LoginRefused("no"), "LoginRefused"), (DatabaseUnreachable("no"), "DatabaseUnreachable")],
 )
-def test_a_login_that_fails_is_a_reason_among_others(error: Exception, name: str):
+def test_a_login_that_fails_is_a_reason_among_others(error: Exception, name: str) -> None:
     ports, rotation = ready()
     ports.rds.alter(SOURCE, backup_retention_days=0)
     ports.fail("engine.login_limitations", error)
@@ -206,7 +206,7 @@ def test_a_login_that_fails_is_a_reason_among_others(error: Exception, name: str
     assert ["BackupsOff", name] == refusal(ports, rotation)
 
 
-def test_what_the_databases_hold_is_a_reason_unless_accepted():
+def test_what_the_databases_hold_is_a_reason_unless_accepted() -> None:
     ports, rotation = ready()
     ports.source_server.found = [Finding(name="logical-slots", message="m", advice="a")]
 
@@ -219,7 +219,7 @@ def test_what_the_databases_hold_is_a_reason_unless_accepted():
 # -- questions without an answer --
 
 
-def test_a_question_that_may_not_be_asked_is_a_reason():
+def test_a_question_that_may_not_be_asked_is_a_reason() -> None:
     """What it would have said is not known; the other reasons are reported all the same."""
     ports, rotation = ready()
     ports.rds.alter(SOURCE, backup_retention_days=0)
@@ -228,7 +228,7 @@ def test_a_question_that_may_not_be_asked_is_a_reason():
     assert ["BackupsOff", "OldKeyUnreadable"] == refusal(ports, rotation)
 
 
-def test_a_throttled_question_is_asked_again():
+def test_a_throttled_question_is_asked_again() -> None:
     ports, rotation = ready()
     ports.fail("kms.describe_key", AwsUnavailable("slow down"))
 
@@ -236,7 +236,7 @@ def test_a_throttled_question_is_asked_again():
         preflight(rotation, ports)
 
 
-def test_all_reasons_come_together():
+def test_all_reasons_come_together() -> None:
     ports, rotation = ready(connectivity=(), login_secret=None)
     ports.rds.alter(SOURCE, backup_retention_days=0, storage_encrypted=False)
 

@@ -31,7 +31,7 @@ def was_asked(ports: FakePorts) -> bool:
     return any(call.startswith("rds.request_promotion") for call in ports.calls)
 
 
-def test_journal_then_schedule_then_rds():
+def test_journal_then_schedule_then_rds() -> None:
     """Written down first: a rollback must know that RDS may have been asked."""
     ports = FakePorts()
     rotation = fenced_rotation(ports)
@@ -43,7 +43,7 @@ def test_journal_then_schedule_then_rds():
     assert ports.ledger.journal[ROTATION_ID].rotation.promotion is not None
 
 
-def test_refuses_a_target_one_byte_short_of_the_fence():
+def test_refuses_a_target_one_byte_short_of_the_fence() -> None:
     """Nothing was promoted, so the source is still the truth and rollback is safe."""
     ports = FakePorts()
     rotation = fenced_rotation(ports)
@@ -57,7 +57,7 @@ def test_refuses_a_target_one_byte_short_of_the_fence():
 
 
 @pytest.mark.parametrize("how", ["opened by hand", "a new database"])
-def test_refuses_when_the_fence_no_longer_holds(how):
+def test_refuses_when_the_fence_no_longer_holds(how: str) -> None:
     ports = FakePorts()
     rotation = fenced_rotation(ports)
     ports.source_server.own.open["orders" if how == "opened by hand" else "new"] = True
@@ -68,7 +68,7 @@ def test_refuses_when_the_fence_no_longer_holds(how):
     assert [] == ports.calls
 
 
-def test_refuses_a_rotation_that_was_decided():
+def test_refuses_a_rotation_that_was_decided() -> None:
     ports = FakePorts()
     rotation = fenced_rotation(ports)
     FakeEngine(ports.source_server).decide(ROTATION_ID, "rollback", ())
@@ -80,7 +80,7 @@ def test_refuses_a_rotation_that_was_decided():
     assert [] == ports.calls
 
 
-def test_an_older_epoch_never_reaches_rds():
+def test_an_older_epoch_never_reaches_rds() -> None:
     ports = FakePorts()
     rotation = fenced_rotation(ports)
     ports.ledger.take_over(rotation, EXECUTION)
@@ -92,7 +92,7 @@ def test_an_older_epoch_never_reaches_rds():
 
 
 @pytest.mark.parametrize("looks", [0, 5])
-def test_promotes_exactly_once_however_often_it_is_retried(looks):
+def test_promotes_exactly_once_however_often_it_is_retried(looks: int) -> None:
     """A retry may follow a success nobody heard of; RDS refuses to promote a primary."""
     ports = FakePorts()
     rotation = fenced_rotation(ports)
@@ -107,7 +107,7 @@ def test_promotes_exactly_once_however_often_it_is_retried(looks):
     assert 1 == sum(call.startswith("rds.request_promotion") for call in ports.calls)
 
 
-def test_asks_again_when_the_request_never_arrived():
+def test_asks_again_when_the_request_never_arrived() -> None:
     ports = FakePorts()
     rotation = fenced_rotation(ports)
     ports.fail("rds.request_promotion", AwsUnavailable("throttled"))
@@ -119,7 +119,7 @@ def test_asks_again_when_the_request_never_arrived():
     assert was_asked(ports)
 
 
-def test_a_refusal_is_reported_as_such():
+def test_a_refusal_is_reported_as_such() -> None:
     ports = FakePorts()
     rotation = fenced_rotation(ports)
     ports.fail("rds.request_promotion", PromotionFailed("backing up"))
@@ -129,7 +129,7 @@ def test_a_refusal_is_reported_as_such():
 
 
 @pytest.mark.parametrize("change", ["another instance", "another key", "gone"])
-def test_refuses_an_instance_that_only_has_the_name(change):
+def test_refuses_an_instance_that_only_has_the_name(change: str) -> None:
     ports = FakePorts()
     rotation = fenced_rotation(ports)
     database = ports.rds.instances[TARGET].database
@@ -146,7 +146,7 @@ def test_refuses_an_instance_that_only_has_the_name(change):
     assert not was_asked(ports)
 
 
-def test_somebody_else_promoted_it():
+def test_somebody_else_promoted_it() -> None:
     ports = FakePorts()
     rotation = fenced_rotation(ports)
     ports.rds.alter(TARGET, replica_of=None)
@@ -155,7 +155,7 @@ def test_somebody_else_promoted_it():
         promote(rotation, ports)
 
 
-def test_a_source_that_is_gone_cannot_be_rotated():
+def test_a_source_that_is_gone_cannot_be_rotated() -> None:
     ports = FakePorts()
     rotation = fenced_rotation(ports)
     del ports.rds.instances[SOURCE]

@@ -1,5 +1,7 @@
 """ResumeWrites is the commit point: it happens entirely or not at all, and only once."""
 
+from typing import Literal
+
 import pytest
 
 from lambdas.resume_writes.handler import resume_writes
@@ -7,7 +9,7 @@ from lambdas.rotation.errors import AwsUnavailable, DatabaseUnreachable, Decisio
 from tests.fakes import ROTATION_ID, TARGET, FakeEngine, FakePorts, promoted_rotation, switched_rotation, visit
 
 
-def test_decision_and_opening_then_journal_then_schedule():
+def test_decision_and_opening_then_journal_then_schedule() -> None:
     ports = FakePorts()
     rotation = switched_rotation(ports)
     ports.clock.advance(42)
@@ -21,7 +23,7 @@ def test_decision_and_opening_then_journal_then_schedule():
     assert not ports.source_server.accepts_applications()
 
 
-def test_saved_limits_come_back():
+def test_saved_limits_come_back() -> None:
     ports = FakePorts()
     ports.source_server.own.limit["postgres"] = 17
 
@@ -32,7 +34,7 @@ def test_saved_limits_come_back():
 
 @pytest.mark.parametrize("call", ["engine.decide-release", "recovery.remove"])
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_dies_anywhere_and_the_retry_finishes(call, when):
+def test_dies_anywhere_and_the_retry_finishes(call: str, when: Literal["before", "after"]) -> None:
     ports = FakePorts()
     rotation = switched_rotation(ports)
     ports.fail(call, DatabaseUnreachable("cut") if "engine" in call else AwsUnavailable("cut"), when=when)
@@ -47,7 +49,7 @@ def test_dies_anywhere_and_the_retry_finishes(call, when):
     assert ROTATION_ID not in ports.recovery.at
 
 
-def test_the_first_release_is_the_one_that_counts():
+def test_the_first_release_is_the_one_that_counts() -> None:
     ports = FakePorts()
     first = visit(resume_writes, switched_rotation(ports), ports)
     ports.clock.advance(60)
@@ -55,7 +57,7 @@ def test_the_first_release_is_the_one_that_counts():
     assert first.release == visit(resume_writes, first, ports).release
 
 
-def test_opens_nothing_when_a_rollback_was_decided():
+def test_opens_nothing_when_a_rollback_was_decided() -> None:
     ports = FakePorts()
     rotation = switched_rotation(ports)
     FakeEngine(ports.target_server).decide(ROTATION_ID, "rollback", ())
@@ -67,7 +69,7 @@ def test_opens_nothing_when_a_rollback_was_decided():
     assert ROTATION_ID in ports.recovery.at
 
 
-def test_refuses_a_target_that_was_not_checked():
+def test_refuses_a_target_that_was_not_checked() -> None:
     ports = FakePorts()
 
     with pytest.raises(StateIncomplete):

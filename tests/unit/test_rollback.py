@@ -1,5 +1,6 @@
 """Rollback: applications get exactly one place to write to, whatever happened before and whoever is still alive."""
 
+from collections.abc import Callable
 from datetime import timedelta
 
 import pytest
@@ -12,6 +13,7 @@ from lambdas.resume_writes.handler import resume_writes
 from lambdas.rollback.evidence import STILL_A_REPLICA
 from lambdas.rollback.handler import SLOWEST_FUNCTION, rollback
 from lambdas.rotation.errors import AwsUnavailable, DatabaseUnreachable, DecisionLost, EpochSuperseded, LoginRefused
+from lambdas.rotation.ports import Step
 from lambdas.rotation.state import Rotation
 from tests.fakes import (
     EXECUTION,
@@ -53,11 +55,11 @@ def writable(ports: FakePorts) -> list[str]:
     return [name for name, server in sorted(ports.rds.servers.items()) if server.accepts_applications()]
 
 
-# -- before the fence, and under it -------------------------------------------------------------------------------------
+# -- before the fence, and under it ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("point", [planned_rotation, synced_rotation])
-def test_nothing_was_fenced(point):
+def test_nothing_was_fenced(point: Callable[[FakePorts], Rotation]) -> None:
     """No server is asked, so a rotation that failed for lack of a login can be rolled back."""
     ports = FakePorts()
     ports.source_server.reachable = False
@@ -69,7 +71,7 @@ def test_nothing_was_fenced(point):
 
 
 @pytest.mark.parametrize("error", ["FenceIncomplete", "DrainIncomplete", "FenceBroken", "AwsUnavailable"])
-def test_a_function_that_said_what_was_wrong_has_ended(error):
+def test_a_function_that_said_what_was_wrong_has_ended(error: str) -> None:
     """So the source is opened at once: each second more is a second of outage."""
     ports = FakePorts()
     ports.source_server.own.limit["postgres"] = 17
@@ -83,7 +85,7 @@ def test_a_function_that_said_what_was_wrong_has_ended(error):
     assert error == (rotation.failure.Error if rotation.failure else None)
 
 
-def test_epoch_before_anything_else():
+def test_epoch_before_anything_else() -> None:
     ports = FakePorts()
 
     rolled(failed(fenced_rotation(ports), "DrainIncomplete"), ports)
@@ -92,7 +94,7 @@ def test_epoch_before_anything_else():
 
 
 @pytest.mark.parametrize("error", ["States.Timeout", "Lambda.Unknown", "ExecutionEnded", "Exception"])
-def test_waits_for_functions_that_may_still_run(error):
+def test_waits_for_functions_that_may_still_run(error: str) -> None:
     ports = FakePorts()
 
     rotation = rolled(failed(fenced_rotation(ports), error), ports)
@@ -104,12 +106,12 @@ def test_waits_for_functions_that_may_still_run(error):
     assert [SOURCE] == writable(ports)
 
 
-def test_waits_longer_than_any_function_may_run():
+def test_waits_longer_than_any_function_may_run() -> None:
     for task in permission_matrix(load("example")):
         assert timedelta(seconds=task.timeout_seconds) < SLOWEST_FUNCTION
 
 
-def test_a_fence_raised_by_a_dead_execution_cannot_close_the_source_again():
+def test_a_fence_raised_by_a_dead_execution_cannot_close_the_source_again() -> None:
     """Its journal entry was written before the takeover; the decision row stops what the epoch no longer can."""
     ports = FakePorts()
     dead = fenced_rotation(ports)
@@ -123,7 +125,7 @@ def test_a_fence_raised_by_a_dead_execution_cannot_close_the_source_again():
 
 
 @pytest.mark.parametrize("step", [pause_application_writes, promote, resume_writes])
-def test_no_step_of_the_dead_execution_gets_past_its_journal(step):
+def test_no_step_of_the_dead_execution_gets_past_its_journal(step: Step) -> None:
     ports = FakePorts()
     dead = fenced_rotation(ports)
     rolled(failed(dead, "DrainIncomplete"), ports)
@@ -132,8 +134,8 @@ def test_no_step_of_the_dead_execution_gets_past_its_journal(step):
         visit(step, dead, ports)
 
 
-def test_goes_on_with_what_the_journal_says_when_the_epoch_is_raised():
-    """Promote may write between Rollback's reading of the journal and its takeover. That write must not be overlooked."""
+def test_goes_on_with_what_the_journal_says_when_the_epoch_is_raised() -> None:
+    """Promote may write between Rollback's reading of the journal and its takeover; that must not be overlooked."""
     ports = FakePorts()
     stale = failed(fenced_rotation(ports), "States.Timeout")
     visit(promote, stale.having(failure=None), ports)
@@ -143,7 +145,7 @@ def test_goes_on_with_what_the_journal_says_when_the_epoch_is_raised():
     assert rotation.promotion is not None
 
 
-def test_a_retry_of_rollback_after_its_own_takeover():
+def test_a_retry_of_rollback_after_its_own_takeover() -> None:
     ports = FakePorts()
     rotation = failed(fenced_rotation(ports), "DrainIncomplete")
     ports.fail("engine.decide-rollback", DatabaseUnreachable("cut"), when="after")
@@ -157,7 +159,7 @@ def test_a_retry_of_rollback_after_its_own_takeover():
     assert 2 == again.epoch
 
 
-def test_the_lost_answer_of_a_takeover():
+def test_the_lost_answer_of_a_takeover() -> None:
     ports = FakePorts()
     rotation = failed(fenced_rotation(ports), "DrainIncomplete")
     ports.fail("ledger.take_over", AwsUnavailable("answer lost"), when="after")
@@ -167,7 +169,7 @@ def test_the_lost_answer_of_a_takeover():
     assert "rolled-back" == outcome(rolled(rotation, ports))
 
 
-def test_somebody_elses_recovery_keeps_this_execution_out():
+def test_somebody_elses_recovery_keeps_this_execution_out() -> None:
     ports = FakePorts()
     rotation = failed(fenced_rotation(ports), "DrainIncomplete")
     ports.ledger.take_over(ports.ledger.current(rotation), "another execution")
@@ -177,7 +179,7 @@ def test_somebody_elses_recovery_keeps_this_execution_out():
 
 
 @pytest.mark.parametrize("error", [DatabaseUnreachable("gone"), LoginRefused("password changed")])
-def test_a_source_that_cannot_be_reached_is_tried_until_it_can(error):
+def test_a_source_that_cannot_be_reached_is_tried_until_it_can(error: Exception) -> None:
     ports = FakePorts()
     ports.fail("engine.decide-rollback", error)
 
@@ -189,10 +191,10 @@ def test_a_source_that_cannot_be_reached_is_tried_until_it_can(error):
     assert "rolled-back" == outcome(rolled(rotation, ports))
 
 
-# -- a promotion was requested ------------------------------------------------------------------------------------------
+# -- a promotion was requested -----------------------------------------------------------------------------------------
 
 
-def test_a_promotion_under_way_is_waited_for():
+def test_a_promotion_under_way_is_waited_for() -> None:
     """Opening the source now could give two primaries."""
     ports = FakePorts()
     ports.rds.promotion_takes = 3
@@ -208,7 +210,7 @@ def test_a_promotion_under_way_is_waited_for():
     assert [SOURCE] == writable(ports)
 
 
-def test_a_refused_promotion_needs_the_replica_to_be_seen_twice():
+def test_a_refused_promotion_needs_the_replica_to_be_seen_twice() -> None:
     ports = FakePorts()
     rotation = promoting_rotation(ports)
     ports.rds.refuse_promotion(TARGET)
@@ -221,7 +223,7 @@ def test_a_refused_promotion_needs_the_replica_to_be_seen_twice():
     assert [SOURCE] == writable(ports)
 
 
-def test_a_promotion_that_shows_late_starts_the_count_again():
+def test_a_promotion_that_shows_late_starts_the_count_again() -> None:
     ports = FakePorts()
     rotation = promoting_rotation(ports)
     ports.rds.refuse_promotion(TARGET)
@@ -235,7 +237,7 @@ def test_a_promotion_that_shows_late_starts_the_count_again():
     assert [] == writable(ports)
 
 
-def test_a_promoted_target_is_decided_on_the_target_first():
+def test_a_promoted_target_is_decided_on_the_target_first() -> None:
     ports = FakePorts()
 
     rotation = rolled(failed(promoted_rotation(ports), "TargetMismatch"), ports)
@@ -246,7 +248,7 @@ def test_a_promoted_target_is_decided_on_the_target_first():
     assert [SOURCE] == writable(ports)
 
 
-def test_a_late_release_finds_the_rollback_and_opens_nothing():
+def test_a_late_release_finds_the_rollback_and_opens_nothing() -> None:
     ports = FakePorts()
     dead = switched_rotation(ports)
     assert dead.fence is not None
@@ -256,7 +258,7 @@ def test_a_late_release_finds_the_rollback_and_opens_nothing():
     assert [] == writable(ports)
 
 
-def test_an_unseen_target_keeps_both_sides_fenced_and_pages_once():
+def test_an_unseen_target_keeps_both_sides_fenced_and_pages_once() -> None:
     ports = FakePorts()
     rotation = promoted_rotation(ports)
     ports.target_server.reachable = False
@@ -272,7 +274,7 @@ def test_an_unseen_target_keeps_both_sides_fenced_and_pages_once():
     assert "does not answer" in ports.notifier.sent[0][2]["waiting_for"]
 
 
-def test_finishes_by_itself_when_the_target_can_be_seen_again():
+def test_finishes_by_itself_when_the_target_can_be_seen_again() -> None:
     ports = FakePorts()
     rotation = promoted_rotation(ports)
     ports.target_server.reachable = False
@@ -283,7 +285,7 @@ def test_finishes_by_itself_when_the_target_can_be_seen_again():
     assert [SOURCE] == writable(ports)
 
 
-def test_no_page_in_the_first_five_minutes():
+def test_no_page_in_the_first_five_minutes() -> None:
     ports = FakePorts()
     rotation = rolled(failed(fenced_rotation(ports), "States.Timeout"), ports)
     ports.clock.advance(60)
@@ -293,7 +295,7 @@ def test_no_page_in_the_first_five_minutes():
     assert [] == ports.notifier.sent
 
 
-def test_a_deleted_target_can_no_longer_be_released():
+def test_a_deleted_target_can_no_longer_be_released() -> None:
     ports = FakePorts()
     rotation = promoted_rotation(ports)
     ports.rds.request_instance_deletion(TARGET, keep_automated_backups=False)
@@ -307,7 +309,7 @@ def test_a_deleted_target_can_no_longer_be_released():
     assert ports.source_server.accepts_applications()
 
 
-def test_another_instance_of_the_targets_name_proves_nothing():
+def test_another_instance_of_the_targets_name_proves_nothing() -> None:
     ports = FakePorts()
     rotation = promoted_rotation(ports)
     database = ports.rds.instances[TARGET].database
@@ -320,7 +322,7 @@ def test_another_instance_of_the_targets_name_proves_nothing():
 # -- applications were led to the target -------------------------------------------------------------------------------
 
 
-def test_the_name_goes_back_before_the_source_is_opened():
+def test_the_name_goes_back_before_the_source_is_opened() -> None:
     """Otherwise clients that still hold the target's address would wait for a server that never opens."""
     ports = FakePorts()
     rotation = rolled(failed(switched_rotation(ports), "AccessRefused"), ports)
@@ -333,7 +335,7 @@ def test_the_name_goes_back_before_the_source_is_opened():
     assert [SOURCE] == writable(ports)
 
 
-def test_what_is_decided_stays_decided_when_the_target_disappears_from_sight():
+def test_what_is_decided_stays_decided_when_the_target_disappears_from_sight() -> None:
     ports = FakePorts()
     rotation = restored(rolled(failed(switched_rotation(ports), "AccessRefused"), ports), ports)
     ports.target_server.reachable = False
@@ -341,10 +343,10 @@ def test_what_is_decided_stays_decided_when_the_target_disappears_from_sight():
     assert "rolled-back" == outcome(rolled(rotation, ports))
 
 
-# -- after the commit point ---------------------------------------------------------------------------------------------
+# -- after the commit point --------------------------------------------------------------------------------------------
 
 
-def test_a_release_that_died_after_its_commit_goes_forward():
+def test_a_release_that_died_after_its_commit_goes_forward() -> None:
     ports = FakePorts()
     rotation = switched_rotation(ports)
     ports.fail("engine.decide-release", DatabaseUnreachable("cut"), when="after")
@@ -360,7 +362,7 @@ def test_a_release_that_died_after_its_commit_goes_forward():
     assert rotation.release is not None
 
 
-def test_a_release_in_the_journal_needs_no_server():
+def test_a_release_in_the_journal_needs_no_server() -> None:
     ports = FakePorts()
     rotation = visit(resume_writes, switched_rotation(ports), ports)
     ports.target_server.reachable = ports.source_server.reachable = False
@@ -368,7 +370,7 @@ def test_a_release_in_the_journal_needs_no_server():
     assert "committed" == outcome(rolled(failed(rotation, "States.Timeout"), ports))
 
 
-def test_a_rollback_that_has_ended_is_not_done_again():
+def test_a_rollback_that_has_ended_is_not_done_again() -> None:
     ports = FakePorts()
     rotation = rolled(failed(fenced_rotation(ports), "DrainIncomplete"), ports)
     ports.calls.clear()
@@ -379,7 +381,9 @@ def test_a_rollback_that_has_ended_is_not_done_again():
 
 @pytest.mark.parametrize("point", [fenced_rotation, promoting_rotation, promoted_rotation, switched_rotation])
 @pytest.mark.parametrize("error", ["States.Timeout", "DrainIncomplete"])
-def test_there_is_never_more_than_one_place_to_write_to_and_in_the_end_exactly_one(point, error):
+def test_there_is_never_more_than_one_place_to_write_to_and_in_the_end_exactly_one(
+    point: Callable[[FakePorts], Rotation], error: str
+) -> None:
     ports = FakePorts()
     rotation = failed(point(ports), error)
 

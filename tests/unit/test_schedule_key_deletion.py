@@ -41,7 +41,7 @@ def deeds(ports: FakePorts) -> list[str]:
     return [call for call in ports.calls if call.startswith("kms.")]
 
 
-def test_an_unused_key_is_disabled_soaked_and_scheduled():
+def test_an_unused_key_is_disabled_soaked_and_scheduled() -> None:
     ports, rotation = decommissioned()
 
     rotation = visit(ports, rotation)
@@ -59,7 +59,7 @@ def test_an_unused_key_is_disabled_soaked_and_scheduled():
     assert rotation.retirement.deletion_at is not None
 
 
-def test_the_soak_is_not_cut_short():
+def test_the_soak_is_not_cut_short() -> None:
     ports, rotation = decommissioned()
     rotation = visit(ports, rotation)
     ports.clock.advance(6 * DAY)
@@ -68,7 +68,7 @@ def test_the_soak_is_not_cut_short():
     assert ports.kms.keys[OLD_KEY].state == "Disabled"
 
 
-def test_it_is_written_down_before_it_is_disabled():
+def test_it_is_written_down_before_it_is_disabled() -> None:
     """A disabled key that nobody remembers is an outage waiting for the next restart."""
     ports, rotation = decommissioned()
     ports.fail("kms.disable_key", AwsUnavailable("lost answer"))
@@ -81,7 +81,7 @@ def test_it_is_written_down_before_it_is_disabled():
     assert ports.kms.keys[OLD_KEY].state == "Disabled"
 
 
-def test_another_database_keeps_the_key_and_is_named():
+def test_another_database_keeps_the_key_and_is_named() -> None:
     ports, rotation = decommissioned()
     ports.key_users.others[OLD_KEY] = [DATABASE]
 
@@ -93,7 +93,7 @@ def test_another_database_keeps_the_key_and_is_named():
     assert deeds(ports) == []
 
 
-def test_backups_are_outwaited():
+def test_backups_are_outwaited() -> None:
     ports, rotation = decommissioned()
     ports.key_users.others[OLD_KEY] = [BACKUP]
 
@@ -109,7 +109,7 @@ def test_backups_are_outwaited():
 
 
 @pytest.mark.parametrize(("user", "days"), [(BACKUP, 61), (UNANSWERED, 4)])
-def test_waiting_has_an_end(user: KeyUser, days: int):
+def test_waiting_has_an_end(user: KeyUser, days: int) -> None:
     ports, rotation = decommissioned()
     ports.key_users.others[OLD_KEY] = [user]
     rotation = visit(ports, rotation)
@@ -122,7 +122,7 @@ def test_waiting_has_an_end(user: KeyUser, days: int):
     assert deeds(ports) == []
 
 
-def test_an_unanswered_question_counts_as_use():
+def test_an_unanswered_question_counts_as_use() -> None:
     ports, rotation = decommissioned()
     ports.key_users.others[OLD_KEY] = [UNANSWERED]
 
@@ -131,7 +131,7 @@ def test_an_unanswered_question_counts_as_use():
     assert deeds(ports) == []
 
 
-def test_use_while_disabled_enables_it_again():
+def test_use_while_disabled_enables_it_again() -> None:
     ports, rotation = decommissioned()
     rotation = visit(ports, rotation)
     ports.clock.advance(7 * DAY)
@@ -143,7 +143,7 @@ def test_use_while_disabled_enables_it_again():
     assert ports.kms.keys[OLD_KEY].state == "Enabled"
 
 
-def test_an_unanswered_question_while_disabled_is_asked_again_and_then_enables_it():
+def test_an_unanswered_question_while_disabled_is_asked_again_and_then_enables_it() -> None:
     ports, rotation = decommissioned()
     rotation = visit(ports, rotation)
     ports.clock.advance(7 * DAY)
@@ -158,7 +158,7 @@ def test_an_unanswered_question_while_disabled_is_asked_again_and_then_enables_i
     assert ports.kms.keys[OLD_KEY].state == "Enabled"
 
 
-def test_a_key_that_somebody_enabled_again_is_kept():
+def test_a_key_that_somebody_enabled_again_is_kept() -> None:
     ports, rotation = decommissioned()
     rotation = visit(ports, rotation)
     ports.clock.advance(7 * DAY)
@@ -168,7 +168,7 @@ def test_a_key_that_somebody_enabled_again_is_kept():
     assert not any("schedule" in deed for deed in deeds(ports))
 
 
-def test_a_lost_answer_of_the_deletion_is_found_out():
+def test_a_lost_answer_of_the_deletion_is_found_out() -> None:
     ports, rotation = decommissioned()
     rotation = visit(ports, rotation)
     ports.clock.advance(7 * DAY)
@@ -193,7 +193,7 @@ def _kept(ports: FakePorts, rotation: Rotation) -> str:
     return kept.retirement.reason
 
 
-def test_auto_keeps_what_no_rotation_made_and_lists_its_users():
+def test_auto_keeps_what_no_rotation_made_and_lists_its_users() -> None:
     ports, rotation = decommissioned(retire_key="auto")
     ports.key_users.others[OLD_KEY] = [DATABASE]
 
@@ -203,7 +203,7 @@ def test_auto_keeps_what_no_rotation_made_and_lists_its_users():
     assert (DATABASE,) == kept.users
 
 
-def test_auto_retires_what_an_earlier_rotation_made():
+def test_auto_retires_what_an_earlier_rotation_made() -> None:
     ports, rotation = decommissioned(retire_key="auto")
     ports.kms.add(OLD_KEY, tags=our_tags(SOURCE, "earlier"))
     earlier = rotation.having(rotation_id="earlier", new_key=Key(arn=OLD_KEY, manager="CUSTOMER"))
@@ -213,7 +213,7 @@ def test_auto_retires_what_an_earlier_rotation_made():
 
 
 @pytest.mark.parametrize("made", [NEW_KEY, None])
-def test_auto_does_not_trust_a_tag_alone(made: str | None):
+def test_auto_does_not_trust_a_tag_alone(made: str | None) -> None:
     """Tags can be copied; the ledger has to say the same."""
     ports, rotation = decommissioned(retire_key="auto")
     ports.kms.add(OLD_KEY, tags=our_tags(SOURCE, "earlier"))
@@ -223,18 +223,18 @@ def test_auto_does_not_trust_a_tag_alone(made: str | None):
     assert "no rotation made it" in _kept(ports, rotation)
 
 
-def test_false_keeps_it():
+def test_false_keeps_it() -> None:
     assert "false" in _kept(*decommissioned(retire_key="false"))
 
 
-def test_aws_owns_its_keys():
+def test_aws_owns_its_keys() -> None:
     ports, rotation = decommissioned()
     ports.kms.add(OLD_KEY, manager="AWS")
 
     assert "AWS" in _kept(ports, rotation)
 
 
-def test_another_accounts_key_is_theirs():
+def test_another_accounts_key_is_theirs() -> None:
     ports, rotation = decommissioned()
     foreign = OLD_KEY.replace("123456789012", "999999999999")
     ports.kms.add(foreign)
@@ -242,14 +242,14 @@ def test_another_accounts_key_is_theirs():
     assert "999999999999" in _kept(ports, rotation.having(old_key=Key(arn=foreign, manager="CUSTOMER")))
 
 
-def test_a_multi_region_key_with_replicas_is_kept():
+def test_a_multi_region_key_with_replicas_is_kept() -> None:
     ports, rotation = decommissioned()
     ports.kms.keys[OLD_KEY] = replace(ports.kms.keys[OLD_KEY], multi_region=True, has_replica_keys=True)
 
     assert "multi-Region" in _kept(ports, rotation)
 
 
-def test_the_new_key_is_never_the_old_one():
+def test_the_new_key_is_never_the_old_one() -> None:
     ports, rotation = decommissioned()
 
     assert "new key" in _kept(ports, rotation.having(old_key=Key(arn=NEW_KEY, manager="CUSTOMER")))

@@ -40,7 +40,7 @@ def released(ports: FakePorts) -> Rotation:
     return journaled(ports, rotation.having(release=Release(released_at=ports.clock.now(), write_outage_seconds=2.0)))
 
 
-def test_begins_with_a_plan_a_lock_and_a_journal():
+def test_begins_with_a_plan_a_lock_and_a_journal() -> None:
     ports = FakePorts(with_target=False, grace_days=2)
 
     rotation = start_rotation(begun(), ports)
@@ -52,14 +52,14 @@ def test_begins_with_a_plan_a_lock_and_a_journal():
     assert ports.ledger.journal[rotation.rotation_id].rotation == rotation
 
 
-def test_a_repeated_start_is_the_same_rotation():
+def test_a_repeated_start_is_the_same_rotation() -> None:
     """The function's answer may get lost; the retry must not meet its own lock."""
     ports = FakePorts(with_target=False)
 
     assert start_rotation(begun(), ports) == start_rotation(begun(), ports)
 
 
-def test_the_route_53_findings_travel_to_preflight():
+def test_the_route_53_findings_travel_to_preflight() -> None:
     ports = FakePorts(with_target=False)
     ports.dns.found = [Finding(name="RecordMissing", message="m", advice="a")]
 
@@ -69,7 +69,7 @@ def test_the_route_53_findings_travel_to_preflight():
     assert tuple(ports.dns.found) == rotation.first_look.limitations
 
 
-def test_an_unknown_database_is_named():
+def test_an_unknown_database_is_named() -> None:
     with pytest.raises(UnknownDatabase, match="nobody"):
         start_rotation(begun(DBInstanceIdentifier="nobody"), FakePorts())
 
@@ -77,7 +77,7 @@ def test_an_unknown_database_is_named():
 # -- names across quarters --
 
 
-def test_the_base_name_leads_to_the_last_target():
+def test_the_base_name_leads_to_the_last_target() -> None:
     """`orders` still exists, in its grace period; the rotation is of what applications write to."""
     ports = FakePorts()
     ports.ledger.lineage[SOURCE] = ports.rds.instances[TARGET].database.resource_id
@@ -90,7 +90,7 @@ def test_the_base_name_leads_to_the_last_target():
         assert (TARGET, SOURCE) == (rotation.source.identifier, rotation.plan.base_name)
 
 
-def test_a_database_that_was_left_behind_is_refused():
+def test_a_database_that_was_left_behind_is_refused() -> None:
     ports = FakePorts()
     ports.rds.add("older", key_arn=OLD_KEY, tags={BASE_NAME_TAG: "shop"})
     ports.ledger.lineage["shop"] = ports.rds.instances[TARGET].database.resource_id
@@ -105,7 +105,7 @@ def test_a_database_that_was_left_behind_is_refused():
         start_rotation(begun(DBInstanceIdentifier="older"), ports)
 
 
-def test_a_copied_tag_does_not_make_a_relative():
+def test_a_copied_tag_does_not_make_a_relative() -> None:
     """A snapshot restored for a test carries its origin's tags."""
     ports = FakePorts(with_target=False)
     ports.rds.add("copy", key_arn=OLD_KEY, tags={BASE_NAME_TAG: SOURCE})
@@ -119,7 +119,7 @@ def test_a_copied_tag_does_not_make_a_relative():
 # -- somebody else's lock --
 
 
-def test_refuses_while_the_holder_is_at_work():
+def test_refuses_while_the_holder_is_at_work() -> None:
     ports = FakePorts()
     fenced_rotation(ports)
 
@@ -129,7 +129,7 @@ def test_refuses_while_the_holder_is_at_work():
     assert ports.ledger.locks[SOURCE].execution_arn == EXECUTION
 
 
-def test_takes_up_what_an_ended_execution_left():
+def test_takes_up_what_an_ended_execution_left() -> None:
     """A plain new start does what a recovery does: a stopped execution must not leave a database fenced."""
     ports = FakePorts()
     left = fenced_rotation(ports)
@@ -143,7 +143,7 @@ def test_takes_up_what_an_ended_execution_left():
     assert ports.ledger.locks[SOURCE].execution_arn == SECOND
 
 
-def test_goes_forward_after_the_commit_point():
+def test_goes_forward_after_the_commit_point() -> None:
     ports = FakePorts()
     released(ports)
     ports.workflow.running.clear()
@@ -153,7 +153,7 @@ def test_goes_forward_after_the_commit_point():
     assert ("verify", None) == (taken.route, taken.failure)
 
 
-def test_a_dry_run_finishes_nothing():
+def test_a_dry_run_finishes_nothing() -> None:
     ports = FakePorts()
     fenced_rotation(ports)
     ports.workflow.running.clear()
@@ -164,7 +164,7 @@ def test_a_dry_run_finishes_nothing():
     assert ports.calls == []
 
 
-def test_a_lock_without_an_entry_is_freed():
+def test_a_lock_without_an_entry_is_freed() -> None:
     """The holder died between taking the lock and opening its entry."""
     ports = FakePorts(with_target=False)
     planned_rotation(ports)
@@ -177,7 +177,7 @@ def test_a_lock_without_an_entry_is_freed():
     assert ports.ledger.locks[SOURCE].execution_arn == SECOND
 
 
-def test_a_rotation_that_waits_for_its_keys_users_does_not_hold_up_the_next():
+def test_a_rotation_that_waits_for_its_keys_users_does_not_hold_up_the_next() -> None:
     ports = FakePorts()
     waiting = released(ports)
     ports.ledger.advance(waiting)
@@ -193,7 +193,7 @@ def recovery(of: str = EXECUTION) -> Rotation:
     return Rotation(schema=1, execution_arn=RECOVERY, request={"Recover": of})
 
 
-def test_recovers_an_ended_execution_once():
+def test_recovers_an_ended_execution_once() -> None:
     """Three triggers may ask for the same recovery; the second finds that the rotation is in other hands."""
     ports = FakePorts()
     left = fenced_rotation(ports)
@@ -206,7 +206,7 @@ def test_recovers_an_ended_execution_once():
     assert ("closed", None) == (late.route, late.plan)
 
 
-def test_a_repeated_takeover_is_one_takeover():
+def test_a_repeated_takeover_is_one_takeover() -> None:
     ports = FakePorts()
     left = fenced_rotation(ports)
     ports.workflow.running.clear()
@@ -219,12 +219,12 @@ def test_a_repeated_takeover_is_one_takeover():
     assert again.route == "rollback"
 
 
-def test_nothing_to_recover_is_closed():
+def test_nothing_to_recover_is_closed() -> None:
     assert start_rotation(recovery(), FakePorts()).route == "closed"
 
 
 @pytest.mark.parametrize("rotation_at", [fenced_rotation, promoting_rotation])
-def test_a_holder_is_stopped_only_when_it_hangs(rotation_at: Any):
+def test_a_holder_is_stopped_only_when_it_hangs(rotation_at: Any) -> None:
     """Stopping a rotation that is only slow would turn a success into a rollback."""
     ports = FakePorts()
     left = rotation_at(ports)
@@ -239,7 +239,7 @@ def test_a_holder_is_stopped_only_when_it_hangs(rotation_at: Any):
     assert ("rollback", left.rotation_id) == (taken.route, taken.rotation_id)
 
 
-def test_a_holder_hangs_exactly_from_when_its_schedule_fires():
+def test_a_holder_hangs_exactly_from_when_its_schedule_fires() -> None:
     """Earlier, the one schedule would find nothing to do, and nobody would come again."""
     assert takeover.FENCE_MARGIN == pause.RECOVERY_MARGIN
     assert takeover.PROMOTION_MAY_TAKE == promote.RECOVERY_AFTER
@@ -250,7 +250,7 @@ def test_a_holder_hangs_exactly_from_when_its_schedule_fires():
     assert start_rotation(recovery(), ports).route == "rollback"
 
 
-def test_a_failed_recovery_is_not_recovered_again():
+def test_a_failed_recovery_is_not_recovered_again() -> None:
     """It pages instead: a loop of recoveries would hide that nobody can finish this one."""
     ports = FakePorts()
     fenced_rotation(ports)
@@ -262,7 +262,7 @@ def test_a_failed_recovery_is_not_recovered_again():
         start_rotation(Rotation(schema=1, execution_arn=SECOND, request={"Recover": RECOVERY}), ports)
 
 
-def test_a_recovery_while_waiting_for_key_users_leaves_the_lock_alone():
+def test_a_recovery_while_waiting_for_key_users_leaves_the_lock_alone() -> None:
     ports = FakePorts()
     left = released(ports)
     done = Decommission(stage="done", started_at=ports.clock.now(), complete=True)

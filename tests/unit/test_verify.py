@@ -42,7 +42,7 @@ def pending(ports: FakePorts, rotation: Rotation) -> str:
     return "; ".join(verified.verification.pending)
 
 
-def test_complete_with_evidence_and_the_end_of_the_grace_period():
+def test_complete_with_evidence_and_the_end_of_the_grace_period() -> None:
     ports, rotation = released(grace_days=2)
 
     verified = verify(rotation, ports)
@@ -56,7 +56,7 @@ def test_complete_with_evidence_and_the_end_of_the_grace_period():
     assert 2 == (verified.grace_ends_at - ports.clock.now()).days
 
 
-def test_the_opt_in_moves_to_the_target_and_is_never_absent():
+def test_the_opt_in_moves_to_the_target_and_is_never_absent() -> None:
     """A fleet that looks in between sees the database twice rather than not at all."""
     ports, rotation = released()
 
@@ -70,7 +70,7 @@ def test_the_opt_in_moves_to_the_target_and_is_never_absent():
     )
 
 
-def test_a_second_look_changes_nothing_more():
+def test_a_second_look_changes_nothing_more() -> None:
     ports, rotation = released()
     ports.dns.records[RECORD] = (ports.rds.instances[SOURCE].database.address, 5)
     rotation = verify(rotation, ports)
@@ -81,14 +81,14 @@ def test_a_second_look_changes_nothing_more():
     assert ports.calls == ["ledger.advance"]
 
 
-def test_the_name_has_to_lead_to_the_target():
+def test_the_name_has_to_lead_to_the_target() -> None:
     ports, rotation = released()
     ports.dns.records[RECORD] = (ports.rds.instances[SOURCE].database.address, 5)
 
     assert "db.example.com does not lead to" in pending(ports, rotation)
 
 
-def test_the_secret_has_to_lead_to_the_target():
+def test_the_secret_has_to_lead_to_the_target() -> None:
     ports, rotation = released()
     address = ports.rds.instances[SOURCE].database.address
     secret = EndpointSecret(arn="arn:secret", version_id="v1", host=address)
@@ -100,21 +100,21 @@ def test_the_secret_has_to_lead_to_the_target():
     assert "arn:secret leads to" in pending(ports, rotation)
 
 
-def test_the_target_has_to_be_under_the_new_key():
+def test_the_target_has_to_be_under_the_new_key() -> None:
     ports, rotation = released()
     ports.rds.alter(TARGET, database=ports.rds.instances[TARGET].database.having(kms_key_arn=OLD_KEY))
 
     assert OLD_KEY in pending(ports, rotation)
 
 
-def test_settings_have_to_be_carried():
+def test_settings_have_to_be_carried() -> None:
     ports, rotation = released()
     ports.rds.differences = {"Multi-AZ": (True, False)}
 
     assert "Multi-AZ" in pending(ports, rotation)
 
 
-def test_every_fenced_database_has_to_be_open():
+def test_every_fenced_database_has_to_be_open() -> None:
     """ResumeWrites died between two databases."""
     ports, rotation = released()
     ports.target_server.own.open["orders"] = False
@@ -122,7 +122,7 @@ def test_every_fenced_database_has_to_be_open():
     assert "not open on the target: orders" in pending(ports, rotation)
 
 
-def test_gives_up_after_thirty_minutes():
+def test_gives_up_after_thirty_minutes() -> None:
     ports, rotation = released()
     ports.rds.differences = {"Multi-AZ": (True, False)}
     rotation = verify(rotation, ports)
@@ -132,7 +132,7 @@ def test_gives_up_after_thirty_minutes():
         verify(rotation, ports)
 
 
-def test_a_source_that_is_open_is_told_at_once():
+def test_a_source_that_is_open_is_told_at_once() -> None:
     """Two databases that accept writes: every second counts."""
     ports, rotation = released()
     ports.source_server.own.open["orders"] = True
@@ -141,14 +141,14 @@ def test_a_source_that_is_open_is_told_at_once():
         verify(rotation, ports)
 
 
-def test_a_source_that_cannot_be_seen_is_looked_at_again():
+def test_a_source_that_cannot_be_seen_is_looked_at_again() -> None:
     ports, rotation = released()
     ports.source_server.reachable = False
 
     assert "cannot be seen" in pending(ports, rotation)
 
 
-def test_a_target_that_cannot_be_seen_is_retried():
+def test_a_target_that_cannot_be_seen_is_retried() -> None:
     ports, rotation = released()
     ports.target_server.reachable = False
 
@@ -156,7 +156,7 @@ def test_a_target_that_cannot_be_seen_is_retried():
         verify(rotation, ports)
 
 
-def test_a_source_that_is_gone_does_not_matter():
+def test_a_source_that_is_gone_does_not_matter() -> None:
     ports, rotation = released()
     del ports.rds.instances[SOURCE]
 
@@ -166,7 +166,7 @@ def test_a_source_that_is_gone_does_not_matter():
     assert verified.verification.complete
 
 
-def test_a_target_that_is_gone_does():
+def test_a_target_that_is_gone_does() -> None:
     ports, rotation = released()
     del ports.rds.instances[TARGET]
 
@@ -174,7 +174,7 @@ def test_a_target_that_is_gone_does():
         verify(rotation, ports)
 
 
-def test_the_failure_that_led_here_is_evidence_and_over():
+def test_the_failure_that_led_here_is_evidence_and_over() -> None:
     """ResumeWrites died after the commit; the rotation went forward and must not end as if it had failed."""
     ports, rotation = released()
 
@@ -185,7 +185,7 @@ def test_the_failure_that_led_here_is_evidence_and_over():
     assert verified.verification.evidence["interrupted_by"] == "States.Timeout"
 
 
-def test_a_recovery_of_a_later_moment_leaves_the_lineage_alone():
+def test_a_recovery_of_a_later_moment_leaves_the_lineage_alone() -> None:
     """This rotation waits for its old key's users; another has followed meanwhile, and the name leads to its target."""
     ports, rotation = released()
     verified = verify(rotation, ports)
@@ -197,7 +197,7 @@ def test_a_recovery_of_a_later_moment_leaves_the_lineage_alone():
     assert ports.calls == []
 
 
-def test_a_name_that_leads_to_a_stranger_is_not_taken():
+def test_a_name_that_leads_to_a_stranger_is_not_taken() -> None:
     ports, rotation = released()
     ports.ledger.lineage[SOURCE] = "db-STRANGER"
 
@@ -205,7 +205,7 @@ def test_a_name_that_leads_to_a_stranger_is_not_taken():
         verify(rotation, ports)
 
 
-def test_needs_a_release():
+def test_needs_a_release() -> None:
     ports, rotation = released()
 
     with pytest.raises(StateIncomplete):

@@ -7,7 +7,7 @@ from lambdas.wait_for_promotion.handler import wait_for_promotion
 from tests.fakes import ROTATION_ID, TARGET, FakeEngine, FakePorts, promoting_rotation, visit
 
 
-def test_a_standalone_primary_twice_in_a_row():
+def test_a_standalone_primary_twice_in_a_row() -> None:
     ports = FakePorts()
     rotation = promoting_rotation(ports)
 
@@ -19,7 +19,7 @@ def test_a_standalone_primary_twice_in_a_row():
     assert ports.clock.monotonic() >= 1
 
 
-def test_lets_the_state_machine_wait():
+def test_lets_the_state_machine_wait() -> None:
     ports = FakePorts()
     ports.rds.promotion_takes = 100
     rotation = promoting_rotation(ports)
@@ -31,7 +31,7 @@ def test_lets_the_state_machine_wait():
     assert 10 <= ports.clock.monotonic() < 12
 
 
-def test_one_clean_answer_is_the_one_from_before_the_promotion():
+def test_one_clean_answer_is_the_one_from_before_the_promotion() -> None:
     ports = FakePorts()
     ports.rds.promotion_takes = 1000
     rotation = promoting_rotation(ports)
@@ -45,7 +45,20 @@ def test_one_clean_answer_is_the_one_from_before_the_promotion():
     assert (0, False) == (rotation.promotion.clean_observations, rotation.promotion.complete)
 
 
-def test_the_server_has_the_last_word():
+def test_looks_twice_even_when_everything_is_clean_at_once() -> None:
+    """RDS reboots the instance that it promotes, and between the two it may look finished."""
+    ports = FakePorts()
+    ports.rds.promotion_takes = 0
+    rotation = promoting_rotation(ports)
+
+    rotation = wait_for_promotion(rotation, ports)
+
+    assert rotation.promotion is not None
+    assert (2, True) == (rotation.promotion.clean_observations, rotation.promotion.complete)
+    assert 1 <= ports.clock.monotonic()
+
+
+def test_the_server_has_the_last_word() -> None:
     ports = FakePorts()
     ports.rds.promotion_takes = 1000
     rotation = promoting_rotation(ports)
@@ -57,7 +70,7 @@ def test_the_server_has_the_last_word():
     assert not rotation.promotion.complete
 
 
-def test_the_reboot_is_not_an_error():
+def test_the_reboot_is_not_an_error() -> None:
     ports = FakePorts()
     rotation = promoting_rotation(ports)
     ports.target_server.reachable = False
@@ -73,7 +86,7 @@ def test_the_reboot_is_not_an_error():
     assert rotation.promotion.complete
 
 
-def test_ends_sessions_that_were_reading_from_the_replica():
+def test_ends_sessions_that_were_reading_from_the_replica() -> None:
     """The fence arrives by replication and ends no session; after the promotion such a session could write."""
     ports = FakePorts()
 
@@ -82,7 +95,7 @@ def test_ends_sessions_that_were_reading_from_the_replica():
     assert f"engine.raise_fence {TARGET}" in ports.calls
 
 
-def test_a_late_visit_does_not_close_a_released_target():
+def test_a_late_visit_does_not_close_a_released_target() -> None:
     ports = FakePorts()
     rotation = promoting_rotation(ports)
     for _ in range(5):
@@ -96,7 +109,7 @@ def test_a_late_visit_does_not_close_a_released_target():
     assert ports.target_server.accepts_applications()
 
 
-def test_refuses_a_target_that_was_not_born_fenced():
+def test_refuses_a_target_that_was_not_born_fenced() -> None:
     ports = FakePorts()
     rotation = promoting_rotation(ports)
     ports.source_server.own.open["stray"] = True
@@ -105,7 +118,7 @@ def test_refuses_a_target_that_was_not_born_fenced():
         wait_for_promotion(rotation, ports)
 
 
-def test_thirty_minutes_are_enough():
+def test_thirty_minutes_are_enough() -> None:
     ports = FakePorts()
     ports.rds.promotion_takes = 1000
     rotation = promoting_rotation(ports)
@@ -115,7 +128,7 @@ def test_thirty_minutes_are_enough():
         wait_for_promotion(rotation, ports)
 
 
-def test_a_target_that_is_gone():
+def test_a_target_that_is_gone() -> None:
     ports = FakePorts()
     rotation = promoting_rotation(ports)
     del ports.rds.instances[TARGET]
@@ -124,7 +137,7 @@ def test_a_target_that_is_gone():
         wait_for_promotion(rotation, ports)
 
 
-def test_a_retry_after_the_end_changes_nothing():
+def test_a_retry_after_the_end_changes_nothing() -> None:
     ports = FakePorts()
     rotation = visit(wait_for_promotion, promoting_rotation(ports), ports)
     ports.calls.clear()

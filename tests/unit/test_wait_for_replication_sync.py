@@ -1,6 +1,7 @@
 """WaitForReplicationSync lets nothing pass that would only be found out inside the write outage."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -33,7 +34,7 @@ def ready_world() -> tuple[FakePorts, Rotation]:
     return ports, rotation
 
 
-def test_ready_after_three_steady_observations():
+def test_ready_after_three_steady_observations() -> None:
     """One good sample of the lag says nothing about the next minute."""
     ports, rotation = ready_world()
 
@@ -46,7 +47,7 @@ def test_ready_after_three_steady_observations():
     assert rotation.target == ports.rds.instances[TARGET].database
 
 
-def test_a_lag_in_between_starts_the_count_again():
+def test_a_lag_in_between_starts_the_count_again() -> None:
     ports, rotation = ready_world()
     rotation = observed(rotation, ports, 2)
     ports.target_server.stop_replay()
@@ -59,7 +60,7 @@ def test_a_lag_in_between_starts_the_count_again():
     assert "1 of 3" in waiting_for(rotation)
 
 
-def test_expects_the_position_of_the_observation_before():
+def test_expects_the_position_of_the_observation_before() -> None:
     """What a replica says about its own lag cannot show that its stream has stopped."""
     ports, rotation = ready_world()
     rotation = observed(rotation, ports)
@@ -82,7 +83,7 @@ def test_expects_the_position_of_the_observation_before():
         ({"raw": {"PreferredBackupWindow": "00:30-01:00"}}, "backup window"),
     ],
 )
-def test_waits_for(facts, expected):
+def test_waits_for(facts: dict[str, Any], expected: str) -> None:
     ports, rotation = ready_world()
     ports.rds.alter(TARGET, **facts)
 
@@ -91,7 +92,7 @@ def test_waits_for(facts, expected):
     assert expected in waiting_for(rotation)
 
 
-def test_waits_for_the_first_backup():
+def test_waits_for_the_first_backup() -> None:
     """A target without a backup would be promoted into a gap of point-in-time recovery."""
     ports, rotation = ready_world()
     ports.rds.backups.clear()
@@ -99,14 +100,14 @@ def test_waits_for_the_first_backup():
     assert "first backup" in waiting_for(observed(rotation, ports))
 
 
-def test_waits_until_resolvers_have_forgotten_the_old_ttl():
+def test_waits_until_resolvers_have_forgotten_the_old_ttl() -> None:
     ports = FakePorts()
     rotation = replicating_rotation(ports)
 
     assert "TTL of db.example.com" in waiting_for(observed(rotation, ports))
 
 
-def test_repairs_a_setting_and_comes_again():
+def test_repairs_a_setting_and_comes_again() -> None:
     ports, rotation = ready_world()
     ports.rds.differences = {"MultiAZ": (True, False)}
 
@@ -117,7 +118,7 @@ def test_repairs_a_setting_and_comes_again():
     assert "MultiAZ" not in waiting_for(observed(rotation, ports))
 
 
-def test_a_setting_that_cannot_be_repaired_ends_the_rotation_before_any_outage():
+def test_a_setting_that_cannot_be_repaired_ends_the_rotation_before_any_outage() -> None:
     ports, rotation = ready_world()
     ports.rds.differences = {"StorageType": ("io2", "gp3")}
     ports.rds.unrepairable = ["StorageType"]
@@ -126,7 +127,7 @@ def test_a_setting_that_cannot_be_repaired_ends_the_rotation_before_any_outage()
         wait_for_replication_sync(rotation, ports)
 
 
-def test_the_wrong_key_is_seen_while_the_target_is_still_being_made():
+def test_the_wrong_key_is_seen_while_the_target_is_still_being_made() -> None:
     ports, rotation = ready_world()
     database = ports.rds.instances[TARGET].database
     ports.rds.alter(TARGET, status="creating", database=database.having(kms_key_arn=OLD_KEY))
@@ -136,7 +137,7 @@ def test_the_wrong_key_is_seen_while_the_target_is_still_being_made():
 
 
 @pytest.mark.parametrize("status", ["failed", "incompatible-network", "storage-full"])
-def test_does_not_wait_a_day_for_a_target_that_failed(status):
+def test_does_not_wait_a_day_for_a_target_that_failed(status: str) -> None:
     ports, rotation = ready_world()
     ports.rds.alter(TARGET, status=status)
 
@@ -144,7 +145,7 @@ def test_does_not_wait_a_day_for_a_target_that_failed(status):
         wait_for_replication_sync(rotation, ports)
 
 
-def test_somebody_else_promoted_the_target():
+def test_somebody_else_promoted_the_target() -> None:
     ports, rotation = ready_world()
     ports.rds.alter(TARGET, replica_of=None)
 
@@ -152,7 +153,7 @@ def test_somebody_else_promoted_the_target():
         wait_for_replication_sync(rotation, ports)
 
 
-def test_gives_up_after_a_day_and_says_what_was_missing():
+def test_gives_up_after_a_day_and_says_what_was_missing() -> None:
     ports, rotation = ready_world()
     ports.rds.alter(TARGET, status="creating")
     rotation = observed(rotation, ports)
@@ -162,7 +163,7 @@ def test_gives_up_after_a_day_and_says_what_was_missing():
         wait_for_replication_sync(rotation, ports)
 
 
-def test_makes_the_control_database_and_waits_until_the_target_shows_it():
+def test_makes_the_control_database_and_waits_until_the_target_shows_it() -> None:
     ports, rotation = ready_world()
     del ports.source_server.own.open[CONTROL_DATABASE]
     ports.target_server.stop_replay()
@@ -173,7 +174,7 @@ def test_makes_the_control_database_and_waits_until_the_target_shows_it():
     assert "replication to stream" in waiting_for(rotation)
 
 
-def test_remembers_every_database_that_a_superuser_was_seen_in():
+def test_remembers_every_database_that_a_superuser_was_seen_in() -> None:
     """The kind of a fence is chosen before it is raised, so one look in the last second would not do."""
     ports, rotation = ready_world()
     ports.source_server.superuser_databases = ("orders",)
@@ -196,5 +197,5 @@ def test_remembers_every_database_that_a_superuser_was_seen_in():
         ("00:00-00:05", True),
     ],
 )
-def test_backup_window_around_midnight(window, near):
+def test_backup_window_around_midnight(window: str, near: bool) -> None:
     assert near == _is_near(window, datetime(2027, 1, 1, 0, 4, tzinfo=UTC))

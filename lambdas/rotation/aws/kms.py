@@ -129,11 +129,11 @@ class AwsKms:
 
     def disable_key(self, key_arn: str) -> None:
         with calls("kms:DisableKey"):
-            client("kms").disable_key(KeyId=key_arn)
+            client("kms").disable_key(KeyId=_key_id(key_arn))
 
     def enable_key(self, key_arn: str) -> None:
         with calls("kms:EnableKey"):
-            client("kms").enable_key(KeyId=key_arn)
+            client("kms").enable_key(KeyId=_key_id(key_arn))
 
     def schedule_key_deletion(self, key_arn: str, pending_window_days: int) -> datetime:
         """Schedule the deletion, once; returns the moment after which the key may be gone."""

@@ -2,8 +2,8 @@
 
 The proof that nobody can commit is the *rename probe*: ``ALTER DATABASE … RENAME`` inside a transaction that is rolled
 back. It takes the lock that a starting session holds before it is visible anywhere, and counts sessions and prepared
-transactions in the shared process array, so nothing slips between looking and closing. It writes no WAL and takes a
-millisecond.
+transactions in the shared process array, so nothing slips between looking and closing. It takes a few milliseconds and
+leaves a few hundred bytes of WAL, nothing else.
 
 Everything is done from the control database, which is never fenced.
 """

@@ -1,0 +1,40 @@
+"""Adapters on moto, where moto is honest; `tests/sandbox` has what only a stricter AWS shows."""
+
+from collections.abc import Iterator
+
+import pytest
+from moto import mock_aws
+from moto.backends import get_backend
+
+from lambdas.rotation.aws import client
+from tests.fakes import FakeClock
+
+REGION = "eu-central-1"
+SERVICES = ("rds", "kms", "route53", "secretsmanager", "scheduler", "sns", "sqs", "stepfunctions")
+
+
+@pytest.fixture(autouse=True, scope="package")
+def moto() -> Iterator[None]:
+    """One moto and one client per service for all tests: making them takes longer than any test here."""
+    with pytest.MonkeyPatch.context() as patch, mock_aws():
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+            patch.setenv(name, "none")
+        patch.setenv("AWS_DEFAULT_REGION", REGION)
+        patch.setenv("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")  # a second per test, for nothing here
+        client.client.cache_clear()
+        client.table.cache_clear()
+        yield
+        client.client.cache_clear()
+        client.table.cache_clear()
+
+
+@pytest.fixture(autouse=True)
+def account() -> None:
+    """An empty account for each test."""
+    for service in SERVICES:
+        get_backend(service).reset()
+
+
+@pytest.fixture
+def clock() -> FakeClock:
+    return FakeClock()

@@ -1,0 +1,263 @@
+"""Every question about a key's users is asked, and one without an answer is a user too."""
+
+import json
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from lambdas.rotation.aws import key_users
+from lambdas.rotation.aws.key_users import AwsKeyUsers
+from lambdas.rotation.errors import AccessRefused, AwsRefused, AwsUnavailable
+from lambdas.rotation.state import KeyUser
+from tests.fakes import START, FakeClock
+
+KEY = "arn:aws:kms:eu-central-1:123456789012:key/11111111-2222-3333-4444-555555555555"
+ID = KEY.rpartition("/")[2]
+ALIAS = "alias/orders"
+ALIAS_ARN = KEY.replace(f"key/{ID}", ALIAS)
+OTHER = KEY.replace("1111", "9999")
+
+Answers = dict[str, list[dict[str, Any]]]
+
+
+class Account:
+    """Answers by operation, as the services would give them; everything else is empty."""
+
+    def __init__(self) -> None:
+        self.answers: Answers = {"list_aliases": [{"AliasName": ALIAS, "AliasArn": ALIAS_ARN}]}
+        self.usage: dict[str, Any] = {}
+        self.events: list[dict[str, Any]] = []
+        self.failing: dict[str, Exception] = {}
+        self.asked: list[str] = []
+
+    def pages(self, service: str, operation: str, key: str, **arguments: Any) -> list[Any]:
+        self.asked.append(f"{service}.{operation}")
+        if operation in self.failing:
+            raise self.failing[operation]
+        if arguments.get("SnapshotType") == "awsbackup" or arguments.get("Engine", "custom-oracle-ee") != (
+            "custom-oracle-ee"
+        ):
+            return []
+        return self.answers.get(operation, [])
+
+    def client(self, service: str) -> "Account":
+        return self
+
+    def get_key_last_usage(self, **_: Any) -> Mapping[str, Any]:
+        if "get_key_last_usage" in self.failing:
+            raise self.failing["get_key_last_usage"]
+        return {"KeyLastUsage": self.usage}
+
+    def lookup_events(self, *, LookupAttributes: list[dict[str, str]], **_: Any) -> Mapping[str, Any]:
+        if "lookup_events" in self.failing:
+            raise self.failing["lookup_events"]
+        (attribute,) = LookupAttributes
+        if attribute["AttributeKey"] == "EventId":
+            return {"Events": [one for one in self.events if one["EventId"] == attribute["AttributeValue"]]}
+        return {"Events": self.events}
+
+
+@pytest.fixture
+def account(monkeypatch: pytest.MonkeyPatch) -> Account:
+    made = Account()
+    monkeypatch.setattr(key_users, "pages", made.pages)
+    monkeypatch.setattr(key_users, "client", made.client)
+    return made
+
+
+def users(clock: FakeClock) -> list[tuple[str, str]]:
+    return [(user.kind, user.identifier) for user in AwsKeyUsers(clock).users_of(KEY)]
+
+
+def test_nobody_uses_an_unused_key(account: Account, clock: FakeClock) -> None:
+    assert users(clock) == []
+    assert len(key_users.QUESTIONS) >= 18
+
+
+ROWS: list[tuple[str, dict[str, Any], str]] = [
+    ("describe_db_instances", {"DBInstanceIdentifier": "a", "DbiResourceId": "db-A", "KmsKeyId": KEY}, "database"),
+    (
+        "describe_db_instances",
+        {"DBInstanceIdentifier": "a", "DbiResourceId": "db-A", "PerformanceInsightsKMSKeyId": KEY},
+        "performance-insights",
+    ),
+    (
+        "describe_db_instances",
+        {"DBInstanceIdentifier": "a", "DbiResourceId": "db-A", "ActivityStreamKmsKeyId": KEY},
+        "activity-stream",
+    ),
+    (
+        "describe_db_instances",
+        {"DBInstanceIdentifier": "a", "DbiResourceId": "db-A", "MasterUserSecret": {"KmsKeyId": KEY}},
+        "master-user-secret",
+    ),
+    ("describe_db_clusters", {"DBClusterIdentifier": "c", "KmsKeyId": KEY}, "cluster"),
+    ("describe_db_snapshots", {"DBSnapshotIdentifier": "s", "KmsKeyId": KEY}, "snapshot"),
+    (
+        "describe_db_snapshots",
+        {"DBSnapshotIdentifier": "s", "KmsKeyId": KEY, "SnapshotType": "automated"},
+        "automated-snapshot",
+    ),
+    ("describe_db_cluster_snapshots", {"DBClusterSnapshotIdentifier": "s", "KmsKeyId": KEY}, "snapshot"),
+    (
+        "describe_db_instance_automated_backups",
+        {"DBInstanceIdentifier": "a", "DbiResourceId": "db-A", "KmsKeyId": KEY},
+        "automated-backup",
+    ),
+    (
+        "describe_db_cluster_automated_backups",
+        {"DBClusterIdentifier": "c", "DbClusterResourceId": "cl", "KmsKeyId": KEY},
+        "automated-backup",
+    ),
+    ("describe_export_tasks", {"ExportTaskIdentifier": "e", "S3Bucket": "b", "KmsKeyId": ID}, "s3-export"),
+    (
+        "describe_tenant_databases",
+        {"TenantDBName": "t", "MasterUserSecret": {"KmsKeyId": KEY}},
+        "master-user-secret",
+    ),
+    ("describe_integrations", {"IntegrationName": "i", "KMSKeyId": KEY}, "zero-etl-integration"),
+    ("describe_db_engine_versions", {"EngineVersion": "19", "KMSKeyId": KEY}, "custom-engine-version"),
+    ("list_secrets", {"Name": "s", "KmsKeyId": ALIAS}, "secret"),
+    ("list_secrets", {"Name": "s", "KmsKeyId": ALIAS_ARN}, "secret"),
+    ("list_backup_vaults", {"BackupVaultName": "v", "EncryptionKeyArn": KEY}, "backup-vault"),
+    ("describe_endpoints", {"EndpointIdentifier": "e", "KmsKeyId": KEY}, "dms-endpoint"),
+    (
+        "describe_replication_instances",
+        {"ReplicationInstanceIdentifier": "r", "KmsKeyId": KEY},
+        "dms-replication-instance",
+    ),
+    (
+        "describe_replication_configs",
+        {"ReplicationConfigIdentifier": "r", "ComputeConfig": {"KmsKeyId": KEY}},
+        "dms-serverless-replication",
+    ),
+    (
+        "describe_replication_task_assessment_runs",
+        {"AssessmentRunName": "r", "ResultKmsKeyArn": KEY},
+        "dms-assessment-run",
+    ),
+]
+
+
+@pytest.mark.parametrize(("operation", "row", "kind"), ROWS)
+def test_each_kind_of_user_is_found(
+    account: Account, clock: FakeClock, operation: str, row: dict[str, Any], kind: str
+) -> None:
+    account.answers[operation] = [row]
+    found = users(clock)
+    account.answers[operation] = [json.loads(json.dumps(row).replace(ID, "other").replace(ALIAS, "alias/other"))]
+
+    assert [kind] == [one for one, _ in found]
+    assert users(clock) == []
+
+
+def test_a_recovery_point_is_under_the_databases_key_not_the_vaults(account: Account, clock: FakeClock) -> None:
+    account.answers["list_backup_vaults"] = [{"BackupVaultName": "v", "EncryptionKeyArn": OTHER}]
+    point = {"RecoveryPointArn": "arn:point", "EncryptionKeyArn": KEY}
+    account.answers["list_recovery_points_by_backup_vault"] = [point]
+
+    assert users(clock) == [("recovery-point", "arn:point")]
+
+
+# -- grants --
+
+
+def grant(**constraints: Any) -> dict[str, Any]:
+    return {"GrantId": "g", "GranteePrincipal": "rds", "Constraints": constraints}
+
+
+def of(resource_id: str) -> dict[str, Any]:
+    return {"EncryptionContextEquals": {"aws:rds:db-id": resource_id}}
+
+
+def test_a_grant_goes_by_the_name_of_whom_it_serves(account: Account, clock: FakeClock) -> None:
+    instance = {"DBInstanceIdentifier": "a", "DbiResourceId": "db-A", "KmsKeyId": KEY}
+    account.answers["describe_db_instances"] = [instance]
+    account.answers["list_grants"] = [grant(**of("db-A"))]
+    assert users(clock) == [("database", "a")]
+
+    account.answers["list_grants"] = [grant(**of("db-GONE")), grant(SourceArn="arn:disk"), {"GrantId": "h"}]
+    assert users(clock) == [
+        ("database", "a"),
+        ("grant", "rds for arn:disk"),
+        ("grant", "unknown grantee for h"),
+        ("residual-grant", "db-GONE (g)"),
+    ]
+
+
+# -- use --
+
+
+def event(name: str, event_id: str = "e1", error: str | None = None, **identity: str) -> dict[str, Any]:
+    detail = {"userIdentity": identity} | ({"errorCode": error} if error else {})
+    return {"EventName": name, "EventId": event_id, "Username": "app", "CloudTrailEvent": json.dumps(detail)}
+
+
+@pytest.mark.parametrize(
+    ("seen", "expected"),
+    [
+        (event("Decrypt"), [("principal", "app (Decrypt)")]),
+        (event("Decrypt", invokedBy="rds.amazonaws.com"), []),
+        (event("Decrypt", error="DisabledException", invokedBy="rds.amazonaws.com"), [("principal", "app (Decrypt)")]),
+        (event("DescribeKey"), []),
+    ],
+)
+def test_use_beside_rds_counts_and_so_does_rds_missing_the_key(
+    account: Account, clock: FakeClock, seen: dict[str, Any], expected: list[tuple[str, str]]
+) -> None:
+    """What an application encrypted by itself is under the key for ever, and nothing lists it."""
+    account.events = [seen]
+
+    assert expected == users(clock)
+
+
+@pytest.mark.parametrize(
+    ("age", "seen", "expected"),
+    [
+        (timedelta(hours=1), [], ["recent-use"]),
+        (timedelta(hours=25), [], []),
+        (timedelta(hours=1), [event("GenerateDataKey", "u", invokedBy="rds.amazonaws.com")], []),
+    ],
+)
+def test_a_recent_use_that_nobody_can_explain_counts(
+    account: Account, clock: FakeClock, age: timedelta, seen: list[dict[str, Any]], expected: list[str]
+) -> None:
+    account.events = seen
+    account.usage = {"Operation": "Decrypt", "Timestamp": START - age, "CloudTrailEventId": "u"}
+
+    assert expected == [kind for kind, _ in users(clock)]
+
+
+# -- questions without an answer --
+
+OPERATIONS = sorted({operation for operation, _, _ in ROWS} | {"list_grants", "list_aliases", "get_key_last_usage"})
+
+
+@pytest.mark.parametrize("operation", [*OPERATIONS, "lookup_events"])
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (lambda: AwsRefused("no", "InvalidAction"), "InvalidAction"),
+        (lambda: AccessRefused("no"), "Access"),
+        (lambda: AwsUnavailable("no"), "Unavailable"),
+    ],
+)
+def test_a_question_without_an_answer_is_a_user(
+    account: Account, clock: FakeClock, operation: str, error: Callable[[], Exception], code: str
+) -> None:
+    """It is named, and the other questions are asked all the same."""
+    account.failing[operation] = error()
+    account.answers["list_secrets"] = [{"Name": "s", "KmsKeyId": KEY}]
+
+    found = users(clock)
+
+    assert any(kind == "unanswered" and code in identifier for kind, identifier in found)
+    assert operation == "list_secrets" or ("secret", "s") in found
+
+
+def test_the_list_is_stable(account: Account, clock: FakeClock) -> None:
+    account.answers["list_secrets"] = [{"Name": name, "KmsKeyId": KEY} for name in ("b", "a", "a")]
+
+    assert [KeyUser(kind="secret", identifier=name) for name in ("a", "b")] == AwsKeyUsers(clock).users_of(KEY)

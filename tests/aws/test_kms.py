@@ -1,0 +1,144 @@
+"""One new key per rotation, as strict as the old one, and no key touched by mistake."""
+
+import json
+from typing import Any
+
+import pytest
+from botocore.stub import Stubber
+
+from lambdas.rotation.aws.client import client
+from lambdas.rotation.aws.kms import AwsKms
+from lambdas.rotation.errors import AwsRefused, NameTaken
+from lambdas.rotation.names import ROTATION_ID_TAG, our_tags
+from lambdas.rotation.ports import KeyFacts
+
+ALIAS = "alias/rds-rotation/orders/42"
+OURS = our_tags("orders", "42")
+
+
+@pytest.fixture
+def kms() -> AwsKms:
+    return AwsKms()
+
+
+def made(**parameters: Any) -> str:
+    return str(client("kms").create_key(**parameters)["KeyMetadata"]["Arn"])
+
+
+def policy_of(arn: str) -> Any:
+    return json.loads(client("kms").get_key_policy(KeyId=arn, PolicyName="default")["Policy"])
+
+
+def policy(resource: Any) -> str:
+    owner = {"AWS": "arn:aws:iam::123456789012:root"}
+    return json.dumps(
+        {
+            "Version": "2012-10-17",
+            "Statement": [{"Effect": "Allow", "Principal": owner, "Action": "kms:*", "Resource": resource}],
+        }
+    )
+
+
+@pytest.fixture
+def old(kms: AwsKms) -> KeyFacts:
+    tags = [{"TagKey": "team", "TagValue": "pay"}, {"TagKey": ROTATION_ID_TAG, "TagValue": "earlier"}]
+    return kms.describe_key(made(Policy=policy("*"), Tags=tags))
+
+
+def test_facts_of_a_key(kms: AwsKms, old: KeyFacts) -> None:
+    assert ("CUSTOMER", "Enabled", False, "AWS_KMS") == (old.manager, old.state, old.multi_region, old.origin)
+    assert old.tags == {"team": "pay", ROTATION_ID_TAG: "earlier"}
+
+
+def test_makes_one_key_with_alias_tags_and_rotation(kms: AwsKms, old: KeyFacts) -> None:
+    client("kms").enable_key_rotation(KeyId=old.arn)
+
+    arn = kms.ensure_key(ALIAS, "orders", OURS, like=old)
+
+    assert arn == kms.ensure_key(ALIAS, "orders", OURS, like=old)
+    assert kms.describe_key(ALIAS).arn == arn
+    assert kms.describe_key(arn).tags == {"team": "pay", **OURS}
+    assert client("kms").get_key_rotation_status(KeyId=arn)["KeyRotationEnabled"] is True
+    assert 2 == len(client("kms").list_keys()["Keys"])
+
+
+def test_a_key_whose_alias_was_never_made_is_found_by_its_tag(kms: AwsKms, old: KeyFacts) -> None:
+    """CreateKey's answer got lost; a second key would cost money until somebody finds it."""
+    lost = made(Tags=[{"TagKey": name, "TagValue": value} for name, value in OURS.items()])
+
+    assert lost == kms.ensure_key(ALIAS, "orders", OURS, like=old)
+    assert kms.describe_key(ALIAS).arn == lost
+
+
+def test_somebody_elses_alias_is_not_taken(kms: AwsKms, old: KeyFacts) -> None:
+    client("kms").create_alias(AliasName=ALIAS, TargetKeyId=made().rpartition("/")[2])
+
+    with pytest.raises(NameTaken, match=ALIAS):
+        kms.ensure_key(ALIAS, "orders", OURS, like=old)
+
+
+@pytest.mark.parametrize("as_list", [False, True])
+def test_the_policy_is_copied_and_names_the_new_key(kms: AwsKms, as_list: bool) -> None:
+    """A policy that goes on naming the old key's ARN allows nothing on the new one."""
+    arn = made(Policy=policy("*"))
+    client("kms").put_key_policy(KeyId=arn, PolicyName="default", Policy=policy([arn] if as_list else arn))
+
+    new = kms.ensure_key(ALIAS, "orders", OURS, like=kms.describe_key(arn))
+
+    assert json.loads(policy("*")) == policy_of(new)
+
+
+def test_a_policy_that_kms_refuses_is_not_copied(kms: AwsKms, old: KeyFacts) -> None:
+    """It names principals that are gone, or would lock everybody out."""
+    with Stubber(client("kms")) as stub:
+        stub.add_client_error("describe_key", "NotFoundException")
+        stub.add_response("get_key_policy", {"Policy": policy("*")})
+        stub.add_client_error("create_key", "MalformedPolicyDocumentException")
+        stub.add_response("create_key", {"KeyMetadata": {"KeyId": "new", "Arn": "arn:aws:kms:r:1:key/new"}})
+        stub.add_response("create_alias", {})
+        stub.add_response("get_key_rotation_status", {"KeyRotationEnabled": True, "RotationPeriodInDays": 180})
+        new = "arn:aws:kms:r:1:key/new"
+        stub.add_response("enable_key_rotation", {}, {"KeyId": new, "RotationPeriodInDays": 180})
+
+        arn = kms.ensure_key(ALIAS, "orders", OURS, like=old)
+
+    assert arn == "arn:aws:kms:r:1:key/new"
+
+
+def test_an_aws_managed_key_is_followed_by_one_that_rotates_yearly(kms: AwsKms, old: KeyFacts) -> None:
+    of_aws = KeyFacts(**{**old.__dict__, "manager": "AWS", "tags": {}})
+
+    arn = kms.ensure_key(ALIAS, "orders", OURS, like=of_aws)
+
+    assert client("kms").get_key_rotation_status(KeyId=arn)["KeyRotationEnabled"] is True
+
+
+def test_disables_enables_and_schedules(kms: AwsKms, old: KeyFacts) -> None:
+    kms.disable_key(old.arn)
+    assert kms.describe_key(old.arn).state == "Disabled"
+    kms.enable_key(old.arn)
+    assert kms.describe_key(old.arn).state == "Enabled"
+
+    deletion_at = kms.schedule_key_deletion(old.arn, 30)
+
+    facts = kms.describe_key(old.arn)
+    assert ("PendingDeletion", deletion_at) == (facts.state, facts.deletion_at)
+
+
+def test_a_deletion_that_was_scheduled_already_keeps_its_date(kms: AwsKms, old: KeyFacts) -> None:
+    deletion_at = kms.schedule_key_deletion(old.arn, 30)
+    metadata = client("kms").describe_key(KeyId=old.arn)["KeyMetadata"]
+    with Stubber(client("kms")) as stub:
+        stub.add_client_error("schedule_key_deletion", "KMSInvalidStateException")
+        stub.add_response("describe_key", {"KeyMetadata": metadata})
+
+        assert deletion_at == kms.schedule_key_deletion(old.arn, 7)
+
+
+def test_an_alias_is_deleted_once(kms: AwsKms, old: KeyFacts) -> None:
+    client("kms").create_alias(AliasName=ALIAS, TargetKeyId=old.arn.rpartition("/")[2])
+    kms.delete_alias(ALIAS)
+    kms.delete_alias(ALIAS)
+
+    with pytest.raises(AwsRefused):
+        kms.describe_key(ALIAS)

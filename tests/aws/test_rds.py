@@ -1,0 +1,547 @@
+"""The target must be what the source is, and nothing may be adopted, promoted or deleted that is not ours."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from botocore.stub import ANY, Stubber
+
+from lambdas.rotation.aws import carried_settings
+from lambdas.rotation.aws.client import client
+from lambdas.rotation.aws.rds import AwsRds
+from lambdas.rotation.errors import (
+    AwsRefused,
+    AwsUnavailable,
+    NameTaken,
+    PromotionFailed,
+    ReplicaKeyRefused,
+    RetirementRefused,
+)
+from lambdas.rotation.names import DECOMMISSION_TAG, ROTATION_ID_TAG, our_tags
+from lambdas.rotation.ports import Instance
+
+OURS = our_tags("orders", "42")
+KEY = "arn:aws:kms:eu-central-1:123456789012:key/new"
+OLD_KEY = "arn:aws:kms:eu-central-1:123456789012:key/old"
+
+
+@pytest.fixture
+def rds() -> AwsRds:
+    return AwsRds()
+
+
+@pytest.fixture
+def source(rds: AwsRds) -> Instance:
+    client("rds").create_db_instance(
+        DBInstanceIdentifier="orders",
+        DBInstanceClass="db.m6g.large",
+        Engine="postgres",
+        AllocatedStorage=20,
+        MasterUsername="root",
+        MasterUserPassword="hunter22",
+        StorageEncrypted=True,
+        KmsKeyId=OLD_KEY,
+        BackupRetentionPeriod=7,
+        DeletionProtection=True,
+        Tags=[
+            {"Key": "team", "Value": "pay"},
+            {"Key": "key-rotation:enabled", "Value": "true"},
+            {"Key": ROTATION_ID_TAG, "Value": "earlier"},
+        ],
+    )
+    found = rds.describe_instance("orders")
+    assert found is not None
+    return found
+
+
+def live(rds: AwsRds, identifier: str) -> Instance:
+    found = rds.describe_instance(identifier)
+    assert found is not None
+    return found
+
+
+class Refusing:
+    """RDS answers one operation with a refusal, after what it answered before."""
+
+    def __init__(self) -> None:
+        self.stubber = Stubber(client("rds"))
+
+    def __enter__(self) -> Stubber:
+        self.stubber.activate()
+        return self.stubber
+
+    def __exit__(self, *_: object) -> None:
+        self.stubber.deactivate()
+
+
+@contextmanager
+def asked_of(operation: str) -> Iterator[list[Mapping[str, Any]]]:
+    """The parameters of every call of one operation."""
+    asked: list[Mapping[str, Any]] = []
+
+    def note(params: Mapping[str, Any], **_: Any) -> None:
+        asked.append(dict(params))
+
+    events = client("rds").meta.events
+    events.register(f"before-parameter-build.rds.{operation}", note)
+    yield asked
+    events.unregister(f"before-parameter-build.rds.{operation}", note)
+
+
+def absent(stub: Stubber) -> None:
+    stub.add_client_error("describe_db_instances", "DBInstanceNotFound", http_status_code=404)
+
+
+def with_settings(instance: Instance, **raw: Any) -> Instance:
+    return Instance(**{**instance.__dict__, "raw": {**instance.raw, **raw}})
+
+
+# -- describing --
+
+
+def test_describes_by_name_and_by_resource_id(rds: AwsRds, source: Instance) -> None:
+    found = rds.describe_instance_by_resource_id(source.database.resource_id)
+    assert found is not None
+    assert found.database == source.database
+    assert (True, 7, None) == (source.storage_encrypted, source.backup_retention_days, source.replica_of)
+    assert ("orders", OLD_KEY, 5432) == (
+        source.database.identifier,
+        source.database.kms_key_arn,
+        source.database.port,
+    )
+
+
+def test_what_does_not_exist_is_none(rds: AwsRds) -> None:
+    assert rds.describe_instance("nobody") is None
+    assert rds.describe_instance_by_resource_id("db-NOBODY") is None
+    assert rds.describe_snapshot("none") is None
+
+
+def test_lists_the_opted_in(rds: AwsRds, source: Instance) -> None:
+    assert ["orders"] == [one.database.identifier for one in rds.describe_opted_in()]
+
+
+# -- the target --
+
+
+def test_the_target_carries_the_owners_tags_and_ours_but_not_the_opt_in(rds: AwsRds, source: Instance) -> None:
+    """Before the release the fleet must go on finding the source, and only the source."""
+    rds.request_read_replica(source, "orders-rot-42", KEY, OURS)
+
+    assert live(rds, "orders-rot-42").tags == {"team": "pay", **OURS}
+
+
+def test_its_own_target_is_adopted_and_a_strangers_is_not(rds: AwsRds, source: Instance) -> None:
+    rds.request_read_replica(source, "orders-rot-42", KEY, OURS)
+    rds.request_read_replica(source, "orders-rot-42", KEY, OURS)
+
+    with pytest.raises(NameTaken, match="orders-rot-42"):
+        rds.request_read_replica(source, "orders-rot-42", KEY, our_tags("orders", "43"))
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "error"),
+    [
+        ("InvalidParameterCombination", "Your request does not require the KMS key parameter", ReplicaKeyRefused),
+        ("InvalidParameterValue", "the encryption key cannot differ", ReplicaKeyRefused),
+        ("InvalidParameterValue", "Invalid instance class", AwsRefused),
+        ("KMSKeyNotAccessibleFault", "The key does not exist", AwsUnavailable),
+        ("InstanceQuotaExceeded", "no", AwsRefused),
+    ],
+)
+def test_refusals_are_told_apart(
+    rds: AwsRds, source: Instance, code: str, message: str, error: type[Exception]
+) -> None:
+    """A key that is seconds old is not known everywhere; a key that RDS does not want will never be."""
+    with Refusing() as stub:
+        absent(stub)
+        stub.add_client_error("create_db_instance_read_replica", code, message)
+
+        with pytest.raises(error) as raised:
+            rds.request_read_replica(source, "orders-rot-42", KEY, OURS)
+
+    assert type(raised.value) is error
+
+
+def test_a_subnet_group_that_may_not_be_named_is_left_out(rds: AwsRds, source: Instance) -> None:
+    source = with_settings(source, DBSubnetGroup={"DBSubnetGroupName": "private", "VpcId": "vpc-1"})
+    with asked_of("CreateDBInstanceReadReplica") as asked, Refusing() as stub:
+        absent(stub)
+        stub.add_client_error("create_db_instance_read_replica", "DBSubnetGroupNotAllowedFault")
+        stub.add_response("create_db_instance_read_replica", {})
+
+        rds.request_read_replica(source, "orders-rot-42", KEY, OURS)
+
+    assert ["private", None] == [parameters.get("DBSubnetGroupName") for parameters in asked]
+
+
+# -- settings --
+
+FULL: dict[str, Any] = {
+    "DBInstanceClass": "db.m6g.large",
+    "EngineVersion": "16.4",
+    "StorageType": "gp3",
+    "AllocatedStorage": 500,
+    "Iops": 12000,
+    "StorageThroughput": 500,
+    "MaxAllocatedStorage": 1000,
+    "DedicatedLogVolume": False,
+    "DBParameterGroups": [{"DBParameterGroupName": "orders-pg"}],
+    "OptionGroupMemberships": [{"OptionGroupName": "default:postgres-16"}],
+    "VpcSecurityGroups": [{"VpcSecurityGroupId": "sg-2"}, {"VpcSecurityGroupId": "sg-1"}],
+    "DBSubnetGroup": {"DBSubnetGroupName": "private"},
+    "PubliclyAccessible": False,
+    "Endpoint": {"Address": "a", "Port": 6432},
+    "NetworkType": "IPV4",
+    "MultiAZ": True,
+    "ProcessorFeatures": [{"Name": "coreCount", "Value": "2"}],
+    "LicenseModel": "postgresql-license",
+    "CACertificateIdentifier": "rds-ca-rsa2048-g1",
+    "AutoMinorVersionUpgrade": True,
+    "EngineLifecycleSupport": "open-source-rds-extended-support-disabled",
+    "BackupRetentionPeriod": 14,
+    "PreferredBackupWindow": "03:00-03:30",
+    "PreferredMaintenanceWindow": "sun:04:00-sun:04:30",
+    "DeletionProtection": True,
+    "CopyTagsToSnapshot": True,
+    "IAMDatabaseAuthenticationEnabled": True,
+    "DatabaseInsightsMode": "standard",
+    "PerformanceInsightsEnabled": True,
+    "PerformanceInsightsKMSKeyId": OLD_KEY,
+    "PerformanceInsightsRetentionPeriod": 7,
+    "MonitoringInterval": 60,
+    "MonitoringRoleArn": "arn:aws:iam::123456789012:role/monitoring",
+    "EnabledCloudwatchLogsExports": ["postgresql", "upgrade"],
+    "AssociatedRoles": [{"RoleArn": "arn:aws:iam::123456789012:role/s3", "FeatureName": "s3Import"}],
+    "KmsKeyId": OLD_KEY,
+}
+
+AT_CREATION = {
+    "DBInstanceClass": "db.m6g.large",
+    "StorageType": "gp3",
+    "Iops": 12000,
+    "StorageThroughput": 500,
+    "MaxAllocatedStorage": 1000,
+    "DedicatedLogVolume": False,
+    "DBParameterGroupName": "orders-pg",
+    "OptionGroupName": "default:postgres-16",
+    "VpcSecurityGroupIds": ["sg-1", "sg-2"],
+    "DBSubnetGroupName": "private",
+    "PubliclyAccessible": False,
+    "Port": 6432,
+    "NetworkType": "IPV4",
+    "MultiAZ": True,
+    "ProcessorFeatures": [{"Name": "coreCount", "Value": "2"}],
+    "CACertificateIdentifier": "rds-ca-rsa2048-g1",
+    "AutoMinorVersionUpgrade": True,
+    "DeletionProtection": True,
+    "CopyTagsToSnapshot": True,
+    "EnableIAMDatabaseAuthentication": True,
+    "DatabaseInsightsMode": "standard",
+    "EnablePerformanceInsights": True,
+    "PerformanceInsightsKMSKeyId": KEY,
+    "PerformanceInsightsRetentionPeriod": 7,
+    "MonitoringInterval": 60,
+    "MonitoringRoleArn": "arn:aws:iam::123456789012:role/monitoring",
+    "EnableCloudwatchLogsExports": ["postgresql", "upgrade"],
+}
+
+
+@pytest.fixture
+def full(source: Instance) -> Instance:
+    return with_settings(source, **FULL)
+
+
+def target_of(source: Instance, **raw: Any) -> Instance:
+    """What RDS would show for a target that has everything, apart from what ``raw`` says."""
+    has = {**source.raw, "KmsKeyId": KEY, "PerformanceInsightsKMSKeyId": KEY, "PendingModifiedValues": {}, **raw}
+    database = source.database.having(identifier="orders-rot-42", kms_key_arn=KEY)
+    return Instance(**{**source.__dict__, "raw": has, "database": database, "status": "available"})
+
+
+def test_everything_that_can_be_given_is_given_at_creation(full: Instance) -> None:
+    """What is left out RDS fills with defaults; Performance Insights would stay under the old key."""
+    assert carried_settings.creation_parameters(full.raw, KEY) == AT_CREATION
+
+
+def test_a_key_of_its_own_stays_with_performance_insights(full: Instance) -> None:
+    own = with_settings(full, PerformanceInsightsKMSKeyId="arn:own")
+
+    assert carried_settings.creation_parameters(own.raw, KEY)["PerformanceInsightsKMSKeyId"] == "arn:own"
+
+
+@pytest.mark.parametrize(("storage_type", "size"), [("gp3", 100), ("gp2", 500)])
+def test_a_baseline_is_shown_but_not_asked_for(full: Instance, storage_type: str, size: int) -> None:
+    """RDS shows 3000 IOPS for a small gp3 volume, and refuses to be given them."""
+    small = with_settings(full, StorageType=storage_type, AllocatedStorage=size, Iops=3000, StorageThroughput=125)
+
+    assert not {"Iops", "StorageThroughput"} & set(carried_settings.creation_parameters(small.raw, KEY))
+
+
+def test_parameters_of_creation_and_repair_exist(full: Instance) -> None:
+    """A parameter that the SDK does not know would fail on the day of the rotation."""
+    operations = client("rds").meta.service_model
+    creation = operations.operation_model("CreateDBInstanceReadReplica").input_shape.members
+    repair = operations.operation_model("ModifyDBInstance").input_shape.members
+    described = operations.operation_model("DescribeDBInstances").output_shape.members["DBInstances"].member.members
+
+    assert set(AT_CREATION) <= set(creation)
+    assert set(FULL) <= set(described)
+    for setting in carried_settings.SETTINGS:
+        if setting.repair is not None:
+            assert set(setting.repair(setting.seen(full.raw), setting.seen({}))) <= set(repair), setting.name
+
+
+def test_a_faithful_target_has_no_differences(rds: AwsRds, full: Instance) -> None:
+    assert rds.settings_differences(full, target_of(full)) == {}
+
+
+LOST: dict[str, dict[str, Any]] = {
+    "instance class": {"DBInstanceClass": "db.t4g.micro"},
+    "storage type": {"StorageType": "gp2"},
+    "allocated storage": {"AllocatedStorage": 499},
+    "provisioned IOPS": {"Iops": 3000},
+    "storage throughput": {"StorageThroughput": 125},
+    "storage autoscaling limit": {"MaxAllocatedStorage": None},
+    "parameter group": {"DBParameterGroups": [{"DBParameterGroupName": "default.postgres16"}]},
+    "option group": {"OptionGroupMemberships": []},
+    "security groups": {"VpcSecurityGroups": [{"VpcSecurityGroupId": "sg-default"}]},
+    "public access": {"PubliclyAccessible": True},
+    "port": {"Endpoint": {"Address": "a", "Port": 5432}},
+    "network type": {"NetworkType": "DUAL"},
+    "Multi-AZ": {"MultiAZ": False},
+    "processor features": {"ProcessorFeatures": []},
+    "license model": {"LicenseModel": "other"},
+    "CA certificate": {"CACertificateIdentifier": "rds-ca-2019"},
+    "automatic minor upgrades": {"AutoMinorVersionUpgrade": False},
+    "Extended Support": {"EngineLifecycleSupport": "open-source-rds-extended-support"},
+    "backup retention": {"BackupRetentionPeriod": 0},
+    "backup window": {"PreferredBackupWindow": "09:00-09:30"},
+    "maintenance window": {"PreferredMaintenanceWindow": "mon:04:00-mon:04:30"},
+    "deletion protection": {"DeletionProtection": False},
+    "tags copied to snapshots": {"CopyTagsToSnapshot": False},
+    "IAM database authentication": {"IAMDatabaseAuthenticationEnabled": False},
+    "Database Insights mode": {"DatabaseInsightsMode": "advanced"},
+    "enhanced monitoring": {"MonitoringInterval": 0},
+    "log exports": {"EnabledCloudwatchLogsExports": []},
+}
+BEYOND_REPAIR: dict[str, dict[str, Any]] = {
+    "engine version": {"EngineVersion": "16.3"},
+    "subnet group": {"DBSubnetGroup": {"DBSubnetGroupName": "default"}},
+    "Performance Insights key": {"PerformanceInsightsKMSKeyId": OLD_KEY},
+    "domain": {"DomainMemberships": [{"Domain": "d-1"}]},
+}
+
+
+@pytest.mark.parametrize("name", [*LOST, *BEYOND_REPAIR])
+def test_every_lost_setting_is_noticed(rds: AwsRds, full: Instance, name: str) -> None:
+    assert name in rds.settings_differences(full, target_of(full, **(LOST | BEYOND_REPAIR)[name]))
+
+
+def test_what_grew_by_itself_is_no_difference(rds: AwsRds, full: Instance) -> None:
+    assert rds.settings_differences(full, target_of(full, AllocatedStorage=600)) == {}
+
+
+@pytest.mark.parametrize("name", LOST)
+def test_a_repair_is_asked_for_at_once(rds: AwsRds, full: Instance, name: str) -> None:
+    target = target_of(full, **LOST[name])
+    with asked_of("ModifyDBInstance") as asked, Refusing() as stub:
+        stub.add_response("modify_db_instance", {}, None)
+
+        hopeless = rds.request_setting_repair(full, target, rds.settings_differences(full, target))
+
+    (parameters,) = asked
+    assert [] == hopeless
+    assert parameters["ApplyImmediately"] is True
+    assert len(parameters) > 2
+
+
+@pytest.mark.parametrize("name", BEYOND_REPAIR)
+def test_what_cannot_be_repaired_is_said(rds: AwsRds, full: Instance, name: str) -> None:
+    target = target_of(full, **BEYOND_REPAIR[name])
+
+    assert [name] == list(rds.request_setting_repair(full, target, {name: (1, 2)}))
+
+
+@pytest.mark.parametrize(("status", "pending"), [("modifying", {}), ("available", {"MultiAZ": True}), ("creating", {})])
+def test_nothing_is_asked_twice_or_too_early(rds: AwsRds, full: Instance, status: str, pending: Any) -> None:
+    target = target_of(full, MultiAZ=False, PendingModifiedValues=pending)
+    target = Instance(**{**target.__dict__, "status": status})
+    with Refusing():  # any call would fail
+        assert [] == list(rds.request_setting_repair(full, target, {"Multi-AZ": (True, False)}))
+
+
+def test_associated_roles_and_tags_are_added(rds: AwsRds, full: Instance) -> None:
+    target = Instance(**{**target_of(full, AssociatedRoles=[]).__dict__, "tags": {}})
+    differences = rds.settings_differences(full, target)
+    assert {"associated roles", "tags"} == set(differences)
+    with Refusing() as stub:
+        role = {"RoleArn": "arn:aws:iam::123456789012:role/s3", "FeatureName": "s3Import"}
+        stub.add_response("add_role_to_db_instance", {}, {"DBInstanceIdentifier": "orders-rot-42", **role})
+        stub.add_response("add_tags_to_resource", {}, {"ResourceName": ANY, "Tags": [{"Key": "team", "Value": "pay"}]})
+
+        assert [] == list(rds.request_setting_repair(full, target, differences))
+
+        stub.assert_no_pending_responses()
+
+
+# -- promotion --
+
+
+@pytest.fixture
+def target(rds: AwsRds, source: Instance) -> Instance:
+    rds.request_read_replica(source, "orders-rot-42", KEY, OURS)
+    return live(rds, "orders-rot-42")
+
+
+def test_promotes_with_the_sources_backups(rds: AwsRds, source: Instance, target: Instance) -> None:
+    """Left out, RDS would keep the backups for one day."""
+    with Refusing() as stub:
+        stub.add_response("describe_db_instances", {"DBInstances": [target.raw]})
+        stub.add_response(
+            "promote_read_replica",
+            {},
+            {
+                "DBInstanceIdentifier": "orders-rot-42",
+                "BackupRetentionPeriod": 7,
+                "PreferredBackupWindow": source.raw["PreferredBackupWindow"],
+            },
+        )
+
+        rds.request_promotion("orders-rot-42", source)
+
+        stub.assert_no_pending_responses()
+
+
+def test_a_primary_is_not_promoted_again(rds: AwsRds, source: Instance) -> None:
+    with Refusing() as stub:
+        stub.add_response("describe_db_instances", {"DBInstances": [source.raw]})
+
+        rds.request_promotion("orders", source)
+
+
+@pytest.mark.parametrize("code", ["InvalidDBInstanceState", "DBInstanceNotFound"])
+def test_a_refused_promotion_is_a_failed_one(rds: AwsRds, source: Instance, target: Instance, code: str) -> None:
+    with Refusing() as stub:
+        stub.add_response("describe_db_instances", {"DBInstances": [target.raw]})
+        stub.add_client_error("promote_read_replica", code)
+
+        with pytest.raises(PromotionFailed, match=code):
+            rds.request_promotion("orders-rot-42", source)
+
+
+# -- snapshots and the end --
+
+
+def test_makes_a_snapshot_once_and_copies_it_once(rds: AwsRds, source: Instance) -> None:
+    key = client("kms").create_key()["KeyMetadata"]["Arn"]
+    for _ in range(2):
+        rds.request_snapshot("s", "orders", OURS)
+        rds.request_snapshot_copy("s", "kept", key, OURS)
+
+    copy = rds.describe_snapshot("kept")
+    assert copy is not None
+    assert (key, "available") == (copy["KmsKeyId"], copy["Status"])
+
+
+def test_a_strangers_snapshot_is_neither_adopted_nor_deleted(rds: AwsRds, source: Instance) -> None:
+    client("rds").create_db_snapshot(DBSnapshotIdentifier="s", DBInstanceIdentifier="orders")
+
+    with pytest.raises(NameTaken):
+        rds.request_snapshot("s", "orders", OURS)
+    with pytest.raises(RetirementRefused):
+        rds.request_snapshot_deletion("s")
+
+
+def test_deletes_our_snapshot_and_an_absent_one(rds: AwsRds, source: Instance) -> None:
+    rds.request_snapshot("s", "orders", OURS)
+    rds.request_snapshot_deletion("s")
+    rds.request_snapshot_deletion("s")
+
+    assert rds.describe_snapshot("s") is None
+
+
+def test_deletes_only_what_is_marked(rds: AwsRds) -> None:
+    """The caller has its reasons; this is the last line."""
+    client("rds").create_db_instance(
+        DBInstanceIdentifier="pay", DBInstanceClass="db.t4g.micro", Engine="postgres", AllocatedStorage=20
+    )
+    with pytest.raises(RetirementRefused, match="pay"):
+        rds.request_instance_deletion("pay", keep_automated_backups=True)
+
+    rds.set_tags(live(rds, "pay").database.arn, {DECOMMISSION_TAG: "42"})
+    rds.request_instance_deletion("pay", keep_automated_backups=True)
+    rds.request_instance_deletion("pay", keep_automated_backups=True)
+
+    assert rds.describe_instance("pay") is None
+
+
+def test_there_is_no_final_snapshot_and_backups_stay(rds: AwsRds, source: Instance) -> None:
+    """A final snapshot would be one more thing under the old key, for ever."""
+    with Refusing() as stub:
+        stub.add_response("describe_db_instances", {"DBInstances": [source.raw]})
+        stub.add_response(
+            "delete_db_instance",
+            {},
+            {"DBInstanceIdentifier": "orders", "SkipFinalSnapshot": True, "DeleteAutomatedBackups": False},
+        )
+
+        rds.request_instance_deletion("orders", keep_automated_backups=True)
+
+        stub.assert_no_pending_responses()
+
+
+def test_deletion_protection_is_turned_off_once(rds: AwsRds, source: Instance) -> None:
+    rds.disable_deletion_protection("orders")
+
+    assert live(rds, "orders").deletion_protection is False
+    with Refusing() as stub:
+        stub.add_response("describe_db_instances", {"DBInstances": [live_raw(source, DeletionProtection=False)]})
+        rds.disable_deletion_protection("orders")
+
+
+def live_raw(instance: Instance, **raw: Any) -> dict[str, Any]:
+    return {**instance.raw, **raw}
+
+
+def test_tags_come_and_go(rds: AwsRds, source: Instance) -> None:
+    rds.set_tags(source.database.arn, {"a": "1"})
+    rds.remove_tags(source.database.arn, ["team"])
+
+    tags = live(rds, "orders").tags
+    assert ("1", False) == (tags["a"], "team" in tags)
+
+
+# -- what moto does not know, by RDS's own model --
+
+
+def test_reads_quotas_maintenance_proxies_and_subscriptions(rds: AwsRds, source: Instance) -> None:
+    arn = source.database.arn
+    with Refusing() as stub:
+        stub.add_response(
+            "describe_account_attributes",
+            {"AccountQuotas": [{"AccountQuotaName": "DBInstances", "Used": 39, "Max": 40}]},
+        )
+        assert {"DBInstances": (39, 40)} == rds.account_quotas()
+        details = [{"Action": "system-update", "Description": "a new one"}]
+        stub.add_response(
+            "describe_pending_maintenance_actions",
+            {
+                "PendingMaintenanceActions": [
+                    {"ResourceIdentifier": arn, "PendingMaintenanceActionDetails": details},
+                    {"ResourceIdentifier": arn + "2", "PendingMaintenanceActionDetails": details},
+                ]
+            },
+        )
+        assert ["system-update: a new one"] == rds.pending_maintenance(arn)
+        stub.add_response("describe_db_proxies", {"DBProxies": [{"DBProxyName": "a"}, {"DBProxyName": "b"}]})
+        stub.add_response("describe_db_proxy_targets", {"Targets": [{"RdsResourceId": "others"}]})
+        stub.add_response("describe_db_proxy_targets", {"Targets": [{"RdsResourceId": "orders"}]})
+        assert ["b"] == rds.proxies_of("orders")
+        subscriptions = [
+            {"CustSubscriptionId": "ops", "SourceIdsList": ["orders"]},
+            {"CustSubscriptionId": "all"},
+        ]
+        stub.add_response("describe_event_subscriptions", {"EventSubscriptionsList": subscriptions})
+        assert ["ops"] == rds.event_subscriptions_of("orders")
