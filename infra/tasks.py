@@ -17,13 +17,16 @@ Conditions = Mapping[str, Mapping[str, Any]]
 # Tags that only a rotation sets (lambdas/rotation/names.py; a test compares).
 ROTATION_ID_TAG = "rds-key-rotation:rotation-id"
 DECOMMISSION_TAG = "rds-key-rotation:decommission"
+RELEASED_TAG = "rds-key-rotation:released"
 
 MADE_BY_A_ROTATION: Conditions = {"Null": {f"aws:ResourceTag/{ROTATION_ID_TAG}": "false"}}
 MARKED_FOR_REMOVAL: Conditions = {"Null": {f"aws:ResourceTag/{DECOMMISSION_TAG}": "false"}}
+NEVER_RELEASED: Conditions = {"Null": {f"aws:ResourceTag/{RELEASED_TAG}": "true"}}
 TAGGED_BY_THIS_CALL: Conditions = {"Null": {f"aws:RequestTag/{ROTATION_ID_TAG}": "false"}}
 NONE_OF_OUR_TAGS: Conditions = {"ForAllValues:StringNotLike": {"aws:TagKeys": ["rds-key-rotation:*"]}}
 FOR_AWS_RESOURCES: Conditions = {"Bool": {"kms:GrantIsForAWSResource": "true"}}
 IN_THIRTY_DAYS: Conditions = {"NumericGreaterThanEquals": {"kms:ScheduleKeyDeletionPendingWindowInDays": "30"}}
+IN_SEVEN_DAYS: Conditions = {"NumericGreaterThanEquals": {"kms:ScheduleKeyDeletionPendingWindowInDays": "7"}}
 ONE_CNAME_REPLACED: Conditions = {
     "ForAllValues:StringEquals": {
         "route53:ChangeResourceRecordSetsRecordTypes": ["CNAME"],
@@ -325,6 +328,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 see_db,
                 *log_in,
                 allow("rds:AddTagsToResource", on=our_db, when=all_of(MADE_BY_A_ROTATION, only_tags("key-rotation:*"))),
+                allow("rds:AddTagsToResource", on=our_db, when=all_of(MADE_BY_A_ROTATION, only_tags(RELEASED_TAG))),
                 allow("rds:AddTagsToResource", on=any_db, when=only_tags(DECOMMISSION_TAG)),
                 allow("rds:RemoveTagsFromResource", on=any_db, when=only_tags("key-rotation:*")),
             ),
@@ -400,13 +404,31 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 free_lock,
                 *log_in,
                 end_recovery,
-                allow("rds:ModifyDBInstance", "rds:DeleteDBInstance", on=our_db, when=MADE_BY_A_ROTATION),
-                see_key,
-                *see_key_users,
-                allow("kms:DeleteAlias", on=our_alias),
-                allow("kms:DeleteAlias", "kms:ScheduleKeyDeletion", on=any_key, when=MADE_BY_A_ROTATION),
+                see_db,
+                # Not what Verify has marked: applications write to it.
+                allow(
+                    "rds:ModifyDBInstance",
+                    "rds:DeleteDBInstance",
+                    on=our_db,
+                    when=all_of(MADE_BY_A_ROTATION, NEVER_RELEASED),
+                ),
             ),
             connects_to_databases=True,
+            timeout_seconds=60,
+        ),
+        Task(
+            "DiscardNewKey",
+            "After a rollback: schedules the deletion of the key that nothing is encrypted under",
+            (
+                journal,
+                see_key,
+                allow("kms:DescribeKey", on=our_alias),
+                allow("tag:GetResources", on="*"),  # no resource-level permissions
+                *see_key_users,
+                allow("kms:DeleteAlias", on=our_alias),
+                allow("kms:DeleteAlias", on=any_key, when=MADE_BY_A_ROTATION),
+                allow("kms:ScheduleKeyDeletion", on=any_key, when=all_of(MADE_BY_A_ROTATION, IN_SEVEN_DAYS)),
+            ),
             timeout_seconds=60,
         ),
         Task(

@@ -535,6 +535,11 @@ class FakeKms:
         self.aliases[alias] = ours[0]
         return ours[0]
 
+    def find_key(self, alias: str, rotation_id: str) -> str | None:
+        self._calls.ask("kms.find_key")
+        ours = (one.arn for one in self.keys.values() if one.tags.get(ROTATION_ID_TAG) == rotation_id)
+        return next(ours, None)
+
     def delete_alias(self, alias: str) -> None:
         with self._calls.change("kms.delete_alias", alias):
             self.aliases.pop(alias, None)

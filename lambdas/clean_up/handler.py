@@ -18,7 +18,6 @@ from lambdas.rotation.state import Rotation
 from lambdas.rotation.step import logger, step
 
 PATIENCE = timedelta(hours=2)
-PENDING_WINDOW_DAYS = 7
 
 _LATER = (AwsUnavailable, DatabaseUnreachable, AwsRefused)
 _NEVER = (AccessRefused, LoginRefused, RetirementRefused)
@@ -52,7 +51,7 @@ def clean_up(rotation: Rotation, ports: Ports) -> Rotation:
             leftovers.append(command)
             continue
         if waiting and patient:
-            # What comes later needs this to be gone: a key is used by its database, a verdict binds a living replica.
+            # What comes later needs this to be gone: the verdict in the control database binds a living replica.
             waiting_for.append(waiting)
             break
         if waiting:
@@ -74,9 +73,6 @@ def _chores(rotation: Rotation) -> list[tuple[Chore, str]]:
         command = f"aws rds delete-db-instance --db-instance-identifier {target} --skip-final-snapshot"
         chores.append((_target, f"{command} --delete-automated-backups"))
         chores.append((_control_database, f"psql postgres -c 'DROP DATABASE {CONTROL_DATABASE} WITH (FORCE)'"))
-    if key := rotation.new_key:
-        command = f"aws kms schedule-key-deletion --key-id {key.arn} --pending-window-in-days {PENDING_WINDOW_DAYS}"
-        chores.append((_key, command))
     return chores
 
 
@@ -110,21 +106,6 @@ def _control_database(rotation: Rotation, ports: Ports) -> str | None:
     if _ours(rotation, ports) is not None:
         raise RetirementRefused("the target is still there")
     ports.engine(source, plan).drop_control_database()
-    return None
-
-
-def _key(rotation: Rotation, ports: Ports) -> str | None:
-    key = rotation.keyed()
-    facts = ports.kms.describe_key(key.arn)
-    if facts.tags.get(ROTATION_ID_TAG) != rotation.rotation_id:
-        raise RetirementRefused(f"{key.arn} does not carry this rotation's tag")
-    if facts.state == "PendingDeletion":
-        return None
-    if users := ports.key_users.users_of(key.arn):
-        return f"{key.arn} to be free of {', '.join(f'{one.kind} {one.identifier}' for one in users)}"
-    if key.alias is not None:
-        ports.kms.delete_alias(key.alias)
-    ports.kms.schedule_key_deletion(key.arn, PENDING_WINDOW_DAYS)
     return None
 
 

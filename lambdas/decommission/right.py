@@ -26,16 +26,14 @@ def limitation(rotation: Rotation, source: Instance, ports: Ports) -> str | None
     replicas = set(source.raw.get("ReadReplicaDBInstanceIdentifiers") or ()) - {target}
     if replicas:
         return f"{identifier} has replicas: {', '.join(sorted(replicas))}"
-    return _name_leads_back(rotation, source, successor, ports)
+    return _name_leads_elsewhere(rotation, successor, ports)
 
 
-def _name_leads_back(rotation: Rotation, source: Instance, successor: Instance, ports: Ports) -> str | None:
+def _name_leads_elsewhere(rotation: Rotation, successor: Instance, ports: Ports) -> str | None:
     """The successor in the ledger counts, not the target of this rotation: another may have followed."""
     seen = rotation.connectivity
     if seen is not None and seen.record is not None:
         led_to = ports.names.addresses(seen.record.name)
-        if led_to == ports.names.addresses(source.database.address):
-            return f"{seen.record.name} leads to {source.database.identifier}"
         if not led_to or led_to != ports.names.addresses(successor.database.address):
             return f"{seen.record.name} does not lead to {successor.database.identifier}"
     if seen is not None and seen.secret is not None:

@@ -15,6 +15,7 @@ _OUTCOMES = {
     Moment.PLANNED: "planned",
 }
 
+
 def notify(rotation: Rotation, ports: Ports) -> Rotation:
     """Publish the moment once, answer the fleet's token once, and at the end close the entry and free the lock.
 

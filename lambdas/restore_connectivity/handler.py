@@ -1,40 +1,61 @@
-"""RestoreConnectivity: lead applications back to the source, and give the record its TTL back."""
+"""RestoreConnectivity: lead applications to where they belong, and give the record its TTL back."""
 
-from lambdas.rotation.errors import ConnectivityChanged
+from lambdas.rotation.errors import AccessRefused, AwsRefused, ConnectivityChanged
 from lambdas.rotation.ports import Ports
 from lambdas.rotation.state import DnsRecord, Rotation
 from lambdas.rotation.step import logger, step
 
 
 def restore_connectivity(rotation: Rotation, ports: Ports) -> Rotation:
-    """Put record and secret back to what was written down. Repeatable; nothing written down, nothing to do.
+    """Undo what PrepareConnectivity and UpdateConnectivity changed, as far as the commit point allows.
 
-    What leads neither to the source nor to the target by now was changed by somebody else, and is left as it is.
+    Before it: record and secret lead to the source again. After it they lead to the target and stay so; only the
+    record's TTL goes back to what it was. Repeatable; nothing written down, nothing to do.
+
+    What leads neither to the source nor to the target by now was changed by somebody else, and is left as it is: the
+    notification says so, as it says what could not be written although applications are led right.
+
+    Raises:
+        AccessRefused, AwsRefused: terminal; applications are led wrong, and that could not be changed.
     """
     seen = rotation.connectivity
     if seen is None or seen.restored_at is not None:
         return rotation
-    if seen.secret is not None and seen.switch_requested_at is not None and rotation.target is not None:
+    leftovers = []
+    if rotation.release is None and seen.secret is not None and seen.switch_requested_at is not None:
         try:
-            ports.secrets.restore_endpoint(seen.secret, rotation.target)
+            ports.secrets.restore_endpoint(seen.secret, rotation.synced_target())
         except ConnectivityChanged as changed:
-            logger.warning("secret left as it is", reason=str(changed))
-    if seen.record is not None:
-        _restore(seen.record, rotation, ports)
-    return rotation.having(connectivity=seen.having(restored_at=ports.clock.now()))
+            leftovers.append(f"secret left as it is: {changed}")
+    if seen.record is not None and (leftover := _restored(seen.record, rotation, ports)):
+        leftovers.append(leftover)
+    for leftover in leftovers:
+        logger.warning("connectivity left as it is", reason=leftover)
+    seen = seen.having(restored_at=ports.clock.now(), leftovers=tuple(leftovers))
+    return rotation.having(connectivity=seen)
 
 
-def _restore(record: DnsRecord, rotation: Rotation, ports: Ports) -> None:
-    found = ports.dns.describe_record(record.zone_id, record.name)
-    if found is None or found == (record.value, record.ttl_seconds):
-        return
-    ours = {record.value}
-    if rotation.target is not None:
-        ours.add(rotation.target.address.lower())
-    if found[0] not in ours or found[1] != record.lowered_ttl_seconds:
-        logger.warning("record left as it is", record=record.name, found=found)
-        return
-    ports.dns.write_record(record.zone_id, record.name, record.value, record.ttl_seconds, expected=found)
+def _restored(record: DnsRecord, rotation: Rotation, ports: Ports) -> str | None:
+    """Write the record as it should be; returns what a person has to know about it when it could not be."""
+    target = rotation.target.address.lower() if rotation.target is not None else record.value
+    wanted = (target if rotation.release is not None else record.value, record.ttl_seconds)
+    try:
+        found = ports.dns.describe_record(record.zone_id, record.name)
+    except ConnectivityChanged as changed:
+        return f"record left as it is: {changed}"
+    if found == wanted:
+        return None
+    if found is None or found[0] not in (record.value, target):
+        leads = found[0] if found is not None else "nothing"
+        return f"record {record.name} left as it is: somebody has led it to {leads}"
+    try:
+        # Whatever its TTL is by now: a name that leads to the wrong side is worse than a TTL that somebody set.
+        ports.dns.write_record(record.zone_id, record.name, *wanted, expected=found)
+    except (AccessRefused, AwsRefused) as refused:
+        if found[0] != wanted[0]:
+            raise
+        return f"record {record.name} keeps a TTL of {found[1]} s instead of {wanted[1]} s: {refused}"
+    return None
 
 
 handler = step(restore_connectivity)

@@ -74,6 +74,15 @@ class LoginRefused(Terminal):
     """The database refused the rotation's login, or a right that the procedure needs."""
 
 
+class SqlRefused(Terminal):
+    """The database refused a statement for a reason that nobody expected. ``state`` is the SQLSTATE."""
+
+    def __init__(self, state: str, message: str, detail: str = "") -> None:
+        super().__init__(f"{message} ({state})")
+        self.state = state
+        self.detail = detail
+
+
 class EpochSuperseded(Terminal):
     """Recovery or rollback has taken this rotation over; whatever this step still wanted to do must not happen."""
 

@@ -15,6 +15,9 @@ BASE_NAME_TAG = OURS + "base-name"
 DECOMMISSION_TAG = OURS + "decommission"
 """Set on a source after its cutover, with the rotation's id; without it no function may delete a database."""
 
+RELEASED_TAG = OURS + "released"
+"""Set on a target after its release: no rollback may delete what applications write to."""
+
 CONTROL_DATABASE = "rds_key_rotation"
 """The rotation's own database on the server: tables ``marker`` and ``decision``."""
 

@@ -59,7 +59,10 @@ def message_of(rotation: Rotation, moment: Moment) -> dict[str, Any]:
         "monthly_cost_usd": rotation.preflight.monthly_cost_usd if rotation.preflight else None,
         "failure": rotation.failure.model_dump() if rotation.failure else None,
         "users": [user.model_dump() for user in retirement.users] if retirement else [],
-        "leftovers": list(undo.leftovers) if undo else [],
+        "leftovers": [
+            *(undo.leftovers if undo else ()),
+            *(rotation.connectivity.leftovers if rotation.connectivity else ()),
+        ],
         "what_to_do": _WHAT_TO_DO[moment],
         "evidence": rotation.verification.evidence if rotation.verification else {},
     }

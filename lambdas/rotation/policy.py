@@ -123,7 +123,6 @@ _OPTIONS = (
     _Option("", _not_yet, None, "hook"),
 )
 
-_DEFAULTED = ("strategy", "grace_days", "write_outage_budget_seconds", "retire_key")
 _PLUMBING = (DATABASE, RECOVER, TASK_TOKEN, STARTED_BY)
 INPUT_FIELDS = (*_PLUMBING, *(option.input for option in _OPTIONS if option.input))
 TAGS = (ENABLED, MIN_AGE, *(OPT_IN + option.tag for option in _OPTIONS if option.tag))
@@ -158,12 +157,13 @@ def plan_of(base_name: str, request: Mapping[str, Any], tags: Mapping[str, str],
     """
     _refuse_unknown("input field", request, INPUT_FIELDS)
     _refuse_unknown("tag", {name: value for name, value in tags.items() if name.startswith(OPT_IN)}, TAGS)
-    decided: dict[str, Any] = {name: defaults[name] for name in _DEFAULTED if name in defaults}
+    decided: dict[str, Any] = {}
     problems: list[str] = []
     for option in _OPTIONS:
         given = [
             (source, value)
             for source, value in (
+                (f"the stack's default {option.field}", defaults.get(option.field)),
                 (OPT_IN + (option.tag or ""), tags.get(OPT_IN + option.tag) if option.tag else None),
                 (option.input, request.get(option.input) if option.input else None),
             )

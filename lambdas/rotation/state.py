@@ -126,6 +126,8 @@ class Connectivity(_Part):
     switch_requested_at: AwareDatetime | None = None
     change_id: str | None = None
     restored_at: AwareDatetime | None = None
+    leftovers: tuple[str, ...] = ()
+    """What was found changed by somebody else, or could not be put back."""
 
 
 class Sync(_Part):
@@ -254,6 +256,7 @@ class Undo(_Part):
     leftovers: tuple[str, ...] = ()
     """What could not be undone, as the command that would do it."""
     clean: bool = False
+    key_discarded: bool = False
 
 
 class Failure(_Part):

@@ -19,7 +19,8 @@ def recover(rotation: Rotation, ended_execution: str, ports: Ports) -> Rotation:
     longer find an unfinished entry of that execution.
 
     Raises:
-        RecoveryExhausted: terminal; that execution was a recovery itself.
+        RecoveryExhausted: terminal; that execution was a recovery itself. (After the release a person may ask as often
+            as it takes: nobody is kept from writing, and the lock that a plain start would find may be free by then.)
     """
     left = next((e.rotation for e in ports.ledger.unfinished() if e.rotation.execution_arn == ended_execution), None)
     if left is None or ended_execution == rotation.execution_arn:
@@ -28,7 +29,7 @@ def recover(rotation: Rotation, ended_execution: str, ports: Ports) -> Rotation:
         if not _hangs(left, ports.clock.now()):
             return rotation.having(route="closed")
         ports.workflow.stop(ended_execution, f"it hangs between fence and release; {rotation.execution_arn} takes over")
-    elif left.recovery:
+    elif left.recovery and left.release is None:
         raise RecoveryExhausted(
             f"the recovery {ended_execution} of rotation {left.rotation_id} failed; start a rotation of "
             f"{left.planned()[0].base_name} by hand: it takes this one up"

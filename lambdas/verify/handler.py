@@ -76,6 +76,8 @@ def _advance(rotation: Rotation, ports: Ports) -> None:
 
 def _move_opt_in(rotation: Rotation, source: Instance | None, target: Instance, ports: Ports) -> None:
     """To the target first: a fleet that looks in between sees the database twice rather than not at all."""
+    if target.tags.get(names.RELEASED_TAG) != rotation.rotation_id:
+        ports.rds.set_tags(target.database.arn, {names.RELEASED_TAG: rotation.rotation_id})
     if source is None:
         return
     opt_in = names.opt_in_tags(source.tags)

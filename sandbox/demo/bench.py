@@ -83,8 +83,12 @@ def _by_hand(
 ) -> Result:
     rds = account.client("rds")
     key, target = world.make_key(account, f"bench {built.identifier}"), f"{built.identifier}-target"
-    rds.create_db_instance_read_replica(
-        DBInstanceIdentifier=target, SourceDBInstanceIdentifier=built.identifier, KmsKeyId=key
+    world.once_rds_sees_the_key(
+        account,
+        rds.create_db_instance_read_replica,
+        DBInstanceIdentifier=target,
+        SourceDBInstanceIdentifier=built.identifier,
+        KmsKeyId=key,
     )
     _let_time_pass(account, target)
     resolver = Resolver(account.dns_host, account.dns_port)

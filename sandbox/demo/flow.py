@@ -280,6 +280,7 @@ def finish(console: Console, outcome: Outcome, picture: Path | None) -> None:
         title = f"{found.acknowledged:,} acknowledged, {found.lost} lost, {found.duplicated} duplicated"
         if found.write_outage_seconds is not None:
             title += f"; write outage {found.write_outage_seconds:.2f} s"
+        picture.parent.mkdir(parents=True, exist_ok=True)
         report.draw(picture, outcome.acks, outcome.run.phases(), title=title)
     report.show_states(console, found)
     report.show(console, found, remarks=remarks, names={"picture": str(picture)} if picture else None)
@@ -302,7 +303,7 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--grace-days", type=float, default=7, help="days on the sandbox's clock")
     parser.add_argument("--json", type=Path, help="write the report here")
     parser.add_argument("--acks", type=Path, help="write the acknowledged commits here, one a line")
-    parser.add_argument("--picture", type=Path, default=Path("cutover.png"), help="write the picture here (PNG)")
+    parser.add_argument("--picture", type=Path, default=Path("build/cutover.png"), help="write the picture here (PNG)")
     return parser.parse_args(argv)
 
 

@@ -6,8 +6,10 @@ A key, a database under it, data, a login for the rotation, a way for applicatio
 import json
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
+from email.utils import parsedate_to_datetime
 from typing import Any, Literal
 
 from sandbox.demo.account import Account
@@ -25,6 +27,7 @@ RECORD_TTL_SECONDS = 30
 MASTER_USER = "dbadmin"
 APP_USER = "app"
 CREATED_WITHIN_SECONDS = 120.0
+KEY_KNOWN_WITHIN_SECONDS = 30.0
 
 TABLE_OF_DATA = """
 CREATE TABLE items (
@@ -94,7 +97,9 @@ def build(
         Name=f"{identifier}/rotation-login",
         SecretString=json.dumps({"username": master.user, "password": master.password}),
     )["ARN"]
-    account.client("rds").create_db_instance(
+    once_rds_sees_the_key(
+        account,
+        account.client("rds").create_db_instance,
         DBInstanceIdentifier=identifier,
         DBInstanceClass="db.t4g.medium",
         Engine="postgres",
@@ -107,8 +112,7 @@ def build(
         DBName=databases[0],
         DBParameterGroupName=group,
         BackupRetentionPeriod=7,
-        PreferredBackupWindow="03:00-04:00",
-        PreferredMaintenanceWindow="sun:04:30-sun:05:30",
+        PreferredBackupWindow=_hour_from_now(account, 12),
         DeletionProtection=True,
         CopyTagsToSnapshot=True,
         PubliclyAccessible=False,
@@ -145,6 +149,26 @@ def build(
     )
     fill(account, world, writers)
     return world
+
+
+def once_rds_sees_the_key(account: Account, create: Callable[..., Any], **arguments: Any) -> None:
+    """Create something under a key that may be new: KMS takes a moment to tell everybody about it."""
+    give_up_at = time.monotonic() + KEY_KNOWN_WITHIN_SECONDS
+    while True:
+        try:
+            create(**arguments)
+            return
+        except account.client("rds").exceptions.KMSKeyNotAccessibleFault:
+            if time.monotonic() > give_up_at:
+                raise
+            time.sleep(0.2)
+
+
+def _hour_from_now(account: Account, hours: int) -> str:
+    """A window of an hour that begins so much later than now; a rotation waits for one that is near to pass."""
+    answer = account.client("rds").describe_db_instances(MaxRecords=20)["ResponseMetadata"]["HTTPHeaders"]
+    begin = parsedate_to_datetime(answer["date"]) + timedelta(hours=hours)
+    return f"{begin:%H}:00-{begin + timedelta(hours=1):%H}:00"
 
 
 def make_parameter_group(account: Account, name: str) -> str:

@@ -67,6 +67,7 @@ def database(identifier: str = "orders") -> Database:
 
 def rotation(rotation_id: str = "aaaa1111") -> Rotation:
     return Rotation(
+        schema=1,
         execution_arn=f"arn:execution:{rotation_id}",
         request={"DBInstanceIdentifier": "orders"},
         rotation_id=rotation_id,

@@ -104,6 +104,7 @@ class TestTwiceUnderOneName:
         rds = customer.client("rds")
         retired = first.output["new_key"]["arn"]
 
+        assert second.output["retirement"]["users"] == []
         assert customer.key_state(retired) == "PendingDeletion"
         assert customer.key_state(second.output["new_key"]["arn"]) == "Enabled"
         assert customer.key_state(built.key_arn) == "Enabled"

@@ -27,6 +27,10 @@ import os
 child = os.fork()
 if not child:
     time.sleep(60)
+# Killed before the reaper looks, the sandbox would not be missed in the same way.
+while not int(Path(f"/proc/{reaper.pid}/status").read_text().split("SigIgn:")[1].split()[0], 16) & 1 << 14:
+    time.sleep(0.05)
+time.sleep(0.5)
 print(kept.pid, ended.pid, child, reaper.pid, flush=True)
 time.sleep(60)
 """

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from lambdas.rotation.errors import DatabaseUnreachable, StateIncomplete, VerificationFailed
-from lambdas.rotation.names import DECOMMISSION_TAG
+from lambdas.rotation.names import DECOMMISSION_TAG, RELEASED_TAG
 from lambdas.rotation.state import EndpointSecret, Release, Rotation
 from lambdas.verify.handler import verify
 from tests.fakes import (
@@ -65,9 +65,14 @@ def test_the_opt_in_moves_to_the_target_and_is_never_absent() -> None:
     assert ports.rds.instances[TARGET].tags.items() >= OPT_IN.items()
     assert ports.rds.instances[SOURCE].tags == {"team": "payments", DECOMMISSION_TAG: ROTATION_ID}
     target, source = ports.rds.instances[TARGET].database.arn, ports.rds.instances[SOURCE].database.arn
-    assert ["ledger.advance", f"rds.set_tags {target}", f"rds.set_tags {source}", f"rds.remove_tags {source}"] == (
-        ports.calls
-    )
+    expected = [
+        "ledger.advance",
+        *2 * [f"rds.set_tags {target}"],
+        f"rds.set_tags {source}",
+        f"rds.remove_tags {source}",
+    ]
+    assert expected == ports.calls
+    assert ports.rds.instances[TARGET].tags[RELEASED_TAG] == ROTATION_ID
 
 
 def test_a_second_look_changes_nothing_more() -> None:

@@ -42,28 +42,36 @@ class AwsKms:
         Raises:
             NameTaken: terminal; the alias leads to a key that this rotation did not make.
         """
-        arn = self._by_alias(alias, tags) or self._by_tag(tags) or self._create(description, tags, like)
+        rotation_id = tags[names.ROTATION_ID_TAG]
+        arn = self._by_alias(alias, rotation_id) or self._by_tag(rotation_id) or self._create(description, tags, like)
         self._ensure_alias(alias, arn)
         self._ensure_rotation(arn, like)
         return arn
 
-    def _by_alias(self, alias: str, tags: Mapping[str, str]) -> str | None:
+    def find_key(self, alias: str, rotation_id: str) -> str | None:
+        """The key that this rotation made, also one that waits for its deletion; None when it made none."""
+        try:
+            return self._by_alias(alias, rotation_id) or self._by_tag(rotation_id)
+        except NameTaken:
+            return self._by_tag(rotation_id)
+
+    def _by_alias(self, alias: str, rotation_id: str) -> str | None:
         try:
             arn = str(_metadata(alias)["Arn"])
         except AwsRefused as refused:
             if refused.code == "NotFoundException":
                 return None
             raise
-        if _tags(arn).get(names.ROTATION_ID_TAG) != tags[names.ROTATION_ID_TAG]:
+        if _tags(arn).get(names.ROTATION_ID_TAG) != rotation_id:
             raise NameTaken(f"{alias} leads to a key that this rotation did not make")
         return arn
 
-    def _by_tag(self, tags: Mapping[str, str]) -> str | None:
+    def _by_tag(self, rotation_id: str) -> str | None:
         found = pages(
             "resourcegroupstaggingapi",
             "get_resources",
             "ResourceTagMappingList",
-            TagFilters=[{"Key": names.ROTATION_ID_TAG, "Values": [tags[names.ROTATION_ID_TAG]]}],
+            TagFilters=[{"Key": names.ROTATION_ID_TAG, "Values": [rotation_id]}],
             ResourceTypeFilters=["kms:key"],
         )
         keys = sorted(resource["ResourceARN"] for resource in found)

@@ -24,7 +24,7 @@ from lambdas.rotation.errors import (
     LoginRefused,
     NameTaken,
     RotationError,
-    Terminal,
+    SqlRefused,
 )
 from lambdas.rotation.names import CONTROL_DATABASE
 from lambdas.rotation.ports import Clock, ControlView, Lag
@@ -85,15 +85,6 @@ _CUT_OFF = ("08", "57P", "53", "25P03")  # connection, shutdown or termination, 
 _NO_RIGHT = ("28", "42501")
 
 Row = list[Any]
-
-
-class SqlRefused(Terminal):
-    """The server refused a statement for a reason of its own. ``state`` is the SQLSTATE."""
-
-    def __init__(self, state: str, message: str, detail: str = "") -> None:
-        super().__init__(f"{message} ({state})")
-        self.state = state
-        self.detail = detail
 
 
 class PostgresEngine:

@@ -1,0 +1,56 @@
+"""DiscardNewKey: after a rollback, schedule the deletion of the key that was made for nothing."""
+
+from datetime import timedelta
+
+from lambdas.rotation import names
+from lambdas.rotation.errors import AccessRefused, AwsRefused
+from lambdas.rotation.ports import Ports
+from lambdas.rotation.state import Key, Rotation, Undo
+from lambdas.rotation.step import logger, step
+
+PATIENCE = timedelta(hours=2)
+PENDING_WINDOW_DAYS = 7
+
+
+def discard_new_key(rotation: Rotation, ports: Ports) -> Rotation:
+    """Look for this rotation's key, and schedule its deletion once nothing depends on it.
+
+    The key is looked for by alias and tag, because the step that made it may have died before it could write it down.
+    A key that is still used after two hours, or that may not be deleted, stays, with the command that deletes it.
+    Repeatable. A key that another rotation made is never found here.
+    """
+    plan, _ = rotation.planned()
+    undo = rotation.undo
+    assert undo is not None  # the state machine comes here from CleanUp only
+    alias = names.key_alias(plan.base_name, rotation.rotation_id)
+    arn = ports.kms.find_key(alias, rotation.rotation_id)
+    if arn is None:
+        return rotation.having(undo=undo.having(key_discarded=True))
+    rotation = rotation.having(new_key=Key(arn=arn, manager="CUSTOMER", alias=alias))
+    if ports.kms.describe_key(arn).state == "PendingDeletion":
+        return rotation.having(undo=undo.having(key_discarded=True))
+    try:
+        users = ports.key_users.users_of(arn)
+        if not users:
+            ports.kms.delete_alias(alias)
+            deletion_at = ports.kms.schedule_key_deletion(arn, PENDING_WINDOW_DAYS)
+            logger.info("deletion of the new key scheduled", key=arn, deletion_at=deletion_at.isoformat())
+            return rotation.having(undo=undo.having(key_discarded=True))
+        reason = "it is used by " + ", ".join(f"{user.kind} {user.identifier}" for user in users)
+    except (AccessRefused, AwsRefused) as refused:
+        return _left_over(rotation, undo, arn, str(refused))
+    if ports.clock.now() - undo.started_at < PATIENCE:
+        logger.info("new key not discarded yet", key=arn, reason=reason)
+        return rotation.having(undo=undo.having(waiting_for=(f"{arn}: {reason}",)))
+    return _left_over(rotation, undo, arn, reason)
+
+
+def _left_over(rotation: Rotation, undo: Undo, arn: str, reason: str) -> Rotation:
+    logger.warning("new key left over", key=arn, reason=reason)
+    command = f"aws kms schedule-key-deletion --key-id {arn} --pending-window-in-days {PENDING_WINDOW_DAYS}"
+    return rotation.having(
+        undo=undo.having(key_discarded=True, waiting_for=(), leftovers=(*undo.leftovers, f"{command}  # {reason}"))
+    )
+
+
+handler = step(discard_new_key)

@@ -1,0 +1,125 @@
+"""After a rollback the new key goes, and no other; a key that anything depends on stays, and people are told."""
+
+import pytest
+
+from lambdas.discard_new_key.handler import discard_new_key
+from lambdas.rollback.handler import rollback
+from lambdas.rotation.errors import AccessRefused
+from lambdas.rotation.names import our_tags
+from lambdas.rotation.state import KeyUser, Moment, Rotation
+from tests.fakes import (
+    NEW_KEY,
+    OLD_KEY,
+    ROTATION_ID,
+    TARGET,
+    FakePorts,
+    failed,
+    fenced_rotation,
+    planned_rotation,
+    visit,
+)
+
+
+def rolled_back(ports: FakePorts) -> Rotation:
+    rotation = visit(rollback, failed(fenced_rotation(ports), "DrainIncomplete"), ports, takes_over=True)
+    del ports.rds.instances[TARGET]  # CleanUp has seen it go
+    ports.calls.clear()
+    return rotation
+
+
+def discarded(rotation: Rotation, ports: FakePorts, visits: int = 200) -> Rotation:
+    for _ in range(visits):
+        rotation = visit(discard_new_key, rotation, ports)
+        assert rotation.undo is not None
+        if rotation.undo.key_discarded:
+            break
+        ports.clock.advance(60)
+    return rotation
+
+
+def test_the_alias_and_then_the_key() -> None:
+    """An alias of a key that waits for its deletion would be taken for a usable key."""
+    ports = FakePorts()
+
+    rotation = discarded(rolled_back(ports), ports)
+
+    assert rotation.undo is not None
+    assert rotation.undo.key_discarded
+    assert [
+        f"kms.delete_alias alias/rds-rotation/orders/{ROTATION_ID}",
+        f"kms.schedule_key_deletion {NEW_KEY} 7",
+    ] == [call for call in ports.calls if call.startswith("kms.")]
+    assert "Enabled" == ports.kms.keys[OLD_KEY].state
+
+
+def test_a_retry_finds_the_key_scheduled_and_leaves_it() -> None:
+    ports = FakePorts()
+    rotation = rolled_back(ports)
+    discarded(rotation, ports)
+    ports.calls.clear()
+
+    assert discarded(rotation, ports).undo.key_discarded  # type: ignore[union-attr]
+    assert not any(call.startswith("kms.") for call in ports.calls)
+
+
+def test_a_key_that_its_maker_could_not_write_down_is_found() -> None:
+    """CreateNewKMSKey made it and died: the journal knows nothing of it, and it would cost money for ever."""
+    ports = FakePorts(with_target=False)
+    rotation = visit(rollback, failed(planned_rotation(ports), "AccessRefused"), ports, takes_over=True)
+    ports.kms.add(NEW_KEY, tags=our_tags("orders", ROTATION_ID))
+
+    rotation = discarded(rotation.having(new_key=None), ports)
+
+    assert "PendingDeletion" == ports.kms.keys[NEW_KEY].state
+    assert Moment.ROLLED_BACK == rotation.moment, "something had been created, so it was not just refused"
+
+
+def test_a_refused_rotation_made_no_key() -> None:
+    ports = FakePorts(with_target=False)
+    ports.kms.keys.pop(NEW_KEY, None)
+    rotation = visit(rollback, failed(planned_rotation(ports), "PreflightRefused"), ports, takes_over=True)
+
+    rotation = discarded(rotation, ports, visits=1)
+
+    assert rotation.undo is not None
+    assert rotation.undo.key_discarded
+    assert Moment.REFUSED == rotation.moment
+
+
+def test_a_key_that_somebody_uses_by_now_stays() -> None:
+    ports = FakePorts()
+    rotation = rolled_back(ports)
+    ports.key_users.others[NEW_KEY] = [KeyUser(kind="db-snapshot", identifier="theirs")]
+
+    rotation = discarded(rotation, ports)
+
+    assert "Enabled" == ports.kms.keys[NEW_KEY].state
+    assert rotation.undo is not None
+    [leftover] = rotation.undo.leftovers
+    assert f"aws kms schedule-key-deletion --key-id {NEW_KEY} --pending-window-in-days 7" in leftover
+    assert "db-snapshot theirs" in leftover
+
+
+def test_a_key_of_another_rotation_is_never_found() -> None:
+    ports = FakePorts()
+    rotation = rolled_back(ports)
+    ports.kms.add(NEW_KEY, tags=our_tags("orders", "another1"))
+
+    rotation = discarded(rotation, ports, visits=1)
+
+    assert "Enabled" == ports.kms.keys[NEW_KEY].state
+    assert rotation.undo is not None
+    assert rotation.undo.key_discarded
+
+
+@pytest.mark.parametrize("call", ["kms.delete_alias", "kms.schedule_key_deletion"])
+def test_a_denial_holds_nobody_up(call: str) -> None:
+    ports = FakePorts()
+    rotation = rolled_back(ports)
+    ports.fail(call, AccessRefused("not allowed"))
+
+    rotation = discarded(rotation, ports, visits=1)
+
+    assert rotation.undo is not None
+    assert rotation.undo.key_discarded
+    assert "not allowed" in rotation.undo.leftovers[0]
