@@ -1,1 +1,1 @@
-"""An AWS on your laptop: it deploys the synthesized template and runs the real state machines. Itself never deployed."""
+"""An AWS on your laptop: the synthesized template deployed, the real state machines run. Itself never deployed."""

@@ -239,7 +239,7 @@ class VirtualClock:
     def _may_jump(self) -> bool:
         return (
             self._holds == 0
-            # Somebody's execution waits for a moment: nothing else moves the clock. One that waits for a task token alone
+            # An execution that waits for a moment is all that moves the clock. One that waits for a task token alone
             # may wait for a person; it must not make the seasons pass.
             and any(waiter.in_execution for waiter in self._waiters)
             and time.monotonic() - self._quiet_since >= SETTLE_SECONDS

@@ -65,8 +65,9 @@ ASKED_ABOUT_NOTHING_IN_PARTICULAR = {
     "dms:DescribeReplicationTaskAssessmentRuns": "2026-11: without a filter there is no instance, task or run to name"
 }
 
-ON_ANOTHER_KIND = {
-    ("kms:DescribeKey", "CreateNewKMSKey"), ("kms:DescribeKey", "DiscardNewKey"): "2026-11: of an alias that leads nowhere there is no key to decide on"
+ON_ANOTHER_KIND = {  # 2026-11: an alias that leads nowhere has no key to decide on
+    ("kms:DescribeKey", "CreateNewKMSKey"),
+    ("kms:DescribeKey", "DiscardNewKey"),
 }
 
 ENDS_SOMETHING = {
