@@ -167,6 +167,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
         allow("scheduler:CreateSchedule", "scheduler:UpdateSchedule", on=schedules),
         allow("iam:PassRole", on=config.recovery_role_arn, when=passed_to("scheduler")),
     )
+    see_recovery = allow("scheduler:GetSchedule", on=schedules)
     end_recovery = allow("scheduler:DeleteSchedule", on=schedules)
     see_key = allow("kms:DescribeKey", "kms:ListResourceTags", on=any_key)
     # RDS makes a grant for itself on a key that it is given; no grant for anybody else can be made with this.
@@ -276,7 +277,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
         Task(
             "PauseApplicationWrites",
             "Raises the fence on the source; the write outage starts",
-            (journal, *log_in, *set_recovery),
+            (journal, *log_in, see_recovery, *set_recovery),
             connects_to_databases=True,
         ),
         Task(
@@ -293,6 +294,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 see_db,
                 allow("rds:PromoteReadReplica", on=our_db, when=MADE_BY_A_ROTATION),
                 *log_in,
+                see_recovery,
                 *set_recovery,
             ),
             connects_to_databases=True,
@@ -317,7 +319,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
         Task(
             "ResumeWrites",
             "The commit point: writes the decision and opens the target",
-            (journal, *log_in, end_recovery),
+            (journal, *log_in, see_recovery, end_recovery),
             connects_to_databases=True,
         ),
         Task(

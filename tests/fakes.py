@@ -658,6 +658,10 @@ class FakeRecovery:
         self._calls = calls
         self.at: dict[str, datetime] = {}
 
+    def is_set(self, rotation: Rotation) -> bool:
+        self._calls.ask("recovery.is_set")
+        return rotation.rotation_id in self.at
+
     def set(self, rotation: Rotation, at: datetime) -> None:
         with self._calls.change("recovery.set"):
             self.at[rotation.rotation_id] = at

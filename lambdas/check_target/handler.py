@@ -1,5 +1,6 @@
 """CheckTarget: is the promoted target the continuation of the source?"""
 
+from lambdas.rotation import reach
 from lambdas.rotation.errors import StateIncomplete, TargetMismatch
 from lambdas.rotation.ports import ControlView, Ports
 from lambdas.rotation.state import Rotation, TargetCheck
@@ -58,4 +59,4 @@ def _differences(source: ControlView, target: ControlView) -> list[str]:
     return reasons
 
 
-handler = step(check_target)
+handler = step(check_target, reaches=(reach.source_server, reach.target_server))

@@ -1,5 +1,6 @@
 """ConfirmDrained: has the target replayed everything up to the fence?"""
 
+from lambdas.rotation import reach
 from lambdas.rotation.errors import DrainIncomplete
 from lambdas.rotation.ports import Ports
 from lambdas.rotation.state import Drain, Rotation
@@ -35,4 +36,4 @@ def confirm_drained(rotation: Rotation, ports: Ports) -> Rotation:
     return rotation.having(drain=Drain(complete=complete, replayed=replayed, observed_at=now))
 
 
-handler = step(confirm_drained)
+handler = step(confirm_drained, reaches=(reach.target_server,))

@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 
+from lambdas.rotation import reach
 from lambdas.rotation.errors import FenceIncomplete, PreflightRefused, StateIncomplete
 from lambdas.rotation.ports import Engine, Ports
 from lambdas.rotation.state import Fence, Rotation
@@ -68,4 +69,4 @@ def _written_down(rotation: Rotation, engine: Engine, ports: Ports) -> tuple[Rot
     return rotation, fence
 
 
-handler = step(pause_application_writes)
+handler = step(pause_application_writes, reaches=(reach.source_server, reach.recovery_schedule))

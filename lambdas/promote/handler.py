@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 
+from lambdas.rotation import reach
 from lambdas.rotation.errors import DecisionLost, DrainIncomplete, FenceBroken, PromotionFailed, TargetMismatch
 from lambdas.rotation.ports import Instance, Ports
 from lambdas.rotation.state import Database, Promotion, Rotation
@@ -64,4 +65,4 @@ def _refuse_unless_safe(rotation: Rotation, ports: Ports) -> None:
             raise DecisionLost(f"'{verdict}' stands on {identifier} already")
 
 
-handler = step(promote)
+handler = step(promote, reaches=(reach.rds, reach.source_server, reach.target_server, reach.recovery_schedule))

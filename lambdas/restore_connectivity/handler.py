@@ -1,5 +1,6 @@
 """RestoreConnectivity: lead applications to where they belong, and give the record its TTL back."""
 
+from lambdas.rotation import reach
 from lambdas.rotation.errors import AccessRefused, AwsRefused, ConnectivityChanged
 from lambdas.rotation.ports import Ports
 from lambdas.rotation.state import DnsRecord, Rotation
@@ -58,4 +59,4 @@ def _restored(record: DnsRecord, rotation: Rotation, ports: Ports) -> str | None
     return None
 
 
-handler = step(restore_connectivity)
+handler = step(restore_connectivity, reaches=(reach.record, reach.secret))

@@ -2,6 +2,7 @@
 
 from aws_lambda_powertools.metrics import MetricUnit
 
+from lambdas.rotation import reach
 from lambdas.rotation.errors import DecisionLost, StateIncomplete
 from lambdas.rotation.ports import Ports
 from lambdas.rotation.state import Release, Rotation
@@ -35,4 +36,4 @@ def resume_writes(rotation: Rotation, ports: Ports) -> Rotation:
     return rotation
 
 
-handler = step(resume_writes)
+handler = step(resume_writes, reaches=(reach.target_server, reach.recovery_schedule))

@@ -5,7 +5,7 @@ from datetime import timedelta
 from aws_lambda_powertools.metrics import MetricUnit
 
 from lambdas.rollback.evidence import Undecided, promoted_target
-from lambdas.rotation import errors
+from lambdas.rotation import errors, reach
 from lambdas.rotation.errors import (
     AccessRefused,
     AwsRefused,
@@ -131,4 +131,4 @@ def _paged(rotation: Rotation, undo: Undo, ports: Ports) -> Rotation:
     return rotation.having(undo=undo.having(paged_at=now))
 
 
-handler = step(rollback, takes_over=True)
+handler = step(rollback, takes_over=True, reaches=(reach.rds, reach.source_server, reach.target_server))

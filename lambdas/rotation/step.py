@@ -1,6 +1,6 @@
 """What every Task does around its decision: read the state, read the journal, act, write the journal."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
 
@@ -9,6 +9,7 @@ from aws_lambda_powertools.metrics import MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from lambdas.rotation.ports import AwsPorts, Ports, Step
+from lambdas.rotation.reach import Probe
 from lambdas.rotation.state import Rotation
 
 logger = Logger()
@@ -17,6 +18,9 @@ tracer = Tracer(patch_modules=["botocore"])
 
 State = dict[str, Any]
 
+REHEARSAL = "prove_reach"
+"""Key of the event by which the state machine asks a function, before the fence, whether it reaches what it needs."""
+
 
 @cache
 def aws_ports() -> Ports:
@@ -24,7 +28,9 @@ def aws_ports() -> Ports:
     return AwsPorts()
 
 
-def step(act: Step, *, takes_over: bool = False) -> Callable[[State, LambdaContext], State]:
+def step(
+    act: Step, *, takes_over: bool = False, reaches: Sequence[Probe] = ()
+) -> Callable[[State, LambdaContext], State]:
     """The Lambda handler of a step.
 
     The journal is the truth, the state that was passed is only the way to it: a retry, a Catch and a recovery all
@@ -37,6 +43,7 @@ def step(act: Step, *, takes_over: bool = False) -> Callable[[State, LambdaConte
     Args:
         takes_over: this step raises the epoch itself (Rollback), so a retry of it may arrive with the epoch before;
             it is let in when its execution still holds the rotation.
+        reaches: what ``{"prove_reach": <rotation>}`` tries instead of acting. Nothing is changed or written down.
     """
 
     @logger.inject_lambda_context(clear_state=True)
@@ -44,11 +51,16 @@ def step(act: Step, *, takes_over: bool = False) -> Callable[[State, LambdaConte
     @tracer.capture_lambda_handler(capture_response=False)  # the response is the state: it does not belong into traces
     def handler(event: State, context: LambdaContext) -> State:
         ports = aws_ports()
-        passed = Rotation.from_state(event)
+        rehearsal = REHEARSAL in event
+        passed = Rotation.from_state(event[REHEARSAL] if rehearsal else event)
         rotation = passed if passed.plan is None else ports.ledger.current(passed, takes_over=takes_over)
         if passed.failure is not None:
             rotation = rotation.having(failure=passed.failure)
         logger.append_keys(rotation_id=rotation.rotation_id, source=_source(rotation))
+        if rehearsal:
+            for probe in reaches:
+                probe(rotation, ports)
+            return {"reached": [probe.__name__ for probe in reaches]}
         result = act(rotation, ports)
         if result.plan is not None:
             ports.ledger.record(result)

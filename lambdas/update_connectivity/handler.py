@@ -1,5 +1,6 @@
 """UpdateConnectivity: lead applications to the target, while nobody can write on either side."""
 
+from lambdas.rotation import reach
 from lambdas.rotation.errors import StateIncomplete
 from lambdas.rotation.ports import Ports
 from lambdas.rotation.state import Rotation
@@ -34,4 +35,4 @@ def update_connectivity(rotation: Rotation, ports: Ports) -> Rotation:
     return rotation.having(connectivity=seen)
 
 
-handler = step(update_connectivity)
+handler = step(update_connectivity, reaches=(reach.record, reach.secret))

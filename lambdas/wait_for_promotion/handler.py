@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 
+from lambdas.rotation import reach
 from lambdas.rotation.errors import DatabaseUnreachable, FenceBroken, PromotionFailed, StateIncomplete
 from lambdas.rotation.ports import Ports
 from lambdas.rotation.state import Promotion, Rotation
@@ -72,4 +73,4 @@ def _is_fenced_primary(rotation: Rotation, ports: Ports) -> bool:
     return True
 
 
-handler = step(wait_for_promotion)
+handler = step(wait_for_promotion, reaches=(reach.rds, reach.source_server, reach.target_server))

@@ -193,8 +193,8 @@ def expected(account: Account, built: world.World, output: Mapping[str, Any], ex
 
 def _leftovers(account: Account, built: world.World, run: progress.Run, found: inventory.Difference) -> Sequence[str]:
     execution = run.arn.rsplit(":", 1)[-1]
-    if run.status != "SUCCEEDED":
-        # Nothing was meant to change: whatever did is a leftover.
+    if run.status != "SUCCEEDED" or not run.output.get("target"):
+        # Failed, or a dry run: nothing was meant to change, and whatever did is a leftover.
         nothing = inventory.Expected("", "", "", "", "", "", "", "", execution)
         return [
             line for line in inventory.leftovers(found, nothing) if not line.startswith(("missing: ", "still there: "))

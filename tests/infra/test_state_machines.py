@@ -11,6 +11,7 @@ from infra.config import load
 from infra.tasks import Task, permission_matrix
 from lambdas.rollback.handler import SLOWEST_FUNCTION
 from lambdas.rotation import errors
+from lambdas.rotation.step import REHEARSAL
 
 WORKFLOWS = ("rotate_key", "rotate_fleet")
 MACHINES = {workflow: embed.definition(workflow) for workflow in WORKFLOWS}
@@ -62,8 +63,26 @@ def test_a_rollback_waits_longer_than_any_function_can_run() -> None:
 
 @pytest.mark.parametrize("state", TASK_STATES)
 def test_passes_the_whole_rotation_in_and_out(state: dict[str, Any]) -> None:
-    assert "$" == state["Parameters"]["Payload.$"]
+    parameters = state["Parameters"]
+
+    assert parameters.get("Payload.$") == "$" or parameters["Payload"] == {f"{REHEARSAL}.$": "$"}
     assert "$.Payload" == state["OutputPath"]
+
+
+def test_every_function_of_the_cutover_and_of_its_rollback_is_rehearsed() -> None:
+    """What cannot be reached under the fence costs the write outage; found before it, it costs nothing."""
+    states = embed.states(MACHINES["rotate_key"])
+    names = list(states)
+    outage = names[names.index("PauseApplicationWrites") : names.index("ResumeWrites") + 1]
+    needed = {states[name]["Parameters"]["FunctionName"] for name in outage if states[name]["Type"] == "Task"}
+    rehearsed = {
+        state["Parameters"]["FunctionName"]
+        for state in states.values()
+        if state["Type"] == "Task" and REHEARSAL + ".$" in state["Parameters"].get("Payload", {})
+    }
+
+    assert needed | {"${RollbackFunctionArn}", "${RestoreConnectivityFunctionArn}"} == rehearsed
+    assert states["ProveReach"]["Next"] == "PauseApplicationWrites"
 
 
 @pytest.mark.parametrize("workflow", WORKFLOWS)

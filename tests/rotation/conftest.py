@@ -14,7 +14,7 @@ def customer() -> Iterator[Customer]:
         yield Customer.of(sandbox)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def customer_of_their_own() -> Iterator[Customer]:
     """For tests that change the deployed product itself."""
     with SandboxProcess() as sandbox:

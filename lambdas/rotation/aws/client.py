@@ -101,6 +101,15 @@ def pages(service: str, operation: str, key: str, **arguments: Any) -> list[Any]
     """Every item under ``key`` of a paginated read, in order; ``operation`` in the SDK's snake case."""
     with calls(service):
         found: list[Any] = []
-        for page in client(service).get_paginator(operation).paginate(**arguments):
+        aws = client(service)
+        if aws.can_paginate(operation):
+            for page in aws.get_paginator(operation).paginate(**arguments):
+                found += page.get(key) or []
+            return found
+        # Some of DMS's reads have pages for which the SDK has no paginator.
+        while True:
+            page = getattr(aws, operation)(**arguments)
             found += page.get(key) or []
-        return found
+            if not page.get("Marker"):
+                return found
+            arguments["Marker"] = page["Marker"]

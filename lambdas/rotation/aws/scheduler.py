@@ -17,6 +17,16 @@ class SchedulerRecovery:
         self._role_arn = role_arn
         self._dead_letter_arn = dead_letter_arn
 
+    def is_set(self, rotation: Rotation) -> bool:
+        try:
+            with calls("scheduler:GetSchedule"):
+                client("scheduler").get_schedule(Name=rotation.rotation_id, GroupName=self._group)
+        except AwsRefused as refused:
+            if refused.code != "ResourceNotFoundException":
+                raise
+            return False
+        return True
+
     def set(self, rotation: Rotation, at: datetime) -> None:
         """Make the schedule, or move it; one that has already run is made again. Repeatable.
 

@@ -1,0 +1,42 @@
+"""What a function of the cutover proves before the fence: that it reaches what it is going to need.
+
+A missing route, a closed security group, a changed password or a lacking permission found here costs nothing; found
+under the fence it costs the write outage. One read per service, a login per server. Every probe raises what the real
+call would raise.
+"""
+
+from collections.abc import Callable
+
+from lambdas.rotation.ports import Ports
+from lambdas.rotation.state import Rotation
+
+Probe = Callable[[Rotation, Ports], None]
+
+
+def rds(rotation: Rotation, ports: Ports) -> None:
+    ports.rds.describe_instance(rotation.synced_target().identifier)
+
+
+def source_server(rotation: Rotation, ports: Ports) -> None:
+    plan, source = rotation.planned()
+    ports.engine(source, plan).verdict(rotation.rotation_id)
+
+
+def target_server(rotation: Rotation, ports: Ports) -> None:
+    plan, _ = rotation.planned()
+    ports.engine(rotation.synced_target(), plan).verdict(rotation.rotation_id)
+
+
+def record(rotation: Rotation, ports: Ports) -> None:
+    if rotation.connectivity is not None and rotation.connectivity.record is not None:
+        named = rotation.connectivity.record
+        ports.dns.describe_record(named.zone_id, named.name)
+
+
+def secret(rotation: Rotation, ports: Ports) -> None:
+    if rotation.connectivity is not None and rotation.connectivity.secret is not None:
+        ports.secrets.describe_endpoint(rotation.connectivity.secret.arn)
+
+
+def recovery_schedule(rotation: Rotation, ports: Ports) -> None:
+    ports.recovery.is_set(rotation)
