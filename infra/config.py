@@ -79,6 +79,7 @@ class Config(_Section):
     vpc: Vpc | None = None
     secret_names: tuple[str, ...] = ()
     secret_key_arns: tuple[Arn, ...] = ()
+    secret_rotation_function_arns: tuple[Arn, ...] = ()
     hosted_zone_ids: tuple[str, ...] = ()
     monitoring_role_arns: tuple[Arn, ...] = ()
     retirable_key_arns: tuple[Arn, ...] = ()
@@ -115,6 +116,11 @@ class Config(_Section):
     @property
     def topic_arn(self) -> str:
         return self.arn("sns", self.name("notifications"))
+
+    @property
+    def dashboards_arn(self) -> str:
+        """Dashboards belong to no Region."""
+        return f"arn:{self.partition}:cloudwatch::{self.account}:dashboard/*"
 
     @property
     def recovery_group(self) -> str:

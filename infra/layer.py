@@ -20,6 +20,7 @@ SERVICES = frozenset(
     {
         "backup",
         "cloudtrail",
+        "cloudwatch",
         "dms",
         "dynamodb",
         "kms",

@@ -37,6 +37,7 @@ def environment_of(config: Config) -> dict[str, str]:
     defaults = config.defaults.model_dump() | {
         "name_prefix": config.name_prefix,
         "vpc_ids": [config.vpc.vpc_id] if config.vpc else [],
+        "secret_rotation_function_arns": list(config.secret_rotation_function_arns),
     }
     return {
         "LEDGER_TABLE": config.name("ledger"),

@@ -27,6 +27,7 @@ NONE_OF_OUR_TAGS: Conditions = {"ForAllValues:StringNotLike": {"aws:TagKeys": ["
 FOR_AWS_RESOURCES: Conditions = {"Bool": {"kms:GrantIsForAWSResource": "true"}}
 IN_THIRTY_DAYS: Conditions = {"NumericGreaterThanEquals": {"kms:ScheduleKeyDeletionPendingWindowInDays": "30"}}
 IN_SEVEN_DAYS: Conditions = {"NumericGreaterThanEquals": {"kms:ScheduleKeyDeletionPendingWindowInDays": "7"}}
+NOT_AT_ONCE: Conditions = {"Bool": {"secretsmanager:RotateImmediately": "false"}}
 ONE_CNAME_REPLACED: Conditions = {
     "ForAllValues:StringEquals": {
         "route53:ChangeResourceRecordSetsRecordTypes": ["CNAME"],
@@ -120,6 +121,10 @@ def passed_to(service: str) -> Conditions:
     return {"StringEquals": {"iam:PassedToService": f"{service}.amazonaws.com"}}
 
 
+def rotated_by(functions: tuple[str, ...]) -> Conditions:
+    return {"ArnLike": {"secretsmanager:RotationLambdaARN": list(functions)}}
+
+
 def all_of(*conditions: Conditions) -> Conditions:
     """Every one of them has to hold."""
     merged: dict[str, dict[str, Any]] = {}
@@ -139,6 +144,9 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
     zones = tuple(f"arn:{config.partition}:route53:::hostedzone/{zone}" for zone in config.hosted_zone_ids)
     secrets = tuple(config.arn("secretsmanager", f"secret:{_secret(name)}") for name in config.secret_names)
     secret_keys = config.secret_key_arns
+    # A rotation of a secret that could not be switched on again is not switched off.
+    rotators = config.secret_rotation_function_arns
+    rotated_secrets = secrets if rotators else ()
     rotate_key = config.state_machine_arn("rotate_key")
     executions = rotate_key.replace(":stateMachine:", ":execution:") + ":*"
     schedules = config.arn("scheduler", f"schedule/{config.recovery_group}/*")
@@ -160,6 +168,12 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
     write_endpoint = (
         allow("secretsmanager:GetSecretValue", "secretsmanager:PutSecretValue", on=secrets),
         allow("kms:Decrypt", "kms:GenerateDataKey", on=secret_keys, when=through_secrets),
+    )
+    suspend_secret_rotation = allow("secretsmanager:CancelRotateSecret", on=rotated_secrets)
+    restore_secret_rotation = (
+        allow("secretsmanager:DescribeSecret", on=rotated_secrets),
+        allow("secretsmanager:RotateSecret", on=rotated_secrets, when=all_of(NOT_AT_ONCE, rotated_by(rotators))),
+        allow("lambda:InvokeFunction", on=rotators),  # RotateSecret asks for it: AWS tries the function
     )
     see_record = allow("route53:ListResourceRecordSets", on=zones)
     write_record = allow("route53:ChangeResourceRecordSets", on=zones, when=ONE_CNAME_REPLACED)
@@ -204,6 +218,9 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 see_db,
                 see_record,
                 *see_zones,
+                allow("cloudwatch:DescribeAlarms", on=config.arn("cloudwatch", "alarm:*")),
+                allow("cloudwatch:ListDashboards", on="*"),  # no resource-level permissions
+                allow("cloudwatch:GetDashboard", on=config.dashboards_arn),
                 allow("states:DescribeExecution", "states:StopExecution", on=executions),
             ),
         ),
@@ -254,8 +271,15 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
         ),
         Task(
             "PrepareConnectivity",
-            "Writes down how applications find the database and lowers the TTL",
-            (journal, see_record, write_record, *log_in),
+            "Writes down how applications find the database, lowers the TTL, suspends the secrets' own rotation",
+            (
+                journal,
+                see_record,
+                write_record,
+                *log_in,
+                allow("secretsmanager:DescribeSecret", on=secrets),
+                suspend_secret_rotation,
+            ),
         ),
         Task(
             "WaitForReplicationSync",
@@ -388,8 +412,8 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
         ),
         Task(
             "RestoreConnectivity",
-            "Leads applications back to the source, before it is opened",
-            (journal, see_record, write_record, *write_endpoint),
+            "Leads applications back to the source, before it is opened; lets the secrets' own rotation go on",
+            (journal, see_record, write_record, *write_endpoint, *restore_secret_rotation),
         ),
         Task(
             "Rollback",

@@ -13,7 +13,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,12 +25,19 @@ from sandbox.context import ACCOUNT_ID, DEFAULT_REGION, Context
 
 if TYPE_CHECKING:
     from sandbox.cloudformation import Aws, Deployment
+    from sandbox.faults import Fault
 
 LOG = logging.getLogger("sandbox.server")
 
 ROOT = Path(__file__).resolve().parent.parent
 ENVIRONMENT = "sandbox"
 """The environment in ``config/`` that is deployed."""
+
+NAME_PREFIX = "rds-key-rotation"
+"""The configuration's ``name_prefix``, which that environment leaves as it is."""
+
+DURATIONS = {"replica": 2.0, "backup": 1.0, "snapshot": 1.0, "copy": 2.0, "delete": 1.0}
+"""Virtual minutes, shorter than RDS's: each further poll of the state machine costs real work and shows nothing."""
 
 ADMINISTRATOR = "administrator"
 _EVERYTHING = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
@@ -67,8 +74,9 @@ class Sandbox:
     context: Context
     deployment: Deployment
 
-    def __init__(self, region: str = DEFAULT_REGION) -> None:
+    def __init__(self, region: str = DEFAULT_REGION, faults: Sequence[Fault] = ()) -> None:
         self.region = region
+        self._faults = tuple(faults)
         self._stack = ExitStack()
 
     def __enter__(self) -> Sandbox:
@@ -117,11 +125,14 @@ class Sandbox:
         from sandbox.cloudformation import Aws, deploy
         from sandbox.cloudtrail import Trail
         from sandbox.dns import DnsServer, NameTable, install_route53
+        from sandbox.faults import FaultInjector
         from sandbox.iam import Authorizer
         from sandbox.kms import install_kms
         from sandbox.lambda_runtime import LambdaRuntime
         from sandbox.rds import install_rds
+        from sandbox.rds.durations import Durations
         from sandbox.scheduler import EventBridge
+        from sandbox.secrets_manager import install_secrets
         from sandbox.step_functions import install as install_step_functions
         from sandbox.step_functions import stop_executions
 
@@ -133,14 +144,15 @@ class Sandbox:
         keys = RoleKeys(authorizer, self.region)
         self.context = Context(work_dir, self.region, ACCOUNT_ID, clock, names, ca, authorizer, reaper)
 
-        trail = Trail(self.context)
+        trail = self.context.trail = Trail(self.context)
 
         api = Api()
         install_kms(self.context)
-        self.rds = install_rds(self.context)
+        self.rds = install_rds(self.context, Durations(**DURATIONS))
         self._stack.callback(self._close_rds)
         install_route53(self.context)
         install_gaps()
+        install_secrets(self.context)
         api.start()
         self._stack.callback(api.stop)
         dns = DnsServer(names)
@@ -168,6 +180,11 @@ class Sandbox:
         self._stack.callback(authorizer.uninstall)
         trail.install()
         self._stack.callback(trail.uninstall)
+        injector = FaultInjector(
+            self._faults, runtime=self.runtime, rds=self.rds, stop_execution=self._stop_by_hand, name_prefix=NAME_PREFIX
+        )
+        injector.install()
+        self._stack.callback(injector.uninstall)
         self.events.start()
         self._stack.callback(self.events.stop)
         # First of all at the end: what is still running shall not find its world half taken down, and complain.
@@ -203,6 +220,11 @@ class Sandbox:
                 LOG.info("warm-up: %s", ended)  # the sandbox ended before it was warm
 
         threading.Thread(target=warm_up, name="warm-up", daemon=True).start()
+
+    def _stop_by_hand(self, execution_arn: str) -> None:
+        from sandbox.faults import STOPPED_BY_HAND
+
+        self.client("stepfunctions").stop_execution(executionArn=execution_arn, **STOPPED_BY_HAND)
 
     def _close_rds(self) -> None:
         for failure in self.rds.failures:

@@ -23,7 +23,7 @@ from lambdas.rotation.errors import (
     PromotionFailed,
 )
 from lambdas.rotation.names import CONTROL_DATABASE, ROTATION_ID_TAG, key_alias, our_tags
-from lambdas.rotation.ports import ControlView, Entry, Instance, KeyFacts, Lag, Lock, Step
+from lambdas.rotation.ports import ControlView, Entry, Instance, KeyFacts, Lag, Lock, Step, Watchers
 from lambdas.rotation.state import (
     Connectivity,
     Database,
@@ -36,6 +36,7 @@ from lambdas.rotation.state import (
     Finding,
     Key,
     KeyUser,
+    ManagedRotation,
     Plan,
     Position,
     Promotion,
@@ -204,7 +205,8 @@ class FakeEngine:
 
     def limitations(self, accept: Sequence[str]) -> Sequence[Finding]:
         self._reach("limitations")
-        return [finding for finding in self._server.found if finding.name not in accept]
+        accepted = {"".join(part.title() for part in word.split("-")) for word in accept}
+        return [finding for finding in self._server.found if finding.name not in accepted]
 
     def warnings(self) -> Sequence[Finding]:
         self._reach("warnings")
@@ -479,6 +481,13 @@ class FakeRds:
     def describe_snapshot(self, identifier: str) -> Mapping[str, Any] | None:
         return self.snapshots.get(identifier)
 
+    def snapshots_under(self, key_arn: str, tags: Mapping[str, str]) -> Sequence[str]:
+        return sorted(
+            name
+            for name, one in self.snapshots.items()
+            if one["KmsKeyId"] == key_arn and tags.items() <= one["Tags"].items()
+        )
+
     def request_snapshot(self, identifier: str, source_identifier: str, tags: Mapping[str, str]) -> None:
         with self._calls.change("rds.request_snapshot", identifier):
             key_arn = self.instances[source_identifier].database.kms_key_arn
@@ -605,6 +614,16 @@ class FakeDns:
         return self.in_sync
 
 
+class FakeMonitoring:
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+        self.watchers: dict[str, Watchers] = {}
+
+    def watchers_of(self, identifier: str) -> Watchers:
+        self._calls.ask("monitoring.watchers_of")
+        return self.watchers.get(identifier, Watchers())
+
+
 class FakeNames:
     """What a client is told: records lead to the addresses of instances, and each of those is one IP address."""
 
@@ -630,6 +649,11 @@ class FakeSecrets:
         self.endpoints: dict[str, EndpointSecret] = {}
         self.found: dict[str, list[Finding]] = {}
         """By purpose: what speaks against the secret."""
+        self.managed: dict[str, ManagedRotation] = {}
+        """By secret: Secrets Manager's own rotation, switched on or not."""
+        self.suspended: set[str] = set()
+        self.under_way: list[str] = []
+        """By look: what somebody who looks for a rotation under way sees; nothing when there is no more of it."""
 
     def login(self, secret_id: str) -> tuple[str, str]:
         self._calls.ask("secrets.login")
@@ -649,6 +673,24 @@ class FakeSecrets:
         with self._calls.change("secrets.restore_endpoint", secret.host):
             if self.endpoints[secret.arn].host == database.address:
                 self.endpoints[secret.arn] = secret
+
+    def managed_rotation(self, secret_id: str) -> ManagedRotation | None:
+        self._calls.ask("secrets.managed_rotation")
+        managed = self.managed.get(secret_id)
+        return None if managed is None or managed.secret_arn in self.suspended else managed
+
+    def rotation_under_way(self, secret_id: str) -> str | None:
+        return (self.under_way.pop(0) or None) if self.under_way else None
+
+    def suspend_rotation(self, managed: ManagedRotation) -> None:
+        if managed.secret_arn not in self.suspended:
+            with self._calls.change("secrets.suspend_rotation", managed.secret_arn):
+                self.suspended.add(managed.secret_arn)
+
+    def restore_rotation(self, managed: ManagedRotation) -> None:
+        if managed.secret_arn in self.suspended:
+            with self._calls.change("secrets.restore_rotation", managed.secret_arn):
+                self.suspended.discard(managed.secret_arn)
 
 
 class FakeRecovery:
@@ -790,6 +832,7 @@ class FakePorts:
         self.kms = FakeKms(self._calls, self.clock)
         self.key_users = FakeKeyUsers(self.rds)
         self.dns = FakeDns(self._calls)
+        self.monitoring = FakeMonitoring(self._calls)
         self.names = FakeNames(self.dns, self.rds)
         self.secrets = FakeSecrets(self._calls)
         self.recovery = FakeRecovery(self._calls)

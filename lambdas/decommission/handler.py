@@ -11,6 +11,9 @@ from lambdas.rotation.step import logger, step
 
 PATIENCE = timedelta(days=7)
 """For one source; copying a snapshot under another key copies all of it."""
+OFTEN_FOR = timedelta(hours=1)
+SELDOM_SECONDS = 600
+"""A week of looking every minute would fill the execution's history (25,000 events)."""
 
 
 def decommission(rotation: Rotation, ports: Ports) -> Rotation:
@@ -38,6 +41,8 @@ def decommission(rotation: Rotation, ports: Ports) -> Rotation:
     if now - progress.started_at > PATIENCE:
         raise RetirementRefused(f"{progress.stage} of {database.identifier} is not done after {PATIENCE.days} days")
     progress = _STAGES[progress.stage](rotation, progress, source, ports)
+    if now - progress.started_at > OFTEN_FOR:
+        progress = progress.having(look_again_seconds=SELDOM_SECONDS)
     logger.info("decommission", stage=progress.stage, complete=progress.complete)
     return rotation.having(decommission=progress)
 
@@ -75,13 +80,35 @@ def _delete_snapshot(rotation: Rotation, progress: Decommission, source: Instanc
 
 def _delete_source(rotation: Rotation, progress: Decommission, source: Instance | None, ports: Ports) -> Decommission:
     if source is None:
-        return _finished(rotation, progress, ports)
+        return progress.having(stage="rekey-kept")
     identifier = source.database.identifier
     if source.deletion_protection:
         ports.rds.disable_deletion_protection(identifier)
     elif source.status != "deleting":
         # Its automated backups stay and expire by themselves: the last way back to a moment before the rotation.
         ports.rds.request_instance_deletion(identifier, keep_automated_backups=True)
+    return progress
+
+
+def _rekey_kept(rotation: Rotation, progress: Decommission, source: Instance | None, ports: Ports) -> Decommission:
+    """What earlier rotations of this database kept is under the old key, and would keep it from ever being retired.
+
+    One at a time: copied under the new key, and deleted only when the copy is available under it.
+    """
+    plan, _ = rotation.planned()
+    old, new = rotation.old_key, rotation.keyed()
+    ours = {names.BASE_NAME_TAG: plan.base_name}
+    kept = ports.rds.snapshots_under(old.arn, ours) if old is not None else ()
+    if not kept:
+        return _finished(rotation, progress, ports)
+    copy = names.rekeyed_snapshot(kept[0], rotation.rotation_id)
+    if not _is_available(copy, ports):
+        ports.rds.request_snapshot_copy(kept[0], copy, new.arn, _tags(rotation))
+        return progress
+    found = ports.rds.describe_snapshot(copy) or {}
+    if found.get("KmsKeyId") != new.arn:
+        raise RetirementRefused(f"snapshot {copy} is under {found.get('KmsKeyId')}, not under the new key")
+    ports.rds.request_snapshot_deletion(kept[0])
     return progress
 
 
@@ -99,6 +126,7 @@ _STAGES = {
     "copy": _copy,
     "delete-snapshot": _delete_snapshot,
     "delete-source": _delete_source,
+    "rekey-kept": _rekey_kept,
 }
 
 

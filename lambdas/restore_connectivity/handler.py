@@ -1,9 +1,12 @@
-"""RestoreConnectivity: lead applications to where they belong, and give the record its TTL back."""
+"""RestoreConnectivity: lead applications to where they belong; give record and secrets back what was theirs."""
+
+import json
+import shlex
 
 from lambdas.rotation import reach
 from lambdas.rotation.errors import AccessRefused, AwsRefused, ConnectivityChanged
 from lambdas.rotation.ports import Ports
-from lambdas.rotation.state import DnsRecord, Rotation
+from lambdas.rotation.state import DnsRecord, ManagedRotation, Rotation
 from lambdas.rotation.step import logger, step
 
 
@@ -11,7 +14,8 @@ def restore_connectivity(rotation: Rotation, ports: Ports) -> Rotation:
     """Undo what PrepareConnectivity and UpdateConnectivity changed, as far as the commit point allows.
 
     Before it: record and secret lead to the source again. After it they lead to the target and stay so; only the
-    record's TTL goes back to what it was. Repeatable; nothing written down, nothing to do.
+    record's TTL goes back to what it was. Either way Secrets Manager goes on rotating the secrets, from the next time
+    on that its schedule says. Repeatable; nothing written down, nothing to do.
 
     What leads neither to the source nor to the target by now was changed by somebody else, and is left as it is: the
     notification says so, as it says what could not be written although applications are led right.
@@ -30,6 +34,8 @@ def restore_connectivity(rotation: Rotation, ports: Ports) -> Rotation:
             leftovers.append(f"secret left as it is: {changed}")
     if seen.record is not None and (leftover := _restored(seen.record, rotation, ports)):
         leftovers.append(leftover)
+    # Last: the function that rotates a secret goes by the address in it.
+    leftovers += filter(None, (_rotation_restored(managed, ports) for managed in seen.managed_rotations))
     for leftover in leftovers:
         logger.warning("connectivity left as it is", reason=leftover)
     seen = seen.having(restored_at=ports.clock.now(), leftovers=tuple(leftovers))
@@ -59,4 +65,17 @@ def _restored(record: DnsRecord, rotation: Rotation, ports: Ports) -> str | None
     return None
 
 
-handler = step(restore_connectivity, reaches=(reach.record, reach.secret))
+def _rotation_restored(managed: ManagedRotation, ports: Ports) -> str | None:
+    """Whatever is written down, also where it is not known to be suspended: the answer may have got lost."""
+    try:
+        ports.secrets.restore_rotation(managed)
+    except (AccessRefused, AwsRefused) as refused:
+        command = (
+            f"aws secretsmanager rotate-secret --secret-id {managed.secret_arn} --no-rotate-immediately "
+            f"--rotation-lambda-arn {managed.function_arn} --rotation-rules {shlex.quote(json.dumps(managed.rules))}"
+        )
+        return f"managed rotation stays suspended ({refused}); to switch it on: {command}"
+    return None
+
+
+handler = step(restore_connectivity, reaches=(reach.record, reach.secret, reach.managed_rotations))

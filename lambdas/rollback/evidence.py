@@ -7,6 +7,8 @@ from lambdas.rotation.state import Database, Rotation, Undo
 
 STILL_A_REPLICA = timedelta(seconds=10)
 """RDS may take a moment to show that it has accepted a promotion."""
+NOTHING_UNDER_WAY = ("available", "failed", "incompatible", "restore-error")
+"""Beginnings of the states in which RDS is not working on an instance: it is in use, or RDS has given it up."""
 
 
 class Undecided(Exception):
@@ -37,7 +39,7 @@ def promoted_target(rotation: Rotation, undo: Undo, ports: Ports) -> Database | 
         raise Undecided(undo, f"{target.identifier} is being deleted")
     if not ports.engine(instance.database, plan).is_replica():
         return instance.database
-    if instance.status != "available" or instance.replica_of is None:
+    if not instance.status.startswith(NOTHING_UNDER_WAY) or instance.replica_of is None:
         nothing_seen = undo.having(replica_seen_at=None)
         raise Undecided(nothing_seen, f"{target.identifier} may be about to be promoted (it is {instance.status})")
     now = ports.clock.now()

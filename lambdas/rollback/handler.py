@@ -22,6 +22,7 @@ from lambdas.rotation.step import logger, measure, step
 SLOWEST_FUNCTION = timedelta(seconds=75)
 """Longer than any function may run, so that none of a dead execution is alive after it; a test compares."""
 PAGE_AFTER = timedelta(minutes=5)
+SELDOM_SECONDS = 60
 
 _UNSEEN = (AwsUnavailable, AccessRefused, AwsRefused, DatabaseUnreachable, LoginRefused)
 """What keeps the facts from being seen. A rollback that gave up here would leave applications standing for ever."""
@@ -121,8 +122,12 @@ def _with(rotation: Rotation, outcome: str, reason: str) -> Rotation:
 def _paged(rotation: Rotation, undo: Undo, ports: Ports) -> Rotation:
     """Once, after five minutes: nobody can write, and nobody may be asked to guess before that."""
     now = ports.clock.now()
-    if undo.paged_at is not None or now - undo.started_at < PAGE_AFTER:
+    if now - undo.started_at < PAGE_AFTER:
         return rotation
+    # From now on it waits for people, perhaps for a day: the execution's history has to last (25,000 events).
+    undo = undo.having(look_again_seconds=SELDOM_SECONDS)
+    if undo.paged_at is not None:
+        return rotation.having(undo=undo)
     moment = Moment.UNDECIDED
     measure(rotation, "RotationUndecided", MetricUnit.Count, 1)
     ports.notifier.publish(

@@ -64,6 +64,17 @@ def kept_snapshot(target: str) -> str:
     return f"{target}-kept"
 
 
+def rekeyed_snapshot(kept: str, rotation_id: str) -> str:
+    """A kept snapshot of an earlier rotation, copied under the key of this one.
+
+    >>> rekeyed_snapshot("orders-rot-83bcb8d2-kept", "0a1b2c3d")
+    'orders-rot-83bcb8d2-kept-rekeyed-0a1b2c3d'
+    >>> rekeyed_snapshot("orders-rot-83bcb8d2-kept-rekeyed-0a1b2c3d", "ffffffff")
+    'orders-rot-83bcb8d2-kept-rekeyed-ffffffff'
+    """
+    return f"{kept.partition('-rekeyed-')[0]}-rekeyed-{rotation_id}"
+
+
 def key_alias(base_name: str, rotation_id: str) -> str:
     return f"alias/rds-rotation/{base_name}/{rotation_id}"
 

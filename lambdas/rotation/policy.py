@@ -23,6 +23,9 @@ RECOVER = "Recover"
 TASK_TOKEN = "TaskToken"  # noqa: S105 - the name of a field
 STARTED_BY = "AWS_STEP_FUNCTIONS_STARTED_BY_EXECUTION_ID"
 
+RISKS = ("logical-slots", "unlogged-tables", "pg-cron", "iac-owned")
+"""What a person may accept in ``Accept``; Preflight's reason is the same word as a name (``LogicalSlots``)."""
+
 Parser = Callable[[Any], Any]
 
 
@@ -51,6 +54,14 @@ def _words(value: Any) -> tuple[str, ...]:
     if not isinstance(words, list | tuple) or not all(isinstance(word, str) for word in words):
         raise ValueError("must be a list of words")
     return tuple(words)
+
+
+def _risks(value: Any) -> tuple[str, ...]:
+    """A misspelt risk would be refused by Preflight all the same, with nobody told why."""
+    accepted = _words(value)
+    if unknown := sorted(set(accepted) - set(RISKS)):
+        raise ValueError(f"knows no {', '.join(unknown)}; known: {', '.join(RISKS)}")
+    return accepted
 
 
 def _flag(value: Any) -> bool:
@@ -114,7 +125,7 @@ _OPTIONS = (
     _Option("write_outage_budget_seconds", _seconds, "WriteOutageBudgetSeconds", "write-outage-budget"),
     _Option("dry_run", _flag, "DryRun"),
     _Option("reason", _text, "Reason"),
-    _Option("accept", _words, "Accept"),
+    _Option("accept", _risks, "Accept"),
     # Ignoring one of these would start a rotation at a time, or without a person or a step, that its owner demands.
     _Option("", _not_yet, None, "approval"),
     _Option("", _not_yet, None, "window"),

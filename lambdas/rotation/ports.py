@@ -21,6 +21,7 @@ from lambdas.rotation.state import (
     EndpointSecret,
     Finding,
     KeyUser,
+    ManagedRotation,
     Plan,
     Position,
     Rotation,
@@ -123,6 +124,10 @@ class Rds(Protocol):
 
     def describe_snapshot(self, identifier: str) -> Mapping[str, Any] | None: ...
 
+    def snapshots_under(self, key_arn: str, tags: Mapping[str, str]) -> Sequence[str]:
+        """Manual snapshots under this key that carry all these tags."""
+        ...
+
     def request_snapshot(self, identifier: str, source_identifier: str, tags: Mapping[str, str]) -> None: ...
 
     def request_snapshot_copy(self, source: str, copy: str, key_arn: str, tags: Mapping[str, str]) -> None: ...
@@ -178,6 +183,16 @@ class KeyUsers(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Watchers:
+    """What looks at a database by its identifier."""
+
+    alarms: tuple[str, ...] = ()
+    dashboards: tuple[str, ...] = ()
+    unseen: int = 0
+    """Alarms and dashboards that were not looked at, because there are so many; at least so many."""
+
+
 class Dns(Protocol):
     """Route 53; called only by functions outside the VPC."""
 
@@ -192,6 +207,12 @@ class Dns(Protocol):
         ...
 
     def is_in_sync(self, change_id: str) -> bool: ...
+
+
+class Monitoring(Protocol):
+    """CloudWatch; called only by functions outside the VPC, which spares an endpoint in it."""
+
+    def watchers_of(self, identifier: str) -> Watchers: ...
 
 
 class Names(Protocol):
@@ -217,6 +238,22 @@ class Secrets(Protocol):
 
     def restore_endpoint(self, secret: EndpointSecret, database: Database) -> None:
         """Put back what was written down, only where the host is that of ``database`` (the target)."""
+        ...
+
+    def managed_rotation(self, secret_id: str) -> ManagedRotation | None:
+        """The rotation of the secret by Secrets Manager, when it is switched on."""
+        ...
+
+    def rotation_under_way(self, secret_id: str) -> str | None:
+        """Why the secret's value is about to change at this moment, or None."""
+        ...
+
+    def suspend_rotation(self, managed: ManagedRotation) -> None:
+        """Switch it off. Repeatable. A rotation that is under way would be cut off: look first."""
+        ...
+
+    def restore_rotation(self, managed: ManagedRotation) -> None:
+        """Switch it on again as it was, without rotating at once; one that is on is left as it is. Repeatable."""
         ...
 
 
@@ -422,6 +459,8 @@ class Ports(Protocol):
     @property
     def dns(self) -> Dns: ...
     @property
+    def monitoring(self) -> Monitoring: ...
+    @property
     def names(self) -> Names: ...
     @property
     def secrets(self) -> Secrets: ...
@@ -509,6 +548,12 @@ class AwsPorts:
         from lambdas.rotation.aws.dns import Route53
 
         return Route53()
+
+    @cached_property
+    def monitoring(self) -> Monitoring:
+        from lambdas.rotation.aws.cloudwatch import CloudWatch
+
+        return CloudWatch()
 
     @cached_property
     def secrets(self) -> Secrets:

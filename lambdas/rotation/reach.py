@@ -38,5 +38,10 @@ def secret(rotation: Rotation, ports: Ports) -> None:
         ports.secrets.describe_endpoint(rotation.connectivity.secret.arn)
 
 
+def managed_rotations(rotation: Rotation, ports: Ports) -> None:
+    for managed in rotation.connectivity.managed_rotations if rotation.connectivity is not None else ():
+        ports.secrets.managed_rotation(managed.secret_arn)
+
+
 def recovery_schedule(rotation: Rotation, ports: Ports) -> None:
     ports.recovery.is_set(rotation)

@@ -78,7 +78,7 @@ class Finding(_Part):
 
 
 class FirstLook(_Part):
-    """What only a function outside the VPC can ask (Route 53); written by StartRotation, reported by Preflight."""
+    """What a function outside the VPC asks (Route 53, CloudWatch); written by StartRotation, reported by Preflight."""
 
     limitations: tuple[Finding, ...] = ()
     warnings: tuple[Finding, ...] = ()
@@ -117,11 +117,24 @@ class EndpointSecret(_Part):
     port: int | None = None
 
 
+class ManagedRotation(_Part):
+    """The rotation of a secret by Secrets Manager, as it was found switched on: what it takes to switch it on again."""
+
+    secret_arn: str
+    function_arn: str | None
+    """None where another service rotates the secret; such a rotation cannot be suspended."""
+    rules: dict[str, int | str]
+    """RotationRules as RotateSecret takes them."""
+
+
 class Connectivity(_Part):
     """How applications are led to the database. Written down before anything of it is changed."""
 
     record: DnsRecord | None = None
     secret: EndpointSecret | None = None
+    managed_rotations: tuple[ManagedRotation, ...] = ()
+    """Of the login secret and of the endpoint secret; suspended until applications are where they belong."""
+    rotations_suspended_at: AwareDatetime | None = None
     ttl_lowered_at: AwareDatetime | None = None
     switch_requested_at: AwareDatetime | None = None
     change_id: str | None = None
@@ -143,6 +156,7 @@ class Sync(_Part):
     """The source's position at this observation; the next one expects that the target has replayed it."""
     superuser_databases: tuple[str, ...] = ()
     ready: bool = False
+    look_again_seconds: int = 30
 
 
 class DatabaseFence(_Part):
@@ -211,12 +225,13 @@ class Verification(_Part):
 class Decommission(_Part):
     """Progress of removing the source; ``stage`` says what is being waited for."""
 
-    stage: Literal["snapshot", "copy", "delete-snapshot", "delete-source", "done"]
+    stage: Literal["snapshot", "copy", "delete-snapshot", "delete-source", "rekey-kept", "done"]
     temporary_snapshot: str | None = None
     kept_snapshot: str | None = None
     started_at: AwareDatetime
     source_deleted_at: AwareDatetime | None = None
     complete: bool = False
+    look_again_seconds: int = 60
 
 
 class KeyUser(_Part):
@@ -257,6 +272,7 @@ class Undo(_Part):
     """What could not be undone, as the command that would do it."""
     clean: bool = False
     key_discarded: bool = False
+    look_again_seconds: int = 15
 
 
 class Failure(_Part):

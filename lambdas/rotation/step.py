@@ -1,5 +1,6 @@
 """What every Task does around its decision: read the state, read the journal, act, write the journal."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any
@@ -11,6 +12,9 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from lambdas.rotation.ports import AwsPorts, Ports, Step
 from lambdas.rotation.reach import Probe
 from lambdas.rotation.state import Rotation
+
+# Most steps have nothing to measure, and need not say so on every invocation.
+warnings.filterwarnings("ignore", message="No application metrics to publish")
 
 logger = Logger()
 metrics = Metrics()

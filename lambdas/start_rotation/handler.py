@@ -1,13 +1,15 @@
 """StartRotation: resolve the database, make the plan, take the lock, open the ledger entry. Or take up what is left."""
 
-from lambdas.rotation.errors import RotationInProgress
+from lambdas.rotation.errors import AccessRefused, AwsRefused, RotationInProgress
 from lambdas.rotation.names import rotation_id_of
 from lambdas.rotation.policy import plan_of, recovered_execution, requested_database
 from lambdas.rotation.ports import Ports
-from lambdas.rotation.state import FirstLook, Rotation
+from lambdas.rotation.state import DnsRecordName, Finding, FirstLook, Rotation
 from lambdas.rotation.step import logger, step
 from lambdas.start_rotation.lineage import resolve
 from lambdas.start_rotation.takeover import recover, take_over, without_stale_lock
+
+HIGH_TTL_SECONDS = 300
 
 
 def start_rotation(rotation: Rotation, ports: Ports) -> Rotation:
@@ -38,12 +40,53 @@ def start_rotation(rotation: Rotation, ports: Ports) -> Rotation:
 
 
 def _first_look(rotation: Rotation, ports: Ports) -> FirstLook:
-    """Route 53 as it is now: Preflight, inside the VPC, may not be able to ask. It reports what is found here."""
+    """What Preflight, inside the VPC, may not be able to ask. It reports what is found here."""
     plan, source = rotation.planned()
+    warnings = _watchers(source.identifier, ports)
     if "dns" not in plan.connectivity or plan.dns_record is None:
-        return FirstLook()
+        return FirstLook(warnings=warnings)
     record = plan.dns_record
-    return FirstLook(limitations=tuple(ports.dns.limitations(record.zone_id, record.name, source.address)))
+    limitations = tuple(ports.dns.limitations(record.zone_id, record.name, source.address))
+    if not limitations:
+        warnings += _ttl(record, ports)
+    return FirstLook(limitations=limitations, warnings=warnings)
+
+
+def _ttl(record: DnsRecordName, ports: Ports) -> tuple[Finding, ...]:
+    found = ports.dns.describe_record(record.zone_id, record.name)
+    if found is None or found[1] <= HIGH_TTL_SECONDS:
+        return ()
+    return (
+        Finding(
+            name="HighTtl",
+            message=f"{record.name} has a TTL of {found[1]} s, and no fence is raised before it has passed once",
+            advice="lower it beforehand, if the rotation has to fit into a window",
+        ),
+    )
+
+
+def _watchers(identifier: str, ports: Ports) -> tuple[Finding, ...]:
+    """Warnings only: a question about them that is not answered keeps nobody from rotating."""
+    try:
+        watchers = ports.monitoring.watchers_of(identifier)
+    except (AccessRefused, AwsRefused) as refused:
+        return (
+            Finding(
+                name="WatchersUnknown",
+                message=f"alarms and dashboards cannot be read: {refused}",
+                advice=f"look for those on {identifier} yourself",
+            ),
+        )
+    found = [
+        *(("AlarmOnInstance", f"alarm {name} watches {identifier}") for name in watchers.alarms),
+        *(("DashboardOfInstance", f"dashboard {name} shows {identifier}") for name in watchers.dashboards),
+    ]
+    if watchers.unseen:
+        found.append(("WatchersUnknown", f"{watchers.unseen} alarms and dashboards or more were not looked at"))
+    return tuple(
+        Finding(name=name, message=message, advice="after the cutover, let them look at the target")
+        for name, message in found
+    )
 
 
 handler = step(start_rotation)

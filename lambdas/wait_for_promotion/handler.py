@@ -13,6 +13,8 @@ POLL_SECONDS = 10.0
 PAUSE_SECONDS = 1.0
 CLEAN_OBSERVATIONS = 2
 FENCE_SECONDS = 5
+GIVEN_UP = ("failed", "incompatible", "restore-error")
+"""Beginnings of the states in which RDS has given an instance up: the outage need not last until patience ends."""
 
 
 def wait_for_promotion(rotation: Rotation, ports: Ports) -> Rotation:
@@ -23,7 +25,7 @@ def wait_for_promotion(rotation: Rotation, ports: Ports) -> Rotation:
 
     Raises:
         FenceBroken: terminal; applications can reach the target before its release.
-        PromotionFailed: terminal; not a primary after 30 minutes, or gone.
+        PromotionFailed: terminal; RDS has given it up, or it is not a primary after 30 minutes, or gone.
     """
     _, target, _, _ = rotation.fenced()
     promotion = rotation.promotion
@@ -47,6 +49,8 @@ def _observed(rotation: Rotation, promotion: Promotion, ports: Ports) -> Promoti
     instance = ports.rds.describe_instance(target.identifier)
     if instance is None:
         raise PromotionFailed(f"{target.identifier} is gone")
+    if instance.status.startswith(GIVEN_UP):
+        raise PromotionFailed(f"{target.identifier} is {instance.status}")
     clean = instance.replica_of is None and not instance.has_status_infos and instance.status == "available"
     if not clean:
         return promotion.having(clean_observations=0)

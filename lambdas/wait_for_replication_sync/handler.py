@@ -12,6 +12,9 @@ from lambdas.wait_for_replication_sync.readiness import backups, connectivity, r
 
 PATIENCE = timedelta(hours=24)
 STEADY_OBSERVATIONS = 3
+OFTEN_SECONDS, SELDOM_SECONDS = 30, 300
+OFTEN_FOR = timedelta(hours=1)
+"""A day of looking every 30 s would fill the execution's history (25,000 events)."""
 UNUSABLE = ("failed", "incompatible", "restore-error", "inaccessible", "insufficient", "storage-full", "deleting")
 """Beginnings of the states in which RDS leaves an instance to its owner."""
 
@@ -51,7 +54,14 @@ def wait_for_replication_sync(rotation: Rotation, ports: Ports) -> Rotation:
     if waiting_for and now - sync.started_at >= PATIENCE:
         raise SyncIncomplete(f"{rotation.target_identifier}: after 24 hours still waiting for {'; '.join(waiting_for)}")
     logger.info("target observed", target=rotation.target_identifier, waiting_for=waiting_for, lag_bytes=sync.lag_bytes)
-    return rotation.having(sync=sync.having(waiting_for=tuple(waiting_for), ready=not waiting_for))
+    often = now - sync.started_at < OFTEN_FOR or 0 < sync.steady_observations < STEADY_OBSERVATIONS
+    return rotation.having(
+        sync=sync.having(
+            waiting_for=tuple(waiting_for),
+            ready=not waiting_for,
+            look_again_seconds=OFTEN_SECONDS if often else SELDOM_SECONDS,
+        )
+    )
 
 
 def _usable(rotation: Rotation, target: Instance | None) -> list[str]:

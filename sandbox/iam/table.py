@@ -593,10 +593,23 @@ anywhere("secretsmanager", "ListSecrets", "GetRandomPassword")
 
 
 @row("secretsmanager", "DescribeSecret", "ListSecretVersionIds", "DeleteSecret", "RestoreSecret",
-"GetResourcePolicy", "RotateSecret",
-     "CancelRotateSecret")  # fmt: skip
+"GetResourcePolicy", "CancelRotateSecret")  # fmt: skip
 def _on_secret(call: Call) -> Iterator[Check]:
     yield _secret_check(call)
+
+
+@row("secretsmanager", "RotateSecret")
+def _rotate_secret(call: Call) -> Iterator[Check]:
+    function = call.get("RotationLambdaARN")
+    at_once = call.params.get("RotateImmediately", True)
+    context: dict[str, str | list[str]] = {"secretsmanager:RotateImmediately": str(bool(at_once)).lower()}
+    if function:
+        context["secretsmanager:RotationLambdaARN"] = function
+    context["secretsmanager:ModifyRotationRules"] = str("RotationRules" in call.params).lower()
+    yield _secret_check(call, context)
+    function = function or str(getattr(call.inventory.secret(call.get("SecretId")), "rotation_lambda_arn", ""))
+    if function:
+        yield Check("lambda:InvokeFunction", function)
 
 
 @row("secretsmanager", "UpdateSecretVersionStage")
@@ -992,6 +1005,12 @@ on("logs", _log_stream, "PutLogEvents", "GetLogEvents", "DeleteLogStream")
 
 anywhere("cloudwatch", "GetMetricData", "GetMetricStatistics", "ListMetrics")
 on("cloudwatch", lambda call: call.here("alarm:*"), "DescribeAlarms")
+anywhere("cloudwatch", "ListDashboards")
+on(
+    "cloudwatch",
+    lambda call: f"arn:{PARTITION}:cloudwatch::{call.inventory.account_id}:dashboard/{call.get('DashboardName')}",
+    "GetDashboard",
+)
 
 
 @row("cloudwatch", "PutMetricData")

@@ -10,7 +10,7 @@ from lambdas.rotation.aws import client
 from tests.fakes import FakeClock
 
 REGION = "eu-central-1"
-SERVICES = ("rds", "kms", "route53", "secretsmanager", "scheduler", "sns", "sqs", "stepfunctions")
+SERVICES = ("rds", "kms", "route53", "secretsmanager", "scheduler", "sns", "sqs", "stepfunctions", "cloudwatch")
 
 
 @pytest.fixture(autouse=True, scope="package")

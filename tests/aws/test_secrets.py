@@ -10,7 +10,7 @@ from botocore.stub import Stubber
 from lambdas.rotation.aws.client import client
 from lambdas.rotation.aws.secrets import SecretsManager
 from lambdas.rotation.errors import ConnectivityChanged, LoginRefused
-from lambdas.rotation.state import Database, EndpointSecret
+from lambdas.rotation.state import Database, EndpointSecret, ManagedRotation
 from tests.fakes import START, FakeClock
 
 SOURCE = Database(
@@ -173,8 +173,90 @@ def test_a_secret_that_is_about_to_change_is_no_login(
     """The password would change between fence and release, and nobody could open either side."""
     arn = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:orders-app-abcdef"
     with Stubber(client("secretsmanager")) as stub:
-        stub.add_response("describe_secret", {"Name": NAME, **facts})
+        stub.add_response("describe_secret", {"Name": NAME, "RotationLambdaARN": FUNCTION, **facts})
         value = {"ARN": arn, "VersionId": "v" * 32, "SecretString": json.dumps(FIELDS)}
         stub.add_response("get_secret_value", value)
 
         assert limits(secrets, "login") == (["SecretAboutToRotate"] if refused else [])
+
+
+# -- Secrets Manager's own rotation of a secret --
+
+ARN = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:orders-app-abcdef"
+FUNCTION = "arn:aws:lambda:eu-central-1:123456789012:function:rotate"
+MANAGED = ManagedRotation(secret_arn=ARN, function_arn=FUNCTION, rules={"ScheduleExpression": "rate(4 days)"})
+SWITCHED_ON = {
+    "ARN": ARN,
+    "Name": NAME,
+    "RotationEnabled": True,
+    "RotationLambdaARN": FUNCTION,
+    "RotationRules": {"AutomaticallyAfterDays": 4, "ScheduleExpression": "rate(4 days)"},
+}
+
+
+@pytest.mark.parametrize(
+    ("facts", "name"),
+    [
+        ({"OwningService": "rds", "RotationEnabled": True}, "SecretOwnedByService"),
+        ({"RotationEnabled": True}, "SecretOwnedByService"),
+        ({"RotationEnabled": True, "RotationLambdaARN": FUNCTION}, None),
+    ],
+)
+def test_a_secret_that_a_service_rotates_is_refused(
+    secrets: SecretsManager, facts: dict[str, Any], name: str | None
+) -> None:
+    """Its rotation cannot be suspended: the password could change under the fence."""
+    with Stubber(client("secretsmanager")) as stub:
+        stub.add_response("describe_secret", {"Name": NAME, "ARN": ARN, **facts})
+        value = {"ARN": ARN, "VersionId": "v" * 32, "SecretString": json.dumps(FIELDS)}
+        stub.add_response("get_secret_value", value)
+
+        assert limits(secrets, "login") == ([name] if name else [])
+
+
+def test_notes_a_schedule_as_it_can_be_given_back(secrets: SecretsManager) -> None:
+    """DescribeSecret shows the days of a schedule as well, and RotateSecret refuses both together."""
+    with Stubber(client("secretsmanager")) as stub:
+        stub.add_response("describe_secret", SWITCHED_ON)
+
+        assert MANAGED == secrets.managed_rotation(NAME)
+
+
+@pytest.mark.parametrize("facts", [{}, {"RotationEnabled": False, "RotationLambdaARN": FUNCTION}])
+def test_a_rotation_that_is_switched_off_is_none(secrets: SecretsManager, facts: dict[str, Any]) -> None:
+    with Stubber(client("secretsmanager")) as stub:
+        stub.add_response("describe_secret", {"ARN": ARN, "Name": NAME, **facts})
+
+        assert secrets.managed_rotation(NAME) is None
+
+
+def test_switches_it_off_and_on_again_without_rotating(secrets: SecretsManager) -> None:
+    """RotateImmediately is true unless it is said to be false."""
+    with Stubber(client("secretsmanager")) as stub:
+        stub.add_response("describe_secret", SWITCHED_ON, {"SecretId": ARN})
+        stub.add_response("cancel_rotate_secret", {"ARN": ARN}, {"SecretId": ARN})
+        stub.add_response("describe_secret", SWITCHED_ON | {"RotationEnabled": False})
+        stub.add_response(
+            "rotate_secret",
+            {"ARN": ARN},
+            {
+                "SecretId": ARN,
+                "RotationLambdaARN": FUNCTION,
+                "RotationRules": {"ScheduleExpression": "rate(4 days)"},
+                "RotateImmediately": False,
+            },
+        )
+
+        secrets.suspend_rotation(MANAGED)
+        secrets.restore_rotation(MANAGED)
+        stub.assert_no_pending_responses()
+
+
+def test_neither_is_asked_for_twice(secrets: SecretsManager) -> None:
+    """One that a person has switched on meanwhile keeps what that person chose."""
+    with Stubber(client("secretsmanager")) as stub:
+        stub.add_response("describe_secret", SWITCHED_ON | {"RotationEnabled": False})
+        stub.add_response("describe_secret", SWITCHED_ON)
+
+        secrets.suspend_rotation(MANAGED)
+        secrets.restore_rotation(MANAGED)

@@ -87,10 +87,6 @@ class World:
         server = self.servers.create(
             f"s{self.count}", master_user=MASTER, master_password=self.passwords[MASTER], database=None
         )
-        with server.session() as sql:
-            # No test here crashes a server, and every CREATE or DROP DATABASE is a checkpoint.
-            sql.run("ALTER SYSTEM SET fsync = off")
-            sql.run("SELECT pg_reload_conf()")
         if parameters and server.apply_parameters(parameters):
             server.restart()
         with server.session("postgres") as sql:

@@ -105,7 +105,7 @@ def test_a_paused_replay_shows_neither_marker_nor_position(source: Endpoint, rep
     assert not lag.streaming
     assert lag.bytes
     assert lag.bytes > 0
-    assert "replay-paused" in [finding.name for finding in on_target.limitations(())]
+    assert "ReplayPaused" in [finding.name for finding in on_target.limitations(())]
     replica.server.resume_replay()
 
     assert replays(on_target, position, "r")

@@ -186,7 +186,7 @@ def test_a_prepared_transaction_ends_the_attempt_at_once(permissive_source: Endp
     engine = source.engine()
     plan = engine.plan_fence(())
     try:
-        assert ["prepared-transactions"] == [finding.name for finding in engine.limitations(())]
+        assert ["PreparedTransactions"] == [finding.name for finding in engine.limitations(())]
         began = time.monotonic()
 
         with pytest.raises(FenceIncomplete, match="orders: 1 prepared transaction"):

@@ -42,7 +42,7 @@ def test_a_missing_right_comes_with_the_grant_that_gives_it(source: Endpoint, re
     """And that grant, run as it stands, is enough."""
     source.admin(revoke)
     findings = source.engine().login_limitations()
-    advice = {finding.advice.removeprefix("run: ") for finding in findings if finding.name == "missing-right"}
+    advice = {finding.advice.removeprefix("run: ") for finding in findings if finding.name == "MissingRight"}
     assert grant in advice
 
     for statement in advice:
@@ -67,7 +67,7 @@ def test_unlogged_relations_with_content(source: Endpoint) -> None:
         assert [] == list(source.engine().limitations(()))
         source.admin("INSERT INTO quick VALUES (1)", "orders")
 
-        assert ["unlogged-tables"] == [finding.name for finding in source.engine().limitations(())]
+        assert ["UnloggedTables"] == [finding.name for finding in source.engine().limitations(())]
         assert [] == list(source.engine().limitations(("unlogged-tables",)))
 
 
@@ -77,7 +77,7 @@ def test_logical_slots(permissive_source: Endpoint) -> None:
     with altered(source, create, "SELECT pg_drop_replication_slot('follower')", "orders"):
         [finding] = source.engine().limitations(())
 
-        assert "logical-slots" == finding.name
+        assert "LogicalSlots" == finding.name
         assert "follower of database orders" in finding.message
         assert [] == list(source.engine().limitations(("logical-slots",)))
 
@@ -86,14 +86,14 @@ def test_active_cron_jobs(source: Endpoint) -> None:
     source.admin("CREATE SCHEMA cron; CREATE TABLE cron.job (jobid int, active bool)", "orders")
     source.admin("GRANT USAGE ON SCHEMA cron TO master; GRANT SELECT ON cron.job TO master", "orders")
     with altered(source, "INSERT INTO cron.job VALUES (1, true)", "DROP SCHEMA cron CASCADE", "orders"):
-        assert ["pg-cron"] == [finding.name for finding in source.engine().limitations(())]
+        assert ["PgCron"] == [finding.name for finding in source.engine().limitations(())]
         assert [] == list(source.engine().limitations(("pg-cron",)))
 
 
 def test_relations_in_template1(source: Endpoint) -> None:
     """It has to stay open for CREATE DATABASE, so what is in it cannot be fenced."""
     with altered(source, "CREATE TABLE stray (n int)", "DROP TABLE stray", "template1"):
-        assert ["template1"] == [finding.name for finding in source.engine().limitations(())]
+        assert ["TemplateInUse"] == [finding.name for finding in source.engine().limitations(())]
 
 
 def test_a_long_transaction_is_only_a_warning(source: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +106,7 @@ def test_a_long_transaction_is_only_a_warning(source: Endpoint, monkeypatch: pyt
     [warning] = [one for one in source.engine().warnings() if "database orders" in one.message]
     client.close()
 
-    assert "long-transaction" == warning.name
+    assert "LongTransaction" == warning.name
     assert APPLICATION in warning.message
 
 
@@ -119,7 +119,7 @@ def test_a_control_database_of_somebody_else_is_left_alone(source: Endpoint) -> 
     source.admin(f"CREATE DATABASE {CONTROL_DATABASE} OWNER master")
     source.admin("CREATE TABLE theirs (n int)", CONTROL_DATABASE)
     try:
-        assert ["control-database"] == [finding.name for finding in engine.limitations(())]
+        assert ["ControlDatabaseTaken"] == [finding.name for finding in engine.limitations(())]
         with pytest.raises(NameTaken):
             engine.ensure_control_database()
         engine.drop_control_database()

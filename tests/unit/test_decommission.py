@@ -7,7 +7,7 @@ import pytest
 
 from lambdas.decommission.handler import decommission
 from lambdas.rotation.errors import AwsUnavailable, RetirementRefused
-from lambdas.rotation.names import CONTROL_DATABASE, DECOMMISSION_TAG
+from lambdas.rotation.names import CONTROL_DATABASE, DECOMMISSION_TAG, our_tags
 from lambdas.rotation.state import EndpointSecret, Release, Rotation, Verification
 from tests.fakes import (
     NEW_KEY,
@@ -236,3 +236,53 @@ def test_it_does_not_try_for_ever() -> None:
 
     with pytest.raises(RetirementRefused, match="7 days"):
         decommission(rotation, ports)
+
+
+def test_what_an_earlier_rotation_kept_goes_under_the_new_key_before_it_goes() -> None:
+    """The first quarter's safety copy is under the key that the second quarter retires."""
+    ports, rotation = after_grace()
+    earlier = "orders-rot-00000000-kept"
+    ports.rds.snapshots[earlier] = _kept(earlier, OLD_KEY, "orders")
+    ports.rds.snapshots["billing-rot-1-kept"] = _kept("billing-rot-1-kept", OLD_KEY, "billing")
+    ports.rds.snapshots["theirs"] = _kept("theirs", OLD_KEY, None)
+
+    to_the_end(ports, rotation)
+
+    rekeyed = f"{earlier}-rekeyed-{ROTATION_ID}"
+    assert NEW_KEY == ports.rds.snapshots[rekeyed]["KmsKeyId"]
+    assert earlier not in ports.rds.snapshots
+    assert {"billing-rot-1-kept", "theirs"} <= ports.rds.snapshots.keys(), "not this database's, not ours"
+    copied, deleted = f"rds.request_snapshot_copy {rekeyed}", f"rds.request_snapshot_deletion {earlier}"
+    assert deeds(ports).index(copied) < deeds(ports).index(deleted)
+
+
+def test_an_earlier_copy_is_not_deleted_for_one_under_the_wrong_key() -> None:
+    ports, rotation = after_grace()
+    earlier = "orders-rot-00000000-kept"
+    rekeyed = f"{earlier}-rekeyed-{ROTATION_ID}"
+    ports.rds.snapshots[earlier] = _kept(earlier, OLD_KEY, "orders")
+    ports.rds.snapshots[rekeyed] = _kept(rekeyed, "arn:another", "orders")
+
+    with pytest.raises(RetirementRefused, match="arn:another"):
+        to_the_end(ports, rotation)
+
+    assert earlier in ports.rds.snapshots
+
+
+def _kept(name: str, key_arn: str, base_name: str | None) -> dict[str, Any]:
+    tags = {} if base_name is None else our_tags(base_name, "00000000")
+    return {"DBSnapshotIdentifier": name, "Status": "available", "KmsKeyId": key_arn, "Tags": tags}
+
+
+def test_looks_less_often_after_an_hour() -> None:
+    """A week of looking every minute would fill the execution's history."""
+    ports, rotation = after_grace()
+    rotation = decommission(rotation, ports)
+    assert rotation.decommission is not None
+    assert 60 == rotation.decommission.look_again_seconds
+    ports.clock.advance(3700)
+
+    rotation = decommission(rotation, ports)
+
+    assert rotation.decommission is not None
+    assert 600 == rotation.decommission.look_again_seconds

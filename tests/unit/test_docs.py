@@ -9,7 +9,7 @@ import pytest
 
 from infra import diagram
 from infra.embed import definition, states
-from lambdas.rotation.policy import INPUT_FIELDS, TAGS
+from lambdas.rotation.policy import INPUT_FIELDS, RISKS, TAGS
 from lambdas.rotation.state import Moment
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,6 +76,33 @@ def found(pattern: str, *paths: Path) -> list[str]:
 def test_every_error_has_a_section_in_the_runbook(error: str) -> None:
     """The execution's history shows a name; at night that name is all that a person has."""
     assert error in headings(RUNBOOK)
+
+
+FINDINGS = found(r'(?:Finding\(|^\s+)name="([\w-]+)"', *SHIPPED)
+"""Reasons and warnings of Preflight; those of StartRotation stand in a pair there."""
+FINDINGS += [name for name in found(r'\("([A-Z]\w+)", f"', *SHIPPED) if name not in FINDINGS]
+
+
+@pytest.mark.parametrize("name", FINDINGS)
+def test_every_finding_is_explained_in_the_runbook(name: str) -> None:
+    """A refusal lists names; whoever reads one at the phone looks it up here."""
+    assert re.fullmatch(r"(?:[A-Z][a-z0-9]*)+", name), "a finding is named like an error"
+    assert name in findings_explained()
+
+
+def test_the_runbook_explains_no_finding_that_does_not_exist() -> None:
+    assert set() == findings_explained() - set(FINDINGS)
+
+
+@pytest.mark.parametrize("risk", RISKS)
+def test_a_risk_is_the_name_of_its_finding(risk: str) -> None:
+    assert "".join(part.title() for part in risk.split("-")) in FINDINGS
+
+
+def findings_explained() -> set[str]:
+    """The first cells of the tables under the heading."""
+    section = text(RUNBOOK).partition("#### Reasons and warnings")[2].partition("\n### ")[0]
+    return set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))
 
 
 @pytest.mark.parametrize("moment", list(Moment))

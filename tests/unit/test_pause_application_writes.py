@@ -90,7 +90,7 @@ def test_a_database_that_appears_during_the_fence_is_fenced_too() -> None:
 def test_refuses_what_came_up_since_preflight_with_nothing_closed() -> None:
     ports = FakePorts()
     rotation = synced_rotation(ports)
-    ports.source_server.found = [Finding(name="prepared-transactions", message="2 prepared", advice="end them")]
+    ports.source_server.found = [Finding(name="PreparedTransactions", message="2 prepared", advice="end them")]
 
     with pytest.raises(PreflightRefused, match="2 prepared: end them"):
         pause_application_writes(rotation, ports)

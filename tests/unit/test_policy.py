@@ -38,6 +38,7 @@ def test_input_wins_over_tags_and_tags_over_defaults() -> None:
         ({"GraceDays": "soon"}, {}, "GraceDays"),
         ({}, {"key-rotation:grace-days": "a week"}, "key-rotation:grace-days"),
         ({"GraceDays": -1}, {}, "grace_days"),
+        ({"Accept": ["logical-slot"]}, {}, "Accept: knows no logical-slot"),
         ({"DryRun": "yes"}, {}, "DryRun: must be true or false"),
         ({"WriteOutageBudgetSeconds": 1.5}, {}, "whole number"),
         ({}, {"key-rotation:dns-record": "db.example.com"}, "key-rotation:dns-record: must be"),

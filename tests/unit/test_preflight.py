@@ -13,7 +13,7 @@ from lambdas.rotation.errors import (
     LoginRefused,
     PreflightRefused,
 )
-from lambdas.rotation.state import Finding, FirstLook, Rotation
+from lambdas.rotation.state import EndpointSecret, Finding, FirstLook, ManagedRotation, Rotation
 from tests.fakes import OLD_KEY, ROTATION_ID, SOURCE, FakePorts, journaled, planned_rotation
 
 NAME = "db.example.com"
@@ -47,6 +47,36 @@ def test_a_fit_database_passes_with_its_warnings() -> None:
     assert passed.preflight is not None
     assert ["EventSubscription"] == [warning.name for warning in passed.preflight.warnings]
     assert ports.calls == []
+
+
+@pytest.mark.parametrize(
+    ("raw", "name", "words"),
+    [
+        ({"IAMDatabaseAuthenticationEnabled": True}, "ResourceIdChanges", "db-ORDERS"),
+        ({"AwsBackupRecoveryPointArn": "arn:aws:backup:rp"}, "AwsBackup", SOURCE),
+    ],
+)
+def test_warns_of_what_does_not_follow_to_the_target(raw: dict[str, Any], name: str, words: str) -> None:
+    ports, rotation = ready()
+    ports.rds.alter(SOURCE, raw=raw)
+
+    passed = preflight(rotation, ports)
+
+    assert passed.preflight is not None
+    [warning] = passed.preflight.warnings
+    assert (name, True) == (warning.name, words in warning.message)
+
+
+def test_warnings_that_were_seen_outside_the_vpc_come_first() -> None:
+    ports, rotation = ready()
+    ports.rds.event_subscriptions[SOURCE] = ["ops"]
+    seen = Finding(name="HighTtl", message="m", advice="a")
+    rotation = journaled(ports, rotation.having(first_look=FirstLook(warnings=(seen,))))
+
+    passed = preflight(rotation, ports)
+
+    assert passed.preflight is not None
+    assert ["HighTtl", "EventSubscription"] == [warning.name for warning in passed.preflight.warnings]
 
 
 RAW: dict[str, dict[str, Any]] = {
@@ -99,7 +129,7 @@ def test_refuses_by_its_surroundings() -> None:
     ports.rds.alter(SOURCE, tags={"aws:cloudformation:stack-name": "shop"})
     ports.rds.add(f"{SOURCE}-rot-{ROTATION_ID}", key_arn=OLD_KEY)
 
-    assert ["ProxyTarget", "iac-owned", "TargetNameTaken"] == refusal(ports, rotation)
+    assert ["ProxyTarget", "IacOwned", "TargetNameTaken"] == refusal(ports, rotation)
 
 
 def test_a_named_risk_can_be_accepted() -> None:
@@ -194,6 +224,49 @@ def test_refuses_a_login_secret_that_is_about_to_change() -> None:
     assert ["SecretAboutToRotate"] == refusal(ports, rotation)
 
 
+MANAGED = ManagedRotation(secret_arn="arn:login", function_arn="arn:f:rotate", rules={"AutomaticallyAfterDays": 30})
+
+
+@pytest.mark.parametrize(("allowed", "refused"), [([], True), (["arn:f:other"], True), (["arn:f:rot*"], False)])
+@pytest.mark.parametrize("secret", ["login", "endpoint"])
+def test_refuses_a_rotation_of_a_secret_that_it_could_not_switch_on_again(
+    secret: str, allowed: list[str], refused: bool
+) -> None:
+    ports, rotation = ready(connectivity=("dns", "secret"), endpoint_secret="endpoint")
+    ports.settings.defaults = {"vpc_ids": ["vpc-1"], "secret_rotation_function_arns": allowed}
+    address = ports.rds.instances[SOURCE].database.address
+    ports.secrets.endpoints["endpoint"] = EndpointSecret(arn="arn:endpoint", version_id="v", host=address)
+    ports.secrets.endpoints["login"] = EndpointSecret(arn="arn:login", version_id="v", host="db.example.com")
+    ports.secrets.managed[secret] = MANAGED
+
+    if refused:
+        assert ["RotationFunctionNotAllowed"] == refusal(ports, rotation)
+    else:
+        assert preflight(rotation, ports).preflight is not None
+
+
+@pytest.mark.parametrize(
+    ("host", "endpoint_secret", "refused"),
+    [("source", None, True), ("source", "login-by-arn", False), ("source", "other", True), (NAME, None, False)],
+)
+def test_refuses_a_rotated_login_that_would_stay_with_the_source(
+    host: str, endpoint_secret: str | None, refused: bool
+) -> None:
+    """Its function would go on changing the password of the database that was left behind."""
+    words = ("dns", "secret") if endpoint_secret else ("dns",)
+    ports, rotation = ready(connectivity=words, endpoint_secret=endpoint_secret)
+    ports.settings.defaults = {"vpc_ids": ["vpc-1"], "secret_rotation_function_arns": ["*"]}
+    address = ports.rds.instances[SOURCE].database.address
+    login = EndpointSecret(arn="arn:login", version_id="v", host=address if host == "source" else host)
+    ports.secrets.endpoints = {"login": login, "login-by-arn": login, "other": login.having(arn="arn:other")}
+    ports.secrets.managed["login"] = MANAGED
+
+    if refused:
+        assert ["LoginSecretNamesSource"] == refusal(ports, rotation)
+    else:
+        assert preflight(rotation, ports).preflight is not None
+
+
 @pytest.mark.parametrize(
     ("error", "name"),
     [(LoginRefused("no"), "LoginRefused"), (DatabaseUnreachable("no"), "DatabaseUnreachable")],
@@ -208,11 +281,11 @@ def test_a_login_that_fails_is_a_reason_among_others(error: Exception, name: str
 
 def test_what_the_databases_hold_is_a_reason_unless_accepted() -> None:
     ports, rotation = ready()
-    ports.source_server.found = [Finding(name="logical-slots", message="m", advice="a")]
+    ports.source_server.found = [Finding(name="LogicalSlots", message="m", advice="a")]
 
-    assert ["logical-slots"] == refusal(ports, rotation)
+    assert ["LogicalSlots"] == refusal(ports, rotation)
     ports, rotation = ready(accept=("logical-slots",))
-    ports.source_server.found = [Finding(name="logical-slots", message="m", advice="a")]
+    ports.source_server.found = [Finding(name="LogicalSlots", message="m", advice="a")]
     assert preflight(rotation, ports).preflight is not None
 
 

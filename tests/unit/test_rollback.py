@@ -223,6 +223,19 @@ def test_a_refused_promotion_needs_the_replica_to_be_seen_twice() -> None:
     assert [SOURCE] == writable(ports)
 
 
+def test_a_replica_that_rds_has_given_up_is_not_waited_for_for_ever() -> None:
+    ports = FakePorts()
+    rotation = promoting_rotation(ports)
+    ports.rds.refuse_promotion(TARGET)
+    ports.rds.alter(TARGET, status="failed")
+    rotation = rolled(failed(rotation, "PromotionFailed"), ports)
+    assert "undecided" == outcome(rotation)
+    ports.clock.advance(STILL_A_REPLICA.total_seconds())
+
+    assert "rolled-back" == outcome(rolled(rotation, ports))
+    assert [SOURCE] == writable(ports)
+
+
 def test_a_promotion_that_shows_late_starts_the_count_again() -> None:
     ports = FakePorts()
     rotation = promoting_rotation(ports)

@@ -7,9 +7,10 @@ import pytest
 
 from lambdas.pause_application_writes import handler as pause
 from lambdas.promote import handler as promote
-from lambdas.rotation.errors import InputRefused, RecoveryExhausted, RotationInProgress, UnknownDatabase
+from lambdas.rotation.errors import AccessRefused, InputRefused, RecoveryExhausted, RotationInProgress, UnknownDatabase
 from lambdas.rotation.names import BASE_NAME_TAG
 from lambdas.rotation.policy import TASK_TOKEN
+from lambdas.rotation.ports import Watchers
 from lambdas.rotation.state import Decommission, Finding, Release, Rotation
 from lambdas.start_rotation import takeover
 from lambdas.start_rotation.handler import start_rotation
@@ -67,6 +68,43 @@ def test_the_route_53_findings_travel_to_preflight() -> None:
 
     assert rotation.first_look is not None
     assert tuple(ports.dns.found) == rotation.first_look.limitations
+
+
+@pytest.mark.parametrize(("ttl_seconds", "names"), [(300, []), (301, ["HighTtl"])])
+def test_a_high_ttl_is_a_warning(ttl_seconds: int, names: list[str]) -> None:
+    """Somebody who watches the clock has to know that the fence waits for it."""
+    ports = FakePorts(with_target=False)
+    ports.dns.records["Z1", "db.example.com"] = (ports.rds.instances[SOURCE].database.address, ttl_seconds)
+
+    rotation = start_rotation(begun(Connectivity="dns", DnsRecord="Z1/db.example.com"), ports)
+
+    assert rotation.first_look is not None
+    assert names == [warning.name for warning in rotation.first_look.warnings]
+
+
+def test_who_watches_the_source_is_a_warning() -> None:
+    ports = FakePorts(with_target=False)
+    ports.monitoring.watchers[SOURCE] = Watchers(alarms=("cpu",), dashboards=("shop",), unseen=2)
+
+    rotation = start_rotation(begun(), ports)
+
+    assert rotation.first_look is not None
+    assert ["alarm cpu watches orders", "dashboard shop shows orders"] == [
+        warning.message for warning in rotation.first_look.warnings[:2]
+    ]
+    assert ["AlarmOnInstance", "DashboardOfInstance", "WatchersUnknown"] == [
+        warning.name for warning in rotation.first_look.warnings
+    ]
+
+
+def test_watchers_that_may_not_be_read_keep_nobody_from_rotating() -> None:
+    ports = FakePorts(with_target=False)
+    ports.fail("monitoring.watchers_of", AccessRefused("cloudwatch:DescribeAlarms"))
+
+    rotation = start_rotation(begun(), ports)
+
+    assert rotation.first_look is not None
+    assert ["WatchersUnknown"] == [warning.name for warning in rotation.first_look.warnings]
 
 
 def test_an_unknown_database_is_named() -> None:

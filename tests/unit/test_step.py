@@ -24,6 +24,7 @@ class Context(LambdaContext):
 @pytest.fixture
 def ports(monkeypatch: pytest.MonkeyPatch) -> FakePorts:
     monkeypatch.setenv("POWERTOOLS_TRACE_DISABLED", "true")
+    step.metrics.clear_metrics()  # what other tests have measured
     fake = FakePorts()
     monkeypatch.setattr(step, "aws_ports", lambda: fake)
     return fake

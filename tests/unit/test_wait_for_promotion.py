@@ -137,6 +137,19 @@ def test_a_target_that_is_gone() -> None:
         wait_for_promotion(rotation, ports)
 
 
+def test_what_rds_has_given_up_is_not_waited_for() -> None:
+    """Applications stand still meanwhile: thirty minutes of hope would be an outage of thirty minutes."""
+    ports = FakePorts()
+    ports.rds.promotion_takes = 1000
+    rotation = promoting_rotation(ports)
+    ports.rds.alter(TARGET, status="failed")
+
+    with pytest.raises(PromotionFailed, match="is failed"):
+        wait_for_promotion(rotation, ports)
+
+    assert ports.clock.monotonic() < 1
+
+
 def test_a_retry_after_the_end_changes_nothing() -> None:
     ports = FakePorts()
     rotation = visit(wait_for_promotion, promoting_rotation(ports), ports)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from lambdas.preflight.checks.managed_rotation import managed_rotation
 from lambdas.rotation.errors import ConnectivityChanged
 from lambdas.rotation.ports import Ports
 from lambdas.rotation.state import Finding, Rotation
@@ -58,6 +59,8 @@ def _secret(rotation: Rotation, ports: Ports) -> Iterator[Finding]:
     yield from found
     if found:
         return
+    if plan.endpoint_secret != plan.login_secret:
+        yield from managed_rotation(plan.endpoint_secret, ports)
     try:
         host = ports.secrets.describe_endpoint(plan.endpoint_secret).host
     except ConnectivityChanged as unfit:

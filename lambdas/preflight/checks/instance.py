@@ -115,7 +115,7 @@ def surroundings(rotation: Rotation, source: Instance, ports: Ports) -> Iterator
     stack = source.tags.get("aws:cloudformation:stack-name")
     if stack is not None and "iac-owned" not in plan.accept:
         yield Finding(
-            name="iac-owned",
+            name="IacOwned",
             message=f"CloudFormation stack {stack} owns {database.identifier}; its next update may replace the target",
             advice='take it out of the stack (DeletionPolicy: Retain), or accept it: "Accept": ["iac-owned"]',
         )
@@ -174,10 +174,17 @@ def warnings(source: Instance, ports: Ports) -> Iterator[Finding]:
             message=f"event subscription {subscription} names {identifier}",
             advice="add the target after the rotation",
         )
+    if source.raw.get("AwsBackupRecoveryPointArn"):
+        yield Finding(
+            name="AwsBackup",
+            message=f"AWS Backup keeps the backups of {identifier}; a plan that names its ARN does not know the target",
+            advice="add the target to the plan, or let the plan select by a tag",
+        )
     if source.raw.get("IAMDatabaseAuthenticationEnabled"):
         yield Finding(
             name="ResourceIdChanges",
-            message=f"IAM policies that name {source.database.resource_id} do not fit the target",
+            message=f"IAM database authentication is on: policies that name {source.database.resource_id} do not fit "
+            "the target (which ones those are cannot be asked without reading all policies)",
             advice="allow rds-db:connect for the target's resource id as soon as the target exists",
         )
 

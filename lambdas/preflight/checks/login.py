@@ -2,9 +2,13 @@
 
 from collections.abc import Iterator
 
+from lambdas.preflight.checks.managed_rotation import login_address, managed_rotation
 from lambdas.rotation.errors import DatabaseUnreachable, LoginRefused
 from lambdas.rotation.ports import Ports
 from lambdas.rotation.state import Finding, Rotation
+
+STILL_A_LOGIN = ("SecretAboutToRotate", "SecretOwnedByService")
+"""What does not keep it from logging in now: what the databases say is reported together with it."""
 
 
 def login(rotation: Rotation, ports: Ports) -> Iterator[Finding]:
@@ -18,8 +22,11 @@ def login(rotation: Rotation, ports: Ports) -> Iterator[Finding]:
         return
     unfit = tuple(ports.secrets.limitations(plan.login_secret, purpose="login"))
     yield from unfit
-    if any(finding.name != "SecretAboutToRotate" for finding in unfit):
+    if any(finding.name not in STILL_A_LOGIN for finding in unfit):
         return
+    if not unfit:
+        yield from managed_rotation(plan.login_secret, ports)
+        yield from login_address(rotation, ports)
     try:
         engine = ports.engine(source, plan)
         missing = tuple(engine.login_limitations())

@@ -242,6 +242,15 @@ class AwsRds:
         snapshot: Mapping[str, Any] | None = found[0] if found else None
         return snapshot
 
+    def snapshots_under(self, key_arn: str, tags: Mapping[str, str]) -> Sequence[str]:
+        listed = pages("rds", "describe_db_snapshots", "DBSnapshots", SnapshotType="manual")
+        return sorted(
+            snapshot["DBSnapshotIdentifier"]
+            for snapshot in listed
+            if snapshot.get("KmsKeyId") == key_arn
+            and tags.items() <= {tag["Key"]: tag["Value"] for tag in snapshot.get("TagList", ())}.items()
+        )
+
     def request_snapshot(self, identifier: str, source_identifier: str, tags: Mapping[str, str]) -> None:
         """Ask for a snapshot, once; one of that name with these tags is adopted. Does not wait."""
         if self._snapshot_adopted(identifier, tags):

@@ -13,7 +13,7 @@ from lambdas.rotation.aws.client import calls, client
 from lambdas.rotation.aws.dns import normalised
 from lambdas.rotation.errors import AccessRefused, AwsRefused, ConnectivityChanged, LoginRefused
 from lambdas.rotation.ports import Clock
-from lambdas.rotation.state import Database, EndpointSecret, Finding
+from lambdas.rotation.state import Database, EndpointSecret, Finding, ManagedRotation
 
 _ABOUT_TO_ROTATE = timedelta(hours=2)
 _NAMESPACE = uuid.UUID("6f1c2a52-6d0e-4d0c-9c58-0d6a3a9b2a11")
@@ -52,8 +52,7 @@ class SecretsManager:
         """Why this secret cannot serve as ``login`` or as ``endpoint`` during a rotation."""
         tag = "key-rotation:login-secret" if purpose == "login" else "key-rotation:endpoint-secret"
         try:
-            with calls("secretsmanager:DescribeSecret"):
-                facts = client("secretsmanager").describe_secret(SecretId=secret_id)
+            facts = _facts(secret_id)
             text, _, _ = _current(secret_id)
         except AccessRefused as refused:
             return [
@@ -97,21 +96,63 @@ class SecretsManager:
 
     def _rotation_limitations(self, secret_id: str, facts: Mapping[str, Any]) -> Sequence[Finding]:
         """A password that changes between fence and release would lock the rotation or the applications out."""
-        staged = [stage for stages in (facts.get("VersionIdsToStages") or {}).values() for stage in stages]
         due = facts.get("NextRotationDate") if facts.get("RotationEnabled") else None
-        if "AWSPENDING" in staged and not _pending_is_current(facts):
-            why = "is being rotated (a version is AWSPENDING)"
-        elif due is not None and due < self._clock.now() + _ABOUT_TO_ROTATE:
+        findings = []
+        why = _under_way(facts)
+        if why is None and due is not None and due < self._clock.now() + _ABOUT_TO_ROTATE:
             why = f"will be rotated at {due.isoformat()}"
-        else:
-            return []
-        return [
-            Finding(
-                name="SecretAboutToRotate",
-                message=f"{secret_id} {why}",
-                advice="let it finish, or start two hours before or after",
+        if why is not None:
+            findings.append(
+                Finding(
+                    name="SecretAboutToRotate",
+                    message=f"{secret_id} {why}",
+                    advice="let it finish, or start two hours before or after",
+                )
             )
-        ]
+        owner = facts.get("OwningService")
+        if owner or (facts.get("RotationEnabled") and not facts.get("RotationLambdaARN")):
+            findings.append(
+                Finding(
+                    name="SecretOwnedByService",
+                    message=f"{owner or 'a service'} manages {secret_id}, and its rotation of it cannot be suspended",
+                    advice="use a secret of your own, that nobody or a function of your own rotates",
+                )
+            )
+        return findings
+
+    # -- Secrets Manager's own rotation of a secret --
+
+    def managed_rotation(self, secret_id: str) -> ManagedRotation | None:
+        facts = _facts(secret_id)
+        if not facts.get("RotationEnabled"):
+            return None
+        return ManagedRotation(
+            secret_arn=facts["ARN"],
+            function_arn=facts.get("RotationLambdaARN") or None,
+            rules=_accepted_rules(facts.get("RotationRules") or {}),
+        )
+
+    def rotation_under_way(self, secret_id: str) -> str | None:
+        why = _under_way(_facts(secret_id))
+        return None if why is None else f"{secret_id} {why}"
+
+    def suspend_rotation(self, managed: ManagedRotation) -> None:
+        if not _facts(managed.secret_arn).get("RotationEnabled"):
+            return  # an earlier attempt, whose answer got lost
+        with calls("secretsmanager:CancelRotateSecret"):
+            client("secretsmanager").cancel_rotate_secret(SecretId=managed.secret_arn)
+
+    def restore_rotation(self, managed: ManagedRotation) -> None:
+        if managed.function_arn is None or _facts(managed.secret_arn).get("RotationEnabled"):
+            return
+        with calls("secretsmanager:RotateSecret"):
+            client("secretsmanager").rotate_secret(
+                SecretId=managed.secret_arn,
+                RotationLambdaARN=managed.function_arn,
+                RotationRules=managed.rules,
+                # Left out it means true: the password would change at this very moment.
+                RotateImmediately=False,
+            )
 
     def write_endpoint(self, secret: EndpointSecret, database: Database) -> None:
         """Lead readers of the secret to the database, as a new version; every other field stays as it is. Repeatable.
@@ -164,6 +205,12 @@ def _current(secret_id: str) -> tuple[str, str, str]:
     return value.get("SecretString") or "", value["ARN"], value["VersionId"]
 
 
+def _facts(secret_id: str) -> Mapping[str, Any]:
+    with calls("secretsmanager:DescribeSecret"):
+        facts: Mapping[str, Any] = client("secretsmanager").describe_secret(SecretId=secret_id)
+    return facts
+
+
 def _fields(text: str) -> dict[str, Any] | None:
     try:
         fields = json.loads(text)
@@ -177,6 +224,23 @@ def _port(value: Any) -> int | None:
         return int(value)
     except (TypeError, ValueError):
         return None
+
+
+def _under_way(facts: Mapping[str, Any]) -> str | None:
+    staged = [stage for stages in (facts.get("VersionIdsToStages") or {}).values() for stage in stages]
+    if "AWSPENDING" in staged and not _pending_is_current(facts):
+        return "is being rotated (a version is AWSPENDING)"
+    return None
+
+
+def _accepted_rules(rules: Mapping[str, Any]) -> dict[str, Any]:
+    """What DescribeSecret says, as RotateSecret takes it: it computes the days of a schedule, and refuses both.
+
+    >>> _accepted_rules({"AutomaticallyAfterDays": 4, "ScheduleExpression": "rate(4 days)", "Duration": "2h"})
+    {'ScheduleExpression': 'rate(4 days)', 'Duration': '2h'}
+    """
+    computed = "AutomaticallyAfterDays" if rules.get("ScheduleExpression") else ""
+    return {name: value for name, value in rules.items() if value and name != computed}
 
 
 def _pending_is_current(facts: Mapping[str, Any]) -> bool:

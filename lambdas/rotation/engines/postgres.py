@@ -124,7 +124,7 @@ class PostgresEngine:
             if not connects:
                 missing.append((f"look into database {name}", f"GRANT CONNECT ON DATABASE {quoted(name)} TO {user}"))
         return [
-            Finding(name="missing-right", message=f"the login {self._user} may not {what}", advice=f"run: {grant}")
+            Finding(name="MissingRight", message=f"the login {self._user} may not {what}", advice=f"run: {grant}")
             for what, grant in missing
         ]
 
@@ -134,7 +134,7 @@ class PostgresEngine:
             for name, count in sql.rows("SELECT database, count(*) FROM pg_prepared_xacts GROUP BY 1 ORDER BY 1"):
                 findings.append(
                     Finding(
-                        name="prepared-transactions",
+                        name="PreparedTransactions",
                         message=f"{count} prepared transaction(s) in database {name} would outlast the fence",
                         advice="COMMIT PREPARED or ROLLBACK PREPARED those of: SELECT gid FROM pg_prepared_xacts",
                     )
@@ -144,7 +144,7 @@ class PostgresEngine:
             if sql.value("SELECT pg_is_in_recovery()") and sql.value("SELECT pg_is_wal_replay_paused()"):
                 findings.append(
                     Finding(
-                        name="replay-paused",
+                        name="ReplayPaused",
                         message="replay is paused",
                         advice="run: SELECT pg_wal_replay_resume()",
                     )
@@ -152,7 +152,7 @@ class PostgresEngine:
             if self._control_state(sql) == "foreign":
                 findings.append(
                     Finding(
-                        name="control-database",
+                        name="ControlDatabaseTaken",
                         message=f"a database {CONTROL_DATABASE} exists that no rotation made",
                         advice="rename it; the rotation needs the name",
                     )
@@ -164,7 +164,7 @@ class PostgresEngine:
             if relations := sql.value(_USER_RELATIONS):
                 findings.append(
                     Finding(
-                        name="template1",
+                        name="TemplateInUse",
                         message=f"template1 holds {relations} relation(s) and cannot be fenced",
                         advice="move them to another database; template1 must stay open for CREATE DATABASE",
                     )
@@ -176,17 +176,17 @@ class PostgresEngine:
             "SELECT slot_name, database FROM pg_replication_slots WHERE slot_type = 'logical' ORDER BY 1"
         ):
             yield Finding(
-                name="logical-slots",
+                name="LogicalSlots",
                 message=f"logical replication slot {name} of database {database} does not survive a promotion",
-                advice="recreate it on the target after the cutover, and say so with Accept: logical-slots",
+                advice='recreate it on the target after the cutover, and accept it: "Accept": ["logical-slots"]',
             )
         for name, database in sql.rows(
             "SELECT subname, datname FROM pg_subscription JOIN pg_database d ON d.oid = subdbid ORDER BY 1"
         ):
             yield Finding(
-                name="logical-slots",
+                name="LogicalSlots",
                 message=f"subscription {name} of database {database} keeps a slot on another server",
-                advice="disable it before the cutover, enable it after, and say so with Accept: logical-slots",
+                advice='disable it before the cutover, enable it after, and accept it: "Accept": ["logical-slots"]',
             )
 
     def _limitations_inside(self, database: str, accept: Sequence[str]) -> Iterator[Finding]:
@@ -200,17 +200,17 @@ class PostgresEngine:
                 )
                 if unlogged:
                     yield Finding(
-                        name="unlogged-tables",
+                        name="UnloggedTables",
                         message=f"{unlogged} unlogged relation(s) with content in {database}: empty on the target",
-                        advice="ALTER TABLE … SET LOGGED, or say so with Accept: unlogged-tables",
+                        advice='ALTER TABLE … SET LOGGED, or accept it: "Accept": ["unlogged-tables"]',
                     )
             if "pg-cron" not in accept and sql.value("SELECT to_regclass('cron.job') IS NOT NULL"):
                 jobs = sql.value("SELECT count(*) FROM cron.job WHERE active")
                 if jobs:
                     yield Finding(
-                        name="pg-cron",
+                        name="PgCron",
                         message=f"{jobs} active pg_cron job(s) in database {database}, which need not obey a fence",
-                        advice="deactivate them (cron.alter_job), or say so with Accept: pg-cron",
+                        advice='deactivate them (cron.alter_job), or accept it: "Accept": ["pg-cron"]',
                     )
 
     def warnings(self) -> Sequence[Finding]:
@@ -226,7 +226,7 @@ class PostgresEngine:
             )
         return [
             Finding(
-                name="long-transaction",
+                name="LongTransaction",
                 message=f"a transaction of {user} in database {name} is open for {seconds} s (pid {pid})",
                 advice="the fence ends it; let it finish, or start the rotation at another time",
             )

@@ -1,0 +1,46 @@
+"""Whether Secrets Manager's own rotation of a secret can be suspended for the cutover and restored after it."""
+
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+
+from lambdas.rotation.errors import ConnectivityChanged
+from lambdas.rotation.ports import Ports
+from lambdas.rotation.state import Finding, Rotation
+
+
+def managed_rotation(secret_id: str, ports: Ports) -> Iterator[Finding]:
+    """Only for a secret that has no limitations: one that another service rotates is refused there."""
+    managed = ports.secrets.managed_rotation(secret_id)
+    if managed is None:
+        return
+    allowed = ports.settings.defaults.get("secret_rotation_function_arns") or ()
+    if not any(fnmatchcase(managed.function_arn or "", pattern) for pattern in allowed):
+        yield Finding(
+            name="RotationFunctionNotAllowed",
+            message=f"{secret_id} is rotated by {managed.function_arn}; that is suspended during the cutover, and the "
+            "stack may not switch it on again",
+            advice="add the function to secret_rotation_function_arns in the stack's configuration and deploy, or "
+            "switch the secret's rotation off yourself",
+        )
+
+
+def login_address(rotation: Rotation, ports: Ports) -> Iterator[Finding]:
+    """The function that rotates a login goes by the address in the secret: it would change a database left behind."""
+    plan, source = rotation.planned()
+    if plan.login_secret is None or ports.secrets.managed_rotation(plan.login_secret) is None:
+        return
+    try:
+        login = ports.secrets.describe_endpoint(plan.login_secret)
+    except ConnectivityChanged:
+        return  # the function knows the address from elsewhere
+    if login.host.lower().removesuffix(".") != source.address.lower():
+        return
+    followed = "secret" in plan.connectivity and plan.endpoint_secret is not None
+    if not followed or ports.secrets.describe_endpoint(plan.endpoint_secret or "").arn != login.arn:
+        yield Finding(
+            name="LoginSecretNamesSource",
+            message=f"Secrets Manager rotates {plan.login_secret}, whose host is {source.address}: after the cutover "
+            "it would go on changing the password there, not on the target",
+            advice="let its host be the DNS record, or let key-rotation:endpoint-secret name the same secret "
+            "(connectivity secret)",
+        )

@@ -1,0 +1,63 @@
+"""Whoever watches the source by its name sees nothing of the target; a dry run says who that is."""
+
+import json
+from typing import Any
+
+import pytest
+
+from lambdas.rotation.aws import cloudwatch
+from lambdas.rotation.aws.client import client
+from lambdas.rotation.aws.cloudwatch import CloudWatch
+from lambdas.rotation.ports import Watchers
+
+
+def dimensions(identifier: str) -> list[dict[str, str]]:
+    return [{"Name": "DBInstanceIdentifier", "Value": identifier}]
+
+
+def alarm(name: str, **what: Any) -> None:
+    client("cloudwatch").put_metric_alarm(
+        AlarmName=name, EvaluationPeriods=1, Threshold=1, ComparisonOperator="GreaterThanThreshold", **what
+    )
+
+
+def simple(name: str, identifier: str) -> None:
+    what = {"Namespace": "AWS/RDS", "MetricName": "CPUUtilization", "Period": 60, "Statistic": "Average"}
+    alarm(name, Dimensions=dimensions(identifier), **what)
+
+
+def dashboard(name: str, identifier: str) -> None:
+    metrics = [["AWS/RDS", "CPUUtilization", "DBInstanceIdentifier", identifier]]
+    body = {"widgets": [{"type": "metric", "properties": {"metrics": metrics}}]}
+    client("cloudwatch").put_dashboard(DashboardName=name, DashboardBody=json.dumps(body))
+
+
+def test_finds_alarms_on_the_instance_and_dashboards_that_show_it() -> None:
+    simple("cpu", "orders")
+    simple("cpu-of-another", "orders-2")
+    metric = {"Namespace": "AWS/RDS", "MetricName": "ReadIOPS", "Dimensions": dimensions("orders")}
+    query = {"Id": "reads", "MetricStat": {"Metric": metric, "Period": 60, "Stat": "Sum"}}
+    alarm("iops", Metrics=[query])
+    dashboard("shop", "orders")
+    dashboard("shop-2", "orders-2")
+
+    seen = CloudWatch().watchers_of("orders")
+
+    assert Watchers(alarms=("cpu", "iops"), dashboards=("shop",)) == seen
+
+
+def test_an_account_without_any() -> None:
+    assert Watchers() == CloudWatch().watchers_of("orders")
+
+
+def test_says_what_it_did_not_look_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has 25 seconds; a large account has thousands of them."""
+    monkeypatch.setattr(cloudwatch, "_MOST_ALARMS", 1)
+    monkeypatch.setattr(cloudwatch, "_MOST_DASHBOARDS", 1)
+    for number in range(3):
+        simple(f"cpu-{number}", "orders")
+        dashboard(f"shop-{number}", "orders")
+
+    seen = CloudWatch().watchers_of("orders")
+
+    assert (("cpu-0",), ("shop-0",), 3) == (seen.alarms, seen.dashboards, seen.unseen)
