@@ -38,6 +38,12 @@ class _Call:
     denial: str | None = None
 
 
+@dataclass(frozen=True)
+class _Service:
+    arn: str
+    account_id: str
+
+
 _CALL: ContextVar[_Call | None] = ContextVar("call", default=None)
 
 
@@ -116,6 +122,15 @@ class Trail:
         with self._lock:
             self._events.extend(events)
 
+    def note_use_by_rds(self, key_arn: str, operation: str) -> str:
+        """RDS has used a key by itself, long after whoever asked for it; returns the id of the event."""
+        note = {"action": f"kms:{operation}", "resource": key_arn, "allowed": True}
+        principal = _Service("rds.amazonaws.com", self._context.account_id)
+        event = self._event(_Call(principal, "kms", operation), "kms", operation, [note], None, principal.arn)
+        with self._lock:
+            self._events.append(event)
+        return str(event["EventId"])
+
     @staticmethod
     def _error(call: _Call, status: int, body: Any) -> tuple[str, str] | None:
         if call.denial is not None:
@@ -168,6 +183,8 @@ class Trail:
         }
 
     def _identity(self, principal: Any) -> dict[str, Any]:
+        if isinstance(principal, _Service):
+            return {"type": "AWSService", "invokedBy": principal.arn}
         identity = {"arn": principal.arn, "accountId": principal.account_id}
         if principal.role_arn is None:
             return {"type": "IAMUser", "userName": principal.arn.rsplit("/", 1)[-1]} | identity

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from sandbox.clock import VirtualClock
 
 if TYPE_CHECKING:
+    from sandbox.cloudtrail import Trail
     from sandbox.dns import NameTable
     from sandbox.iam import Authorizer
     from sandbox.reaper import Reaper
@@ -30,3 +31,4 @@ class Context:
     ca: CertificateAuthority
     authorizer: Authorizer
     reaper: Reaper
+    trail: Trail | None = None

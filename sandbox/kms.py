@@ -212,9 +212,11 @@ def install_kms(context: Context) -> None:
 
         # -- use -----------------------------------------------------------------------------------------------------
 
-        def used(self, key_id: str, operation: str) -> None:
-            """Note a cryptographic use, for GetKeyLastUsage."""
-            self.find(key_id).last_usage = (operation, context.clock.time())
+        def used(self, key_id: str, operation: str, *, by_rds: bool = False) -> None:
+            """Note a cryptographic use, for GetKeyLastUsage; one that nobody's request is behind for CloudTrail too."""
+            key = self.find(key_id)
+            event_id = context.trail.note_use_by_rds(key.arn, operation) if by_rds and context.trail else None
+            key.last_usage = (operation, context.clock.time(), event_id)
 
         def encrypt(self, key_id: str, *arguments: Any, **options: Any) -> Any:
             self.usable(key_id)
@@ -261,7 +263,7 @@ def install_kms(context: Context) -> None:
                     grant.creation_date = context.clock.time()
                     grant.rds_database = dbi_resource_id
                 holders.add(holder)
-                self.used(key_id, "GenerateDataKeyWithoutPlaintext")
+                self.used(key_id, "GenerateDataKeyWithoutPlaintext", by_rds=True)
 
         def release_for_rds(self, key_id: str, dbi_resource_id: str, holder: str) -> None:
             """RDS no longer uses the key for this; with the last use the grant goes."""
@@ -347,6 +349,7 @@ def install_kms(context: Context) -> None:
         if usage := getattr(key, "last_usage", None):
             answer["KeyLastUsage"] = {
                 "Operation": usage[0], "Timestamp": usage[1], "KmsRequestId": secrets.token_hex(16),
+                **({"CloudTrailEventId": usage[2]} if usage[2] else {}),
             }  # fmt: skip
         return json.dumps(answer)
 

@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -117,16 +117,21 @@ def rotate_under_load(
     Raises:
         TimeoutError: the execution does not end; the writers are stopped all the same.
     """
+    if load.acks is None:
+        with tempfile.TemporaryDirectory(prefix="rds-key-rotation-acks-") as scratch:
+            load = replace(load, acks=Path(scratch) / "acks.txt")
+            return rotate_under_load(
+                account, built, load, request=request, watcher=watcher, within_seconds=within_seconds
+            )
     watcher = watcher or Watcher(Console(quiet=True))
     before = inventory.take(account)
     databases_before = frozenset(built.databases) | {"postgres", "rdsadmin", "template0", "template1"}
     _, earlier = recorder.calls(account)
-    acks_path = load.acks or Path(tempfile.mkdtemp(prefix="rds-key-rotation-acks-")) / "acks.txt"
     applications = writers.Writers(
         account,
         databases=built.databases,
         login=built.app,
-        acks=acks_path,
+        acks=load.acks,
         writers=load.writers,
         rate=load.rate,
         record=built.record,
@@ -148,11 +153,11 @@ def rotate_under_load(
     finally:
         stopped = applications.stop()
     watcher.say(f"{run.status}; counting")
-    acks = writers.read_acks(acks_path)
+    acks = writers.read_acks(load.acks)
     counted_now = recount(account, built, acks)
     found = inventory.difference(before, inventory.take(account))
     calls, _ = recorder.calls(account, skip=earlier)
-    left = list(_leftovers(account, built, run, found))
+    left = list(_leftovers(account, built, run, before, found))
     left += [f"database on the server: {name}" for name in counted_now.databases if name not in databases_before]
     return Outcome(
         report=_report(run, acks, stopped, counted_now, calls, left),
@@ -191,15 +196,19 @@ def expected(account: Account, built: world.World, output: Mapping[str, Any], ex
     )
 
 
-def _leftovers(account: Account, built: world.World, run: progress.Run, found: inventory.Difference) -> Sequence[str]:
+def _leftovers(
+    account: Account, built: world.World, run: progress.Run, before: inventory.Inventory, found: inventory.Difference
+) -> Sequence[str]:
     execution = run.arn.rsplit(":", 1)[-1]
     if run.status != "SUCCEEDED" or not run.output.get("target"):
         # Failed, or a dry run: nothing was meant to change, and whatever did is a leftover.
-        nothing = inventory.Expected("", "", "", "", "", "", "", "", execution)
+        others = inventory.bystanders(before, "")
+        nothing = inventory.Expected("", "", "", "", "", "", "", "", execution, bystanders=others)
         return [
             line for line in inventory.leftovers(found, nothing) if not line.startswith(("missing: ", "still there: "))
         ]
-    return inventory.leftovers(found, expected(account, built, run.output, execution))
+    meant = expected(account, built, run.output, execution)
+    return inventory.leftovers(found, replace(meant, bystanders=inventory.bystanders(before, meant.source)))
 
 
 def _report(

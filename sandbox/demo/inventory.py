@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -57,6 +57,16 @@ class Expected:
     old_key_state: str = "Enabled"
     record: str | None = None
     endpoint_secret: str | None = None
+    bystanders: Mapping[str, str] = field(default_factory=dict)
+    """Other instances of the account, with their keys: RDS backs them up every day."""
+
+
+def bystanders(before: Inventory, source: str) -> dict[str, str]:
+    return {
+        name.removeprefix("rds/instance/"): facts["key"]
+        for name, facts in before.items()
+        if name.startswith("rds/instance/") and name != f"rds/instance/{source}"
+    }
 
 
 def leftovers(found: Difference, expected: Expected) -> list[str]:
@@ -66,7 +76,7 @@ def leftovers(found: Difference, expected: Expected) -> list[str]:
         for name, facts in found.added.items()
         if not _may_be_added(name, facts, expected)
     ]
-    lines += [f"removed: {name}" for name in found.removed if not _may_be_removed(name, expected)]
+    lines += [f"removed: {name}" for name, facts in found.removed.items() if not _may_be_removed(name, facts, expected)]
     for name, facts in found.changed.items():
         lines += [
             f"changed: {name} {fact}: {_brief(was)} -> {_brief(now)}"
@@ -90,6 +100,8 @@ def _may_be_added(name: str, facts: Mapping[str, Any], expected: Expected) -> bo
             kept = facts["key"] == expected.new_key and facts["status"] == "available"
             return own == f"{expected.target}-kept" and bool(kept)
         case "rds", "automated-snapshot":
+            if facts["instance"] in expected.bystanders:
+                return bool(facts["key"] == expected.bystanders[facts["instance"]])
             if facts["instance"] == expected.source:
                 return bool(facts["key"] == expected.old_key)  # of the retained backups, see there
             return bool(facts["instance"] == expected.target and facts["key"] == expected.new_key)
@@ -111,15 +123,16 @@ def _may_be_added(name: str, facts: Mapping[str, Any], expected: Expected) -> bo
     return False
 
 
-def _may_be_removed(name: str, expected: Expected) -> bool:
+def _may_be_removed(name: str, facts: Mapping[str, Any], expected: Expected) -> bool:
     service, kind, own = name.split("/", 2)
-    return (service, kind, own) == ("rds", "instance", expected.source) or (
-        service == "rds" and kind in ("automated-backup", "automated-snapshot") and _belongs_to_source(own, expected)
-    )
-
-
-def _belongs_to_source(own: str, expected: Expected) -> bool:
-    return own == expected.source_resource_id or own.startswith(f"rds:{expected.source}-20")
+    match service, kind:
+        case "rds", "instance":
+            return own == expected.source
+        case "rds", "automated-snapshot":
+            return True  # they expire; no API deletes one
+        case "rds", "automated-backup":
+            return own == expected.source_resource_id or bool(facts["status"] == "retained")  # it has expired
+    return False
 
 
 def _may_change(name: str, fact: str, was: Any, now: Any, expected: Expected) -> bool:
@@ -134,8 +147,8 @@ def _may_change(name: str, fact: str, was: Any, now: Any, expected: Expected) ->
             }
             return bool(own == expected.endpoint_secret and same and now["host"] == expected.target_address)
         case "kms", "key", "grants":
-            # RDS gave the old key back with the instance; what remains are the backups'.
-            return own == expected.old_key
+            # RDS gives a key back with the last thing under it, and backups of bystanders come and go as well.
+            return all(grant.startswith('["rds.') for grant in set(was) ^ set(now))
         case "kms", "key", "state":
             return bool(own == expected.old_key and now == expected.old_key_state)
         case "rds", "automated-backup", "status":
@@ -217,6 +230,9 @@ def _kms(account: Account) -> Found:
     for key in _pages(kms, "list_keys", "Keys"):
         facts = kms.describe_key(KeyId=key["KeyArn"])["KeyMetadata"]
         managed = facts["KeyManager"] == "AWS"
+        # KMS answers no questions about the grants of a key that is on its way out.
+        gone = facts["KeyState"] == "PendingDeletion"
+        listed = [] if gone else list(_pages(kms, "list_grants", "Grants", KeyId=facts["Arn"]))
         yield (
             f"kms/key/{facts['Arn']}",
             {
@@ -228,7 +244,7 @@ def _kms(account: Account) -> Found:
                         [grant["GranteePrincipal"], sorted(grant["Operations"]), grant.get("Constraints")],
                         sort_keys=True,
                     )
-                    for grant in _pages(kms, "list_grants", "Grants", KeyId=key["KeyArn"])
+                    for grant in listed
                 ),
             },
         )

@@ -96,4 +96,4 @@ class Keys:
 
     def used(self, arn: str | None, operation: str) -> None:
         if arn and self.usable(arn):
-            self._kms.used(arn, operation)
+            self._kms.used(arn, operation, by_rds=True)
