@@ -2,8 +2,9 @@
 
 * ``article``: replica under the new key, lag zero, promote, switch the name. No fence. How much does it lose?
 * ``rotation``: this product.
-* ``floor``: nothing but what no procedure can do without: turn clients away, promote, switch, let them in. Through the
-  same RDS API, TLS front and clients; no proof that nothing is lost, no journal, no roles.
+* ``floor``: nothing but what no procedure can do without: turn clients away, promote, switch, wait until RDS has
+  promoted, let them in. Through the same RDS API, TLS front and clients; no proof that nothing is lost, no journal,
+  no roles.
 """
 
 import argparse
@@ -153,7 +154,7 @@ def _promote_bluntly(account: Account, built: world.World, source: Endpoint, rep
         sql.run(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = '{built.app.user}'")
     account.client("rds").promote_read_replica(DBInstanceIdentifier=f"{built.identifier}-target")
     _switch(account, built, replica)
-    _wait_until_promoted(account, built, replica)
+    _wait_until_rds_says_so(account, built)
     with closing(connect(replica, "postgres", built.master, trusting(account.ca_bundle))) as sql:
         for database in built.databases:
             sql.run(f"ALTER DATABASE {quoted(database)} ALLOW_CONNECTIONS true")
@@ -170,6 +171,17 @@ def _wait_until_promoted(account: Account, built: world.World, replica: Endpoint
         except (OSError, pg8000.exceptions.Error):
             time.sleep(0.01)
     raise TimeoutError("the replica was not promoted")
+
+
+def _wait_until_rds_says_so(account: Account, built: world.World) -> None:
+    """A promotion is over when RDS says so: until then it may restart the server under whoever was let in."""
+    rds, target, give_up_at = account.client("rds"), f"{built.identifier}-target", time.monotonic() + 120
+    while time.monotonic() < give_up_at:
+        instance = rds.describe_db_instances(DBInstanceIdentifier=target)["DBInstances"][0]
+        if instance["DBInstanceStatus"] == "available" and not instance.get("ReadReplicaSourceDBInstanceIdentifier"):
+            return
+        time.sleep(0.05)
+    raise TimeoutError("RDS did not finish the promotion")
 
 
 def _switch(account: Account, built: world.World, replica: Endpoint) -> None:

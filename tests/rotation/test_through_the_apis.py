@@ -40,8 +40,6 @@ def first(customer: Customer, built: World, seen_at_the_source: list[str | None]
 @pytest.fixture(scope="module")
 def second(customer: Customer, first: progress.Run) -> progress.Run:
     customer.let_days_pass(A_QUARTER_DAYS)
-    # The copy that the first rotation kept is under its key; its owner has no use for it any more.
-    customer.client("rds").delete_db_snapshot(DBSnapshotIdentifier=f"{first.output['target']['identifier']}-kept")
     return customer.rotated({"DBInstanceIdentifier": "orders"})
 
 
@@ -96,6 +94,15 @@ class TestTwiceUnderOneName:
         assert built.finder(customer.account).find().name == instance["Endpoint"]["Address"]
         endpoint = built.finder(customer.account).find()
         assert customer.query(built, endpoint, DATABASES[1], "SELECT count(*) FROM items") == [[built.rows]]
+
+    def test_what_the_first_kept_is_under_the_key_of_the_second(
+        self, customer: Customer, first: progress.Run, second: progress.Run
+    ) -> None:
+        """It would have kept the first key from being retired; and nobody asked for it to be deleted."""
+        name = f"{first.output['target']['identifier']}-kept-rekeyed-{second.output['rotation_id']}"
+        [snapshot] = customer.client("rds").describe_db_snapshots(DBSnapshotIdentifier=name)["DBSnapshots"]
+
+        assert ("available", second.output["new_key"]["arn"]) == (snapshot["Status"], snapshot["KmsKeyId"])
 
     def test_the_key_that_the_first_made_is_pending_deletion(
         self, customer: Customer, built: World, first: progress.Run, second: progress.Run
