@@ -16,6 +16,7 @@ def main(argv: Sequence[str]) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     up = commands.add_parser("up", help="run until interrupted")
     up.add_argument("--json", action="store_true", help="print one JSON line when ready, and nothing else")
+    up.add_argument("--faults", metavar="FILE|JSON", help="what goes wrong, and where (sandbox/faults.py)")
     up.add_argument("--until-eof", action="store_true", help="also end when standard input ends")
     commands.add_parser("demo", add_help=False, help="rotate the key of a database under load, and report")
     commands.add_parser("bench", add_help=False, help="compare flows side by side")
@@ -26,10 +27,10 @@ def main(argv: Sequence[str]) -> int:
         return int(importlib.import_module(module).main(rest))
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    return run(as_json=options.json, until_eof=options.until_eof)
+    return run(as_json=options.json, until_eof=options.until_eof, faults=options.faults)
 
 
-def run(*, as_json: bool, until_eof: bool) -> int:
+def run(*, as_json: bool, until_eof: bool, faults: str | None = None) -> int:
     """Bring a sandbox up and keep it until SIGINT or SIGTERM. 0 after a clean end, 1 if it did not start."""
     if not sys.platform.startswith("linux"):
         print("python -m sandbox runs on Linux only", file=sys.stderr)
@@ -41,12 +42,13 @@ def run(*, as_json: bool, until_eof: bool) -> int:
         threading.Thread(target=_await_eof, args=(ended,), daemon=True).start()
 
     from sandbox.cloudformation import DeploymentRefused
+    from sandbox.faults import FaultInvalid, read_faults
     from sandbox.server import Sandbox, SandboxFailed, environment_of
 
     if not as_json:
         print("starting: layer, synthesis, deployment …", file=sys.stderr)
     try:
-        with Sandbox() as sandbox:
+        with Sandbox(faults=read_faults(faults) if faults else ()) as sandbox:
             _ready.set()
             ready = sandbox.ready
             if as_json:
@@ -59,7 +61,7 @@ def run(*, as_json: bool, until_eof: bool) -> int:
             ended.wait()
     except Interrupted:
         return 1
-    except (SandboxFailed, DeploymentRefused) as failure:
+    except (SandboxFailed, DeploymentRefused, FaultInvalid) as failure:
         print(f"python -m sandbox: {failure}", file=sys.stderr)
         return 1
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
@@ -24,14 +25,17 @@ class SandboxProcess:
     It ends with this process, however this process ends: its standard input is a pipe from here.
     """
 
-    def __init__(self, *, stderr: IO[Any] | int | None = None) -> None:
+    def __init__(self, *, stderr: IO[Any] | int | None = None, faults: Sequence[Mapping[str, Any]] = ()) -> None:
         """Start it and wait until it is ready. ``stderr``: where it may complain (default: here).
+
+        ``faults``: what goes wrong in it, as ``sandbox/faults.py`` has it in JSON.
 
         Raises:
             RuntimeError: it did not start; it has said why on stderr.
         """
+        options = ["--faults", json.dumps(list(faults))] if faults else []
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "sandbox", "up", "--json", "--until-eof"],
+            [sys.executable, "-m", "sandbox", "up", "--json", "--until-eof", *options],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -38,7 +38,7 @@ def clean_up(rotation: Rotation, ports: Ports) -> Rotation:
     if undo.clean:
         ports.ledger.release_lock(rotation)
         return rotation
-    patient = ports.clock.now() - undo.started_at < PATIENCE
+    patient = ports.clock.now() - (undo.ended_at or undo.started_at) < PATIENCE
     waiting_for: list[str] = []
     leftovers: list[str] = []
     for chore, command in _chores(rotation):

@@ -39,7 +39,7 @@ def discard_new_key(rotation: Rotation, ports: Ports) -> Rotation:
         reason = "it is used by " + ", ".join(f"{user.kind} {user.identifier}" for user in users)
     except (AccessRefused, AwsRefused) as refused:
         return _left_over(rotation, undo, arn, str(refused))
-    if ports.clock.now() - undo.started_at < PATIENCE:
+    if ports.clock.now() - (undo.ended_at or undo.started_at) < PATIENCE:
         logger.info("new key not discarded yet", key=arn, reason=reason)
         return rotation.having(undo=undo.having(waiting_for=(f"{arn}: {reason}",)))
     return _left_over(rotation, undo, arn, reason)

@@ -82,7 +82,7 @@ def _settled(rotation: Rotation, ports: Ports) -> Rotation:
         return _with(rotation, "committed", "the target was released")
     fence = rotation.fence
     if fence is None:
-        return _rolled_back(rotation, "nothing was fenced")
+        return _rolled_back(rotation, "nothing was fenced", ports)
     if ports.clock.now() < undo.not_before:
         raise Undecided(undo, "a function of the failed step may still be running")
     if rotation.promotion is not None and undo.decided_at is None:
@@ -105,10 +105,12 @@ def _source_opened(rotation: Rotation, fence: Fence, ports: Ports) -> Rotation:
         return _with(rotation, "committed", "the target was released")
     if led_away:
         return _with(rotation, "decided", "applications have to be led back before the source is opened")
-    return _rolled_back(rotation, f"{source.identifier} is open")
+    return _rolled_back(rotation, f"{source.identifier} is open", ports)
 
 
-def _rolled_back(rotation: Rotation, reason: str) -> Rotation:
+def _rolled_back(rotation: Rotation, reason: str, ports: Ports) -> Rotation:
+    assert rotation.undo is not None
+    rotation = rotation.having(undo=rotation.undo.having(ended_at=ports.clock.now()))
     if rotation.new_key is not None:
         measure(rotation, "RotationRolledBack", MetricUnit.Count, 1)
     return _with(rotation, "rolled-back", reason)

@@ -266,6 +266,8 @@ class Undo(_Part):
     """After a promotion was requested: when the target was first seen to be a replica still, with nothing under way."""
     decided_at: AwareDatetime | None = None
     """Since when the target cannot be released any more; the source may still have to wait for the name."""
+    ended_at: AwareDatetime | None = None
+    """When the rollback was done; until then nothing was removed, however long it took."""
     paged_at: AwareDatetime | None = None
     waiting_for: tuple[str, ...] = ()
     leftovers: tuple[str, ...] = ()

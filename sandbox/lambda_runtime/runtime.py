@@ -68,6 +68,14 @@ class Faults:
     def after_invoke(self, function_name: str, event: Any, invocation: Invocation) -> None:
         """May raise, which loses the answer although the work is done."""
 
+    def deliver(
+        self, function_name: str, event: Any, trace_id: str, once: Callable[[Fault | None], Invocation]
+    ) -> Invocation:
+        """Serve one invocation: ``once`` runs the function, and may be called again, also by another thread."""
+        invocation = once(self.before_invoke(function_name, event))
+        self.after_invoke(function_name, event, invocation)
+        return invocation
+
 
 class _ProcessEnded(Exception):
     """The process is gone; the reason is in the words of Lambda's runtime."""
@@ -197,6 +205,7 @@ class LambdaRuntime:
         self._unpacking: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._idle: defaultdict[str, list[_Environment]] = defaultdict(list)
         self._alive: set[_Environment] = set()
+        self._serving: list[tuple[str, Any, _Environment]] = []
         self._log_locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._stopped = False
         self._uninstall: Callable[[], None] | None = None
@@ -237,13 +246,24 @@ class LambdaRuntime:
 
         Whoever stops waiting for this call does not stop the function: it ends by itself or at its own timeout.
         """
-        name = str(function.function_name)
-        fault = self.faults.before_invoke(name, event)
-        invocation = self._invoke(function, event, qualifier, fault)
-        self.faults.after_invoke(name, event, invocation)
-        return invocation
+        trace_id = _trace_id(function)
+        return self.faults.deliver(
+            str(function.function_name),
+            event,
+            trace_id,
+            lambda fault: self._invoke(function, event, qualifier, fault, trace_id),
+        )
 
-    def _invoke(self, function: Any, event: Any, qualifier: str | None, fault: Fault | None) -> Invocation:
+    def end_invocation(self, trace_id: str) -> None:
+        """Kill the processes that serve this invocation, and wait until they are gone."""
+        with self._lock:
+            serving = [(function, one) for known, function, one in self._serving if known == trace_id]
+        for function, environment in serving:
+            self._end(function, environment)
+
+    def _invoke(
+        self, function: Any, event: Any, qualifier: str | None, fault: Fault | None, trace_id: str
+    ) -> Invocation:
         request_id = str(uuid.uuid4())
         timeout_seconds = int(function.timeout)
         started = time.monotonic()
@@ -263,10 +283,17 @@ class LambdaRuntime:
                         "event": event,
                         "invoked_function_arn": _invoked_arn(function, qualifier),
                         "timeout_seconds": timeout_seconds,
-                        "trace_id": _trace_id(function),
+                        "trace_id": trace_id,
                         "fault": vars(fault) if fault else None,
                     }
-                    answer = self._exchange(environment, request, timeout_seconds)
+                    serving = (trace_id, function, environment)
+                    with self._lock:
+                        self._serving.append(serving)
+                    try:
+                        answer = self._exchange(environment, request, timeout_seconds)
+                    finally:
+                        with self._lock:
+                            self._serving.remove(serving)
             except _TimedOut:
                 why = f"Task timed out after {timeout_seconds}.00 seconds"
                 answer = _failed("Sandbox.Timedout", request_id, why)

@@ -244,7 +244,7 @@ EXPECTED = inventory.Expected(
 BEFORE: dict[str, dict[str, Any]] = {
     "rds/instance/orders": {"key": OLD, "status": "available"},
     "rds/automated-backup/db-OLD": {"key": OLD, "status": "active"},
-    f"kms/key/{OLD}": {"state": "Enabled", "grants": ["rds"]},
+    f"kms/key/{OLD}": {"state": "Enabled", "grants": ['["rds.amazonaws.com"]']},
     "route53/record/orders.db.example.internal. CNAME": {"ttl": 30, "values": ["source.example"]},
 }
 AFTER: dict[str, dict[str, Any]] = {
@@ -252,7 +252,7 @@ AFTER: dict[str, dict[str, Any]] = {
     "rds/snapshot/orders-rot-1-kept": {"key": NEW, "status": "available", "instance": "orders"},
     "rds/automated-backup/db-OLD": {"key": OLD, "status": "retained"},
     f"kms/key/{OLD}": {"state": "Enabled", "grants": []},
-    f"kms/key/{NEW}": {"state": "Enabled", "grants": ["rds"]},
+    f"kms/key/{NEW}": {"state": "Enabled", "grants": ['["rds.amazonaws.com"]']},
     "kms/alias/alias/rds-rotation/orders/1": {"key": "new"},
     "route53/record/orders.db.example.internal. CNAME": {"ttl": 30, "values": ["target.example"]},
 }
@@ -270,6 +270,8 @@ def test_what_a_rotation_is_meant_to_change_is_no_leftover() -> None:
         ("rds/instance/orders", {"key": OLD, "status": "deleting"}),
         ("rds/instance/orders-rot-2", {"key": NEW, "status": "available"}),
         (f"kms/key/{OLD}", {"state": "PendingDeletion", "grants": []}),
+        (f"kms/key/{OLD}", {"state": "Enabled", "grants": ['["somebody"]']}),
+        ("rds/automated-snapshot/rds:another-2027", {"key": OLD, "status": "available", "instance": "another"}),
         ("kms/key/another", {"state": "Enabled", "grants": []}),
         ("route53/record/orders.db.example.internal. CNAME", {"ttl": 5, "values": ["target.example"]}),
         ("scheduler/schedule/recovery/1", {"state": "ENABLED"}),

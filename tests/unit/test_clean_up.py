@@ -128,6 +128,23 @@ def test_waits_while_the_target_is_being_deleted() -> None:
     assert "to be deleted" in rotation.undo.waiting_for[0]
 
 
+def test_a_rollback_that_took_hours_leaves_time_to_clean_up() -> None:
+    """Undecided for three hours, because the target could not be seen: none of them was spent on removing anything."""
+    ports = FakePorts()
+    fenced = fenced_rotation(ports)
+    ports.source_server.reachable = False
+    rotation = visit(rollback, failed(fenced, "DrainIncomplete"), ports, takes_over=True)
+    ports.clock.advance(3 * 3600)
+    ports.source_server.reachable = True
+    rotation = visit(rollback, rotation, ports, takes_over=True)
+
+    rotation = cleaned(rotation, ports)
+
+    assert rotation.undo is not None
+    assert () == rotation.undo.leftovers
+    assert [SOURCE] == list(ports.rds.instances)
+
+
 def test_touches_nothing_before_the_rollback_has_ended() -> None:
     ports = FakePorts()
 

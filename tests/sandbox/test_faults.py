@@ -1,0 +1,140 @@
+"""Faults strike where they were told to, and nowhere else: a sweep over places proves nothing if they miss."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sandbox.faults import Delivery, Fault, FaultInjector, FaultInvalid, read_faults
+from sandbox.lambda_runtime import Invocation
+
+ARN = "arn:aws:states:eu-central-1:123456789012:execution:rotate-key:one"
+DONE = Invocation({}, False, "")
+
+
+class Sandbox:
+    """An injector without a sandbox around it: what is called is noted."""
+
+    def __init__(self, *faults: dict[str, Any]) -> None:
+        self.stopped: list[str] = []
+        self.deaths: list[Any] = []
+        nothing: Any = None
+        self.injector = FaultInjector(
+            [Fault.from_json(one) for one in faults],
+            runtime=nothing,
+            rds=nothing,
+            stop_execution=self.stopped.append,
+            name_prefix="rotation",
+        )
+
+    def invoke(self, function: str, **event: Any) -> None:
+        def once(death: Any) -> Invocation:
+            self.deaths.append(death)
+            return DONE
+
+        assert self.injector.deliver(f"rotation-{function}", event, "Root=1-2-3;Sampled=0", once) == DONE
+
+    def due(self, call: str, function: str = "promote", database: str = "orders", *, rehearsal: bool = False) -> int:
+        delivery = Delivery(function, database, {}, rehearsal, lambda: None)
+        return len(self.injector._due(delivery, call))
+
+
+def rotation(database: str = "orders", arn: str = ARN) -> dict[str, Any]:
+    return {"execution_arn": arn, "request": {"DBInstanceIdentifier": database}, "plan": {"base_name": database}}
+
+
+@pytest.mark.parametrize(
+    "given, complaint",
+    [
+        ({"kind": "surprise", "call": "rds.PromoteReadReplica"}, "no kind"),
+        ({"kind": "denied"}, "where"),
+        ({"kind": "denied", "place": "here"}, "unknown field place"),
+        ({"kind": "held", "function": "promote", "statement": 1}, "killed at a statement"),
+        ({"kind": "twice", "function": "promote", "call": "rds.PromoteReadReplica"}, "invocation"),
+    ],
+)
+def test_a_fault_that_means_nothing_is_refused(given: dict[str, Any], complaint: str) -> None:
+    """A fault that never strikes would pass for a rotation that survives it."""
+    with pytest.raises(FaultInvalid, match=complaint):
+        Fault.from_json(given)
+
+
+def test_faults_come_from_a_file_or_as_text(tmp_path: Path) -> None:
+    given = [{"kind": "throttle", "function": "promote", "call": "rds.PromoteReadReplica"}]
+    file = tmp_path / "faults.json"
+    file.write_text(json.dumps(given))
+
+    (from_text,), (from_file,) = read_faults(json.dumps(given)), read_faults(str(file))
+
+    assert from_text == from_file
+    assert (from_text.times, from_text.code) == (3, "ThrottlingException")
+    assert Fault.from_json(from_text.to_json()) == from_text
+
+
+@pytest.mark.parametrize(
+    "options, struck",
+    [
+        ({}, [1, 0, 0, 0]),
+        ({"nth": 2}, [0, 1, 0, 0]),
+        ({"nth": 2, "times": 2}, [0, 1, 1, 0]),
+        ({"nth": 3, "onwards": True}, [0, 0, 1, 1]),
+    ],
+)
+def test_which_occurrence(options: dict[str, Any], struck: list[int]) -> None:
+    sandbox = Sandbox({"kind": "error-before", "call": "rds.PromoteReadReplica", **options})
+
+    assert [sandbox.due("rds.PromoteReadReplica") for _ in struck] == struck
+
+
+def test_only_the_place_counts() -> None:
+    place = {"function": "promote", "call": "rds.PromoteReadReplica", "database": "orders"}
+    sandbox = Sandbox({"kind": "error-before", **place})
+
+    assert sandbox.due("rds.DescribeDBInstances") == 0
+    assert sandbox.due("rds.PromoteReadReplica", function="verify") == 0
+    assert sandbox.due("rds.PromoteReadReplica", database="payments") == 0
+    assert sandbox.due("rds.PromoteReadReplica", rehearsal=True) == 0
+    assert sandbox.due("rds.PromoteReadReplica") == 1
+
+
+def test_a_recovery_is_known_by_what_it_recovers() -> None:
+    """Its input names an execution, not a database."""
+    sandbox = Sandbox({"kind": "stopped", "function": "start-rotation", "nth": 2, "database": "orders"})
+    sandbox.invoke("start-rotation", execution_arn=ARN, request={"DBInstanceIdentifier": "orders"})
+    sandbox.invoke("start-rotation", execution_arn="another", request={"DBInstanceIdentifier": "payments"})
+    assert sandbox.stopped == []
+
+    sandbox.invoke("start-rotation", execution_arn="recovery", request={"Recover": ARN})
+
+    assert sandbox.stopped == ["recovery"]
+
+
+def test_a_rehearsal_is_no_invocation_unless_asked_for() -> None:
+    sandbox = Sandbox({"kind": "stopped", "function": "promote"})
+
+    sandbox.invoke("promote", prove_reach=rotation())
+    assert sandbox.stopped == []
+    sandbox.invoke("promote", **rotation())
+
+    assert sandbox.stopped == [ARN]
+
+
+def test_how_a_process_dies() -> None:
+    sandbox = Sandbox({"kind": "killed", "function": "promote", "statement": 4, "when": "after"})
+
+    sandbox.invoke("promote", **rotation())
+    sandbox.invoke("promote", **rotation())
+
+    assert [death and (death.at, death.nth, death.when) for death in sandbox.deaths] == [
+        ("statement", 4, "after"),
+        None,
+    ]
+
+
+def test_delivered_one_after_the_other() -> None:
+    sandbox = Sandbox({"kind": "twice", "function": "promote", "when": "after"})
+
+    sandbox.invoke("promote", **rotation())
+
+    assert len(sandbox.deaths) == 2
