@@ -1,4 +1,7 @@
-"""One sandbox for all rotations: ``python -m sandbox up`` in another process, reached by its APIs, DNS and SQL only."""
+"""A sandbox for each file: ``python -m sandbox up`` in another process, reached by its APIs, DNS and SQL only.
+
+Not one for all: a key that one test has retired is deleted in the middle of another, whose clock goes on.
+"""
 
 from collections.abc import Iterator
 
@@ -8,14 +11,7 @@ from sandbox.client import SandboxProcess
 from tests.rotation.support import Customer
 
 
-@pytest.fixture(scope="session")
-def customer() -> Iterator[Customer]:
-    with SandboxProcess() as sandbox:
-        yield Customer.of(sandbox)
-
-
 @pytest.fixture(scope="module")
-def customer_of_their_own() -> Iterator[Customer]:
-    """For tests that change the deployed product itself."""
+def customer() -> Iterator[Customer]:
     with SandboxProcess() as sandbox:
         yield Customer.of(sandbox)

@@ -27,7 +27,7 @@ PostgresEngine._breach = _nothing
 """
 
 
-def test_a_forbidden_call_is_denied_and_reported(customer_of_their_own: Customer) -> None:
+def test_a_forbidden_call_is_denied_and_reported(customer: Customer) -> None:
     """A function that asks for more than its row of the permission matrix is seen, even if it hides the error."""
 
     def with_a_forbidden_call(files: dict[str, str]) -> None:
@@ -40,7 +40,6 @@ with contextlib.suppress(Exception):
     boto3.client("kms").list_keys()
 """
 
-    customer = customer_of_their_own
     customer.deploy_changed(with_a_forbidden_call, "notify")
     built = customer.build("curious")
 
@@ -53,9 +52,8 @@ with contextlib.suppress(Exception):
     assert not outcome.report.good
 
 
-def test_without_the_fence_acknowledged_writes_are_lost(customer_of_their_own: Customer) -> None:
+def test_without_the_fence_acknowledged_writes_are_lost(customer: Customer) -> None:
     """Applications go on writing to the source until their connections follow the name; zero lag does not help."""
-    customer = customer_of_their_own
     customer.deploy_changed(without_the_fence, *CUTOVER)
     built = customer.build("unfenced")
 
