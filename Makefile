@@ -23,7 +23,7 @@ demo: .venv/installed  ## Rotate the key of a live PostgreSQL database on this m
 	@$(PY) -m sandbox demo $(ARGS)
 
 test: lint types node_modules/installed  ## Everything that CI runs: lint, types, all tests, cfn-lint, asl-validator, cdk-nag
-	@$(PY) -m pytest -n 2 --dist loadfile -m "not proof" $(ARGS)
+	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not proof" $(ARGS)
 
 check: lint types  ## Lint, types and the quick tests; under a minute
 	@$(PY) -m pytest tests/unit tests/aws tests/infra -m "not slow" $(ARGS)
