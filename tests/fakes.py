@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
+from lambdas.rollback.handler import rollback
 from lambdas.rotation.errors import (
     AwsRefused,
     ConnectivityChanged,
@@ -593,7 +594,6 @@ class FakeDns:
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
         self.records: dict[tuple[str, str], tuple[str, int]] = {}
-        self.in_sync = True
         self.found: list[Finding] = []
 
     def describe_record(self, zone_id: str, name: str) -> tuple[str, int] | None:
@@ -609,9 +609,6 @@ class FakeDns:
                 raise ConnectivityChanged(f"{name} is {self.records[zone_id, name]}, not {expected}")
             self.records[zone_id, name] = (value, ttl_seconds)
         return "change-1"
-
-    def is_in_sync(self, change_id: str) -> bool:
-        return self.in_sync
 
 
 class FakeMonitoring:
@@ -975,3 +972,10 @@ def visit(act: Step, rotation: Rotation, ports: FakePorts, *, takes_over: bool =
 def failed(rotation: Rotation, error: str = "States.Timeout") -> Rotation:
     """As the state machine's Catch leaves it."""
     return rotation.having(failure=Failure(Error=error))
+
+
+def rolled_back(ports: FakePorts) -> Rotation:
+    """After a drain that took too long: the source is open again, and what the rotation made is still there."""
+    rotation = visit(rollback, failed(fenced_rotation(ports), "DrainIncomplete"), ports, takes_over=True)
+    ports.calls.clear()
+    return rotation

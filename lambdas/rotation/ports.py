@@ -206,8 +206,6 @@ class Dns(Protocol):
         """Replace the record, only if it is ``expected``; returns the change id. Does not wait for it to spread."""
         ...
 
-    def is_in_sync(self, change_id: str) -> bool: ...
-
 
 class Monitoring(Protocol):
     """CloudWatch; called only by functions outside the VPC, which spares an endpoint in it."""

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +27,20 @@ from botocore.config import Config
 REGION = "eu-central-1"
 PASSWORD = "correct-horse"
 ROOT = Path(__file__).resolve().parents[2]
+
+
+@contextmanager
+def running(**options: Any) -> Iterator[Sandbox]:
+    """A sandbox for the block, in which no operation of RDS may have failed at the end."""
+    # Not pytest's directory: the servers' account could not pass through it.
+    directory = Path(tempfile.mkdtemp(prefix="rds-sandbox-"))
+    sandbox = Sandbox(directory, **options)
+    try:
+        yield sandbox
+        assert sandbox.failures() == []
+    finally:
+        sandbox.close()
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 class Sandbox:

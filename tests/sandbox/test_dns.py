@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
 import socket
 import struct
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +14,7 @@ import dnslib
 import pytest
 
 from sandbox.dns import DnsServer, NameTable
-from tests.sandbox.rds_sandbox import Sandbox, code_of
+from tests.sandbox.rds_sandbox import Sandbox, code_of, running
 
 
 def record(name: str, kind: str, *values: str, ttl: int = 60) -> Any:
@@ -80,13 +78,8 @@ def test_the_server_answers_over_udp_and_tcp(table: NameTable) -> None:
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[Sandbox]:
-    directory = Path(tempfile.mkdtemp(prefix="rds-sandbox-"))
-    running = Sandbox(directory)
-    try:
-        yield running
-    finally:
-        running.close()
-        shutil.rmtree(directory, ignore_errors=True)
+    with running() as sandbox:
+        yield sandbox
 
 
 @pytest.fixture(scope="module")

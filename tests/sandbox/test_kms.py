@@ -3,25 +3,17 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-from tests.sandbox.rds_sandbox import Sandbox, code_of
+from tests.sandbox.rds_sandbox import Sandbox, code_of, running
 
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[Sandbox]:
-    directory = Path(tempfile.mkdtemp(prefix="rds-sandbox-"))
-    running = Sandbox(directory)
-    try:
-        yield running
-    finally:
-        running.close()
-        shutil.rmtree(directory, ignore_errors=True)
+    with running() as sandbox:
+        yield sandbox
 
 
 def new_key(sandbox: Sandbox) -> str:

@@ -3,28 +3,18 @@
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pg8000
 import pytest
 
-from tests.sandbox.rds_sandbox import Sandbox, code_of, eventually
+from tests.sandbox.rds_sandbox import Sandbox, code_of, eventually, running
 
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[Sandbox]:
-    # Not pytest's directory: the servers' account could not pass through it.
-    directory = Path(tempfile.mkdtemp(prefix="rds-sandbox-"))
-    running = Sandbox(directory)
-    try:
-        yield running
-        assert running.failures() == []
-    finally:
-        running.close()
-        shutil.rmtree(directory, ignore_errors=True)
+    with running() as sandbox:
+        yield sandbox
 
 
 def test_an_encrypted_replica_under_another_key_becomes_a_primary_with_all_that_was_committed(sandbox: Sandbox) -> None:

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.sandbox.rds_sandbox import PASSWORD, Sandbox, code_of, eventually
+from tests.sandbox.rds_sandbox import PASSWORD, Sandbox, code_of, eventually, running
 
 REPLICA = "create_db_instance_read_replica"
 WANTED: dict[str, Any] = {
@@ -22,14 +19,8 @@ WANTED: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[Sandbox]:
-    directory = Path(tempfile.mkdtemp(prefix="rds-sandbox-"))
-    running = Sandbox(directory)
-    try:
-        yield running
-        assert running.failures() == []
-    finally:
-        running.close()
-        shutil.rmtree(directory, ignore_errors=True)
+    with running() as sandbox:
+        yield sandbox
 
 
 @pytest.fixture(scope="module")

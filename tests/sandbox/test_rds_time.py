@@ -2,28 +2,19 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pg8000
 import pytest
 
-from tests.sandbox.rds_sandbox import Sandbox, code_of, eventually
+from tests.sandbox.rds_sandbox import Sandbox, code_of, eventually, running
 
 
 @pytest.fixture
 def sandbox() -> Iterator[Sandbox]:
-    directory = Path(tempfile.mkdtemp(prefix="rds-sandbox-"))
-    running = Sandbox(directory)
-    try:
-        yield running
-        assert running.failures() == []
-    finally:
-        running.close()
-        shutil.rmtree(directory, ignore_errors=True)
+    with running() as sandbox:
+        yield sandbox
 
 
 def reachable(sandbox: Sandbox, instance: dict[str, Any]) -> bool:

@@ -15,14 +15,9 @@ from tests.fakes import (
     failed,
     fenced_rotation,
     planned_rotation,
+    rolled_back,
     visit,
 )
-
-
-def rolled_back(ports: FakePorts) -> Rotation:
-    rotation = visit(rollback, failed(fenced_rotation(ports), "DrainIncomplete"), ports, takes_over=True)
-    ports.calls.clear()
-    return rotation
 
 
 def cleaned(rotation: Rotation, ports: FakePorts, visits: int = 20) -> Rotation:

@@ -14,16 +14,16 @@ from tests.fakes import (
     TARGET,
     FakePorts,
     failed,
-    fenced_rotation,
     planned_rotation,
+    rolled_back,
     visit,
 )
 
 
-def rolled_back(ports: FakePorts) -> Rotation:
-    rotation = visit(rollback, failed(fenced_rotation(ports), "DrainIncomplete"), ports, takes_over=True)
-    del ports.rds.instances[TARGET]  # CleanUp has seen it go
-    ports.calls.clear()
+def without_target(ports: FakePorts) -> Rotation:
+    """Rolled back, and CleanUp has seen the target go."""
+    rotation = rolled_back(ports)
+    del ports.rds.instances[TARGET]
     return rotation
 
 
@@ -41,7 +41,7 @@ def test_the_alias_and_then_the_key() -> None:
     """An alias of a key that waits for its deletion would be taken for a usable key."""
     ports = FakePorts()
 
-    rotation = discarded(rolled_back(ports), ports)
+    rotation = discarded(without_target(ports), ports)
 
     assert rotation.undo is not None
     assert rotation.undo.key_discarded
@@ -54,7 +54,7 @@ def test_the_alias_and_then_the_key() -> None:
 
 def test_a_retry_finds_the_key_scheduled_and_leaves_it() -> None:
     ports = FakePorts()
-    rotation = rolled_back(ports)
+    rotation = without_target(ports)
     discarded(rotation, ports)
     ports.calls.clear()
 
@@ -88,7 +88,7 @@ def test_a_refused_rotation_made_no_key() -> None:
 
 def test_a_key_that_somebody_uses_by_now_stays() -> None:
     ports = FakePorts()
-    rotation = rolled_back(ports)
+    rotation = without_target(ports)
     ports.key_users.others[NEW_KEY] = [KeyUser(kind="db-snapshot", identifier="theirs")]
 
     rotation = discarded(rotation, ports)
@@ -102,7 +102,7 @@ def test_a_key_that_somebody_uses_by_now_stays() -> None:
 
 def test_a_key_of_another_rotation_is_never_found() -> None:
     ports = FakePorts()
-    rotation = rolled_back(ports)
+    rotation = without_target(ports)
     ports.kms.add(NEW_KEY, tags=our_tags("orders", "another1"))
 
     rotation = discarded(rotation, ports, visits=1)
@@ -115,7 +115,7 @@ def test_a_key_of_another_rotation_is_never_found() -> None:
 @pytest.mark.parametrize("call", ["kms.delete_alias", "kms.schedule_key_deletion"])
 def test_a_denial_holds_nobody_up(call: str) -> None:
     ports = FakePorts()
-    rotation = rolled_back(ports)
+    rotation = without_target(ports)
     ports.fail(call, AccessRefused("not allowed"))
 
     rotation = discarded(rotation, ports, visits=1)

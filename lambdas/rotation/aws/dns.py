@@ -97,10 +97,6 @@ class Route53:
             raise
         return str(answer["ChangeInfo"]["Id"]).rpartition("/")[2]
 
-    def is_in_sync(self, change_id: str) -> bool:
-        with calls("route53:GetChange"):
-            return bool(client("route53").get_change(Id=change_id)["ChangeInfo"]["Status"] == "INSYNC")
-
     def _simple_cname(self, zone_id: str, name: str) -> Record | None:
         records = _records_named(zone_id, name)
         if not records:
