@@ -6,8 +6,9 @@ A fault is a *kind* at a *place*. A place is the n-th time that something happen
 * ``function`` alone: an invocation of that function (``promote``), by the state machine or whoever
 * ``function`` and ``statement``: the n-th SQL statement of one invocation, for ``killed``
 
-``database`` limits it to the rotations of one database (its base name), so that many scenarios share a sandbox.
-Invocations that only prove reach, moments before the fence, do not count unless ``rehearsal`` says so.
+``database`` limits it to the rotations of one database (its base name), so that many scenarios share a sandbox;
+``reason`` to the executions whose input gives this ``Reason``, so that many of them share a database. Invocations
+that only prove reach, moments before the fence, do not count unless ``rehearsal`` says so.
 
 ====================  ==================================================================================================
 ``error-before``      nothing happens; the caller gets ``code`` (``ServiceUnavailable``)
@@ -22,6 +23,7 @@ Invocations that only prove reach, moments before the fence, do not count unless
 ``crash``             the server of ``side`` is killed and started again
 ``pause-replay``      the target receives, and does not apply; for ``seconds``, or for good where they are 0
 ``altered``           RDS makes the replica as if these ``parameters`` had been given (null: had been left out)
+``answered``          RDS's answer has these ``parameters`` as members; an object, in every element of a list
 ``promotion-fails``   RDS accepts the promotion; then the instance is ``failed``, and still a replica
 ``promotion-ignored`` RDS accepts the promotion; then the instance is ``available``, and still a replica
 ====================  ==================================================================================================
@@ -62,7 +64,7 @@ LOG = logging.getLogger("sandbox.faults")
 
 Kind = Literal[
     "error-before", "lost-answer", "throttle", "denied", "killed", "twice", "stopped", "held", "cut", "crash",
-    "pause-replay", "altered", "promotion-fails", "promotion-ignored",
+    "pause-replay", "altered", "answered", "promotion-fails", "promotion-ignored",
 ]  # fmt: skip
 KINDS: tuple[str, ...] = get_args(Kind)
 SDK_ATTEMPTS = 3
@@ -75,6 +77,8 @@ _IMPLIED_CALLS = {
     "promotion-fails": "rds.PromoteReadReplica",
     "promotion-ignored": "rds.PromoteReadReplica",
 }
+_FOLLOWED = (*_IMPLIED_CALLS, "answered")
+"""Kinds that the call itself heeds while it is served."""
 _ROOT = re.compile(r"Root=([^;]+)")
 _SCOPE = re.compile(r"Credential=[^/]+/\d+/[^/]*/([^/]+)/aws4_request")
 _SERVICES = {"monitoring": "cloudwatch", "email": "ses", "tagging": "resourcegroupstaggingapi"}
@@ -93,6 +97,7 @@ class Fault:
     call: str | None = None
     statement: int | None = None
     database: str | None = None
+    reason: str | None = None
     nth: int = 1
     times: int = 1
     onwards: bool = False
@@ -120,6 +125,8 @@ class Fault:
             usual |= {"call": _IMPLIED_CALLS[kind], "onwards": True}
         if kind == "throttle":
             usual |= {"times": SDK_ATTEMPTS, "code": "ThrottlingException"}
+        if kind == "answered":
+            usual["onwards"] = True
         if kind == "denied":
             usual |= {"onwards": True, "code": "AccessDenied"}
         if kind == "error-before":
@@ -129,6 +136,8 @@ class Fault:
             raise FaultInvalid(f"{kind} where? A fault needs a function, a call, or both")
         if fault.statement is not None and (kind != "killed" or fault.function is None or fault.call is not None):
             raise FaultInvalid("only a function can be killed at a statement")
+        if kind == "answered" and not (fault.call or "").startswith("rds."):
+            raise FaultInvalid("only an answer of RDS can be altered")
         if kind == "twice" and fault.call is not None:
             raise FaultInvalid("it is an invocation that is delivered twice, not a call")
         return fault
@@ -167,6 +176,11 @@ class Delivery:
     rehearsal: bool
     end: Callable[[], None]
 
+    @property
+    def reason(self) -> str | None:
+        given = (self.event.get("request") or {}).get("Reason")
+        return None if given is None else str(given)
+
 
 class _Refusal(ServiceException):  # type: ignore[misc]
     def __init__(self, code: str, message: str) -> None:
@@ -201,13 +215,19 @@ class FaultInjector(Faults):
         if not self._faults:
             return
         self._runtime.faults = self
-        call_action = BaseResponse.call_action
+        call_action, serialized = BaseResponse.call_action, BaseResponse.serialized
         injector = self
 
         def struck(response: Any) -> Any:
             return injector._serve(response, call_action)
 
-        BaseResponse.call_action = struck
+        def answering(response: Any, answer: ActionResult) -> Any:
+            order = _ORDER.get()
+            if order is not None and order.kind == "answered" and isinstance(answer.result, dict):  # no refusal
+                _answer(answer.result, order.parameters)
+            return serialized(response, answer)
+
+        BaseResponse.call_action, BaseResponse.serialized = struck, answering
         backend = type(self._rds.backend)
         create, promote, work = (
             backend.create_db_instance_read_replica, backend.promote_read_replica, backend._promote
@@ -245,7 +265,7 @@ class FaultInjector(Faults):
             setattr(backend, name, replacement)
 
         def undo() -> None:
-            BaseResponse.call_action = call_action
+            BaseResponse.call_action, BaseResponse.serialized = call_action, serialized
             for name in ("create_db_instance_read_replica", "promote_read_replica", "_promote"):
                 delattr(backend, name)
 
@@ -331,7 +351,7 @@ class FaultInjector(Faults):
         except _Refusal as refusal:
             _, headers, body = response.serialized(ActionResult(refusal))
             return refusal.status, {**headers, "status": str(refusal.status)}, body
-        with _ordered(next((fault for fault in due if fault.kind in _IMPLIED_CALLS), None)):
+        with _ordered(next((fault for fault in due if fault.kind in _FOLLOWED), None)):
             answer = call_action(response)
         for fault in due:
             if fault.kind == "killed" and fault.when == "after":
@@ -351,6 +371,7 @@ class FaultInjector(Faults):
                 fault.call == call
                 and fault.function in (None, delivery.function)
                 and fault.database in (None, delivery.database)
+                and fault.reason in (None, delivery.reason)
                 and (fault.rehearsal or not delivery.rehearsal)
             )
             if here and counter.counts(fault):
@@ -421,6 +442,14 @@ def _altered(params: Any, changes: Mapping[str, Any]) -> Any:
         else:
             altered[name] = value
     return altered
+
+
+def _answer(answer: dict[str, Any], changes: Mapping[str, Any]) -> None:
+    """Change an answer before it is written; what it shows of the sandbox's own books stays as it is."""
+    for name, value in changes.items():
+        if isinstance(value, Mapping) and isinstance(answer.get(name), list):
+            value = [{**element, **value} for element in answer[name]]
+        answer[name] = value
 
 
 def _identifier(delivery: Delivery, side: str) -> str:

@@ -1,10 +1,14 @@
 """Faults strike where they were told to, and nowhere else: a sweep over places proves nothing if they miss."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import boto3
 import pytest
+from moto import mock_aws
 
 from sandbox.faults import Delivery, Fault, FaultInjector, FaultInvalid, read_faults
 from sandbox.lambda_runtime import Invocation
@@ -35,8 +39,17 @@ class Sandbox:
 
         assert self.injector.deliver(f"rotation-{function}", event, "Root=1-2-3;Sampled=0", once) == DONE
 
-    def due(self, call: str, function: str = "promote", database: str = "orders", *, rehearsal: bool = False) -> int:
-        delivery = Delivery(function, database, {}, rehearsal, lambda: None)
+    def due(
+        self,
+        call: str,
+        function: str = "promote",
+        database: str = "orders",
+        *,
+        reason: str | None = None,
+        rehearsal: bool = False,
+    ) -> int:
+        event = {} if reason is None else {"request": {"Reason": reason}}
+        delivery = Delivery(function, database, event, rehearsal, lambda: None)
         return len(self.injector._due(delivery, call))
 
 
@@ -52,6 +65,8 @@ def rotation(database: str = "orders", arn: str = ARN) -> dict[str, Any]:
         ({"kind": "denied", "place": "here"}, "unknown field place"),
         ({"kind": "held", "function": "promote", "statement": 1}, "killed at a statement"),
         ({"kind": "twice", "function": "promote", "call": "rds.PromoteReadReplica"}, "invocation"),
+        ({"kind": "answered", "call": "kms.DescribeKey"}, "answer of RDS"),
+        ({"kind": "answered", "function": "preflight"}, "answer of RDS"),
     ],
 )
 def test_a_fault_that_means_nothing_is_refused(given: dict[str, Any], complaint: str) -> None:
@@ -98,6 +113,15 @@ def test_only_the_place_counts() -> None:
     assert sandbox.due("rds.PromoteReadReplica") == 1
 
 
+def test_an_execution_is_known_by_the_reason_that_it_was_given() -> None:
+    """Many executions on one database, each with something else wrong."""
+    sandbox = Sandbox({"kind": "error-before", "call": "rds.PromoteReadReplica", "reason": "an audit"})
+
+    assert sandbox.due("rds.PromoteReadReplica") == 0
+    assert sandbox.due("rds.PromoteReadReplica", reason="another audit") == 0
+    assert sandbox.due("rds.PromoteReadReplica", reason="an audit") == 1
+
+
 def test_a_recovery_is_known_by_what_it_recovers() -> None:
     """Its input names an execution, not a database."""
     sandbox = Sandbox({"kind": "stopped", "function": "start-rotation", "nth": 2, "database": "orders"})
@@ -138,3 +162,52 @@ def test_delivered_one_after_the_other() -> None:
     sandbox.invoke("promote", **rotation())
 
     assert len(sandbox.deaths) == 2
+
+
+class Books:
+    """The backend's methods that an injector replaces."""
+
+    create_db_instance_read_replica = promote_read_replica = _promote = None
+
+
+@pytest.fixture
+def describing() -> Iterator[Any]:
+    """An SDK client of moto's RDS, with two instances, whose calls come from a function that is being served."""
+    changes = {"DBInstances": {"DBClusterIdentifier": "shop", "TagList": []}, "Marker": "more"}
+    world: Any = SimpleNamespace(backend=Books())
+    injector = FaultInjector(
+        [Fault.from_json({"kind": "answered", "call": "rds.DescribeDBInstances", "parameters": changes})],
+        runtime=world,
+        rds=world,
+        stop_execution=print,
+        name_prefix="rotation",
+    )
+    injector._deliveries["1-2-3"] = Delivery("preflight", "orders", {}, False, lambda: None)
+    with mock_aws():
+        rds = boto3.client("rds", "eu-central-1", aws_access_key_id="none", aws_secret_access_key="none")
+        for name in ("orders", "payments"):
+            rds.create_db_instance(DBInstanceIdentifier=name, DBInstanceClass="db.t4g.micro", Engine="postgres")
+        rds.meta.events.register(
+            "before-sign.rds", lambda request, **_: request.headers.add_header("X-Amzn-Trace-Id", "Root=1-2-3")
+        )
+        injector.install()
+        try:
+            yield rds
+        finally:
+            injector.uninstall()
+
+
+def test_an_answer_shows_what_this_sandbox_does_not_have(describing: Any) -> None:
+    answer = describing.describe_db_instances()
+
+    assert answer["Marker"] == "more"
+    assert [(one["DBInstanceIdentifier"], one["DBClusterIdentifier"]) for one in answer["DBInstances"]] == [
+        ("orders", "shop"),
+        ("payments", "shop"),
+    ]
+    assert "DBClusterIdentifier" not in describing.describe_db_clusters()
+
+
+def test_a_refusal_stays_a_refusal(describing: Any) -> None:
+    with pytest.raises(describing.exceptions.DBInstanceNotFoundFault):
+        describing.describe_db_instances(DBInstanceIdentifier="nobody")
