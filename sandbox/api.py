@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import threading
@@ -11,6 +12,8 @@ from contextlib import suppress
 from typing import Any
 
 import flask
+import moto.backends
+import moto.core.responses
 import requests
 from moto.core.config import default_user_config
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
@@ -27,6 +30,7 @@ class Api:
         default_user_config["stepfunctions"] = {"execute_state_machine": True}
         default_user_config["iam"] = {"load_aws_managed_policies": True}
         self._ending = False
+        _remember_what_does_not_change()
         flask.got_request_exception.connect(self._report_failure)
         logging.getLogger("werkzeug").setLevel(logging.CRITICAL)
         with warnings.catch_warnings():
@@ -75,6 +79,14 @@ class Api:
             request.headers.get("X-Amz-Target") or request.values.get("Action", ""),
             exc_info=exception,
         )
+
+
+def _remember_what_does_not_change() -> None:
+    """moto lists its own modules, and the methods of a class, anew for every request."""
+    if not hasattr(moto.backends.list_of_moto_modules, "cache_info"):
+        modules = tuple(moto.backends.list_of_moto_modules())
+        moto.backends.list_of_moto_modules = functools.cache(lambda: modules)
+        moto.core.responses.method_names_from_class = functools.cache(moto.core.responses.method_names_from_class)
 
 
 class _RequestHandler(MotoRequestHandler):  # type: ignore[misc]

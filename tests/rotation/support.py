@@ -114,12 +114,12 @@ class Customer:
         iam.delete_role(RoleName=name)
         assert run.status == "SUCCEEDED"
 
-    def until(self, what: Callable[[], Any], patience: float = 60.0) -> Any:
+    def until(self, what: Callable[[], Any], patience: float = 60.0, every_seconds: float = 0.2) -> Any:
         """The first true answer; fails the test when there is none in time (real seconds)."""
         give_up_at = time.monotonic() + patience
         while not (answer := what()):
             assert time.monotonic() < give_up_at, "still not so"
-            time.sleep(0.2)
+            time.sleep(every_seconds)
         return answer
 
     # -- notifications -------------------------------------------------------------------------------------------------

@@ -9,6 +9,9 @@ from typing import Any
 import boto3
 import pytest
 from moto import mock_aws
+from moto.core.responses import PaginatedResult
+from moto.rds.exceptions import DBInstanceNotFoundError
+from moto.rds.responses import RDSResponse
 
 from sandbox.faults import Delivery, Fault, FaultInjector, FaultInvalid, read_faults
 from sandbox.lambda_runtime import Invocation
@@ -164,29 +167,34 @@ def test_delivered_one_after_the_other() -> None:
     assert len(sandbox.deaths) == 2
 
 
-class Books:
-    """The backend's methods that an injector replaces."""
-
-    create_db_instance_read_replica = promote_read_replica = _promote = None
-
-
 @pytest.fixture
-def describing() -> Iterator[Any]:
-    """An SDK client of moto's RDS, with two instances, whose calls come from a function that is being served."""
-    changes = {"DBInstances": {"DBClusterIdentifier": "shop", "TagList": []}, "Marker": "more"}
+def describing(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """An SDK client whose calls come from a function that is being served, in an RDS of two instances."""
+
+    def describe_db_instances(response: Any) -> PaginatedResult:
+        if name := response.params.get("DBInstanceIdentifier"):
+            raise DBInstanceNotFoundError(name)
+        return PaginatedResult({"DBInstances": [{"DBInstanceIdentifier": name} for name in ("orders", "payments")]})
+
+    class Books:
+        create_db_instance_read_replica = promote_read_replica = _promote = None
+
+    answers = {
+        "rds.DescribeDBInstances": {"DBInstances": {"DBClusterIdentifier": "shop"}},
+        "rds.DescribeDBClusters": {"DBClusters": [{"DBClusterIdentifier": "shop"}]},
+    }
     world: Any = SimpleNamespace(backend=Books())
     injector = FaultInjector(
-        [Fault.from_json({"kind": "answered", "call": "rds.DescribeDBInstances", "parameters": changes})],
+        [Fault.from_json({"kind": "answered", "call": call, "parameters": what}) for call, what in answers.items()],
         runtime=world,
         rds=world,
         stop_execution=print,
         name_prefix="rotation",
     )
     injector._deliveries["1-2-3"] = Delivery("preflight", "orders", {}, False, lambda: None)
+    monkeypatch.setattr(RDSResponse, "describe_db_instances", describe_db_instances)
     with mock_aws():
         rds = boto3.client("rds", "eu-central-1", aws_access_key_id="none", aws_secret_access_key="none")
-        for name in ("orders", "payments"):
-            rds.create_db_instance(DBInstanceIdentifier=name, DBInstanceClass="db.t4g.micro", Engine="postgres")
         rds.meta.events.register(
             "before-sign.rds", lambda request, **_: request.headers.add_header("X-Amzn-Trace-Id", "Root=1-2-3")
         )
@@ -198,14 +206,15 @@ def describing() -> Iterator[Any]:
 
 
 def test_an_answer_shows_what_this_sandbox_does_not_have(describing: Any) -> None:
-    answer = describing.describe_db_instances()
+    instances = describing.describe_db_instances()["DBInstances"]
+    clusters = describing.describe_db_clusters()["DBClusters"]
 
-    assert answer["Marker"] == "more"
-    assert [(one["DBInstanceIdentifier"], one["DBClusterIdentifier"]) for one in answer["DBInstances"]] == [
+    assert [(one["DBInstanceIdentifier"], one["DBClusterIdentifier"]) for one in instances] == [
         ("orders", "shop"),
         ("payments", "shop"),
     ]
-    assert "DBClusterIdentifier" not in describing.describe_db_clusters()
+    assert [one["DBClusterIdentifier"] for one in clusters] == ["shop"]
+    assert describing.describe_db_subnet_groups()["DBSubnetGroups"] == []  # nothing was said about them
 
 
 def test_a_refusal_stays_a_refusal(describing: Any) -> None:

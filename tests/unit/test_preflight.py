@@ -9,9 +9,11 @@ from lambdas.preflight.handler import preflight
 from lambdas.rotation.errors import (
     AccessRefused,
     AwsUnavailable,
+    ConnectivityChanged,
     DatabaseUnreachable,
     LoginRefused,
     PreflightRefused,
+    StateIncomplete,
 )
 from lambdas.rotation.state import EndpointSecret, Finding, FirstLook, ManagedRotation, Rotation
 from tests.fakes import OLD_KEY, ROTATION_ID, SOURCE, FakePorts, journaled, planned_rotation
@@ -116,9 +118,13 @@ def test_refuses_by_the_sources_state(name: str, facts: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(("engine", "version"), [("oracle-ee", "19"), ("postgres", "13.22")])
 def test_refuses_engines_that_the_strategy_does_not_know(engine: str, version: str) -> None:
+    """By this name: that there is nobody to log in with must not come first."""
     ports, rotation = ready()
     database = ports.rds.instances[SOURCE].database.having(engine=engine, engine_version=version)
     ports.rds.alter(SOURCE, database=database)
+    rotation = journaled(ports, rotation.having(source=database))
+    if engine != "postgres":
+        ports.fail("engine.login_limitations", StateIncomplete("no engine"))
 
     assert ["EngineNotSupported"] == refusal(ports, rotation)
 
@@ -265,6 +271,22 @@ def test_refuses_a_rotated_login_that_would_stay_with_the_source(
         assert ["LoginSecretNamesSource"] == refusal(ports, rotation)
     else:
         assert preflight(rotation, ports).preflight is not None
+
+
+class OthersHaveNoHost(dict[str, EndpointSecret]):
+    def __missing__(self, name: str) -> EndpointSecret:
+        raise ConnectivityChanged(f"{name} has no field host")
+
+
+def test_an_endpoint_secret_that_cannot_be_read_is_a_reason_beside_the_login() -> None:
+    """It is asked for twice, and refused once: by its name, together with what is wrong with the login's secret."""
+    ports, rotation = ready(connectivity=("secret",), endpoint_secret="endpoint")
+    ports.settings.defaults = {"vpc_ids": ["vpc-1"], "secret_rotation_function_arns": ["*"]}
+    address = ports.rds.instances[SOURCE].database.address
+    ports.secrets.endpoints = OthersHaveNoHost(login=EndpointSecret(arn="arn:login", version_id="v", host=address))
+    ports.secrets.managed["login"] = MANAGED
+
+    assert ["SecretIncomplete", "LoginSecretNamesSource"] == refusal(ports, rotation)
 
 
 @pytest.mark.parametrize(

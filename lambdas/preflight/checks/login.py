@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from lambdas.preflight.checks.managed_rotation import login_address, managed_rotation
+from lambdas.rotation.engines import ENGINES
 from lambdas.rotation.errors import DatabaseUnreachable, LoginRefused
 from lambdas.rotation.ports import Ports
 from lambdas.rotation.state import Finding, Rotation
@@ -27,6 +28,8 @@ def login(rotation: Rotation, ports: Ports) -> Iterator[Finding]:
     if not unfit:
         yield from managed_rotation(plan.login_secret, ports)
         yield from login_address(rotation, ports)
+    if source.engine not in ENGINES:
+        return  # nobody here speaks to it, which is said elsewhere
     try:
         engine = ports.engine(source, plan)
         missing = tuple(engine.login_limitations())

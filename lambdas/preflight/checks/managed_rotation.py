@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
-from lambdas.rotation.errors import ConnectivityChanged
+from lambdas.rotation.errors import AccessRefused, AwsRefused, ConnectivityChanged
 from lambdas.rotation.ports import Ports
-from lambdas.rotation.state import Finding, Rotation
+from lambdas.rotation.state import EndpointSecret, Finding, Plan, Rotation
 
 
 def managed_rotation(secret_id: str, ports: Ports) -> Iterator[Finding]:
@@ -35,8 +35,7 @@ def login_address(rotation: Rotation, ports: Ports) -> Iterator[Finding]:
         return  # the function knows the address from elsewhere
     if login.host.lower().removesuffix(".") != source.address.lower():
         return
-    followed = "secret" in plan.connectivity and plan.endpoint_secret is not None
-    if not followed or ports.secrets.describe_endpoint(plan.endpoint_secret or "").arn != login.arn:
+    if not _is_followed(login, plan, ports):
         yield Finding(
             name="LoginSecretNamesSource",
             message=f"Secrets Manager rotates {plan.login_secret}, whose host is {source.address}: after the cutover "
@@ -44,3 +43,13 @@ def login_address(rotation: Rotation, ports: Ports) -> Iterator[Finding]:
             advice="let its host be the DNS record, or let key-rotation:endpoint-secret name the same secret "
             "(connectivity secret)",
         )
+
+
+def _is_followed(login: EndpointSecret, plan: Plan, ports: Ports) -> bool:
+    """Whether the rotation leads the login's own address to the target: it is the applications' secret as well."""
+    if "secret" not in plan.connectivity or plan.endpoint_secret is None:
+        return False
+    try:
+        return ports.secrets.describe_endpoint(plan.endpoint_secret).arn == login.arn
+    except (AccessRefused, AwsRefused, ConnectivityChanged):
+        return False  # what is wrong with it is said elsewhere; the login's secret could be read
