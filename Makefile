@@ -14,7 +14,7 @@ CDK := npx --no-install cdk --app "$(PY) app.py" -c env=$(ENV)
 export JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION := 20
 export CDK_DISABLE_CLI_TELEMETRY := true
 
-.PHONY: help demo test check lint types proof asl lock layer synth diff deploy bootstrap clean
+.PHONY: help demo test check lint types proof sweep asl lock layer synth diff deploy bootstrap clean
 
 help:  ## What there is
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -37,6 +37,10 @@ types: .venv/installed
 
 proof: .venv/installed  ## The long proofs: every way to fail that has a scenario, each a whole rotation under load
 	@$(PY) -m pytest tests/infra/test_permissions.py tests/rotation $(ARGS)
+
+sweep: .venv/installed  ## Let a rotation fail at every boundary in every way, and count what is lost; goes on where it stopped
+	@mkdir -p build/sweep
+	@$(PY) -m sandbox sweep --html build/sweep/index.html $(ARGS)
 
 asl: .venv/installed  ## Print the state machine as it is deployed, with its placeholders
 	@$(PY) -m infra.embed rotate_key

@@ -1,4 +1,4 @@
-"""``python -m sandbox up | demo | bench``."""
+"""``python -m sandbox up | demo | bench | sweep``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 
 
 def main(argv: Sequence[str]) -> int:
@@ -17,20 +18,24 @@ def main(argv: Sequence[str]) -> int:
     up = commands.add_parser("up", help="run until interrupted")
     up.add_argument("--json", action="store_true", help="print one JSON line when ready, and nothing else")
     up.add_argument("--faults", metavar="FILE|JSON", help="what goes wrong, and where (sandbox/faults.py)")
+    up.add_argument("--crossings", metavar="FILE", type=Path, help="note each invocation's calls and SQL statements")
     up.add_argument("--until-eof", action="store_true", help="also end when standard input ends")
     commands.add_parser("demo", add_help=False, help="rotate the key of a database under load, and report")
     commands.add_parser("bench", add_help=False, help="compare flows side by side")
+    commands.add_parser(
+        "sweep", add_help=False, help="let a rotation fail everywhere, in every way, and look at what is lost"
+    )
     options, rest = parser.parse_known_args(argv)
     if options.command != "up":
         # Each has options of its own, and imports of its own.
-        module = {"demo": "sandbox.demo", "bench": "sandbox.demo.bench"}[options.command]
+        module = {"demo": "sandbox.demo", "bench": "sandbox.demo.bench", "sweep": "sandbox.sweep"}[options.command]
         return int(importlib.import_module(module).main(rest))
     if rest:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    return run(as_json=options.json, until_eof=options.until_eof, faults=options.faults)
+    return run(options)
 
 
-def run(*, as_json: bool, until_eof: bool, faults: str | None = None) -> int:
+def run(options: argparse.Namespace) -> int:
     """Bring a sandbox up and keep it until SIGINT or SIGTERM. 0 after a clean end, 1 if it did not start."""
     if not sys.platform.startswith("linux"):
         print("python -m sandbox runs on Linux only", file=sys.stderr)
@@ -38,20 +43,21 @@ def run(*, as_json: bool, until_eof: bool, faults: str | None = None) -> int:
     ended = threading.Event()
     for one in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(one, lambda *_: _end(ended))
-    if until_eof:
+    if options.until_eof:
         threading.Thread(target=_await_eof, args=(ended,), daemon=True).start()
 
     from sandbox.cloudformation import DeploymentRefused
     from sandbox.faults import FaultInvalid, read_faults
     from sandbox.server import Sandbox, SandboxFailed, environment_of
 
-    if not as_json:
+    if not options.json:
         print("starting: layer, synthesis, deployment …", file=sys.stderr)
     try:
-        with Sandbox(faults=read_faults(faults) if faults else ()) as sandbox:
+        faults = read_faults(options.faults) if options.faults else ()
+        with Sandbox(faults=faults, crossings=options.crossings) as sandbox:
             _ready.set()
             ready = sandbox.ready
-            if as_json:
+            if options.json:
                 print(ready.as_json(), flush=True)
             else:
                 for name, value in environment_of(vars(ready)).items():

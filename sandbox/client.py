@@ -25,15 +25,23 @@ class SandboxProcess:
     It ends with this process, however this process ends: its standard input is a pipe from here.
     """
 
-    def __init__(self, *, stderr: IO[Any] | int | None = None, faults: Sequence[Mapping[str, Any]] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        stderr: IO[Any] | int | None = None,
+        faults: Sequence[Mapping[str, Any]] = (),
+        crossings: Path | None = None,
+    ) -> None:
         """Start it and wait until it is ready. ``stderr``: where it may complain (default: here).
 
-        ``faults``: what goes wrong in it, as ``sandbox/faults.py`` has it in JSON.
+        ``faults``: what goes wrong in it, as ``sandbox/faults.py`` has it in JSON. ``crossings``: gets a JSON line for
+        each invocation, with its calls and SQL statements.
 
         Raises:
             RuntimeError: it did not start; it has said why on stderr.
         """
         options = ["--faults", json.dumps(list(faults))] if faults else []
+        options += ["--crossings", str(crossings)] if crossings else []
         self._process = subprocess.Popen(
             [sys.executable, "-m", "sandbox", "up", "--json", "--until-eof", *options],
             cwd=ROOT,

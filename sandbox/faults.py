@@ -4,17 +4,18 @@ A fault is a *kind* at a *place*. A place is the n-th time that something happen
 
 * ``call``: an AWS call, ``rds.PromoteReadReplica``; by ``function`` if that is given, by anybody's function if not
 * ``function`` alone: an invocation of that function (``promote``), by the state machine or whoever
-* ``function`` and ``statement``: the n-th SQL statement of one invocation, for ``killed``
+* ``function`` and ``statement``: the n-th SQL statement of one invocation; with a ``shape``, the n-th of that shape
+  in the first invocation that has so many
 
 ``database`` limits it to the rotations of one database (its base name), so that many scenarios share a sandbox;
 ``reason`` to the executions whose input gives this ``Reason``, so that many of them share a database. Invocations
 that only prove reach, moments before the fence, do not count unless ``rehearsal`` says so.
 
 ====================  ==================================================================================================
-``error-before``      nothing happens; the caller gets ``code`` (``ServiceUnavailable``)
+``error-before``      nothing happens; the caller gets ``code`` (``ServiceUnavailable``; SQL: the connection is lost)
 ``lost-answer``       it happens, and the connection closes before the answer
 ``throttle``          as ``error-before`` with ``ThrottlingException``; three times in a row
-``denied``            as ``error-before`` with AWS's refusal; from then on for good
+``denied``            as ``error-before`` with AWS's refusal; from then on, until somebody starts a rotation anew
 ``killed``            the function's process dies ``when``: before it, or after it and before the answer
 ``twice``             an invocation is delivered twice: at the same time, or (``when: after``) one after the other
 ``stopped``           StopExecution, as by an operator; the function lives on, after ``seconds`` of sleep, to its end
@@ -79,6 +80,7 @@ _IMPLIED_CALLS = {
 }
 _FOLLOWED = (*_IMPLIED_CALLS, "answered")
 """Kinds that the call itself heeds while it is served."""
+_AT_STATEMENTS = ("killed", "error-before", "lost-answer", "stopped", "held", "cut", "crash", "pause-replay")
 _ROOT = re.compile(r"Root=([^;]+)")
 _SCOPE = re.compile(r"Credential=[^/]+/\d+/[^/]*/([^/]+)/aws4_request")
 _SERVICES = {"monitoring": "cloudwatch", "email": "ses", "tagging": "resourcegroupstaggingapi"}
@@ -96,6 +98,7 @@ class Fault:
     function: str | None = None
     call: str | None = None
     statement: int | None = None
+    shape: str | None = None
     database: str | None = None
     reason: str | None = None
     nth: int = 1
@@ -134,8 +137,10 @@ class Fault:
         fault = cls(**{**usual, **given})
         if fault.function is None and fault.call is None:
             raise FaultInvalid(f"{kind} where? A fault needs a function, a call, or both")
-        if fault.statement is not None and (kind != "killed" or fault.function is None or fault.call is not None):
-            raise FaultInvalid("only a function can be killed at a statement")
+        if fault.statement is not None and (kind not in _AT_STATEMENTS or fault.function is None or fault.call):
+            raise FaultInvalid(f"at a statement of a function there can be {', '.join(_AT_STATEMENTS)}")
+        if fault.shape is not None and fault.statement is None:
+            raise FaultInvalid("which statement of this shape?")
         if kind == "answered" and not (fault.call or "").startswith("rds."):
             raise FaultInvalid("only an answer of RDS can be altered")
         if kind == "twice" and fault.call is not None:
@@ -175,10 +180,20 @@ class Delivery:
     event: Mapping[str, Any]
     rehearsal: bool
     end: Callable[[], None]
+    calls: list[str] = field(default_factory=list)
+    """Its AWS calls so far."""
+
+    @property
+    def request(self) -> Mapping[str, Any]:
+        return self.event.get("request") or {}
+
+    @property
+    def execution(self) -> str:
+        return str(self.event.get("execution_arn"))
 
     @property
     def reason(self) -> str | None:
-        given = (self.event.get("request") or {}).get("Reason")
+        given = self.request.get("Reason")
         return None if given is None else str(given)
 
 
@@ -202,17 +217,22 @@ class FaultInjector(Faults):
         rds: RdsService,
         stop_execution: Callable[[str], None],
         name_prefix: str,
+        crossings: Path | None = None,
     ) -> None:
+        """``crossings``: gets a JSON line for each invocation, with its calls and SQL statements in their order."""
         self._runtime, self._rds, self._stop_execution = runtime, rds, stop_execution
         self._prefix = f"{name_prefix}-"
         self._faults = [(fault, _Counter()) for fault in faults]
+        self._struck: list[Fault] = []
+        """Faults at statements of a shape: these strike once, and where that will be is not known beforehand."""
+        self._crossings = crossings
         self._lock = threading.Lock()
         self._deliveries: dict[str, Delivery] = {}
         self._database_of: dict[str, str] = {}
         self._undo: list[Callable[[], None]] = []
 
     def install(self) -> None:
-        if not self._faults:
+        if not self._faults and self._crossings is None:
             return
         self._runtime.faults = self
         call_action, serialized = BaseResponse.call_action, BaseResponse.serialized
@@ -287,12 +307,14 @@ class FaultInjector(Faults):
             due = self._due(delivery, None)
             death: Death | None = None
             for fault in due:
-                if fault.kind == "killed":
+                if fault.statement is not None:
+                    death = self._at_statement(fault, delivery)
+                elif fault.kind == "killed":
                     death = Death("aws_call", 1, "before")
-                    if fault.statement is not None:
-                        death = Death("statement", fault.statement, fault.when)
                 elif fault.when == "before":
                     self._strike(fault, delivery)
+            if self._crossings is not None:
+                death = death or Death("statement", 0, "before")
             repeated = next((fault for fault in due if fault.kind == "twice"), None)
             if repeated is not None and repeated.when == "before":
                 # The same event at the same time, in a process of its own; nobody waits for the answer.
@@ -300,7 +322,14 @@ class FaultInjector(Faults):
             invocation = once(death)
             if repeated is not None and repeated.when == "after":
                 invocation = once(None)
+            self._note(delivery, invocation)
             for fault in due:
+                if fault.shape is not None and invocation.struck:
+                    self._struck.append(fault)
+                    LOG.info("%s at a statement of %s (%s)", fault.kind, delivery.function, fault.to_json())
+            for fault in due:
+                if fault.statement is not None:
+                    continue
                 if fault.kind == "lost-answer":
                     _hang_up()
                 elif fault.when == "after":
@@ -308,6 +337,27 @@ class FaultInjector(Faults):
             return invocation
         finally:
             self._deliveries.pop(root, None)
+
+    def _at_statement(self, fault: Fault, delivery: Delivery) -> Death:
+        assert fault.statement is not None
+        place = (fault.statement, "after" if fault.kind == "lost-answer" else fault.when)
+        match fault.kind:
+            case "killed":
+                return Death("statement", *place, shape=fault.shape)
+            case "error-before" | "lost-answer":
+                return Death("statement", *place, "lose", fault.shape)
+            case _:
+                return Death("statement", *place, "report", fault.shape, lambda: self._strike(fault, delivery))
+
+    def _note(self, delivery: Delivery, invocation: Invocation) -> None:
+        if self._crossings is None or delivery.rehearsal:
+            return
+        crossed = {
+            "function": delivery.function, "database": delivery.database, "calls": delivery.calls,
+            "statements": invocation.statements,
+        }  # fmt: skip
+        with self._lock, self._crossings.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(crossed) + "\n")
 
     def _delivery(self, function_name: str, event: Any, trace_id: str) -> Delivery:
         event = event if isinstance(event, Mapping) else {}
@@ -339,7 +389,9 @@ class FaultInjector(Faults):
             return call_action(response)
         scope = _SCOPE.search(response.headers.get("Authorization", ""))
         service = scope[1] if scope else ""
-        due = self._due(delivery, f"{_SERVICES.get(service, service)}.{response._get_action()}")
+        call = f"{_SERVICES.get(service, service)}.{response._get_action()}"
+        delivery.calls.append(call)
+        due = self._due(delivery, call)
         try:
             for fault in due:
                 if fault.kind == "killed" and fault.when == "before":
@@ -366,7 +418,10 @@ class FaultInjector(Faults):
     def _due(self, delivery: Delivery, call: str | None) -> list[Fault]:
         """The faults that strike here, each counted."""
         due = []
+        anew = call is None and delivery.function == "start-rotation" and "Recover" not in delivery.request
         for fault, counter in self._faults:
+            if anew and fault.kind == "denied" and fault.database in (None, delivery.database):
+                counter.repaired(delivery.execution)
             here = (
                 fault.call == call
                 and fault.function in (None, delivery.function)
@@ -374,7 +429,9 @@ class FaultInjector(Faults):
                 and fault.reason in (None, delivery.reason)
                 and (fault.rehearsal or not delivery.rehearsal)
             )
-            if here and counter.counts(fault):
+            if here and fault.shape is not None:
+                due += [fault] if fault not in self._struck else []
+            elif here and counter.counts(fault, delivery.execution):
                 LOG.info("%s at %s of %s (%s)", fault.kind, call or "an invocation", delivery.function, fault.to_json())
                 due.append(fault)
         return due
@@ -387,7 +444,7 @@ class FaultInjector(Faults):
             case "held":
                 time.sleep(fault.seconds)
             case "stopped":
-                self._stop_execution(str(delivery.event.get("execution_arn")))
+                self._stop_execution(delivery.execution)
                 time.sleep(fault.seconds)
             case "cut":
                 name = _identifier(delivery, fault.side)
@@ -416,13 +473,23 @@ class FaultInjector(Faults):
 class _Counter:
     def __init__(self) -> None:
         self._seen = 0
+        self._struck: str | None = None
+        self._repaired = False
         self._lock = threading.Lock()
 
-    def counts(self, fault: Fault) -> bool:
+    def counts(self, fault: Fault, execution: str) -> bool:
         """One more; is it one that the fault strikes?"""
         with self._lock:
             self._seen += 1
-            return self._seen >= fault.nth and (fault.onwards or self._seen < fault.nth + fault.times)
+            if self._repaired or self._seen < fault.nth:
+                return False
+            self._struck = self._struck or execution
+            return fault.onwards or self._seen < fault.nth + fault.times
+
+    def repaired(self, execution: str) -> None:
+        """Whoever starts a rotation anew has done something about why the last one failed."""
+        with self._lock:
+            self._repaired = self._repaired or self._struck not in (None, execution)
 
 
 @contextmanager

@@ -74,9 +74,11 @@ class Sandbox:
     context: Context
     deployment: Deployment
 
-    def __init__(self, region: str = DEFAULT_REGION, faults: Sequence[Fault] = ()) -> None:
+    def __init__(
+        self, region: str = DEFAULT_REGION, faults: Sequence[Fault] = (), crossings: Path | None = None
+    ) -> None:
         self.region = region
-        self._faults = tuple(faults)
+        self._faults, self._crossings = tuple(faults), crossings
         self._stack = ExitStack()
 
     def __enter__(self) -> Sandbox:
@@ -181,8 +183,9 @@ class Sandbox:
         trail.install()
         self._stack.callback(trail.uninstall)
         injector = FaultInjector(
-            self._faults, runtime=self.runtime, rds=self.rds, stop_execution=self._stop_by_hand, name_prefix=NAME_PREFIX
-        )
+            self._faults, runtime=self.runtime, rds=self.rds, stop_execution=self._stop_by_hand,
+            name_prefix=NAME_PREFIX, crossings=self._crossings,
+        )  # fmt: skip
         injector.install()
         self._stack.callback(injector.uninstall)
         self.events.start()

@@ -47,15 +47,27 @@ class Invocation:
     payload: Any
     is_error: bool
     log: str
+    statements: tuple[str, ...] = ()
+    """The shapes of the SQL statements that it made; noted only when a `Fault` was to strike at one."""
+    struck: bool = False
+    """Whether the `Fault` was reached."""
 
 
 @dataclass(frozen=True)
 class Fault:
-    """The process dies before or after its ``nth`` (from 1) AWS call or SQL statement of the invocation."""
+    """What happens before or after the ``nth`` (from 1; 0: never) AWS call or SQL statement of one invocation."""
 
     at: Literal["aws_call", "statement"]
     nth: int
     when: Literal["before", "after"]
+    what: Literal["kill", "lose", "report"] = "kill"
+    """The process dies, the statement's connection is lost, or ``reached`` is called while the process waits."""
+    shape: str | None = None
+    """Only statements of this shape count (``zygote.shape_of``)."""
+    reached: Callable[[], None] = field(default=lambda: None, compare=False)
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "reached"}
 
 
 class Faults:
@@ -284,13 +296,15 @@ class LambdaRuntime:
                         "invoked_function_arn": _invoked_arn(function, qualifier),
                         "timeout_seconds": timeout_seconds,
                         "trace_id": trace_id,
-                        "fault": vars(fault) if fault else None,
+                        "fault": fault.to_json() if fault else None,
                     }
                     serving = (trace_id, function, environment)
                     with self._lock:
                         self._serving.append(serving)
                     try:
-                        answer = self._exchange(environment, request, timeout_seconds)
+                        answer = self._exchange(
+                            environment, request, timeout_seconds, fault.reached if fault else lambda: None
+                        )
                     finally:
                         with self._lock:
                             self._serving.remove(serving)
@@ -298,8 +312,8 @@ class LambdaRuntime:
                 why = f"Task timed out after {timeout_seconds}.00 seconds"
                 answer = _failed("Sandbox.Timedout", request_id, why)
                 self._end(function, environment)
-            except _ProcessEnded as ended:
-                answer = _failed("Runtime.ExitError", request_id, f"Runtime exited {ended}")
+            except _ProcessEnded as end:
+                answer = _failed("Runtime.ExitError", request_id, f"Runtime exited {end}") | {"struck": True}
             log = self._write_log(
                 function,
                 environment,
@@ -309,19 +323,32 @@ class LambdaRuntime:
                 time.monotonic() - started,
                 answer.get("error"),
             )
+        noted: tuple[tuple[str, ...], bool] = (tuple(answer.get("statements", ())), bool(answer.get("struck")))
         if "error" in answer:
-            return Invocation(answer["error"], True, log)
-        return Invocation(json.loads(answer["payload"]), False, log)
+            return Invocation(answer["error"], True, log, *noted)
+        return Invocation(json.loads(answer["payload"]), False, log, *noted)
 
-    def _exchange(self, environment: _Environment, message: dict[str, Any], timeout_seconds: float) -> dict[str, Any]:
+    def _exchange(
+        self,
+        environment: _Environment,
+        message: dict[str, Any],
+        timeout_seconds: float,
+        reached: Callable[[], None] = lambda: None,
+    ) -> dict[str, Any]:
+        end = time.monotonic() + timeout_seconds
         try:
             send(environment.control, message)
             # poll, not select: the sandbox may well have more than 1,024 descriptors open.
             answered = select.poll()
             answered.register(environment.control, select.POLLIN)
-            if not answered.poll(timeout_seconds * 1000):
-                raise _TimedOut
-            answer = receive(environment.control)
+            while True:
+                if not answered.poll(max(0.0, end - time.monotonic()) * 1000):
+                    raise _TimedOut
+                answer = receive(environment.control)
+                if answer is None or "reached" not in answer:
+                    break
+                reached()
+                send(environment.control, {})
         except (BrokenPipeError, ConnectionResetError):
             answer = None
         if answer is None:

@@ -21,6 +21,7 @@ import json
 import logging
 import mmap
 import os
+import re
 import select
 import signal
 import socket
@@ -182,37 +183,74 @@ def prewarm() -> None:
 
 # -- faults ------------------------------------------------------------------------------------------------------------
 
+_VARYING = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|\$\w*\$.*?\$\w*\$|\b\d+\b""", re.DOTALL)
+
+
+def shape_of(statement: str) -> str:
+    """A SQL statement without what differs from run to run: literals, quoted names, numbers, white space.
+
+    >>> shape_of('ALTER DATABASE "o""r"  CONNECTION LIMIT 0 -- \'x\'')
+    'ALTER DATABASE ? CONNECTION LIMIT ? -- ?'
+    """
+    return " ".join(_VARYING.sub("?", statement).split())
+
 
 class Fault:
-    """Dies before or after the n-th AWS call or SQL statement of one invocation, as a process that is killed does."""
+    """What happens before or after the n-th AWS call or SQL statement (``shape``: of this shape) of one invocation.
 
-    def __init__(self, at: str, nth: int, when: str) -> None:
-        self.at, self.nth, self.when = at, nth, when
+    ``kill``: the process dies. ``lose``: the connection to the server is lost. ``report``: the sandbox is told, and
+    does what it has to before this goes on. ``nth`` 0 never happens, and only notes the statements.
+    """
+
+    def __init__(self, at: str, nth: int, when: str, what: str, shape: str | None) -> None:
+        self.at, self.nth, self.when, self.what, self.shape = at, nth, when, what, shape
         self.seen = 0
+        self.struck = False
+        self.statements: list[str] = []
+        self.report: Callable[[], None] = lambda: None
 
     def around(self, kind: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if kind != self.at:
             return call(*args, **kwargs)
+        if kind == "statement":
+            shape = shape_of(str(args[1]))
+            self.statements.append(shape)
+            if self.shape not in (None, shape):
+                return call(*args, **kwargs)
         self.seen += 1
         due = self.seen == self.nth
         if due and self.when == "before":
-            os.kill(os.getpid(), signal.SIGKILL)
+            self._strike(args[0])
         try:
             return call(*args, **kwargs)
         finally:
-            if due:
-                os.kill(os.getpid(), signal.SIGKILL)
+            if due and self.when == "after":
+                self._strike(args[0])
+
+    def _strike(self, caller: Any) -> None:
+        self.struck = True
+        if self.what == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif self.what == "report":
+            self.report()
+        else:
+            caller._usock.shutdown(socket.SHUT_RDWR)
+            if self.when == "after":
+                raise sys.modules["pg8000.exceptions"].InterfaceError("network error")
 
 
 class Faults:
     """The places where a fault may strike; installed in a child only when the first fault is asked of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, report: Callable[[], None]) -> None:
         self.current: Fault | None = None
+        self._report = report
         self._watched: set[str] = set()
 
     def set(self, fault: dict[str, Any] | None) -> None:
         self.current = Fault(**fault) if fault else None
+        if self.current is not None:
+            self.current.report = self._report
         if fault is None:
             return
         if fault["at"] == "aws_call":
@@ -340,10 +378,17 @@ def live(control: socket.socket, log: int) -> None:
         send(control, {"error": handler})
         return
     send(control, {})
-    faults = Faults()
+
+    def report() -> None:
+        send(control, {"reached": True})
+        receive(control)
+
+    faults = Faults(report)
     while (request := receive(control)) is not None:
         faults.set(request.get("fault"))
         answer = _respond(handler, request)
+        if faults.current is not None:
+            answer |= {"statements": faults.current.statements, "struck": faults.current.struck}
         sys.stdout.flush()
         sys.stderr.flush()
         send(control, answer)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,8 +15,10 @@ from moto.rds.exceptions import DBInstanceNotFoundError
 from moto.rds.responses import RDSResponse
 
 from sandbox.faults import Delivery, Fault, FaultInjector, FaultInvalid, read_faults
+from sandbox.lambda_runtime import Fault as Death
 from sandbox.lambda_runtime import Invocation
 
+PROMOTE = "rds.PromoteReadReplica"
 ARN = "arn:aws:states:eu-central-1:123456789012:execution:rotate-key:one"
 DONE = Invocation({}, False, "")
 
@@ -23,9 +26,10 @@ DONE = Invocation({}, False, "")
 class Sandbox:
     """An injector without a sandbox around it: what is called is noted."""
 
-    def __init__(self, *faults: dict[str, Any]) -> None:
+    def __init__(self, *faults: dict[str, Any], crossings: Path | None = None) -> None:
         self.stopped: list[str] = []
         self.deaths: list[Any] = []
+        self.answer = DONE
         nothing: Any = None
         self.injector = FaultInjector(
             [Fault.from_json(one) for one in faults],
@@ -33,14 +37,15 @@ class Sandbox:
             rds=nothing,
             stop_execution=self.stopped.append,
             name_prefix="rotation",
+            crossings=crossings,
         )
 
     def invoke(self, function: str, **event: Any) -> None:
         def once(death: Any) -> Invocation:
             self.deaths.append(death)
-            return DONE
+            return self.answer
 
-        assert self.injector.deliver(f"rotation-{function}", event, "Root=1-2-3;Sampled=0", once) == DONE
+        assert self.injector.deliver(f"rotation-{function}", event, "Root=1-2-3;Sampled=0", once) == self.answer
 
     def due(
         self,
@@ -50,8 +55,9 @@ class Sandbox:
         *,
         reason: str | None = None,
         rehearsal: bool = False,
+        arn: str = ARN,
     ) -> int:
-        event = {} if reason is None else {"request": {"Reason": reason}}
+        event = {"execution_arn": arn, "request": {} if reason is None else {"Reason": reason}}
         delivery = Delivery(function, database, event, rehearsal, lambda: None)
         return len(self.injector._due(delivery, call))
 
@@ -66,7 +72,9 @@ def rotation(database: str = "orders", arn: str = ARN) -> dict[str, Any]:
         ({"kind": "surprise", "call": "rds.PromoteReadReplica"}, "no kind"),
         ({"kind": "denied"}, "where"),
         ({"kind": "denied", "place": "here"}, "unknown field place"),
-        ({"kind": "held", "function": "promote", "statement": 1}, "killed at a statement"),
+        ({"kind": "twice", "function": "promote", "statement": 1}, "at a statement"),
+        ({"kind": "killed", "call": "rds.PromoteReadReplica", "statement": 1}, "at a statement"),
+        ({"kind": "killed", "function": "promote", "shape": "SELECT ?"}, "which statement"),
         ({"kind": "twice", "function": "promote", "call": "rds.PromoteReadReplica"}, "invocation"),
         ({"kind": "answered", "call": "kms.DescribeKey"}, "answer of RDS"),
         ({"kind": "answered", "function": "preflight"}, "answer of RDS"),
@@ -165,6 +173,61 @@ def test_delivered_one_after_the_other() -> None:
     sandbox.invoke("promote", **rotation())
 
     assert len(sandbox.deaths) == 2
+
+
+def test_a_statement_of_a_shape_is_waited_for_in_every_invocation() -> None:
+    """Which visit of a function that is polled comes to it is not the same in every rotation."""
+    place = {"function": "promote", "statement": 2, "shape": "SELECT ?"}
+    sandbox = Sandbox({"kind": "killed", "when": "after", **place})
+
+    sandbox.invoke("promote")
+    sandbox.answer = replace(DONE, struck=True)
+    sandbox.invoke("promote")
+    sandbox.invoke("promote")
+
+    armed = Death("statement", 2, "after", "kill", "SELECT ?")
+    assert sandbox.deaths == [armed, armed, None]
+
+
+@pytest.mark.parametrize(
+    ("kind", "what", "when"),
+    [("error-before", "lose", "before"), ("lost-answer", "lose", "after"), ("stopped", "report", "before")],
+)
+def test_what_a_statement_can_meet(kind: str, what: str, when: str) -> None:
+    sandbox = Sandbox({"kind": kind, "function": "promote", "statement": 1})
+
+    sandbox.invoke("promote", execution_arn=ARN)
+    for death in sandbox.deaths:
+        death.reached()
+
+    assert sandbox.deaths == [Death("statement", 1, when, what)]  # type: ignore[arg-type]
+    assert sandbox.stopped == ([ARN] if kind == "stopped" else [])
+
+
+def test_what_was_denied_for_good_is_repaired_by_whoever_starts_anew() -> None:
+    """Not by a recovery, which nobody has to have looked at."""
+    sandbox = Sandbox({"kind": "denied", "function": "promote", "call": PROMOTE, "database": "orders"})
+
+    def started(arn: str, **request: str) -> int:
+        sandbox.invoke(
+            "start-rotation", **rotation(arn=arn) | {"request": {"DBInstanceIdentifier": "orders", **request}}
+        )
+        return sandbox.due(PROMOTE, arn=arn)
+
+    assert [started(ARN), started("arn:recovery", Recover=ARN), started(ARN), started("arn:anew")] == [1, 1, 1, 0]
+
+
+def test_crossings_are_noted_in_their_order_and_rehearsals_are_not(tmp_path: Path) -> None:
+    sandbox = Sandbox(crossings=tmp_path / "crossings")
+    sandbox.answer = replace(DONE, statements=("BEGIN", "COMMIT"))
+
+    sandbox.invoke("promote", **rotation())
+    sandbox.invoke("promote", prove_reach=rotation())
+
+    [line] = (tmp_path / "crossings").read_text().splitlines()
+    assert json.loads(line) == {
+        "function": "promote", "database": "orders", "calls": [], "statements": ["BEGIN", "COMMIT"],
+    }  # fmt: skip
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import struct
 import threading
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
@@ -19,6 +19,7 @@ from moto import mock_aws
 from moto.awslambda.utils import get_backend
 
 from sandbox.lambda_runtime import Fault, Faults, Invocation, LambdaRuntime
+from sandbox.lambda_runtime.zygote import shape_of
 
 REGION = "eu-central-1"
 ACCOUNT = "123456789012"
@@ -333,6 +334,43 @@ def test_a_process_can_be_made_to_die_at_a_statement(runtime: LambdaRuntime, pro
     runtime.faults = ThirdStatement()
     assert probe({"do": "statements", "witness": str(witness)}).payload["errorType"] == "Runtime.ExitError"
     assert witness.read_text() == "01"
+
+
+def test_the_sandbox_can_act_while_a_process_waits_before_a_statement(
+    runtime: LambdaRuntime, probe: Any, tmp_path: Path
+) -> None:
+    """A zombie wakes up between two statements, when its rotation has been rolled back."""
+    witness = tmp_path / "statements"
+    seen: list[str] = []
+    answers: list[Invocation] = []
+
+    class SecondOfItsShape(Faults):
+        def deliver(
+            self, function_name: str, event: Any, trace_id: str, once: Callable[[Fault | None], Invocation]
+        ) -> Invocation:
+            def reached() -> None:
+                seen.append(witness.read_text())
+
+            answers.append(once(Fault("statement", 2, "before", "report", "select ?", reached)))
+            return answers[-1]
+
+    runtime.faults = SecondOfItsShape()
+
+    assert probe({"do": "statements", "witness": str(witness)}).payload == "alive"
+    assert (seen, witness.read_text()) == (["0"], "012")
+    assert (answers[0].struck, answers[0].statements) == (True, ("select ?",) * 3)
+
+
+@pytest.mark.parametrize(
+    ("statement", "shape"),
+    [
+        ('ALTER DATABASE "o""r 1"  CONNECTION LIMIT 0', "ALTER DATABASE ? CONNECTION LIMIT ?"),
+        ("SELECT 'it''s', $1\n FROM t2", "SELECT ?, $? FROM t2"),
+        ("COMMENT ON x IS $t$ a 'b' $t$", "COMMENT ON x IS ?"),
+    ],
+)
+def test_statements_that_differ_in_names_and_values_have_one_shape(statement: str, shape: str) -> None:
+    assert shape_of(statement) == shape
 
 
 def test_a_published_version_keeps_its_code_and_environment(aws: Any, runtime: LambdaRuntime) -> None:

@@ -1,0 +1,147 @@
+"""Plays cells, one after the other, in one sandbox. As a program: cells on standard input, results on output.
+
+A line of input is a JSON list of cells (`to_json`); each result is a JSON line, printed when its cell is over.
+"""
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from sandbox.client import SandboxProcess
+from sandbox.demo import progress
+from sandbox.demo.customer import Customer
+from sandbox.sweep.boundaries import PERMANENT, STOPPING, Boundary, Cell
+from sandbox.sweep.invariants import broken
+from sandbox.sweep.scenario import Outcome, Scenario, executions, is_settled, play, servers_of
+
+QUIET_SECONDS = 4.0
+"""Real; so long after its end a rotation that nothing carries on is left to itself."""
+
+HOUR_AND_A_HALF_DAYS = 1.5 / 24
+
+Result = dict[str, Any]
+"""``cell``, ``verdict`` (``kept``, ``broken``, ``unreached``, ``error``) and what was seen; see `_result`."""
+
+
+def to_json(cell: Cell) -> dict[str, Any]:
+    return {**asdict(cell.boundary), "kind": cell.kind}
+
+
+def from_json(given: Mapping[str, Any]) -> Cell:
+    fields = dict(given)
+    kind = fields.pop("kind")
+    return Cell(Boundary(**fields), kind)
+
+
+def run(cells: Sequence[Cell]) -> Iterator[Result]:
+    """Play them; whatever goes wrong with one is its result."""
+    scenarios = [_scenario(f"c{at}", cell) for at, cell in enumerate(cells)]
+    with (
+        tempfile.TemporaryDirectory(prefix="rds-key-rotation-sweep-") as scratch,
+        SandboxProcess(faults=[fault for one in scenarios for fault in one.in_sandbox()]) as sandbox,
+    ):
+        customer = Customer.of(sandbox)
+        for cell, scenario in zip(cells, scenarios, strict=True):
+            began = time.monotonic()
+            try:
+                result = _result(
+                    customer, cell, _play(customer, cell, scenario, Path(scratch) / f"{scenario.name}.acks")
+                )
+            except Exception as error:
+                result = {"cell": cell.name, "verdict": "error", "why": [f"{type(error).__name__}: {error}"]}
+            yield result | {"at": to_json(cell), "seconds": round(time.monotonic() - began, 1)}
+            _remove(customer, scenario.name)
+
+
+def _scenario(name: str, cell: Cell) -> Scenario:
+    return Scenario(name, cell.faults(), ends="either")
+
+
+def _play(customer: Customer, cell: Cell, scenario: Scenario, acks: Path) -> tuple[Outcome, str]:
+    built = customer.build(scenario.name, rows=100, writers=2)
+    helped = ["nobody"]
+
+    def finish(first: progress.Run) -> None:
+        """Let it come to its end: by itself, in an hour, or when somebody who has repaired the cause starts it anew."""
+        if _comes_to_rest(customer, scenario.name):
+            return
+        helped.append("time")
+        customer.let_days_pass(HOUR_AND_A_HALF_DAYS)
+        if _comes_to_rest(customer, scenario.name) or cell.kind not in PERMANENT:
+            return
+        helped.append("a new start")
+        customer.rotate({"DBInstanceIdentifier": scenario.name, "GraceDays": 0})
+        _comes_to_rest(customer, scenario.name)
+
+    return play(customer, scenario, acks, afterwards=finish, built=built, settles=False), helped[-1]
+
+
+def _comes_to_rest(customer: Customer, name: str) -> bool:
+    """Wait until it is settled, or until nothing has run for a while; whether it is settled."""
+    quiet_since = time.monotonic()
+    while not (settled := is_settled(customer, name)):
+        if "RUNNING" in executions(customer).values():
+            quiet_since = time.monotonic()
+        elif time.monotonic() - quiet_since > QUIET_SECONDS:
+            break
+        time.sleep(0.5)
+    return settled
+
+
+def _result(customer: Customer, cell: Cell, played: tuple[Outcome, str]) -> Result:
+    outcome, helped = played
+    why = [*broken(customer, outcome), *_not_as_meant(cell, outcome, helped)]
+    reached = outcome.struck >= len(outcome.scenario.faults)
+    return {
+        "cell": cell.name,
+        "verdict": "broken" if why else "kept" if reached else "unreached",
+        "why": why,
+        "story": outcome.story if why else "",
+        "went": "forward" if outcome.went_forward else "back",
+        "first": outcome.first.status,
+        "error": outcome.first.error,
+        "executions": len(outcome.executions),
+        "helped": helped,
+        "acknowledged": outcome.count.acknowledged,
+        "lost": outcome.count.lost,
+        "duplicated": outcome.count.duplicated,
+        "outage_seconds": round(outcome.outage_seconds, 2),
+        "core_seconds": round(sum(outcome.core_seconds.values()), 1),
+    }
+
+
+def _not_as_meant(cell: Cell, outcome: Outcome, helped: str) -> Iterator[str]:
+    """A passing fault ends in success; a lasting one as the next start leaves it; what is stopped is carried on."""
+    wanted = "SUCCEEDED" if cell.boundary.way == "forward" else "FAILED"
+    if cell.kind in PERMANENT:
+        return
+    if cell.kind in STOPPING:
+        if helped == "a new start":
+            yield "it was not carried on by itself"
+        return
+    if (outcome.first.status, outcome.went_forward) != (wanted, cell.boundary.way == "forward"):
+        went = "forward" if outcome.went_forward else "back"
+        yield f"a fault that passes made it end {outcome.first.status} and go {went}"
+
+
+def _remove(customer: Customer, name: str) -> None:
+    """The databases of a cell that is over: their servers would be in the way of the next."""
+    rds = customer.client("rds")
+    for identifier in servers_of(customer, name):
+        with suppress(Exception):
+            rds.modify_db_instance(DBInstanceIdentifier=identifier, DeletionProtection=False, ApplyImmediately=True)
+        with suppress(Exception):
+            rds.delete_db_instance(DBInstanceIdentifier=identifier, SkipFinalSnapshot=True, DeleteAutomatedBackups=True)
+
+
+def main() -> int:
+    cells = [from_json(one) for one in json.loads(sys.stdin.readline())]
+    for result in run(cells):
+        print(json.dumps(result), flush=True)
+    return 0

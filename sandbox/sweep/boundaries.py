@@ -1,0 +1,153 @@
+"""Where a rotation can fail, and how: boundaries, read from a rotation that was recorded, and the cells of the sweep.
+
+A boundary is a place where a function crosses into something that can fail on its own: an AWS call, a SQL statement,
+the invocation itself. A cell is a boundary and a kind of failure there.
+
+What would repeat another cell is left out. A process that dies before it reads has left what it left when it died after
+its last write. A first error that the SDK tries again by itself is seen at calls that change something.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+Way = Literal["forward", "back"]
+
+ZOMBIE_SECONDS = 4.0
+"""So long a function that was stopped sleeps before it lives on: its recovery has begun by then."""
+
+READS = ("Describe", "Get", "List", "Lookup", "Query", "Scan")
+READING = ("SELECT", "SET", "SHOW", "BEGIN", "ROLLBACK", "LOCK")
+
+AT_WRITES: Mapping[str, Mapping[str, Any]] = {
+    "error-before": {"kind": "error-before"},
+    "lost-answer": {"kind": "lost-answer"},
+    "throttle": {"kind": "throttle"},
+    "denied": {"kind": "denied"},
+    "killed": {"kind": "killed", "when": "after"},
+    "zombie": {"kind": "stopped", "seconds": ZOMBIE_SECONDS},
+}
+AT_READS = {kind: AT_WRITES[kind] for kind in ("throttle", "denied")}
+AT_CHANGING_STATEMENTS = {kind: AT_WRITES[kind] for kind in ("error-before", "lost-answer", "killed", "zombie")}
+AT_READING_STATEMENTS = {kind: AT_WRITES[kind] for kind in ("error-before",)}
+AT_INVOCATIONS: Mapping[str, Mapping[str, Any]] = {
+    "error-before": {"kind": "error-before", "code": "ServiceException"},
+    "lost-answer": {"kind": "lost-answer"},
+    "twice": {"kind": "twice"},
+    "again": {"kind": "twice", "when": "after"},
+    "stopped": {"kind": "stopped"},
+}
+KINDS = tuple(dict.fromkeys([*AT_WRITES, *AT_INVOCATIONS]))
+PERMANENT = ("denied",)
+STOPPING = ("stopped", "zombie")
+
+BASES: Mapping[Way, tuple[Mapping[str, Any], ...]] = {
+    "forward": (),
+    # As late as can be: the target is promoted by then, and all of it has to be undone.
+    "back": ({"kind": "denied", "function": "update-connectivity", "call": "route53.ChangeResourceRecordSets"},),
+}
+"""What goes wrong anyway on each way, so that it is taken."""
+
+ON_THE_WAY_BACK = ("rollback", "restore-connectivity", "clean-up", "discard-new-key", "notify")
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """``what``: ``invocation``, an AWS call (``rds.PromoteReadReplica``) or the shape of a SQL statement.
+
+    ``nth``: counted over the rotation; of a SQL statement, within an invocation.
+    """
+
+    way: Way
+    function: str
+    what: str
+    nth: int = 1
+
+    @property
+    def is_call(self) -> bool:
+        return "." in self.what and not self.is_statement
+
+    @property
+    def is_statement(self) -> bool:
+        return " " in self.what or self.what.isupper()
+
+    @property
+    def name(self) -> str:
+        words = self.what
+        if self.is_statement:
+            words = f"{' '.join(words.split()[:5])} #{hashlib.sha256(words.encode()).hexdigest()[:4]}"
+        return f"{self.way}/{self.function}/{words}" + (f"/{self.nth}" if self.nth > 1 else "")
+
+    def kinds(self) -> Mapping[str, Mapping[str, Any]]:
+        if self.what == "invocation":
+            return AT_INVOCATIONS
+        if self.is_call:
+            return AT_READS if self.what.split(".")[1].startswith(READS) else AT_WRITES
+        return AT_READING_STATEMENTS if self.what.startswith(READING) else AT_CHANGING_STATEMENTS
+
+    def place(self) -> dict[str, Any]:
+        """The place in the terms of ``sandbox/faults.py``."""
+        if self.what == "invocation":
+            return {"function": self.function}
+        if self.is_call:
+            return {"function": self.function, "call": self.what, "nth": self.nth}
+        return {"function": self.function, "statement": self.nth, "shape": self.what}
+
+
+@dataclass(frozen=True)
+class Cell:
+    boundary: Boundary
+    kind: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.boundary.name}:{self.kind}"
+
+    def faults(self) -> tuple[Mapping[str, Any], ...]:
+        return (*BASES[self.boundary.way], {**self.boundary.place(), **self.boundary.kinds()[self.kind]})
+
+
+def read(way: Way, recorded: Path) -> list[Boundary]:
+    """The boundaries of a rotation, in the order in which they were first crossed.
+
+    First and last occurrence: of a call, where the function is invoked once (how often one is polled is not the same in
+    every rotation); of a statement, in the invocation that made most of it.
+    """
+    invocations = [json.loads(line) for line in recorded.read_text().splitlines()]
+    times = Counter(one["function"] for one in invocations)
+    found: dict[Boundary, None] = {}
+    for function in times:
+        if way == "back" and function not in ON_THE_WAY_BACK:
+            continue
+        own = [one for one in invocations if one["function"] == function]
+        found[Boundary(way, function, "invocation")] = None
+        found |= dict.fromkeys(
+            _ends(way, function, Counter(call for one in own for call in one["calls"]), times[function] == 1)
+        )
+        most: Counter[str] = Counter()
+        for one in own:
+            most |= Counter(one["statements"])
+        found |= dict.fromkeys(_ends(way, function, most, True))
+    return list(found)
+
+
+def _ends(way: Way, function: str, counted: Counter[str], with_last: bool) -> Iterator[Boundary]:
+    for what, times in counted.items():
+        yield Boundary(way, function, what)
+        if with_last and times > 1:
+            yield Boundary(way, function, what, times)
+
+
+def cells(boundaries: Iterable[Boundary], kinds: Iterable[str] = KINDS) -> list[Cell]:
+    wanted = tuple(kinds)
+    found = {
+        (cell := Cell(boundary, kind)).name: cell
+        for boundary in boundaries
+        for kind in boundary.kinds()
+        if kind in wanted
+    }
+    return list(found.values())

@@ -1,0 +1,110 @@
+"""What holds after any rotation, also one with faults: the invariants of the design, one function each.
+
+Each yields a sentence for each way in which it is broken; none, if it holds.
+"""
+
+from collections.abc import Callable, Iterator
+
+from sandbox.demo import flow, inventory
+from sandbox.demo.customer import Customer
+from sandbox.demo.world import World
+from sandbox.sweep.scenario import Outcome
+
+SERVERS_OWN = frozenset({"postgres", "rdsadmin", "template0", "template1"})
+
+
+def broken(customer: Customer, outcome: Outcome) -> list[str]:
+    """Every invariant that does not hold, as ``<its name>: <how>``."""
+    return [f"{name}: {how}" for name, check in INVARIANTS.items() for how in check(customer, outcome)]
+
+
+def _nothing_is_lost(customer: Customer, outcome: Outcome) -> Iterator[str]:
+    """Every acknowledged commit is present exactly once where the application's name leads."""
+    count = outcome.count
+    if count.lost or count.duplicated:
+        yield f"{count.lost} lost, {count.duplicated} duplicated of {count.acknowledged}: {'; '.join(count.remarks)}"
+    if not count.acknowledged:
+        yield "nothing was written, so nothing could be lost"
+
+
+def _one_side_takes_writes(customer: Customer, outcome: Outcome) -> Iterator[str]:
+    """Never two databases that accept application writes at once; and one verdict for each rotation."""
+    for both in outcome.seen.both_writable:
+        yield f"{both} were open at the same time"
+    ids = [rotation_id for rotation_id, _ in outcome.seen.verdicts]
+    if len(ids) != len(set(ids)):
+        yield f"two verdicts: {sorted(outcome.seen.verdicts)}"
+    wanted = "release" if outcome.went_forward else "rollback"
+    for rotation_id, verdict in outcome.seen.verdicts:
+        if verdict != wanted:
+            yield f"the verdict of {rotation_id} is {verdict}, and the name leads to {outcome.count.endpoint}"
+
+
+def _the_name_reaches_a_writable_database(customer: Customer, outcome: Outcome) -> Iterator[str]:
+    if not outcome.writes_at_the_end:
+        yield f"nothing could be written to {outcome.count.endpoint} at the end"
+
+
+def _no_key_that_is_in_use_is_disabled(customer: Customer, outcome: Outcome) -> Iterator[str]:
+    keys = {
+        instance["KmsKeyId"]: instance["DBInstanceIdentifier"]
+        for instance in customer.client("rds").describe_db_instances()["DBInstances"]
+    }
+    for arn, user in {**keys, outcome.built.key_arn: "its owner"}.items():
+        if (state := customer.key_state(arn)) != "Enabled":
+            yield f"the key of {user} is {state}"
+
+
+def _nothing_else_is_gone_and_nothing_is_left(customer: Customer, outcome: Outcome) -> Iterator[str]:
+    """What the rotation did not make is there, except for the source; what it made is in use or removed."""
+    if not outcome.went_forward:
+        yield from _left_after_rollback(outcome.built, outcome.found)
+    elif not outcome.last.output.get("target"):
+        yield f"the last execution ended without a target: {outcome.last.status}"
+    else:
+        execution = outcome.last.arn.rsplit(":", 1)[-1]
+        expected = flow.expected(customer.account, outcome.built, outcome.last.output, execution)
+        for line in inventory.leftovers(outcome.found, expected):
+            if "states/execution" not in line:
+                yield line
+    for name in sorted(set(outcome.count.databases) - SERVERS_OWN - set(outcome.built.databases)):
+        yield f"database {name}"
+
+
+def _left_after_rollback(built: World, found: inventory.Difference) -> Iterator[str]:
+    yield from (f"removed: {name}" for name in found.removed if not name.startswith("rds/automated-snapshot/rds:"))
+    yield from (f"changed: {name}: {dict(facts)}" for name, facts in found.changed.items())
+    for name, facts in found.added.items():
+        service, kind, own = name.split("/", 2)
+        history = kind == "item" and "/rotation#" in own and facts["closed"]
+        discarded = kind == "key" and facts["state"] == "PendingDeletion" and not facts["grants"]
+        daily = kind == "automated-snapshot" and own.startswith("rds:") and facts["key"] is not None
+        if not (history or discarded or daily or (service, kind) == ("states", "execution")):
+            yield f"added: {name} {dict(facts)}"
+
+
+def _the_next_rotation_can_start(customer: Customer, outcome: Outcome) -> Iterator[str]:
+    if "lock" in outcome.ledger:
+        yield "the lock is held"
+    for record, closed in outcome.ledger.items():
+        if record not in ("lineage", "lock") and not closed:
+            yield f"{record} is open"
+
+
+def _no_secret_is_told(customer: Customer, outcome: Outcome) -> Iterator[str]:
+    told = [str(message) for message in outcome.messages]
+    told += [str(outcome.first.cause), str(outcome.last.cause), str(outcome.last.output)]
+    for login in (outcome.built.master, outcome.built.app):
+        if any(login.password in text for text in told):
+            yield f"the password of {login.user}"
+
+
+INVARIANTS: dict[str, Callable[[Customer, Outcome], Iterator[str]]] = {
+    "nothing is lost": _nothing_is_lost,
+    "one side takes writes": _one_side_takes_writes,
+    "the name reaches a writable database": _the_name_reaches_a_writable_database,
+    "no key that is in use is disabled": _no_key_that_is_in_use_is_disabled,
+    "nothing else is gone, nothing is left": _nothing_else_is_gone_and_nothing_is_left,
+    "the next rotation can start": _the_next_rotation_can_start,
+    "no secret is told": _no_secret_is_told,
+}

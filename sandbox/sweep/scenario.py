@@ -1,0 +1,323 @@
+"""One whole rotation under live writes, with something going wrong."""
+
+import os
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from sandbox.demo import inventory, progress, report, writers
+from sandbox.demo.connection import Endpoint, Resolver, connect, hang_up, trusting
+from sandbox.demo.count import CONTROL_DATABASE, Count, recount
+from sandbox.demo.customer import PATIENCE_SECONDS, Customer
+from sandbox.demo.world import World
+
+BUDGET_SECONDS = 20
+SETTLE_SECONDS = 240.0
+
+Direction = Literal["back", "forward", "either"]
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """``name`` is also the database's; the faults of the sandbox that shares it are told apart by it."""
+
+    name: str
+    faults: tuple[Mapping[str, Any], ...] = ()
+    ends: Direction = "back"
+    error: str | None = None
+    """That the first execution ends with; None: it does not matter."""
+    request: Mapping[str, Any] = field(default_factory=dict)
+    outage_seconds: float | None = None
+    """At most."""
+
+    def in_sandbox(self) -> list[dict[str, Any]]:
+        return [{"database": self.name, **fault} for fault in self.faults]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What somebody who looks at both sides all the time has seen."""
+
+    both_writable: tuple[str, ...]
+    verdicts: frozenset[tuple[str, str]]
+    """(rotation id, verdict), from either side."""
+
+
+class Onlooker:
+    """Tries to log in to every server of a database, as an application would, and reads its decision rows."""
+
+    def __init__(self, customer: Customer, built: World) -> None:
+        self._customer, self._built = customer, built
+        self._trust = trusting(customer.account.ca_bundle)
+        self._resolver = Resolver(customer.account.dns_host, customer.account.dns_port)
+        self._both: list[str] = []
+        self._verdicts: set[tuple[str, str]] = set()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._look, name="onlooker", daemon=True)
+
+    def __enter__(self) -> "Onlooker":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    @property
+    def seen(self) -> Seen:
+        return Seen(tuple(self._both), frozenset(self._verdicts))
+
+    def _look(self) -> None:
+        known: list[Endpoint] = []
+        round_ = 0
+        while not self._ended.wait(0.5):
+            if round_ % 3 == 0:
+                known = self._servers()
+            round_ += 1
+            if len(known) < 2:
+                continue
+            # Targets before the source: whichever is open here was open when the source, asked later, was open too.
+            open_ = [endpoint.name for endpoint in known if self._writable(endpoint)]
+            if len(open_) > 1:
+                self._both.append(" and ".join(open_))
+            if round_ % 3 == 0:
+                for endpoint in known:
+                    self._read_verdicts(endpoint)
+
+    def _servers(self) -> list[Endpoint]:
+        found = []
+        for name in servers_of(self._customer, self._built.identifier):
+            with suppress(Exception):
+                instance = self._customer.instance(name)
+                assert instance is not None
+                found.append(self._resolver.resolve(instance["Endpoint"]["Address"]))
+        return found
+
+    def _writable(self, endpoint: Endpoint) -> bool:
+        with suppress(Exception):
+            sql = connect(endpoint, self._built.databases[0], self._built.app, self._trust)
+            try:
+                return bool(sql.run("SELECT pg_is_in_recovery()") == [[False]])
+            finally:
+                hang_up(sql)
+        return False
+
+    def _read_verdicts(self, endpoint: Endpoint) -> None:
+        with suppress(Exception):
+            sql = connect(endpoint, CONTROL_DATABASE, self._built.master, self._trust)
+            try:
+                self._verdicts |= {tuple(row) for row in sql.run("SELECT rotation_id, verdict FROM decision")}
+            finally:
+                hang_up(sql)
+
+
+def core_seconds(pid: int) -> dict[str, float]:
+    """CPU time of a sandbox so far, by part: ``api`` (and the interpreter), ``lambda``, ``servers``, ``front``."""
+    tick = os.sysconf("SC_CLK_TCK")
+    parents: dict[int, int] = {}
+    used: dict[int, float] = {}
+    names: dict[int, str] = {}
+    servers = 0.0
+    for directory in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError, IndexError, ValueError):
+            stat = (directory / "stat").read_text().rpartition(")")[2].split()
+            one = int(directory.name)
+            parents[one], own, ended = int(stat[1]), sum(map(int, stat[11:13])), sum(map(int, stat[13:15]))
+            # What the sandbox itself has started and waited for were servers, and tools of theirs.
+            used[one] = (own if one == pid else own + ended) / tick
+            servers += ended / tick if one == pid else 0.0
+            names[one] = (directory / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    spent = {"api": 0.0, "lambda": 0.0, "servers": servers, "front": 0.0}
+    for one, seconds in used.items():
+        above = one
+        while above not in (0, 1, pid):
+            above = parents.get(above, 0)
+        if above == pid:
+            line = names[one]
+            part = (
+                "lambda" if "zygote" in line
+                else "front" if "tls_front" in line
+                else "servers" if "postgres" in line
+                else "api"
+            )  # fmt: skip
+            spent[part] += seconds
+    return spent
+
+
+def servers_of(customer: Customer, base_name: str) -> list[str]:
+    """Targets first, the database that had the base name last."""
+    found = [one["DBInstanceIdentifier"] for one in customer.client("rds").describe_db_instances()["DBInstances"]]
+    ours = [name for name in found if name == base_name or name.startswith(f"{base_name}-rot-")]
+    return sorted(ours, key=lambda name: name == base_name)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Everything that is known about a scenario after it has ended."""
+
+    scenario: Scenario
+    built: World
+    first: progress.Run
+    last: progress.Run
+    executions: Mapping[str, str]
+    """Name of each execution of ``rotate_key`` -> its status."""
+    count: Count
+    outage_seconds: float
+    found: inventory.Difference
+    seen: Seen
+    messages: Sequence[Mapping[str, Any]]
+    ledger: Mapping[str, bool]
+    """Item of this database in the ledger -> whether it is closed."""
+    writes_at_the_end: int
+    core_seconds: Mapping[str, float]
+    """Of the sandbox, from the start of the execution to the end of what followed from it."""
+    struck: int
+    """How many times a fault of the scenario has struck."""
+
+    @property
+    def went_forward(self) -> bool:
+        return self.count.endpoint.split(".")[0] != self.built.identifier
+
+    @property
+    def story(self) -> str:
+        return (
+            f"{self.scenario.name}: {dict(self.executions)}, {self.first.error}: {self.first.cause}; "
+            f"last in {self.last.current}: {self.last.error}: {self.last.cause}"
+        )
+
+    @property
+    def moments(self) -> list[str]:
+        return [message["Message"] for message in self.messages]
+
+
+def play(
+    customer: Customer,
+    scenario: Scenario,
+    acks_path: Path,
+    *,
+    seen: Callable[[progress.Run], None] | None = None,
+    afterwards: Callable[[progress.Run], None] = lambda run: None,
+    built: World | None = None,
+    settles: bool = True,
+) -> Outcome:
+    """Build, write, rotate with what goes wrong, and wait until everything that follows from it is over.
+
+    Args:
+        seen: called again and again while the first execution runs.
+        afterwards: called when it has ended, before the end of what it left is waited for.
+        settles: wait for that end; if not, ``afterwards`` has.
+    """
+    account = customer.account
+    built = built or customer.build(scenario.name, rows=100, writers=2)
+    before = inventory.take(account)
+    earlier = set(executions(customer))
+    request = {
+        "DBInstanceIdentifier": scenario.name, "GraceDays": 0, "WriteOutageBudgetSeconds": BUDGET_SECONDS,
+        **scenario.request,
+    }  # fmt: skip
+    applications = writers.Writers(
+        account, databases=built.databases, login=built.app, acks=acks_path, writers=2, rate=25.0, record=built.record
+    )
+    with customer.notifications() as inbox, Onlooker(customer, built) as onlooker:
+        try:
+            customer.until(lambda: applications.acknowledged() > 10)
+            spent_before = core_seconds(customer.sandbox.pid)
+            first = rotate_unwatched(customer, request) if seen is None else customer.rotate(request, seen=seen)
+            afterwards(first)
+            if settles:
+                customer.until(lambda: is_settled(customer, scenario.name, earlier), SETTLE_SECONDS)
+            spent = core_seconds(customer.sandbox.pid)
+            at_the_end = applications.acknowledged()
+            customer.until(lambda: applications.acknowledged() > at_the_end + 20)
+            writes_at_the_end = applications.acknowledged() - at_the_end
+        finally:
+            applications.stop()
+        messages = inbox.messages()
+    acks = writers.read_acks(acks_path)
+    statuses = {name: status for name, status in executions(customer).items() if name not in earlier}
+    last_arn = max(
+        (arn for arn in statuses if _did_something(customer, arn)), key=lambda arn: _started(customer, arn)
+    )  # fmt: skip
+    after = inventory.take(account)
+    return Outcome(
+        scenario=scenario,
+        built=built,
+        first=first,
+        last=first if last_arn == first.arn else progress.follow(account, last_arn),
+        executions={arn.rsplit(":", 1)[-1]: status for arn, status in statuses.items()},
+        count=recount(account, built, acks),
+        outage_seconds=report.longest_gap([ack.at for ack in acks], acks[0].at, acks[-1].at) or 0.0,
+        found=inventory.difference(before, after),
+        seen=onlooker.seen,
+        messages=messages,
+        ledger={
+            name.rsplit("/", 1)[-1]: bool(facts["closed"])
+            for name, facts in after.items()
+            if name.startswith("dynamodb/item/") and f"/{scenario.name}/" in name
+        },
+        writes_at_the_end=writes_at_the_end,
+        core_seconds={part: seconds - spent_before[part] for part, seconds in spent.items()},
+        struck=sum("sandbox.faults" in line and f"'database': '{scenario.name}'" in line for line in _log(customer)),
+    )
+
+
+def _log(customer: Customer) -> list[str]:
+    return (customer.sandbox.ca_bundle.parent.parent / "sandbox.log").read_text().splitlines()
+
+
+def rotate_unwatched(customer: Customer, request: Mapping[str, Any]) -> progress.Run:
+    """Whoever reads an execution's history again and again costs the sandbox more than the execution does."""
+    states = customer.client("stepfunctions")
+    arn = progress.start(customer.account, request, f"test-{os.urandom(4).hex()}")
+    customer.until(
+        lambda: states.describe_execution(executionArn=arn)["status"] != "RUNNING", PATIENCE_SECONDS, every_seconds=0.5
+    )
+    return progress.follow(customer.account, arn)
+
+
+def executions(customer: Customer) -> dict[str, str]:
+    pages = customer.client("stepfunctions").get_paginator("list_executions")
+    return {
+        one["executionArn"]: one["status"]
+        for page in pages.paginate(stateMachineArn=customer.account.rotate_key_arn)
+        for one in page["executions"]
+    }
+
+
+def is_settled(customer: Customer, base_name: str, earlier: set[str] | frozenset[str] = frozenset()) -> bool:
+    """Nothing runs any more, the ledger's entries of this database are closed, and its lock is free."""
+    if any(status == "RUNNING" for arn, status in executions(customer).items() if arn not in earlier):
+        return False
+    return all(closed for record, closed in ledger_of(customer, base_name).items() if record != "lineage")
+
+
+def ledger_of(customer: Customer, base_name: str) -> dict[str, bool]:
+    """Record of this database -> whether it is closed; a lock never is."""
+    dynamodb = customer.client("dynamodb")
+    (table,) = [name for name in dynamodb.list_tables()["TableNames"] if "ledger" in name.lower()]
+    items = dynamodb.scan(TableName=table)["Items"]
+    return {item["record"]["S"]: "closed_at" in item for item in items if item["database"]["S"] == base_name}
+
+
+def _started(customer: Customer, arn: str) -> Any:
+    return customer.client("stepfunctions").describe_execution(executionArn=arn)["startDate"]
+
+
+def _did_something(customer: Customer, arn: str) -> bool:
+    """Not one that found nothing to recover."""
+    history = customer.client("stepfunctions").get_execution_history(executionArn=arn, maxResults=100)["events"]
+    return not any(event.get("stateEnteredEventDetails", {}).get("name") == "NothingToDo" for event in history)
+
+
+def table_line(outcome: Outcome) -> str:
+    count = outcome.count
+    return (
+        f"| {outcome.scenario.name} | {'forward' if outcome.went_forward else 'back'}"
+        f" | {outcome.first.status} {outcome.first.error or ''} | {len(outcome.executions)} executions"
+        f" | {count.acknowledged} acknowledged, {count.lost} lost, {count.duplicated} duplicated"
+        f" | outage {outcome.outage_seconds:.1f} s | core seconds {sum(outcome.core_seconds.values()):.1f}"
+        f" ({', '.join(f'{part} {seconds:.1f}' for part, seconds in outcome.core_seconds.items())}) |"
+    )

@@ -1,0 +1,177 @@
+"""The sweep lists every boundary, repeats none, forgets no result, and fails when one is bad or missing."""
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from sandbox import sweep
+from sandbox.sweep import Archive, page
+from sandbox.sweep.batch import from_json, to_json
+from sandbox.sweep.boundaries import BASES, Boundary, Cell, Way, cells, read
+
+PROMOTE = Boundary("forward", "promote", "rds.PromoteReadReplica")
+QUIET = Console(quiet=True)
+
+
+def recorded(
+    directory: Path, *invocations: tuple[str, Sequence[str], Sequence[str]], way: Way = "forward"
+) -> list[str]:
+    path = directory / "crossings.jsonl"
+    lines = [{"function": name, "calls": calls, "statements": sql} for name, calls, sql in invocations]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return [f"{one.function} {one.what} {one.nth}" for one in read(way, path)]
+
+
+def test_first_and_last_occurrence(tmp_path: Path) -> None:
+    found = recorded(tmp_path, ("promote", ["rds.X", "rds.Y", "rds.X"], ["BEGIN", "ALTER ?", "ALTER ?", "ALTER ?"]))
+
+    assert found == [
+        "promote invocation 1", "promote rds.X 1", "promote rds.X 2", "promote rds.Y 1",
+        "promote BEGIN 1", "promote ALTER ? 1", "promote ALTER ? 3",
+    ]  # fmt: skip
+
+
+def test_how_often_a_function_is_polled_is_no_place(tmp_path: Path) -> None:
+    """The last of eleven calls is the last of ten in the next rotation, and would never be reached."""
+    found = recorded(tmp_path, ("verify", ["rds.X"], ["ALTER ?"]), ("verify", ["rds.X"], ["ALTER ?", "ALTER ?"]))
+
+    assert found == ["verify invocation 1", "verify rds.X 1", "verify ALTER ? 1", "verify ALTER ? 2"]
+
+
+def test_the_way_back_is_what_the_way_forward_has_not(tmp_path: Path) -> None:
+    found = recorded(tmp_path, ("promote", ["rds.X"], []), ("rollback", ["rds.Y"], []), way="back")
+
+    assert found == ["rollback invocation 1", "rollback rds.Y 1"]
+
+
+@pytest.mark.parametrize(
+    ("what", "kinds"),
+    [
+        ("invocation", "error-before lost-answer twice again stopped"),
+        ("rds.PromoteReadReplica", "error-before lost-answer throttle denied killed zombie"),
+        ("dynamodb.GetItem", "throttle denied"),
+        ("ALTER DATABASE ? ALLOW_CONNECTIONS false", "error-before lost-answer killed zombie"),
+        ("COMMIT", "error-before lost-answer killed zombie"),
+        ("SELECT pg_is_in_recovery()", "error-before"),
+    ],
+)
+def test_every_kind_that_shows_something_new(what: str, kinds: str) -> None:
+    assert [cell.kind for cell in cells([Boundary("forward", "f", what)])] == kinds.split()
+
+
+def test_cells_have_names_of_their_own_and_survive_the_journey_to_another_process() -> None:
+    found = cells(
+        [
+            Boundary(way, "f", what, nth)
+            for way in BASES
+            for what in ("SELECT a", "SELECT b", "s3.Put")
+            for nth in (1, 2)
+        ]
+    )
+
+    assert len({cell.name for cell in found}) == len(found)
+    assert [from_json(json.loads(json.dumps(to_json(cell)))) for cell in found] == found
+
+
+def test_the_way_back_is_taken_because_something_else_goes_wrong() -> None:
+    cell = Cell(Boundary("back", "rollback", "ALTER ?", 2), "killed")
+
+    assert cell.faults() == (
+        *BASES["back"],
+        {"function": "rollback", "statement": 2, "shape": "ALTER ?", "kind": "killed", "when": "after"},
+    )
+
+
+# -- results -----------------------------------------------------------------------------------------------------------
+
+
+def result(cell: Cell, verdict: str = "kept") -> dict[str, Any]:
+    why = [] if verdict == "kept" else ["nothing is lost: 3 lost <of> 100"]
+    return {"cell": cell.name, "verdict": verdict, "why": why, "went": "back", "outage_seconds": 1.5, "lost": len(why)}
+
+
+@pytest.fixture
+def played(monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, str]], list[str]]:
+    """Let cells end as told (kept, if nothing was), and note which ones were played."""
+    seen: list[str] = []
+
+    def prepare(verdicts: dict[str, str]) -> list[str]:
+        def play(batch: Sequence[Cell]) -> Any:
+            for cell in batch:
+                seen.append(cell.name)
+                yield result(cell, verdicts.get(cell.kind, "kept"))
+
+        monkeypatch.setattr(sweep, "_in_a_process", play)
+        return seen
+
+    return prepare
+
+
+def test_an_interrupted_sweep_goes_on_where_it_stopped(tmp_path: Path, played: Any) -> None:
+    chosen, archive, seen = cells([PROMOTE]), Archive(tmp_path), played({})
+    archive.add(result(chosen[0]))
+
+    results = sweep.sweep(chosen, archive, QUIET, 2)
+
+    assert sorted(seen) == sorted(cell.name for cell in chosen[1:])
+    assert list(results) == [cell.name for cell in chosen]
+    assert set(Archive(tmp_path).results()) == set(results)
+
+
+@pytest.mark.parametrize(("verdict", "code"), [("kept", 0), ("unreached", 0), ("broken", 1), ("error", 1)])
+def test_one_bad_cell_fails_the_sweep(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, played: Any, verdict: str, code: int,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    archive = Archive(tmp_path)
+    archive.boundaries.write_text(json.dumps([vars(PROMOTE)]))
+    monkeypatch.setattr(Archive, "of_this_commit", lambda: archive)
+    played({"lost-answer": verdict})
+
+    assert sweep.main(["--json", str(tmp_path / "found.json")]) == code
+
+    found = json.loads((tmp_path / "found.json").read_text())
+    assert [one["verdict"] for one in found["results"]].count(verdict) == (6 if verdict == "kept" else 1)
+    assert ("--cell forward/promote/rds.PromoteReadReplica:lost-answer" in capsys.readouterr().out) == bool(code)
+
+
+def test_a_process_that_dies_answers_for_its_cells(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cells without an answer would look like cells without a fault."""
+    monkeypatch.setattr("sys.executable", "false")
+
+    found = list(sweep._in_a_process(cells([PROMOTE])))
+
+    assert {one["verdict"] for one in found} == {"error"}
+    assert len(found) == 6
+
+
+def options(**given: Any) -> argparse.Namespace:
+    usual = {"kinds": None, "cell": None, "sample": None, "seed": "s", "shard": None}
+    return argparse.Namespace(**usual | given)
+
+
+def test_shards_are_all_of_it_and_samples_stay_the_same() -> None:
+    found = [PROMOTE, Boundary("forward", "promote", "invocation")]
+    every = sweep.choose(found, options())
+
+    shards = [sweep.choose(found, options(shard=f"{part}/3")) for part in (1, 2, 3)]
+
+    assert sorted(cell.name for shard in shards for cell in shard) == sorted(cell.name for cell in every)
+    assert sweep.choose(found, options(sample=4)) == sweep.choose(found, options(sample=4)) != every[:4]
+    with pytest.raises(SystemExit, match="no cell nonsense"):
+        sweep.choose(found, options(cell=["nonsense"]))
+
+
+def test_the_page_shows_what_broke() -> None:
+    good, bad = cells([PROMOTE])[:2]
+
+    shown = page.render("abc123", [result(good), result(bad, "broken")])
+
+    assert 'class="kept" title="">↩ 1.5 s<' in shown
+    assert 'class="broken" title="nothing is lost: 3 lost &lt;of&gt; 100"' in shown
+    assert "2 cells: 1 kept, 0 unreached, 1 broken, 0 error" in shown
