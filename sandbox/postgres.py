@@ -209,8 +209,7 @@ class PostgresEngine:
             "-d", f"host={source.socket.parent} port={PORT} user={ADMIN} application_name={name}",
         )  # fmt: skip
         server.source = source
-        # The source's parameter group is not the replica's.
-        (server.data / "parameters.conf").unlink(missing_ok=True)
+        # With the source's parameters: a standby does not start with fewer connections or prepared transactions.
         with server.starting_unsynced():
             return server
 

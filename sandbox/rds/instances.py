@@ -182,7 +182,8 @@ class Instances(Backups):
     def _build(self, instance: Instance, make: Callable[[], Server], minutes: float) -> None:
         since = self.context.clock.time()
         instance.server = make()
-        instance.server.apply_parameters(self._parameters_of(instance))
+        if instance.server.apply_parameters(self._parameters_of(instance)):
+            instance.server.restart()  # a new instance has its group's parameters from the beginning
         self.keys.used(instance.kms_key_id, "Decrypt")
         self._pass(instance, minutes, since)
         self._open(instance)

@@ -274,3 +274,25 @@ def test_the_master_user_is_no_superuser(sandbox: Sandbox) -> None:
         pass
     with pytest.raises(pg8000.exceptions.DatabaseError, match="28P01"), sandbox.session(instance, user="rdsadmin"):
         pass
+
+
+def test_a_replica_of_a_source_with_raised_limits_starts_with_them(sandbox: Sandbox) -> None:
+    """A standby refuses to start with fewer connections or prepared transactions than its primary has."""
+    sandbox.rds.create_db_parameter_group(
+        DBParameterGroupName="raised", DBParameterGroupFamily="postgres16", Description="raised"
+    )
+    raised = {"max_connections": "140", "max_prepared_transactions": "7"}
+    sandbox.rds.modify_db_parameter_group(
+        DBParameterGroupName="raised",
+        Parameters=[
+            {"ParameterName": name, "ParameterValue": value, "ApplyMethod": "pending-reboot"}
+            for name, value in raised.items()
+        ],
+    )
+    sandbox.create("large", DBParameterGroupName="raised")
+
+    replica = sandbox.replica("large", "large-rot")
+
+    with sandbox.session(replica) as sql:
+        assert {name: sql.run(f"SHOW {name}") for name in raised} == {name: [[value]] for name, value in raised.items()}
+    assert sandbox.describe("large-rot")["DBParameterGroups"][0]["ParameterApplyStatus"] == "in-sync"
