@@ -298,18 +298,20 @@ class Writers:
         rate: float,
         record: str | None = None,
         secret: str | None = None,
+        reads: bool = True,
+        processes: int = PROCESSES,
     ) -> None:
         acks.write_text("")
         self.acks = acks
         self._processes: list[subprocess.Popen[str]] = []
         self._stopped: Stopped | None = None
         self._seen, self._offset = 0, 0
-        shares = [tuple(range(first, writers, PROCESSES)) for first in range(min(PROCESSES, writers))]
+        shares = [tuple(range(first, writers, processes)) for first in range(min(processes, writers))]
         for index, share in enumerate(shares):
             job = Job(
                 account=account.to_json(), databases=databases, user=login.user, password=login.password,
                 acks=str(acks), ambiguous=f"{acks}.ambiguous", writers=share, rate=rate, record=record, secret=secret,
-                reads=index == 0,
+                reads=reads and index == 0,
             )  # fmt: skip
             process = subprocess.Popen(
                 [sys.executable, "-m", "sandbox.demo.writers"],

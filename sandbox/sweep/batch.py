@@ -18,7 +18,7 @@ from sandbox.demo import progress
 from sandbox.demo.customer import Customer
 from sandbox.sweep.boundaries import PERMANENT, STOPPING, Boundary, Cell
 from sandbox.sweep.invariants import broken
-from sandbox.sweep.scenario import Outcome, Scenario, executions, is_settled, play, servers_of
+from sandbox.sweep.scenario import ROWS, WRITERS, Outcome, Scenario, executions, is_settled, play, servers_of
 
 QUIET_SECONDS = 4.0
 """Real; so long after its end a rotation that nothing carries on is left to itself."""
@@ -64,7 +64,7 @@ def _scenario(name: str, cell: Cell) -> Scenario:
 
 
 def _play(customer: Customer, cell: Cell, scenario: Scenario, acks: Path) -> tuple[Outcome, str]:
-    built = customer.build(scenario.name, rows=100, writers=2)
+    built = customer.build(scenario.name, rows=ROWS, writers=WRITERS)
     helped = ["nobody"]
 
     def finish(first: progress.Run) -> None:

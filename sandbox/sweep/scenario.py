@@ -15,6 +15,13 @@ from sandbox.demo.customer import PATIENCE_SECONDS, Customer
 from sandbox.demo.world import World
 
 BUDGET_SECONDS = 20
+WRITERS = 3
+"""One of each kind."""
+
+WRITES_PER_SECOND = 17.0
+"""Of each writer."""
+
+ROWS = 100
 SETTLE_SECONDS = 240.0
 
 Direction = Literal["back", "forward", "either"]
@@ -211,7 +218,7 @@ def play(
         settles: wait for that end; if not, ``afterwards`` has.
     """
     account = customer.account
-    built = built or customer.build(scenario.name, rows=100, writers=2)
+    built = built or customer.build(scenario.name, rows=ROWS, writers=WRITERS)
     before = inventory.take(account)
     earlier = set(executions(customer))
     request = {
@@ -219,8 +226,9 @@ def play(
         **scenario.request,
     }  # fmt: skip
     applications = writers.Writers(
-        account, databases=built.databases, login=built.app, acks=acks_path, writers=2, rate=25.0, record=built.record
-    )
+        account, databases=built.databases, login=built.app, acks=acks_path, writers=WRITERS, rate=WRITES_PER_SECOND,
+        record=built.record, reads=False, processes=1,
+    )  # fmt: skip
     with customer.notifications() as inbox, Onlooker(customer, built) as onlooker:
         try:
             customer.until(lambda: applications.acknowledged() > 10)

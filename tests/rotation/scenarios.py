@@ -4,6 +4,8 @@ from sandbox.demo.customer import Customer
 from sandbox.sweep.invariants import broken
 from sandbox.sweep.scenario import (
     BUDGET_SECONDS,
+    ROWS,
+    WRITERS,
     Outcome,
     Scenario,
     is_settled,
@@ -16,6 +18,8 @@ from sandbox.sweep.scenario import (
 __all__ = [
     "BUDGET_SECONDS",
     "FENCED",
+    "ROWS",
+    "WRITERS",
     "Scenario",
     "assert_invariants",
     "is_settled",

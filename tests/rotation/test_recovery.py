@@ -9,7 +9,17 @@ import pytest
 from sandbox.client import SandboxProcess
 from sandbox.demo import progress
 from sandbox.demo.world import DATABASES
-from tests.rotation.scenarios import FENCED, Scenario, assert_invariants, is_settled, play, servers_of, table_line
+from tests.rotation.scenarios import (
+    FENCED,
+    ROWS,
+    WRITERS,
+    Scenario,
+    assert_invariants,
+    is_settled,
+    play,
+    servers_of,
+    table_line,
+)
 from tests.rotation.support import DAY_SECONDS, Customer
 
 HOUR_DAYS = 3600 / DAY_SECONDS
@@ -89,7 +99,7 @@ def test_from_the_commit_on_it_goes_forward(customer: Customer, tmp_path: Path, 
 @pytest.mark.proof
 def test_a_target_that_cannot_be_seen_pages_and_finishes_when_it_can(customer: Customer, tmp_path: Path) -> None:
     """It may have been promoted, and may have been released: as long as nobody knows, nobody writes."""
-    built = customer.build(UNSEEN.name, rows=100, writers=2)
+    built = customer.build(UNSEEN.name, rows=ROWS, writers=WRITERS)
     refusals: list[str | None] = []
 
     with customer.notifications() as inbox:

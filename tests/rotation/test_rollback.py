@@ -12,7 +12,16 @@ from sandbox.client import SandboxProcess
 from sandbox.demo import progress
 from sandbox.demo.connection import Resolver, connect, hang_up, trusting
 from sandbox.demo.world import World
-from tests.rotation.scenarios import BUDGET_SECONDS, Scenario, assert_invariants, play, servers_of, table_line
+from tests.rotation.scenarios import (
+    BUDGET_SECONDS,
+    ROWS,
+    WRITERS,
+    Scenario,
+    assert_invariants,
+    play,
+    servers_of,
+    table_line,
+)
 from tests.rotation.support import Customer
 
 REPLICA = "rds.CreateDBInstanceReadReplica"
@@ -98,7 +107,7 @@ def params(scenarios: list[Scenario]) -> list[Any]:
 
 @pytest.mark.parametrize("scenario", params(REFUSED))
 def test_a_refusal_or_failure_of_rds(customer: Customer, tmp_path: Path, scenario: Scenario) -> None:
-    built = customer.build(scenario.name, rows=100, writers=2)
+    built = customer.build(scenario.name, rows=ROWS, writers=WRITERS)
     if scenario.name == "setting-not-carried":
         make_subnet_group(customer)
     if scenario.name == "promotion-fails":
@@ -123,7 +132,7 @@ def make_subnet_group(customer: Customer) -> None:
 @pytest.mark.proof
 def test_a_database_that_somebody_makes_on_the_target(customer: Customer, tmp_path: Path) -> None:
     """After the promotion the target is a primary: whoever may create databases can create one there."""
-    built = customer.build(ANOTHER_DATABASE.name, rows=100, writers=2)
+    built = customer.build(ANOTHER_DATABASE.name, rows=ROWS, writers=WRITERS)
     made: list[str] = []
 
     def meddle(run: progress.Run) -> None:
