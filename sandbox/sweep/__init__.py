@@ -195,7 +195,7 @@ def show(console: Console, results: Iterable[Result]) -> None:
         table.add_row(
             kind, str(len(of_it)), *(str(verdicts[verdict]) for verdict in ("kept", "unreached", "broken", "error")),
             f"{sum(one.get('acknowledged', 0) for one in of_it):,}", str(sum(one.get("lost", 0) for one in of_it)),
-            f"{max((one.get('outage_seconds', 0.0) for one in of_it), default=0.0):.1f}",
+            f"{page.longest(of_it):.1f}",
         )  # fmt: skip
     console.print(table)
 
@@ -214,9 +214,11 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--workers", type=int, default=2, help="sandboxes at a time")
     parser.add_argument("--json", type=Path, help="write the results here")
     parser.add_argument("--html", type=Path, help="write a page with all results of this commit here")
+    parser.add_argument("--document", type=Path, help="write docs/reliability.md from all results of this commit")
     options = parser.parse_args(argv)
     console, archive = Console(), Archive.of_this_commit()
-    chosen = choose(boundaries_of(archive, console), options)
+    found = boundaries_of(archive, console)
+    chosen = choose(found, options)
     if options.list:
         for cell in chosen:
             print(cell.name)
@@ -224,10 +226,12 @@ def main(argv: Sequence[str]) -> int:
     results = sweep(chosen, archive, console, options.workers, anew=bool(options.cell))
     show(console, results.values())
     if options.json:
-        found = {"commit": commit(), "results": list(results.values())}
-        options.json.write_text(json.dumps(found, indent=1) + "\n")
+        options.json.write_text(json.dumps({"commit": commit(), "results": list(results.values())}, indent=1) + "\n")
     if options.html:
         options.html.write_text(page.render(commit(), archive.results().values()))
+    if options.document:
+        today, every = time.strftime("%Y-%m-%d"), archive.results().values()
+        options.document.write_text(page.document(commit(), today, len(cells(found)), every))
     bad = {cell.name: results.get(cell.name, {}).get("verdict", "no result") for cell in chosen}
     bad = {name: verdict for name, verdict in bad.items() if verdict not in GOOD}
     for name, verdict in bad.items():

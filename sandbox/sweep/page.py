@@ -1,5 +1,6 @@
-"""The results of a sweep as one HTML page: a row for each boundary, a column for each kind."""
+"""The results of a sweep: as a page, with a row for each boundary and a column for each kind, and as a document."""
 
+from collections import Counter
 from collections.abc import Iterable
 from html import escape
 
@@ -41,6 +42,61 @@ def render(commit: str, results: Iterable[Result]) -> str:
         "longest write outage.</p>"
         f"<table><thead><tr><th>boundary</th>{head}</tr></thead><tbody>{body}</tbody></table></html>\n"
     )
+
+
+DOCUMENT = """\
+# Reliability
+
+Written by `python -m sandbox sweep --document docs/reliability.md`, not by hand.
+
+A sweep lets a rotation fail at every boundary that it crosses (each AWS call, SQL statement and invocation of each of
+its functions, the way back after a failure included), in every way that shows something new there, one whole rotation
+for each. Three clients, one of each kind, write without pause. After each rotation the invariants of
+[how it works](how-it-works.md) are checked on the databases and the account themselves: every acknowledged commit is
+there exactly once, two sides never took writes at once, the name leads to a database that can be written, no key in use
+is disabled, nothing else is gone, nothing is left, the next rotation can start, no secret was told.
+
+{date}, commit `{commit}`, PostgreSQL by read replica: **{cells:,} of {of:,} cells played**, as many rotations and more
+({executions:,} executions), {acknowledged:,} acknowledged writes, **{lost:,} lost, {duplicated:,} duplicated**; longest
+write outage {outage:.1f} s in the sandbox, whose RDS promotes in about a second.
+
+| kind of failure | cells | kept | not reached | broken | went forward | went back | longest outage (s) |
+|---|---|---|---|---|---|---|---|
+{rows}
+
+What the kinds are: `error-before` (AWS answers with an error once; SQL: the connection is lost), `lost-answer` (it took
+effect, and nobody is told), `throttle` (three times in a row), `denied` (for good, until somebody starts the rotation
+anew), `killed` (the process dies after it took effect), `zombie` (somebody stops the execution there; the function
+lives on when its recovery has begun), `twice` and `again` (an invocation is delivered twice, at once or one after the
+other), `stopped` (somebody stops the execution before the function does anything).
+
+A place that was not reached: a function that is polled was polled once less than in the rotation that was recorded.
+The rotation was held against the invariants all the same.
+"""
+
+
+def document(commit: str, date: str, of: int, results: Iterable[Result]) -> str:
+    """``docs/reliability.md``. ``of``: how many cells there are."""
+    every = list(results)
+    rows = []
+    for kind in KINDS:
+        of_it = [one for one in every if one["cell"].rsplit(":", 1)[-1] == kind]
+        verdicts, went = Counter(one["verdict"] for one in of_it), Counter(one.get("went") for one in of_it)
+        bad = verdicts["broken"] + verdicts["error"]
+        rows.append(
+            f"| `{kind}` | {len(of_it)} | {verdicts['kept']} | {verdicts['unreached']} | {bad} | {went['forward']} "
+            f"| {went['back']} | {longest(of_it):.1f} |"
+        )
+    total = {
+        name: sum(one.get(name, 0) for one in every) for name in ("executions", "acknowledged", "lost", "duplicated")
+    }
+    return DOCUMENT.format(
+        date=date, commit=commit, cells=len(every), of=of, outage=longest(every), rows="\n".join(rows), **total
+    )
+
+
+def longest(results: Iterable[Result]) -> float:
+    return max((one.get("outage_seconds", 0.0) for one in results), default=0.0)
 
 
 def _cell(result: Result | None) -> str:

@@ -175,3 +175,15 @@ def test_the_page_shows_what_broke() -> None:
     assert 'class="kept" title="">↩ 1.5 s<' in shown
     assert 'class="broken" title="nothing is lost: 3 lost &lt;of&gt; 100"' in shown
     assert "2 cells: 1 kept, 0 unreached, 1 broken, 0 error" in shown
+
+
+def test_the_document_counts_what_was_found() -> None:
+    good, bad, *_ = cells([PROMOTE])
+    found = [{**result(good), "acknowledged": 900, "executions": 2}, result(bad, "broken")]
+
+    shown = page.document("abc123", "2026-11-21", 6, found)
+
+    assert "2026-11-21, commit `abc123`" in shown
+    assert "**2 of 6 cells played**" in shown
+    assert "900 acknowledged writes, **1 lost, 0 duplicated**" in shown
+    assert "| `lost-answer` | 1 | 0 | 0 | 1 | 0 | 1 | 1.5 |" in shown
