@@ -48,14 +48,14 @@ def clean_up(rotation: Rotation, ports: Ports) -> Rotation:
             waiting = f"{type(later).__name__}: {later}"
         except _NEVER as never:
             logger.warning("not removed", reason=str(never), command=command)
-            leftovers.append(command)
+            leftovers.append(f"{command}  # {never}")
             continue
         if waiting and patient:
             # What comes later needs this to be gone: the verdict in the control database binds a living replica.
             waiting_for.append(waiting)
             break
         if waiting:
-            leftovers.append(command)
+            leftovers.append(f"{command}  # {waiting}")
     undo = undo.having(waiting_for=tuple(waiting_for), leftovers=tuple(leftovers), clean=not waiting_for)
     if undo.clean:
         ports.ledger.release_lock(rotation)

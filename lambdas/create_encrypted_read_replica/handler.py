@@ -21,9 +21,12 @@ def create_encrypted_read_replica(rotation: Rotation, ports: Ports) -> Rotation:
     if instance is None:
         raise UnknownDatabase(f"{source.identifier} is gone")
     target = names.target_identifier(plan.base_name, rotation.rotation_id)
+    rotation = rotation.having(target_identifier=target)
+    # Written down before the call: whatever becomes of its answer, a rollback has to look for this target.
+    ports.ledger.record(rotation)
     ports.rds.request_read_replica(instance, target, key.arn, names.our_tags(plan.base_name, rotation.rotation_id))
     logger.info("target requested", target=target, new_key=key.arn)
-    return rotation.having(target_identifier=target)
+    return rotation
 
 
 handler = step(create_encrypted_read_replica)

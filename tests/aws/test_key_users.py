@@ -240,7 +240,7 @@ OPERATIONS = sorted({operation for operation, _, _ in ROWS} | {"list_grants", "l
     ("error", "code"),
     [
         (lambda: AwsRefused("no", "InvalidAction"), "InvalidAction"),
-        (lambda: AccessRefused("no"), "Access"),
+        (lambda: AccessRefused("rds:Ask: nobody allowed it"), "AccessDenied (rds:Ask)"),
         (lambda: AwsUnavailable("no"), "Unavailable"),
     ],
 )

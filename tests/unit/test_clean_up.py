@@ -97,7 +97,8 @@ def test_what_is_forbidden_is_left_over_with_the_command_and_holds_nobody_up() -
 
     assert rotation.undo is not None
     assert rotation.undo.clean
-    assert ("psql postgres -c 'DROP DATABASE rds_key_rotation WITH (FORCE)'",) == rotation.undo.leftovers
+    command = "psql postgres -c 'DROP DATABASE rds_key_rotation WITH (FORCE)'"
+    assert (f"{command}  # password changed",) == rotation.undo.leftovers
     assert {} == ports.ledger.locks
 
 

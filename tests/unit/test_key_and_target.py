@@ -67,7 +67,21 @@ def test_a_refused_key_changes_nothing() -> None:
     with pytest.raises(ReplicaKeyRefused):
         create_encrypted_read_replica(rotation, ports)
 
-    assert ports.calls == []
+    assert ["ledger.record"] == ports.calls
+
+
+def test_the_target_is_written_down_before_anybody_makes_it() -> None:
+    """RDS made it, and nobody heard of that: a rollback that does not know its name would leave it, and its key."""
+    ports = FakePorts(with_target=False)
+    ports.kms.add(NEW_KEY)
+    rotation = planned_rotation(ports).having(new_key=Key(arn=NEW_KEY, manager="CUSTOMER"))
+    ports.fail("rds.request_read_replica", AwsUnavailable("lost answer"), when="after")
+
+    with pytest.raises(AwsUnavailable):
+        create_encrypted_read_replica(rotation, ports)
+
+    assert TARGET in ports.rds.instances
+    assert TARGET == ports.ledger.journal[ROTATION_ID].rotation.target_identifier
 
 
 def test_needs_the_new_key() -> None:

@@ -74,10 +74,15 @@ def _answer(question: Question, key: _Key, clock: Clock) -> list[KeyUser]:
         return list(question(key, clock))
     except AwsRefused as refused:
         return [_unanswered(question, refused.code)]
-    except AccessRefused:
-        return [_unanswered(question, "AccessDenied")]
+    except AccessRefused as refused:
+        return [_unanswered(question, _denied(refused))]
     except AwsUnavailable:
         return [_unanswered(question, "Unavailable")]
+
+
+def _denied(refused: AccessRefused) -> str:
+    """With the call, so that somebody can allow it; its resource is the account's."""
+    return f"AccessDenied ({str(refused).partition(': ')[0]})"
 
 
 def _unanswered(question: Question, code: str) -> KeyUser:
@@ -90,7 +95,7 @@ def _named(key_arn: str) -> tuple[_Key, list[KeyUser]]:
     try:
         aliases = pages("kms", "list_aliases", "Aliases", KeyId=key_arn)
     except (AwsRefused, AccessRefused, AwsUnavailable) as error:
-        code = getattr(error, "code", type(error).__name__)
+        code = _denied(error) if isinstance(error, AccessRefused) else getattr(error, "code", type(error).__name__)
         return _Key(key_arn, plain), [KeyUser(kind="unanswered", identifier=f"aliases: {code}")]
     named = {name for alias in aliases for name in (alias["AliasName"], alias["AliasArn"])}
     return _Key(key_arn, plain | named), []
