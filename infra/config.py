@@ -68,6 +68,7 @@ class Alarms(_Section):
 
     emails: tuple[str, ...] = ()
     pager_topic_arn: Arn | None = None
+    replica_lag_bytes: int = Field(2**30, gt=0)
 
 
 class Config(_Section):
@@ -82,11 +83,12 @@ class Config(_Section):
     secret_rotation_function_arns: tuple[Arn, ...] = ()
     hosted_zone_ids: tuple[str, ...] = ()
     monitoring_role_arns: tuple[Arn, ...] = ()
+    associated_role_arns: tuple[Arn, ...] = ()
     retirable_key_arns: tuple[Arn, ...] = ()
     log_retention: Literal[
         "one-month", "three-months", "six-months", "one-year", "two-years", "five-years", "ten-years"
     ] = "one-year"
-    alarms: Alarms = Field(default_factory=Alarms)
+    alarms: Alarms = Field(default_factory=lambda: Alarms.model_validate({}))
     permissions_boundary: str | None = None
 
     def arn(self, service: str, resource: str) -> str:

@@ -194,6 +194,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
         allow("route53:ListHostedZonesByName", on="*"),  # no resource-level permissions
     )
     pass_monitoring_role = allow("iam:PassRole", on=config.monitoring_role_arns, when=passed_to("monitoring.rds"))
+    pass_associated_role = allow("iam:PassRole", on=config.associated_role_arns, when=passed_to("rds"))
     see_key_users = (
         allow("kms:ListGrants", "kms:GetKeyLastUsage", on=any_key),
         see_db,
@@ -293,6 +294,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 allow("rds:AddRoleToDBInstance", on=our_db, when=MADE_BY_A_ROTATION),
                 allow("rds:AddTagsToResource", on=our_db, when=all_of(MADE_BY_A_ROTATION, NONE_OF_OUR_TAGS)),
                 pass_monitoring_role,
+                pass_associated_role,
                 *log_in,
             ),
             connects_to_databases=True,

@@ -23,6 +23,7 @@ EVERYTHING = load("example").model_copy(
         "secret_key_arns": ("arn:aws:kms:eu-central-1:123456789012:key/11111111-2222-3333-4444-555555555555",),
         "secret_rotation_function_arns": ("arn:aws:lambda:eu-central-1:123456789012:function:SecretsManagerOrders",),
         "monitoring_role_arns": ("arn:aws:iam::123456789012:role/rds-monitoring-role",),
+        "associated_role_arns": ("arn:aws:iam::123456789012:role/rds-import-role",),
         "retirable_key_arns": ("arn:aws:kms:eu-central-1:123456789012:key/99999999-2222-3333-4444-555555555555",),
     }
 )
@@ -75,6 +76,8 @@ ON_ANOTHER_KIND = {  # 2026-11: an alias that leads nowhere has no key to decide
 ENDS_SOMETHING = {
     "rds:DeleteDBInstance",
     "rds:DeleteDBSnapshot",
+    "rds:ModifyDBInstance",  # takes the deletion protection off
+    "rds:PromoteReadReplica",
     "kms:DisableKey",
     "kms:ScheduleKeyDeletion",
 }
@@ -182,11 +185,28 @@ def test_what_ends_something_is_bound_to_a_tag_that_only_a_rotation_sets(task: T
 
     Keys that the operator lists as retirable are the exception that the operator makes.
     """
-    if ENDS_SOMETHING & set(grant.actions) and grant.resources != EVERYTHING.retirable_key_arns:
+    things = [one for one in grant.resources if re.search(r":(db|snapshot|key)[:/]", one)]
+    if things and ENDS_SOMETHING & set(grant.actions) and grant.resources != EVERYTHING.retirable_key_arns:
         present = grant.conditions.get("Null", {})
         tags = [key for key in present if key.startswith("aws:ResourceTag/") and present[key] == "false"]
         assert tags, f"{task.state_name}: {grant.actions}"
         assert {key.removeprefix("aws:ResourceTag/") for key in tags} <= {ROTATION_ID_TAG, DECOMMISSION_TAG}
+
+
+def test_a_role_is_passed_to_the_service_that_assumes_it() -> None:
+    """The monitoring role of an instance is CloudWatch's way in, an associated one RDS's own way out."""
+    passed = {
+        (resource, grant.conditions["StringEquals"]["iam:PassedToService"])
+        for _, grant in GRANTS
+        if grant.actions == ("iam:PassRole",)
+        for resource in grant.resources
+    }
+
+    assert passed == {
+        (EVERYTHING.monitoring_role_arns[0], "monitoring.rds.amazonaws.com"),
+        (EVERYTHING.associated_role_arns[0], "rds.amazonaws.com"),
+        (EVERYTHING.recovery_role_arn, "scheduler.amazonaws.com"),
+    }
 
 
 def test_tags_are_those_that_the_rotation_sets() -> None:
