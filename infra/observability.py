@@ -14,6 +14,8 @@ from infra.config import Config
 from infra.task_function import METRICS_NAMESPACE
 
 FIVE_MINUTES = cdk.Duration.minutes(5)
+A_QUARTER_OF_AN_HOUR = cdk.Duration.minutes(15)
+"""A target that takes its time is looked at every five minutes: in a period of five there may be no look."""
 
 
 class Observability(Construct):
@@ -34,7 +36,9 @@ class Observability(Construct):
         prefix = config.name_prefix
         budget = config.defaults.write_outage_budget_seconds
 
-        def alarm(name: str, description: str, metric: cloudwatch.IMetric, threshold: float = 0) -> cloudwatch.Alarm:
+        def alarm(
+            name: str, description: str, metric: cloudwatch.IMetric, threshold: float = 0, periods: int = 1
+        ) -> cloudwatch.Alarm:
             made = cloudwatch.Alarm(
                 self,
                 name,
@@ -42,7 +46,7 @@ class Observability(Construct):
                 alarm_description=description,
                 metric=metric,
                 threshold=threshold,
-                evaluation_periods=1,
+                evaluation_periods=periods,
                 comparison_operator=cloudwatch.ComparisonOperator.GREATER_THAN_THRESHOLD,
                 treat_missing_data=cloudwatch.TreatMissingData.NOT_BREACHING,
             )
@@ -61,12 +65,12 @@ class Observability(Construct):
                 },
             )
 
-        def promise(metric: str, statistic: str) -> cloudwatch.MathExpression:
+        def promise(metric: str, statistic: str, period: cdk.Duration = FIVE_MINUTES) -> cloudwatch.MathExpression:
             """A metric of the functions over all strategies and engines."""
             return cloudwatch.MathExpression(
                 expression=f'SELECT {statistic}({metric}) FROM "{METRICS_NAMESPACE}"',  # noqa: S608 (CloudWatch's)
                 label=metric,
-                period=FIVE_MINUTES,
+                period=period,
                 using_metrics={},
             )
 
@@ -93,6 +97,13 @@ class Observability(Construct):
                 f"A cutover kept clients from writing for more than {budget} seconds.",
                 promise("WriteOutageSeconds", "MAX"),
                 threshold=budget,
+            ),
+            alarm(
+                "replica-lag",
+                "For an hour a target has not caught up with its source: no fence is raised before it has.",
+                promise("ReplicationLagBytes", "MIN", A_QUARTER_OF_AN_HOUR),
+                threshold=config.alarms.replica_lag_bytes,
+                periods=4,
             ),
         ]
 

@@ -14,6 +14,7 @@ from infra.network import endpoint_services
 from infra.task_function import METRICS_NAMESPACE
 from infra.tasks import permission_matrix
 from lambdas.rotation import ports
+from lambdas.wait_for_replication_sync.handler import SELDOM_SECONDS
 from tests.infra.conftest import Template
 
 FUNCTION, ROLE, LOG_GROUP = "AWS::Lambda::Function", "AWS::IAM::Role", "AWS::Logs::LogGroup"
@@ -265,10 +266,21 @@ def test_nobody_subscribes_who_is_not_configured(template: Template, sandbox_con
 def test_alarms_reach_the_topic(template: Template) -> None:
     alarms = properties(template, "AWS::CloudWatch::Alarm")
 
-    assert {"failed", "timed-out", "stopped", "undelivered", "undecided", "write-outage-over-budget"} == {
-        alarm["AlarmName"].removeprefix("rds-key-rotation-") for alarm in alarms
-    }
+    expected = {
+        "failed", "timed-out", "stopped", "undelivered", "undecided", "write-outage-over-budget", "replica-lag",
+    }  # fmt: skip
+    assert {alarm["AlarmName"].removeprefix("rds-key-rotation-") for alarm in alarms} == expected
     assert all(alarm["AlarmActions"] for alarm in alarms)
+
+
+def test_lag_counts_when_it_lasts_longer_than_the_pauses_between_two_looks(template: Template) -> None:
+    """With a gap in every other period it would never ring."""
+    [alarm] = [
+        one for one in properties(template, "AWS::CloudWatch::Alarm") if one["AlarmName"].endswith("replica-lag")
+    ]
+
+    assert (alarm["EvaluationPeriods"], alarm["Threshold"]) == (4, 2**30)
+    assert all(metric["Period"] > SELDOM_SECONDS for metric in alarm["Metrics"])
 
 
 def test_alarms_and_dashboard_use_every_metric_that_is_emitted_and_no_other(template: Template) -> None:
