@@ -11,11 +11,18 @@ from lambdas.rotation.step import logger, step
 RECOVERY_AFTER = timedelta(minutes=35)
 """Longer than WaitForPromotion is patient."""
 
+STALE_SECONDS = 5.0
+"""So long RDS may still say ``available`` of an instance that it refuses to promote because it is being promoted."""
+
+BEING_PROMOTED = ("modifying", "rebooting")
+"""Not ``backing-up``: that is why RDS refuses a first request, and then nothing is under way."""
+
 
 def promote(rotation: Rotation, ports: Ports) -> Rotation:
     """Promote the target, provided that the fence stands and the target has replayed everything up to it.
 
-    Idempotent: a target that RDS no longer calls a replica, or is already changing, is left as it is. Does not wait.
+    Idempotent: a target that RDS no longer calls a replica, or is already changing, is left as it is. Does not wait,
+    but for up to 5 s after a refusal: was it for an earlier request, whose answer got lost?
 
     Raises:
         FenceBroken, DrainIncomplete, DecisionLost: terminal; promoting now would lose commits. RDS was not asked.
@@ -37,9 +44,25 @@ def promote(rotation: Rotation, ports: Ports) -> Rotation:
     rotation = rotation.having(promotion=promotion)
     ports.ledger.record(rotation)
     ports.recovery.set(rotation, ports.clock.now() + RECOVERY_AFTER)
-    ports.rds.request_promotion(target.database.identifier, instance)
+    try:
+        ports.rds.request_promotion(target.database.identifier, instance)
+    except PromotionFailed:
+        # The SDK repeats a call without an answer, and a second delivery repeats all of this.
+        if not _is_under_way(target.database.identifier, ports):
+            raise
     logger.info("promotion requested", target=target.database.identifier)
     return rotation
+
+
+def _is_under_way(identifier: str, ports: Ports) -> bool:
+    give_up_at = ports.clock.monotonic() + STALE_SECONDS
+    while (now := ports.rds.describe_instance(identifier)) is not None:
+        if now.replica_of is None or now.status in BEING_PROMOTED:
+            return True
+        if now.status != "available" or ports.clock.monotonic() >= give_up_at:
+            return False
+        ports.clock.pause(0.5)
+    return False
 
 
 def _same(target: Database, ports: Ports) -> Instance:

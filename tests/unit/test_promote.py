@@ -1,6 +1,7 @@
 """Promote must never let go of a committed write."""
 
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -119,13 +120,29 @@ def test_asks_again_when_the_request_never_arrived() -> None:
     assert was_asked(ports)
 
 
-def test_a_refusal_is_reported_as_such() -> None:
+@pytest.mark.parametrize("status", ["available", "backing-up"])
+def test_a_refusal_is_reported_as_such(status: str) -> None:
     ports = FakePorts()
     rotation = fenced_rotation(ports)
-    ports.fail("rds.request_promotion", PromotionFailed("backing up"))
+    ports.rds.alter(TARGET, status=status)
+    ports.fail("rds.request_promotion", PromotionFailed("not now"))
 
     with pytest.raises(PromotionFailed):
         promote(rotation, ports)
+
+
+@pytest.mark.parametrize("shows", [{"status": "modifying"}, {"status": "rebooting"}, {"replica_of": None}])
+def test_a_promotion_that_is_under_way_is_no_refusal(shows: dict[str, Any]) -> None:
+    """The answer to the first request got lost, and RDS says ``available`` for a moment longer."""
+    ports = FakePorts()
+    rotation = fenced_rotation(ports)
+    ports.fail("rds.request_promotion", PromotionFailed("it is not in available state but modifying"))
+    ports.clock.on_pause = [lambda: None, lambda: ports.rds.alter(TARGET, **shows)]
+
+    promoting = promote(rotation, ports)
+
+    assert promoting.promotion is not None
+    assert ports.clock.on_pause == []
 
 
 @pytest.mark.parametrize("change", ["another instance", "another key", "gone"])

@@ -13,9 +13,6 @@ from lambdas.rotation.ports import Instance
 from lambdas.rotation.state import Database
 
 _KEY_WORDS = ("kms", "encrypt")
-_BEING_PROMOTED = frozenset({"modifying", "rebooting"})
-"""Not ``backing-up``: that is why RDS refuses a first request, and then nothing is under way."""
-
 _NOT_NOW = frozenset({"InvalidDBInstanceState", "InvalidDBSnapshotState"})
 
 
@@ -168,7 +165,7 @@ class AwsRds:
     def request_promotion(self, target_identifier: str, source: Instance) -> None:
         """Ask RDS to promote the replica, with the source's backups: left out, it would keep them for one day.
 
-        A target that is no replica any more, or is being promoted, is left as it is. Does not wait.
+        A target that is no replica any more is left as it is. Does not wait.
 
         Raises:
             PromotionFailed: terminal; RDS refused, or the target is gone. The source is still the truth.
@@ -187,10 +184,7 @@ class AwsRds:
                     **({"PreferredBackupWindow": window} if window else {}),
                 )
         except AwsRefused as refused:
-            # Refused because of an earlier request, whose answer got lost or came before the status that shows it.
-            now = self.describe_instance(target_identifier) if refused.code in _NOT_NOW else None
-            if now is None or not (now.replica_of is None or now.status in _BEING_PROMOTED):
-                raise PromotionFailed(str(refused)) from refused
+            raise PromotionFailed(str(refused)) from refused
 
     # -- what an instance is part of --
 
