@@ -242,12 +242,14 @@ def main(argv: Sequence[str]) -> int:
         account = Account.from_facts(sandbox.facts)
         watcher.say("the first rotation, cold")
         cold = rotation(account, "cold", load)
+        world.remove(account, "cold")
         ways: tuple[tuple[str, Callable[[Account, str, flow.Load], Result]], ...] = (
             ("rotation", rotation), ("floor", floor), ("article", article)
         )  # fmt: skip
         for at in range(options.runs):
             for name, way in ways:
                 results.append(way(account, f"{name}-{at}", load))
+                world.remove(account, f"{name}-{at}")
                 watcher.say(f"{name} {at + 1}: {results[-1].write_outage_seconds:.2f} s, {results[-1].lost} lost")
     show(console, cold, results)
     if options.json:

@@ -7,10 +7,13 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from email.utils import parsedate_to_datetime
 from typing import Any, Literal
+
+from botocore.exceptions import ClientError
 
 from sandbox.demo.account import Account
 from sandbox.demo.connection import Endpoint, Finder, Login, connect, finder, hang_up, literal, quoted, trusting
@@ -257,6 +260,21 @@ def fill(account: Account, world: World, writers: int) -> None:
             make_tables(sql, writers)
         finally:
             hang_up(sql)
+
+
+def remove(account: Account, identifier: str) -> None:
+    """Ask for the end of a database and of all that was made of it; their servers would be in the way of the next."""
+    rds = account.client("rds")
+    for page in rds.get_paginator("describe_db_instances").paginate():
+        for name in (one["DBInstanceIdentifier"] for one in page["DBInstances"]):
+            if name == identifier or name.startswith(f"{identifier}-"):
+                # Replicas first or last, protected or not: what cannot go now is in nobody's way.
+                with suppress(ClientError):
+                    rds.modify_db_instance(DBInstanceIdentifier=name, DeletionProtection=False, ApplyImmediately=True)
+                with suppress(ClientError):
+                    rds.delete_db_instance(
+                        DBInstanceIdentifier=name, SkipFinalSnapshot=True, DeleteAutomatedBackups=True
+                    )
 
 
 def _as_list(tags: Mapping[str, str]) -> list[dict[str, str]]:

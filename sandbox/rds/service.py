@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Any
 
-from moto.core.responses import ActionResult, PaginatedResult
+from moto.core.responses import ActionResult
 from moto.rds.models import rds_backends
 from moto.rds.responses import RDSResponse
 
@@ -14,13 +14,15 @@ from sandbox.rds.backend import SandboxRds
 from sandbox.rds.backups import SNAPSHOT_QUOTA
 from sandbox.rds.durations import Durations
 from sandbox.rds.errors import refuse
-from sandbox.rds.resources import Instance
+from sandbox.rds.resources import Instance, View
 from sandbox.rds.servers import Engine
 from sandbox.rds.settings import INSTANCE_QUOTA, STORAGE_QUOTA_GIB
 from sandbox.tls_front import AddressBlock, Cut, TlsFront
 
 if TYPE_CHECKING:
     from sandbox.context import Context
+
+SMALLEST_PAGE, PAGE = 20, 100
 
 
 class RdsService:
@@ -139,7 +141,7 @@ def _install_wire() -> None:
         raise refuse("InvalidAction", "The sandbox does not have this yet.")
 
     def describe_db_instances(self: Any) -> ActionResult:
-        return PaginatedResult({"DBInstances": self.backend.views_of_instances(self.params)})
+        return _page(self, "DBInstances", self.backend.views_of_instances(self.params))
 
     def create_db_snapshot(self: Any) -> ActionResult:
         return ActionResult({"DBSnapshot": self.backend.create_db_snapshot(self.params).view()})
@@ -151,10 +153,10 @@ def _install_wire() -> None:
         return ActionResult({"DBSnapshot": self.backend.delete_db_snapshot(self.params["DBSnapshotIdentifier"]).view()})
 
     def describe_db_snapshots(self: Any) -> ActionResult:
-        return PaginatedResult({"DBSnapshots": self.backend.views_of_snapshots(self.params)})
+        return _page(self, "DBSnapshots", self.backend.views_of_snapshots(self.params))
 
     def describe_db_instance_automated_backups(self: Any) -> ActionResult:
-        return PaginatedResult({"DBInstanceAutomatedBackups": self.backend.views_of_backups(self.params)})
+        return _page(self, "DBInstanceAutomatedBackups", self.backend.views_of_backups(self.params))
 
     def delete_db_instance_automated_backup(self: Any) -> ActionResult:
         backup = self.backend.delete_db_instance_automated_backup(self.params)
@@ -232,6 +234,17 @@ def _install_wire() -> None:
         ("describe_db_cluster_automated_backups", "DBClusterAutomatedBackups"),
     ):
         setattr(RDSResponse, name, nothing(member))
+
+
+def _page(response: Any, member: str, views: list[View]) -> ActionResult:
+    """One page; the marker is where the next one begins, which nobody may rely on."""
+    size, start = int(response.params.get("MaxRecords") or PAGE), int(response.params.get("Marker") or 0)
+    if not SMALLEST_PAGE <= size <= PAGE:
+        raise refuse("InvalidParameterValue", f"MaxRecords must be between {SMALLEST_PAGE} and {PAGE}.")
+    page: dict[str, Any] = {member: views[start : start + size]}
+    if start + size < len(views):
+        page["Marker"] = str(start + size)
+    return ActionResult(page)
 
 
 def _one(instance: Instance) -> ActionResult:

@@ -8,17 +8,16 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from sandbox.client import SandboxProcess
-from sandbox.demo import progress
+from sandbox.demo import progress, world
 from sandbox.demo.customer import Customer
 from sandbox.sweep.boundaries import PERMANENT, STOPPING, Boundary, Cell
 from sandbox.sweep.invariants import broken
-from sandbox.sweep.scenario import ROWS, WRITERS, Outcome, Scenario, executions, is_settled, play, servers_of
+from sandbox.sweep.scenario import ROWS, WRITERS, Outcome, Scenario, executions, is_settled, play
 
 QUIET_SECONDS = 4.0
 """Real; so long after its end a rotation that nothing carries on is left to itself."""
@@ -56,7 +55,7 @@ def run(cells: Sequence[Cell]) -> Iterator[Result]:
             except Exception as error:
                 result = {"cell": cell.name, "verdict": "error", "why": [f"{type(error).__name__}: {error}"]}
             yield result | {"at": to_json(cell), "seconds": round(time.monotonic() - began, 1)}
-            _remove(customer, scenario.name)
+            world.remove(customer.account, scenario.name)
 
 
 def _scenario(name: str, cell: Cell) -> Scenario:
@@ -128,16 +127,6 @@ def _not_as_meant(cell: Cell, outcome: Outcome, helped: str) -> Iterator[str]:
     if (outcome.first.status, outcome.went_forward) != (wanted, cell.boundary.way == "forward"):
         went = "forward" if outcome.went_forward else "back"
         yield f"a fault that passes made it end {outcome.first.status} and go {went}"
-
-
-def _remove(customer: Customer, name: str) -> None:
-    """The databases of a cell that is over: their servers would be in the way of the next."""
-    rds = customer.client("rds")
-    for identifier in servers_of(customer, name):
-        with suppress(Exception):
-            rds.modify_db_instance(DBInstanceIdentifier=identifier, DeletionProtection=False, ApplyImmediately=True)
-        with suppress(Exception):
-            rds.delete_db_instance(DBInstanceIdentifier=identifier, SkipFinalSnapshot=True, DeleteAutomatedBackups=True)
 
 
 def main() -> int:

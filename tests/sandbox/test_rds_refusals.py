@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from sandbox.rds.errors import RdsError
+from sandbox.rds.service import _page
 from tests.sandbox.rds_sandbox import PASSWORD, Sandbox, code_of, eventually, running
 
 REPLICA = "create_db_instance_read_replica"
@@ -256,3 +259,20 @@ def test_quotas(sandbox: Sandbox) -> None:
 )  # fmt: skip
 def test_whoever_lists_the_users_of_a_key_gets_an_answer(sandbox: Sandbox, operation: str, member: str) -> None:
     assert getattr(sandbox.rds, operation)()[member] == []
+
+
+def test_an_account_with_many_instances_is_described_in_pages() -> None:
+    """A rotation that reads one page only would miss whoever uses a key on the second."""
+    views = [{"DBInstanceIdentifier": str(number)} for number in range(45)]
+    seen: list[Any] = []
+    marker = None
+    while marker is not None or not seen:
+        params = {"MaxRecords": 20} | ({"Marker": marker} if marker else {})
+        page = _page(SimpleNamespace(params=params), "DBInstances", views).result
+        seen += page["DBInstances"]
+        marker = page.get("Marker")
+
+    assert seen == views
+    assert len(_page(SimpleNamespace(params={}), "DBInstances", views).result["DBInstances"]) == 45
+    with pytest.raises(RdsError, match="MaxRecords"):
+        _page(SimpleNamespace(params={"MaxRecords": 5}), "DBInstances", views)
