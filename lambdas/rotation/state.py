@@ -377,7 +377,8 @@ class Rotation(_Part):
             return Moment.REFUSED
         if self.undo is not None and self.undo.outcome in ("undecided", "decided"):
             return Moment.UNDECIDED
-        if self.undo is not None and self.undo.outcome == "rolled-back":
+        # Not before the last step of the way back: what failed there is unfinished, and has to be taken up.
+        if self.undo is not None and self.undo.outcome == "rolled-back" and self.undo.key_discarded:
             return Moment.REFUSED if self.new_key is None else Moment.ROLLED_BACK
         if self.failure is not None:
             return Moment.ATTENTION

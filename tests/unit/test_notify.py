@@ -31,13 +31,15 @@ def completed(ports: FakePorts) -> Rotation:
 
 def rolled_back(ports: FakePorts) -> Rotation:
     now = ports.clock.now()
-    undo = Undo(outcome="rolled-back", started_at=now, not_before=now, leftovers=("aws rds …",), clean=True)
+    undo = Undo(
+        outcome="rolled-back", started_at=now, not_before=now, leftovers=("aws rds …",), clean=True, key_discarded=True
+    )
     return journaled(ports, failed(cut_over(ports).having(release=None, undo=undo), "DrainIncomplete"))
 
 
 def refused(ports: FakePorts) -> Rotation:
     now = ports.clock.now()
-    undo = Undo(outcome="rolled-back", started_at=now, not_before=now, clean=True)
+    undo = Undo(outcome="rolled-back", started_at=now, not_before=now, clean=True, key_discarded=True)
     rotation = failed(planned_rotation(ports), "PreflightRefused").having(undo=undo)
     return journaled(ports, rotation.having(request=rotation.request | TOKEN))
 
@@ -51,6 +53,13 @@ def attention(ports: FakePorts) -> Rotation:
     return journaled(ports, failed(cut_over(ports), "VerificationFailed"))
 
 
+def half_the_way_back(ports: FakePorts) -> Rotation:
+    """RestoreConnectivity, CleanUp or DiscardNewKey failed: the source is open, and not everything is as it was."""
+    now = ports.clock.now()
+    undo = Undo(outcome="rolled-back", started_at=now, not_before=now)
+    return journaled(ports, failed(cut_over(ports).having(release=None, undo=undo), "AccessRefused"))
+
+
 @pytest.mark.parametrize(
     ("make", "moment", "outcome", "frees"),
     [
@@ -60,6 +69,7 @@ def attention(ports: FakePorts) -> Rotation:
         (refused, Moment.REFUSED, "refused", True),
         (dry_run, Moment.PLANNED, "planned", True),
         (attention, Moment.ATTENTION, None, False),
+        (half_the_way_back, Moment.ATTENTION, None, False),
     ],
 )
 def test_each_moment_is_told_and_ends_what_it_ends(make: Any, moment: Moment, outcome: str | None, frees: bool) -> None:

@@ -1,0 +1,419 @@
+"""The permission matrix is exact: every grant is used, and without any one of them something that people read says so.
+
+One action is taken out of one role of the deployed stack, a rotation goes the shortest way to the call that needs it,
+and the denial shows: the execution fails and its cause names the action, or, where the product goes on by design, the
+message does. The parameters are the rows of `infra/tasks.py`: a new grant is proved without a line here, or fails here.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pytest
+
+from infra.tasks import ACCOUNT_WIDE_QUESTIONS, KEYED
+from lambdas.rotation.names import ROTATION_ID_TAG
+from sandbox.client import SandboxProcess
+from tests.rotation.permissions import (
+    KEY_ROTATION_DAYS,
+    PERMISSIONS,
+    POLICY_MARK,
+    TASKS,
+    Ended,
+    Lab,
+    Permission,
+    called,
+)
+from tests.rotation.support import Customer
+
+Way = Callable[[Lab, Permission | None], Ended]
+"""How a rotation gets to a call. It is told which permission is missing; None when nothing is."""
+
+HELD_UP: list[dict[str, Any]] = [
+    {"kind": "held", "database": "slow", "seconds": 2, "onwards": True, **where}
+    for where in (
+        {"function": "prepare-connectivity"},
+        {"function": "confirm-drained"},
+        {"function": "schedule-key-deletion", "call": "kms.DisableKey"},
+    )
+]
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    with SandboxProcess(faults=HELD_UP) as sandbox:
+        customer = Customer.of(sandbox)
+        with customer.notifications() as inbox:
+            yield Lab(customer, inbox)
+
+
+# -- ways --------------------------------------------------------------------------------------------------------------
+
+# Missing as well, so that the rotation fails there and turns back.
+BEFORE_ANYTHING = ("Preflight", "rds:DescribeAccountAttributes")
+WITH_A_KEY = ("CreateEncryptedReadReplica", "rds:CreateDBInstanceReadReplica")
+WITH_A_TARGET = ("WaitForReplicationSync", "rds:AddRoleToDBInstance")
+FENCED = ("ConfirmDrained", "dynamodb:UpdateItem")
+SWITCHED = ("UpdateConnectivity", "route53:ChangeResourceRecordSets")
+
+
+def forward(lab: Lab, missing: Permission | None) -> Ended:
+    """All the way. Where the last one has failed after its release, the same rotation goes on."""
+    left = lab.journal(lab.quick)
+    if missing is not None and left.get("release") and left["plan"]["retire_key"] == "false":
+        ended = lab.go_on(lab.quick)
+        if ended.cause:
+            return ended
+    return lab.rotate(lab.quick, RetireKey="false")
+
+
+def planned(lab: Lab, missing: Permission | None) -> Ended:
+    return lab.rotate(lab.quick, DryRun=True)
+
+
+def answered(lab: Lab, missing: Permission | None) -> Ended:
+    """A fleet waits for the answer."""
+    return lab.rotate(lab.quick, DryRun=True, TaskToken="nobodys")
+
+
+def refused_and_answered(lab: Lab, missing: Permission | None) -> Ended:
+    return lab.run({"DBInstanceIdentifier": "nobody", "TaskToken": "nobodys"})
+
+
+def back(from_: Permission, **request: Any) -> Way:
+    def way(lab: Lab, missing: Permission | None) -> Ended:
+        with lab.without(from_):
+            return lab.rotate(lab.quick, **request)
+
+    return way
+
+
+refused = back(BEFORE_ANYTHING, DryRun=True)
+back_with_a_target = back(WITH_A_TARGET)
+back_from_the_fence = back(FENCED)
+back_from_the_switch = back(SWITCHED)
+
+
+def back_with_a_key(lab: Lab, missing: Permission | None) -> Ended:
+    """The key is discarded at once, unless a question about its users is not answered: then it waits, and says why."""
+    with lab.without(WITH_A_KEY):
+        return lab.rotate(
+            lab.quick, until=lambda: missing is not None and lab.names(missing, str(lab.journal(lab.quick).get("undo")))
+        )
+
+
+def over_a_stale_lock(lab: Lab, missing: Permission | None) -> Ended:
+    with lab.stale_lock(lab.quick):
+        return planned(lab, missing)
+
+
+def by_a_name_that_others_had(lab: Lab, missing: Permission | None) -> Ended:
+    return lab.rotate(lab.bystander)
+
+
+def recovering_nothing(lab: Lab, missing: Permission | None) -> Ended:
+    return lab.run({"Recover": lab.customer.account.rotate_key_arn.replace(":stateMachine:", ":execution:") + ":gone"})
+
+
+def swept(lab: Lab, missing: Permission | None) -> Ended:
+    """The hourly function, after a rotation that its own rollback has left."""
+    with lab.without(BEFORE_ANYTHING, ("Rollback", "dynamodb:UpdateItem")):
+        planned(lab, None)
+    return lab.invoke("RecoverRotations")
+
+
+def fleet(lab: Lab, missing: Permission | None) -> Ended:
+    assert lab.bystander.identifier == "bystander"  # built
+    return lab.run_fleet()
+
+
+def tagged_meanwhile(lab: Lab, missing: Permission | None) -> Ended:
+    """The owner changes a tag of the source when the target was made already."""
+    tagged: list[str] = []
+
+    def tag() -> bool:
+        target = lab.journal(lab.slow).get("target_identifier")
+        if target and not tagged and lab.customer.instance(target):
+            tagged.append(lab.change_owner(lab.slow))
+        return False
+
+    with lab.without(FENCED):  # far enough
+        return lab.rotate(lab.slow, until=tag)
+
+
+def without_a_schedule(lab: Lab, missing: Permission | None) -> Ended:
+    """The schedule that would recover the rotation is gone before the promotion moves it."""
+
+    def remove() -> bool:
+        if is_fenced(lab):
+            lab.remove_recovery_schedules()
+        return False
+
+    with lab.without(SWITCHED):  # far enough
+        return lab.rotate(lab.slow, until=remove)
+
+
+def undecided(lab: Lab, missing: Permission | None) -> Ended:
+    """The rollback cannot log in, so it waits; the schedule stops it and takes over, waits, too, and tells people."""
+    database, before, told = lab.slow.identifier, set(lab.executions()), ""
+    with lab.without(FENCED):
+        lab.start({"DBInstanceIdentifier": database, "GraceDays": 0, "WriteOutageBudgetSeconds": 20})
+        lab.wait(lambda: is_fenced(lab))
+        with lab.without(("Rollback", "secretsmanager:GetSecretValue")):
+
+            def is_known() -> bool:
+                nonlocal told
+                now = lab.ended(sorted(set(lab.executions()) - before))
+                told += now.told
+                return bool(now.cause) or "RotationUndecided" in told
+
+            lab.wait(is_known)
+            return lab.ended(sorted(set(lab.executions()) - before))
+
+
+def is_fenced(lab: Lab) -> bool:
+    return bool((lab.journal(lab.slow).get("fence") or {}).get("position"))
+
+
+def retired(lab: Lab, missing: Permission | None) -> Ended:
+    return lab.rotate(lab.quick, RetireKey="true")
+
+
+def waiting_for_users(lab: Lab, missing: Permission | None) -> Ended:
+    """The daily look at an old key that has users, without the day: the clock stands while nothing runs."""
+    left = lab.journal(lab.quick)
+    if not left.get("release") or left["plan"]["retire_key"] != "true":
+        lab.settle()
+        with lab.without(("ScheduleKeyDeletion", "dynamodb:UpdateItem")):  # the look of which nothing is known
+            retired(lab, missing)
+    return lab.invoke("ScheduleKeyDeletion", lab.journal(lab.quick))
+
+
+def used_while_disabled(lab: Lab, missing: Permission | None) -> Ended:
+    """Somebody puts a secret under the old key while nobody is supposed to use it any more."""
+    secrets: list[str] = []
+
+    def use() -> bool:
+        journal = lab.journal(lab.slow)
+        if not secrets and (journal.get("retirement") or {}).get("disabled_at"):
+            secrets.append(lab.secret_under(journal["old_key"]["arn"]))
+        return False
+
+    try:
+        return lab.rotate(lab.slow, until=use, RetireKey="true")
+    finally:
+        for secret in secrets:
+            lab.forget_secret(secret)
+
+
+def twice(lab: Lab, missing: Permission | None) -> Ended:
+    """A key that a rotation has made is retired by the next one, because its tags say so."""
+    if ROTATION_ID_TAG not in lab.tags_of_key(lab.key_of(lab.quick)):
+        forward(lab, None)
+    return lab.rotate(lab.quick)
+
+
+QUESTIONS = ACCOUNT_WIDE_QUESTIONS + tuple(f"rds:{action}" for action, _ in KEYED) + (
+    "kms:GetKeyLastUsage", "kms:ListGrants", "rds:DescribeDBInstances", "rds:DescribeDBSnapshots",
+)  # fmt: skip
+"""About who uses a key. One that is not answered counts as use: the key is kept."""
+
+# -- which way leads to which grant ------------------------------------------------------------------------------------
+
+USUAL: Mapping[str, Way] = {
+    "StartRotation": planned,
+    "Preflight": planned,
+    "Notify": planned,
+    "Rollback": refused,
+    "CleanUp": refused,
+    "DiscardNewKey": back_with_a_key,
+    "ListOptedInDatabases": fleet,
+    "ReportFleet": fleet,
+    "RecoverRotations": swept,
+}
+"""By function; any other is met by `forward`, those of the cutover at the proof of reach before the fence."""
+
+UNUSUAL: Mapping[Permission, Way] = {
+    ("StartRotation", "dynamodb:DeleteItem"): over_a_stale_lock,
+    ("StartRotation", "dynamodb:Query"): by_a_name_that_others_had,
+    ("StartRotation", "dynamodb:Scan"): recovering_nothing,
+    ("StartRotation", "states:DescribeExecution"): over_a_stale_lock,
+    ("StartRotation", "states:StopExecution"): undecided,
+    ("CreateNewKMSKey", "kms:GetKeyPolicy"): back_with_a_key,
+    ("CreateNewKMSKey", "kms:GetKeyRotationStatus"): back_with_a_key,
+    ("CreateNewKMSKey", "kms:ListResourceTags"): back_with_a_key,
+    ("WaitForReplicationSync", "rds:AddTagsToResource"): tagged_meanwhile,
+    ("Promote", "scheduler:CreateSchedule"): without_a_schedule,
+    **{("ScheduleKeyDeletion", question): waiting_for_users for question in QUESTIONS},
+    ("ScheduleKeyDeletion", "kms:DisableKey"): retired,
+    ("ScheduleKeyDeletion", "kms:EnableKey"): used_while_disabled,
+    ("ScheduleKeyDeletion", "kms:ListResourceTags"): twice,
+    ("ScheduleKeyDeletion", "kms:ScheduleKeyDeletion"): retired,
+    ("Notify", "states:SendTaskFailure"): refused_and_answered,
+    ("Notify", "states:SendTaskSuccess"): answered,
+    ("RestoreConnectivity", "dynamodb:GetItem"): refused,
+    ("RestoreConnectivity", "dynamodb:UpdateItem"): refused,
+    ("RestoreConnectivity", "kms:GenerateDataKey"): back_from_the_switch,
+    ("RestoreConnectivity", "lambda:InvokeFunction"): back_with_a_target,
+    ("RestoreConnectivity", "route53:ChangeResourceRecordSets"): back_with_a_target,
+    ("RestoreConnectivity", "secretsmanager:PutSecretValue"): back_from_the_switch,
+    ("RestoreConnectivity", "secretsmanager:RotateSecret"): back_with_a_target,
+    ("Rollback", "kms:Decrypt"): forward,
+    ("Rollback", "rds:DescribeDBInstances"): forward,
+    ("Rollback", "secretsmanager:GetSecretValue"): forward,
+    ("Rollback", "sns:Publish"): undecided,
+    ("CleanUp", "kms:Decrypt"): back_with_a_target,
+    ("CleanUp", "rds:DeleteDBInstance"): back_with_a_target,
+    ("CleanUp", "rds:DescribeDBInstances"): back_with_a_target,
+    ("CleanUp", "rds:ModifyDBInstance"): back_with_a_target,
+    ("CleanUp", "scheduler:DeleteSchedule"): back_from_the_fence,
+    ("CleanUp", "secretsmanager:GetSecretValue"): back_with_a_target,
+    ("DiscardNewKey", "dynamodb:GetItem"): refused,
+    ("DiscardNewKey", "dynamodb:UpdateItem"): refused,
+    ("DiscardNewKey", "kms:DescribeKey"): refused,
+    ("DiscardNewKey", "tag:GetResources"): refused,
+}
+
+AFTER_THE_RELEASE = ("Verify", "Decommission", "ScheduleKeyDeletion")
+
+IN_THIS_ORDER = (
+    "rds:CreateDBSnapshot", "rds:CopyDBSnapshot", "kms:CreateGrant", "kms:DescribeKey", "kms:Encrypt",
+    "kms:GenerateDataKey", "kms:GenerateDataKeyWithoutPlaintext", "kms:ReEncryptFrom", "kms:ReEncryptTo",
+    "rds:DeleteDBSnapshot", "rds:ModifyDBInstance", "rds:DeleteDBInstance", "dynamodb:DeleteItem",
+)  # fmt: skip
+"""What Decommission does after everything else: one rotation can fail at each in turn."""
+
+WAYS = tuple(dict.fromkeys([forward, *USUAL.values(), *UNUSUAL.values()]))
+
+
+def way_to(permission: Permission) -> Way:
+    return UNUSUAL.get(permission) or USUAL.get(permission[0], forward)
+
+
+def leaves_it_to_the_next(permission: Permission) -> bool:
+    """Whether the next test can go on with the rotation that failed in this one."""
+    return permission[0] in AFTER_THE_RELEASE and way_to(permission) in (forward, waiting_for_users)
+
+
+def in_order(permission: Permission) -> tuple[int, int, int]:
+    function, action = permission
+    step = IN_THIS_ORDER.index(action) if function == "Decommission" and action in IN_THIS_ORDER else -1
+    return list(TASKS).index(function), WAYS.index(way_to(permission)), step
+
+
+# -- what comes of it when it is missing, where that is not a failure with the action in its cause ---------------------
+
+GOES_ON_AND_TELLS: Mapping[str, tuple[str, ...]] = {
+    # Warnings.
+    "StartRotation": ("cloudwatch:DescribeAlarms", "cloudwatch:GetDashboard", "cloudwatch:ListDashboards"),
+    "Preflight": ("rds:DescribeEventSubscriptions",),
+    # Applications are led right: left over, with the command.
+    "RestoreConnectivity": (
+        "lambda:InvokeFunction", "route53:ChangeResourceRecordSets", "secretsmanager:RotateSecret",
+    ),
+    "CleanUp": (
+        "kms:Decrypt", "rds:DeleteDBInstance", "rds:DescribeDBInstances", "rds:ModifyDBInstance",
+        "scheduler:DeleteSchedule", "secretsmanager:GetSecretValue",
+    ),
+    "ScheduleKeyDeletion": QUESTIONS,
+    "DiscardNewKey": (*QUESTIONS, "kms:DeleteAlias", "kms:ScheduleKeyDeletion"),
+}  # fmt: skip
+
+LEFT_TO_A_PERSON = {
+    *(("CleanUp", action) for action in ("rds:DeleteDBInstance", "rds:DescribeDBInstances", "rds:ModifyDBInstance")),
+    *(("RestoreConnectivity", action) for action in GOES_ON_AND_TELLS["RestoreConnectivity"]),
+    ("RestoreConnectivity", "secretsmanager:DescribeSecret"),
+}
+"""With the permission back nobody comes again: the message has the command."""
+
+RDS_DOES_NOT_SAY: Mapping[str, tuple[str, ...]] = {
+    "CreateEncryptedReadReplica": ("kms:CreateGrant", "kms:DescribeKey"),
+    "Decommission": (
+        "kms:CreateGrant", "kms:DescribeKey", "kms:Encrypt", "kms:GenerateDataKey",
+        "kms:GenerateDataKeyWithoutPlaintext", "kms:ReEncryptFrom", "kms:ReEncryptTo",
+    ),
+}  # fmt: skip
+"""Which permission of its caller RDS misses on a key: its answer is the same for all of them."""
+
+SHOWS_OTHERWISE: Mapping[Permission, Callable[[Lab, Ended], bool]] = {
+    # The new key has what can be read of the old one.
+    ("CreateNewKMSKey", "kms:GetKeyPolicy"): lambda lab, ended: POLICY_MARK not in lab.new_key()["policy"],
+    ("CreateNewKMSKey", "kms:GetKeyRotationStatus"): lambda lab, ended: lab.new_key()["days"] != KEY_ROTATION_DAYS,
+    ("CreateNewKMSKey", "kms:ListResourceTags"): lambda lab, ended: "owner" not in lab.new_key()["tags"],
+    # Tags say which keys may be retired without asking.
+    ("ScheduleKeyDeletion", "kms:ListResourceTags"): lambda lab, ended: "no rotation made it" in ended.told,
+    # A key whose age cannot be told is rotated rather than forgotten.
+    ("ListOptedInDatabases", "kms:DescribeKey"): lambda lab, ended: "bystander: InputRefused" in ended.cause,
+}
+
+SHOWS_NOWHERE: Mapping[Permission, str] = {
+    ("Preflight", "kms:ListResourceTags"): "tags come with every description of a key; this one's reader has no use",
+    ("ListOptedInDatabases", "kms:ListResourceTags"): "as above",
+    ("DiscardNewKey", "kms:ListResourceTags"): "the key is found by its tag in the index of tags as well",
+}
+
+UNUSED: Mapping[Permission, str] = {
+    (function, "backup:ListRecoveryPointsByBackupVault"): "no vault of the sandbox holds a recovery point"
+    for function in ("ScheduleKeyDeletion", "DiscardNewKey")
+}
+
+SAMPLE = {
+    ("StartRotation", "dynamodb:UpdateItem"),
+    ("Preflight", "secretsmanager:GetSecretValue"),
+    ("CreateNewKMSKey", "kms:TagResource"),
+    ("CreateEncryptedReadReplica", "iam:PassRole"),
+    ("Promote", "rds:PromoteReadReplica"),
+    ("Decommission", "rds:DeleteDBInstance"),
+}
+
+
+def test_the_tables_are_about_grants_that_exist() -> None:
+    listed = {*UNUSUAL, *SHOWS_OTHERWISE, *SHOWS_NOWHERE, *UNUSED, *SAMPLE}
+    for table in (GOES_ON_AND_TELLS, RDS_DOES_NOT_SAY):
+        listed |= {(function, action) for function, actions in table.items() for action in actions}
+
+    assert set() == listed - set(PERMISSIONS)
+
+
+@pytest.mark.proof
+def test_no_grant_is_unused(lab: Lab) -> None:
+    """Nor does anything look, with all permissions, as if one were missing."""
+    for way in WAYS:
+        ended = way(lab, None)
+        looks_wrong = [one for one, shows in SHOWS_OTHERWISE.items() if way_to(one) is way and shows(lab, ended)]
+        assert looks_wrong == []
+        assert lab.settle() == []
+
+    unused = set(PERMISSIONS) - lab.used()
+    assert {called(one) for one in UNUSED} == {called(one) for one in unused}
+
+
+@pytest.mark.parametrize(
+    "permission",
+    [
+        pytest.param(one, id=called(one), marks=pytest.mark.sample if one in SAMPLE else pytest.mark.proof)
+        for one in sorted(PERMISSIONS, key=in_order)
+        if one not in UNUSED
+    ],
+)
+def test_a_missing_permission_shows(lab: Lab, permission: Permission) -> None:
+    """With all permissions back whatever was left is finished: nothing remains that a message does not name."""
+    function, action = permission
+
+    if not leaves_it_to_the_next(permission):
+        lab.settle()
+    with lab.without(permission):
+        ended = way_to(permission)(lab, permission)
+        shows_otherwise = permission in SHOWS_OTHERWISE and SHOWS_OTHERWISE[permission](lab, ended)
+    if not leaves_it_to_the_next(permission):
+        assert bool(lab.settle()) == (permission in LEFT_TO_A_PERSON)
+
+    if action in GOES_ON_AND_TELLS.get(function, ()):
+        assert lab.names(permission, ended.told), ended
+    elif action in RDS_DOES_NOT_SAY.get(function, ()):
+        assert "KMSKeyNotAccessible" in ended.cause
+    elif permission in SHOWS_OTHERWISE:
+        assert shows_otherwise, ended
+    elif permission in SHOWS_NOWHERE:
+        assert not lab.names(permission, ended.cause + ended.told), ended
+    else:
+        assert lab.names(permission, ended.cause), ended
