@@ -15,6 +15,7 @@ import flask
 import moto.backends
 import moto.core.responses
 import requests
+from moto.core.base_backend import BackendDict
 from moto.core.config import default_user_config
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.serving import BaseWSGIServer, make_server
@@ -31,6 +32,7 @@ class Api:
         default_user_config["iam"] = {"load_aws_managed_policies": True}
         self._ending = False
         _remember_what_does_not_change()
+        _empty_the_account()
         flask.got_request_exception.connect(self._report_failure)
         logging.getLogger("werkzeug").setLevel(logging.CRITICAL)
         with warnings.catch_warnings():
@@ -87,6 +89,14 @@ def _remember_what_does_not_change() -> None:
         modules = tuple(moto.backends.list_of_moto_modules())
         moto.backends.list_of_moto_modules = functools.cache(lambda: modules)
         moto.core.responses.method_names_from_class = functools.cache(moto.core.responses.method_names_from_class)
+
+
+def _empty_the_account() -> None:
+    """moto keeps an account per process: a second server in one process would begin with what the first has left."""
+    # Not BackendDict.reset(): it forgets which backends there are, and a second call empties none.
+    for service in list(BackendDict._instances):
+        for account in list(service.values()):
+            account.reset()
 
 
 class _RequestHandler(MotoRequestHandler):  # type: ignore[misc]
