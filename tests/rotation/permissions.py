@@ -402,23 +402,23 @@ class Lab:
                     self.run({"DBInstanceIdentifier": entry["database"]["S"]})
         assert not [entry for entry in self.entries() if "closed_at" not in entry]
         self._unlock()
-        return [*self._targets_removed(), *self._owners_settings_restored()]
-
-    def _targets_removed(self) -> list[str]:
         rds = self.customer.client("rds")
-        removed = []
         for snapshot in rds.describe_db_snapshots(SnapshotType="manual")["DBSnapshots"]:
             # Each rotation copies what the earlier ones have kept.
             rds.delete_db_snapshot(DBSnapshotIdentifier=snapshot["DBSnapshotIdentifier"])
+        for built in self._built:
+            self._keep_backups_away(self._now(built))
+        return [*self.remove_targets(), *self._owners_settings_restored()]
+
+    def remove_targets(self) -> list[str]:
+        """Those to which no name leads, and that nobody removes."""
+        removed = []
         led_to = {item["resource_id"]["S"] for item in self._items() if item["record"]["S"] == "lineage"}
-        for instance in rds.describe_db_instances()["DBInstances"]:
+        for instance in self.customer.client("rds").describe_db_instances()["DBInstances"]:
             made = any(tag["Key"] == ROTATION_ID_TAG for tag in instance["TagList"])
             if made and instance["DbiResourceId"] not in led_to and instance["DBInstanceStatus"] != "deleting":
                 self._remove(instance["DBInstanceIdentifier"])
                 removed.append(f"target {instance['DBInstanceIdentifier']}")
-            elif instance["DbiResourceId"] in led_to:
-                self._keep_backups_away(instance)
-
         return removed
 
     def _owners_settings_restored(self) -> list[str]:
@@ -461,9 +461,8 @@ class Lab:
         headers = rds.describe_db_instances(MaxRecords=20)["ResponseMetadata"]["HTTPHeaders"]
         now = datetime.strptime(headers["date"], "%a, %d %b %Y %H:%M:%S GMT").replace(tzinfo=UTC)
         opens = datetime.strptime(instance["PreferredBackupWindow"][:5], "%H:%M").replace(tzinfo=UTC)
-        if (opens - now) % timedelta(days=1) < timedelta(hours=6) or (now - opens) % timedelta(days=1) < timedelta(
-            hours=1
-        ):
+        day = timedelta(days=1)
+        if (opens - now) % day < timedelta(hours=6) or (now - opens) % day < timedelta(hours=1):
             later = now + timedelta(hours=23)
             window = f"{later:%H}:00-{later:%H}:59"
             identifier = instance["DBInstanceIdentifier"]

@@ -101,6 +101,16 @@ def back_with_a_key(lab: Lab, missing: Permission | None) -> Ended:
         )
 
 
+def left_with_a_target(lab: Lab, missing: Permission | None) -> Ended:
+    """The target stays, and the new key with it, until somebody runs the command that the rotation has left."""
+    with lab.without(WITH_A_TARGET):
+        ended = lab.rotate(
+            lab.quick, until=lambda: missing is not None and lab.names(missing, str(lab.journal(lab.quick).get("undo")))
+        )
+    assert bool(lab.remove_targets()) == (missing is not None)
+    return ended
+
+
 def over_a_stale_lock(lab: Lab, missing: Permission | None) -> Ended:
     with lab.stale_lock(lab.quick):
         return planned(lab, missing)
@@ -262,9 +272,9 @@ UNUSUAL: Mapping[Permission, Way] = {
     ("Rollback", "secretsmanager:GetSecretValue"): forward,
     ("Rollback", "sns:Publish"): undecided,
     ("CleanUp", "kms:Decrypt"): back_with_a_target,
-    ("CleanUp", "rds:DeleteDBInstance"): back_with_a_target,
-    ("CleanUp", "rds:DescribeDBInstances"): back_with_a_target,
-    ("CleanUp", "rds:ModifyDBInstance"): back_with_a_target,
+    ("CleanUp", "rds:DeleteDBInstance"): left_with_a_target,
+    ("CleanUp", "rds:DescribeDBInstances"): left_with_a_target,
+    ("CleanUp", "rds:ModifyDBInstance"): left_with_a_target,
     ("CleanUp", "scheduler:DeleteSchedule"): back_from_the_fence,
     ("CleanUp", "secretsmanager:GetSecretValue"): back_with_a_target,
     ("DiscardNewKey", "dynamodb:GetItem"): refused,
@@ -319,7 +329,6 @@ GOES_ON_AND_TELLS: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 LEFT_TO_A_PERSON = {
-    *(("CleanUp", action) for action in ("rds:DeleteDBInstance", "rds:DescribeDBInstances", "rds:ModifyDBInstance")),
     *(("RestoreConnectivity", action) for action in GOES_ON_AND_TELLS["RestoreConnectivity"]),
     ("RestoreConnectivity", "secretsmanager:DescribeSecret"),
 }
