@@ -48,7 +48,8 @@ def run(options: argparse.Namespace) -> int:
 
     from sandbox.cloudformation import DeploymentRefused
     from sandbox.faults import FaultInvalid, read_faults
-    from sandbox.server import Sandbox, SandboxFailed, environment_of
+    from sandbox.server import Sandbox, environment_of
+    from sandbox.synthesis import SandboxFailed
 
     if not options.json:
         print("starting: layer, synthesis, deployment …", file=sys.stderr)

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import json
 import logging
 import os
-import shutil
-import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -22,16 +19,13 @@ from typing import TYPE_CHECKING, Any
 
 from sandbox.clock import VirtualClock
 from sandbox.context import ACCOUNT_ID, DEFAULT_REGION, Context
+from sandbox.synthesis import SandboxFailed, Synthesis
 
 if TYPE_CHECKING:
     from sandbox.cloudformation import Aws, Deployment
     from sandbox.faults import Fault
 
 LOG = logging.getLogger("sandbox.server")
-
-ROOT = Path(__file__).resolve().parent.parent
-ENVIRONMENT = "sandbox"
-"""The environment in ``config/`` that is deployed."""
 
 NAME_PREFIX = "rds-key-rotation"
 """The configuration's ``name_prefix``, which that environment leaves as it is."""
@@ -41,10 +35,6 @@ DURATIONS = {"replica": 2.0, "backup": 1.0, "snapshot": 1.0, "copy": 2.0, "delet
 
 ADMINISTRATOR = "administrator"
 _EVERYTHING = {"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Action": "*", "Resource": "*"}]}
-
-
-class SandboxFailed(Exception):
-    """The sandbox cannot be started; the message says why, and what to do."""
 
 
 @dataclass(frozen=True)
@@ -219,7 +209,7 @@ class Sandbox:
         def warm_up() -> None:
             try:
                 self.runtime.warm_up(function)
-            except RuntimeError as ended:
+            except (RuntimeError, OSError) as ended:
                 LOG.info("warm-up: %s", ended)  # the sandbox ended before it was warm
 
         threading.Thread(target=warm_up, name="warm-up", daemon=True).start()
@@ -233,91 +223,6 @@ class Sandbox:
         for failure in self.rds.failures:
             LOG.error("an operation of RDS failed:\n%s", failure)
         self.rds.close()
-
-
-class Synthesis:
-    """Makes this machine's layer, with the sandbox's authorities in it, and runs the real app; in the background."""
-
-    def __init__(self, work_dir: Path, ca_bundle: Path) -> None:
-        self._work_dir, self._ca_bundle = work_dir, ca_bundle
-        self._error: Exception | None = None
-        self._process: subprocess.Popen[str] | None = None
-        self._cancelled = False
-        self._thread = threading.Thread(target=self._work, name="synthesis", daemon=True)
-        self._thread.start()
-
-    def result(self) -> Path:
-        """Wait for it. The assembly.
-
-        Raises:
-            SandboxFailed: one of the two failed; the message has its own words.
-        """
-        self._thread.join()
-        if self._error is not None:
-            raise self._error
-        return self._work_dir / "cdk.out"
-
-    def cancel(self) -> None:
-        """End it, and wait: the directory must not be written to after it was removed."""
-        self._cancelled = True
-        if self._process is not None and self._process.poll() is None:
-            self._process.terminate()
-        self._thread.join()
-
-    def _work(self) -> None:
-        try:
-            began = time.monotonic()
-            layer = self._work_dir / "layer"
-            # The same files under another name: nobody writes to a layer.
-            shutil.copytree(self._dependencies() / "python", layer / "python", copy_function=_link)
-            (layer / "rds-ca").mkdir()
-            shutil.copy(self._ca_bundle, layer / "rds-ca" / "ca-bundle.pem")
-            LOG.info("layer made in %.1f s", time.monotonic() - began)
-            context = json.dumps({"env": ENVIRONMENT, "layer_dir": str(layer)})
-            self._run(
-                "app.py", CDK_OUTDIR=str(self._work_dir / "cdk.out"), CDK_CONTEXT_JSON=context, CDK_VALIDATION="false"
-            )
-        except Exception as error:
-            self._error = error
-
-    def _dependencies(self) -> Path:
-        """The layer without authorities, as ``infra.layer`` builds it; kept under the hash of all it is built from."""
-        inputs = [path.read_bytes() for path in (ROOT / "lambdas" / "requirements.txt", ROOT / "infra" / "layer.py")]
-        key = hashlib.sha256(b"\0".join([*inputs, sys.version.encode(), sys.executable.encode()])).hexdigest()[:16]
-        kept = ROOT / "build" / "sandbox" / f"layer-{key}"
-        if not kept.is_dir():
-            kept.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=kept.parent) as temporary:
-                authorities = Path(temporary, "none.pem")
-                authorities.write_text("-----BEGIN CERTIFICATE-----\n")
-                fresh = Path(temporary, "layer")
-                self._run("-m", "infra.layer", "--platform", "host", "--ca", str(authorities), "--out", str(fresh))
-                with suppress(OSError):  # another sandbox was faster
-                    fresh.rename(kept)
-        return kept
-
-    def _run(self, *arguments: str, **environment: str) -> None:
-        if self._cancelled:
-            raise SandboxFailed("cancelled")
-        self._process = subprocess.Popen(
-            [sys.executable, *arguments],
-            cwd=ROOT,
-            env=os.environ | environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        printed, _ = self._process.communicate()
-        if self._process.returncode:
-            raise SandboxFailed(f"python {' '.join(arguments[:2])} failed:\n{printed.strip()}")
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # another file system
-        shutil.copy2(source, target)
 
 
 class RoleKeys:
