@@ -30,6 +30,19 @@ from sandbox.sweep.boundaries import BASES, KINDS, Boundary, Cell, Way, cells, r
 
 ROOT = Path(__file__).resolve().parents[2]
 CELLS_PER_SANDBOX = 16
+PLAYED = (
+    "app.py",
+    "cdk.json",
+    "config",
+    "infra",
+    "lambdas",
+    "requirements.txt",
+    "requirements-dev.txt",
+    "sandbox",
+    "statemachine",
+)
+"""What a result depends on: a commit that changes other files leaves it true."""
+
 GOOD = ("kept", "unreached")
 """``unreached``: the place was not crossed in that rotation (one poll less than in the recorded one)."""
 
@@ -58,14 +71,14 @@ class Archive:
 
 
 def commit() -> str:
-    """The commit that is checked out; with ``-changed`` if it is not all that is there."""
+    """The last one that changed what a sweep plays; with ``-changed`` if that is not all that is there."""
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", *words], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+        command = ["git", *words, "--", *PLAYED]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
 
-    return (git("rev-parse", "--short=12", "HEAD") or "unversioned") + (
-        "-changed" if git("status", "-s", "-uno") else ""
-    )
+    found = git("log", "-1", "--format=%h", "--abbrev=12") or "unversioned"
+    return f"{found}-changed" if git("status", "-s", "-uno") else found
 
 
 def record() -> tuple[list[Boundary], dict[str, Any]]:
