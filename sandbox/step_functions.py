@@ -35,12 +35,18 @@ from moto.stepfunctions.parser.api import (
     TaskFailedEventDetails,
 )
 from moto.stepfunctions.parser.asl.component.common.error_name.custom_error_name import CustomErrorName
+from moto.stepfunctions.parser.asl.component.common.error_name.error_equals_decl import ErrorEqualsDecl
 from moto.stepfunctions.parser.asl.component.common.error_name.failure_event import FailureEvent, FailureEventException
 from moto.stepfunctions.parser.asl.component.common.error_name.states_error_name import StatesErrorName
 from moto.stepfunctions.parser.asl.component.common.error_name.states_error_name_type import StatesErrorNameType
 from moto.stepfunctions.parser.asl.component.common.retry import retrier_decl
 from moto.stepfunctions.parser.asl.component.common.timeouts.timeout import EvalTimeoutError
 from moto.stepfunctions.parser.asl.component.program.program import Program
+from moto.stepfunctions.parser.asl.component.state.choice.comparison.comparison_func import ComparisonFuncValue
+from moto.stepfunctions.parser.asl.component.state.choice.comparison.comparison_operator_type import (
+    ComparisonOperatorType,
+)
+from moto.stepfunctions.parser.asl.component.state.choice.comparison.variable import NoSuchVariable
 from moto.stepfunctions.parser.asl.component.state.exec.execute_state import ExecutionState
 from moto.stepfunctions.parser.asl.component.state.exec.state_map.iteration.job import JobPool
 from moto.stepfunctions.parser.asl.component.state.exec.state_parallel.branches_decl import BranchWorkerPool
@@ -443,6 +449,7 @@ def _patch_once() -> None:
     _patch_waits()
     _patch_threads()
     _patch_states()
+    _patch_errors()
     _patch_tasks()
 
 
@@ -618,6 +625,39 @@ def _runtime_failure(env: Any, cause: str) -> FailureEventException:
             ),
         )
     )
+
+
+_UNCATCHABLE = frozenset({"States.Runtime", "States.DataLimitExceeded"})
+
+
+def _patch_errors() -> None:
+    def accept_any_name(self: Any, error_name: str | None) -> None:
+        # moto refuses names like States.Timeout, so a branch that runs into one ends the execution, past every Catch.
+        self.error_name = error_name
+
+    equals = ErrorEqualsDecl._eval_body
+
+    def equals_if_catchable(self: Any, env: Any) -> None:
+        name = env.stack[-1].error_name
+        equals(self, env)
+        if name in _UNCATCHABLE and not any(one.error_name == name for one in self.error_names):
+            env.stack[-1] = False  # States.ALL is not all
+
+    compare = ComparisonFuncValue._eval_body
+
+    def compare_what_is_there(self: Any, env: Any) -> None:
+        variable = env.stack[-1]
+        # moto takes a field that is not there for one that does not match.
+        if isinstance(variable, NoSuchVariable) and self.operator_type is not ComparisonOperatorType.IsPresent:
+            path = variable.path.split(",")[0]
+            raise _runtime_failure(
+                env, f"Invalid path '{path}': The choice state's condition path references an invalid value."
+            )
+        compare(self, env)
+
+    CustomErrorName.__init__ = accept_any_name
+    ErrorEqualsDecl._eval_body = equals_if_catchable
+    ComparisonFuncValue._eval_body = compare_what_is_there
 
 
 def _patch_tasks() -> None:
