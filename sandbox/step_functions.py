@@ -689,8 +689,9 @@ def _patch_tasks() -> None:
     def from_sfn_error(self: Any, env: Any, ex: Exception) -> Any:
         if isinstance(ex, ClientError):
             code = ex.response["Error"]["Code"]
-            if "AccessDenied" in code:
-                ex.response["Error"]["Code"] = "AWSStepFunctions"
+            known = code in {shape.name for shape in _operation(self, None, None).error_shapes}
+            # The SDK's name for what the API's model does not list, such as throttling; moto appends "Exception".
+            ex.response["Error"]["Code"] = code.removesuffix("Exception") if known else "AWSStepFunctions"
         return sfn_from_error(self, env, ex)
 
     StateTaskServiceLambda._from_error = from_lambda_error

@@ -12,7 +12,7 @@ import boto3
 import pytest
 from botocore.exceptions import ClientError
 from moto.awslambda_simple.models import LambdaSimpleBackend
-from moto.core.exceptions import JsonRESTError
+from moto.core.exceptions import AWSError, JsonRESTError
 
 from sandbox import step_functions
 from sandbox.api import Api
@@ -58,7 +58,7 @@ class Aws:
     def run(self, states: dict[str, Any], event: Any = None, **rest: Any) -> Any:
         return self.end(self.start(states, event, **rest))
 
-    def end(self, execution: str, real_seconds: float = 15) -> Any:
+    def end(self, execution: str, real_seconds: float = 120) -> Any:
         deadline = time.monotonic() + real_seconds
         while time.monotonic() < deadline:
             described = self.states.describe_execution(executionArn=execution)
@@ -374,6 +374,45 @@ def test_a_start_answers_another_machines_token(aws: Aws) -> None:
     assert json.loads(end["output"]) == [{"done": "orders"}, {"done": "billing"}, {"done": "users"}]
     names = {execution["name"] for execution in aws.states.list_executions(stateMachineArn=child)["executions"]}
     assert names == {"rotate-orders", "rotate-billing", "rotate-users"}
+
+
+@pytest.mark.parametrize(
+    ("code", "name"),
+    [
+        ("ThrottlingException", "StepFunctions.AWSStepFunctionsException"),
+        ("AccessDeniedException", "StepFunctions.AWSStepFunctionsException"),
+        ("ExecutionAlreadyExists", "StepFunctions.ExecutionAlreadyExistsException"),
+    ],
+)
+def test_a_refused_start_has_its_name(aws: Aws, monkeypatch: pytest.MonkeyPatch, code: str, name: str) -> None:
+    """What the API's model does not list has the SDK's general name: a Retry by the code's own name never matches."""
+    child = aws.create({"Done": {"Type": "Succeed"}})
+    start = step_functions.StepFunctionsBackend.start_execution
+
+    class Refused(AWSError):  # type: ignore[misc]
+        TYPE = code
+        STATUS = 400
+
+    def refuse(self: Any, state_machine_arn: str, *args: Any, **kwargs: Any) -> Any:
+        if state_machine_arn == child:
+            raise Refused("no")
+        return start(self, state_machine_arn, *args, **kwargs)
+
+    monkeypatch.setattr(step_functions.StepFunctionsBackend, "start_execution", refuse)
+
+    end = aws.run(
+        {
+            "Start": {
+                "Type": "Task",
+                "Resource": "arn:aws:states:::states:startExecution.waitForTaskToken",
+                "TimeoutSeconds": 30,
+                "Parameters": {"StateMachineArn": child, "Input": {"TaskToken.$": "$$.Task.Token"}},
+                "End": True,
+            }
+        }
+    )
+
+    assert end["error"] == name
 
 
 def test_a_failure_sent_to_a_token_keeps_its_cause(aws: Aws) -> None:
