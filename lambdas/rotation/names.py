@@ -72,7 +72,8 @@ def rekeyed_snapshot(kept: str, rotation_id: str) -> str:
     >>> rekeyed_snapshot("orders-rot-83bcb8d2-kept-rekeyed-0a1b2c3d", "ffffffff")
     'orders-rot-83bcb8d2-kept-rekeyed-ffffffff'
     """
-    return f"{kept.partition('-rekeyed-')[0]}-rekeyed-{rotation_id}"
+    # At the end only: a database may be named "orders-rekeyed-eu", and what it keeps must not all get one name.
+    return re.sub(r"-rekeyed-[0-9a-f]{8}$", "", kept) + f"-rekeyed-{rotation_id}"
 
 
 def key_alias(base_name: str, rotation_id: str) -> str:
