@@ -39,7 +39,7 @@ class Defaults(_Section):
 
     strategy: Literal["read-replica", "blue-green", "snapshot", "auto"] = "read-replica"
     grace_days: float = Field(7, ge=0, le=300)
-    min_age_days: int = Field(30, ge=0)
+    min_age_days: int = Field(30, ge=0, le=36_500)
     write_outage_budget_seconds: int = Field(120, ge=5, le=600)
     retire_key: Literal["auto", "true", "false"] = "auto"
 

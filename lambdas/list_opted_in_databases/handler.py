@@ -35,7 +35,7 @@ def list_opted_in_databases(event: Event, ports: Ports) -> Event:
 
 def _base_name(instance: Instance, ports: Ports) -> str:
     """The tag counts only where the ledger agrees: it may have come along with the tags of a snapshot."""
-    base_name = instance.tags.get(BASE_NAME_TAG, instance.database.identifier)
+    base_name = instance.tags.get(BASE_NAME_TAG) or instance.database.identifier
     ours = ports.ledger.successor(base_name) == instance.database.resource_id
     return base_name if ours else instance.database.identifier
 

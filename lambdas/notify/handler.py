@@ -3,7 +3,7 @@
 from aws_lambda_powertools.metrics import MetricUnit
 
 from lambdas.rotation.notification import message_of, subject_of
-from lambdas.rotation.policy import TASK_TOKEN
+from lambdas.rotation.policy import task_token
 from lambdas.rotation.ports import Ports
 from lambdas.rotation.state import Moment, Rotation
 from lambdas.rotation.step import logger, measure, step
@@ -29,7 +29,7 @@ def notify(rotation: Rotation, ports: Ports) -> Rotation:
         rotation = _written(rotation.having(notified=(*rotation.notified, moment)), ports)
         if moment is Moment.COMPLETED:
             measure(rotation, "RotationCompleted", MetricUnit.Count, 1)
-    token = rotation.request.get(TASK_TOKEN)
+    token = task_token(rotation.request)
     if token is not None and not rotation.token_answered:
         _answer(token, rotation, moment, ports)
         rotation = _written(rotation.having(token_answered=True), ports)

@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+from lambdas.rotation.policy import DATABASE
 from lambdas.rotation.state import Moment, Rotation
 
 SCHEMA = 1
+_ASKED_LENGTH = 200
 
 _SUBJECTS: Mapping[Moment, str] = {
     Moment.REFUSED: "refused: nothing was changed",
@@ -41,8 +43,8 @@ def message_of(rotation: Rotation, moment: Moment) -> dict[str, Any]:
         "rotation_id": rotation.rotation_id,
         "execution": rotation.execution_arn,
         "base_name": plan.base_name if plan else None,
-        "reason": plan.reason if plan else rotation.request.get("Reason"),
-        "source": rotation.source.identifier if rotation.source else rotation.request.get("DBInstanceIdentifier"),
+        "reason": plan.reason if plan else _asked(rotation, "Reason"),
+        "source": rotation.source.identifier if rotation.source else _asked(rotation, DATABASE),
         "target": rotation.target_identifier,
         "old_key": {
             "arn": rotation.old_key.arn if rotation.old_key else None,
@@ -69,5 +71,11 @@ def message_of(rotation: Rotation, moment: Moment) -> dict[str, Any]:
 
 
 def subject_of(rotation: Rotation, moment: Moment) -> str:
-    named = rotation.plan.base_name if rotation.plan else rotation.request.get("DBInstanceIdentifier", "a database")
+    named = rotation.plan.base_name if rotation.plan else _asked(rotation, DATABASE) or "a database"
     return f"Key rotation of {named} {_SUBJECTS[moment]}"
+
+
+def _asked(rotation: Rotation, field: str) -> str | None:
+    """What the input says while nobody has judged it: anything, and as much as Step Functions takes."""
+    value = rotation.request.get(field)
+    return None if value is None else str(value)[:_ASKED_LENGTH]

@@ -4,6 +4,7 @@ A name or value that nobody here knows is refused, by name: a misspelt ``key-rot
 would delete a database too early.
 """
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -26,6 +27,17 @@ STARTED_BY = "AWS_STEP_FUNCTIONS_STARTED_BY_EXECUTION_ID"
 RISKS = ("logical-slots", "unlogged-tables", "pg-cron", "iac-owned")
 """What a person may accept in ``Accept``; Preflight's reason is the same word as a name (``LogicalSlots``)."""
 
+INPUT_BYTES = 16 * 1024
+"""The state carries the input through every step, and Step Functions ends an execution whose state is too large."""
+
+LONGEST_AGE_DAYS = 36_500
+_LARGEST_NUMBER = 1e15
+
+_IDENTIFIER = re.compile(r"[A-Za-z](-?[A-Za-z0-9])*")
+_IDENTIFIER_LENGTH = 63
+_NAMED_LENGTH = 500
+"""Of what somebody wrote, in a message: the rest of it would push the advice out."""
+
 Parser = Callable[[Any], Any]
 
 
@@ -36,9 +48,19 @@ def _text(value: Any) -> str:
 
 
 def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
+    """Less than Python takes for a number: ``1_0`` and ``nan`` are slips."""
+    if isinstance(value, str) and re.fullmatch(r"-?[0-9]{1,9}(\.[0-9]{1,9})?", value.strip()):
+        return float(value)
+    if isinstance(value, bool | str) or not isinstance(value, int | float) or not abs(value) <= _LARGEST_NUMBER:
         raise ValueError("must be a number")
     return float(value)
+
+
+def _age(value: Any) -> float:
+    days = _number(value)
+    if not 0 <= days <= LONGEST_AGE_DAYS:
+        raise ValueError(f"must be a number of days, at most {LONGEST_AGE_DAYS}")
+    return days
 
 
 def _seconds(value: Any) -> int:
@@ -60,7 +82,7 @@ def _risks(value: Any) -> tuple[str, ...]:
     """A misspelt risk would be refused by Preflight all the same, with nobody told why."""
     accepted = _words(value)
     if unknown := sorted(set(accepted) - set(RISKS)):
-        raise ValueError(f"knows no {', '.join(unknown)}; known: {', '.join(RISKS)}")
+        raise ValueError(f"knows no {', '.join(unknown)[:_NAMED_LENGTH]}; known: {', '.join(RISKS)}")
     return accepted
 
 
@@ -140,24 +162,48 @@ TAGS = (ENABLED, MIN_AGE, *(OPT_IN + option.tag for option in _OPTIONS if option
 
 
 def requested_database(request: Mapping[str, Any]) -> str:
-    """The name that the input asks for.
+    """The name that the input asks for, as RDS stores names.
+
+    ``Orders`` and ``orders`` are one database to RDS, so they must be one to the ledger: it gives one lock per name.
 
     Raises:
-        InputRefused: terminal; a field is unknown, or there is no database.
+        InputRefused: terminal; a field is unknown, there is no database, or its name is none.
     """
     _refuse_unknown("input field", request, INPUT_FIELDS)
+    if len(json.dumps(request)) > INPUT_BYTES:
+        raise InputRefused(f"the input has more than {INPUT_BYTES} bytes; shorten its texts")
     named = request.get(DATABASE)
     if not isinstance(named, str) or not named:
         raise InputRefused(f'the input needs {DATABASE}, as in {{"{DATABASE}": "orders"}}')
-    return named
+    if len(named) > _IDENTIFIER_LENGTH or not _IDENTIFIER.fullmatch(named):
+        raise InputRefused(
+            f"{DATABASE}: no database can be named {named[:_IDENTIFIER_LENGTH]!r}; give its identifier, not an ARN or "
+            "an endpoint (letters, digits and single hyphens, a letter first)"
+        )
+    if TASK_TOKEN in request and task_token(request) is None:
+        raise InputRefused(f"{TASK_TOKEN}: must be a text; only the fleet gives one")
+    return named.lower()
+
+
+def task_token(request: Mapping[str, Any]) -> str | None:
+    """By which the fleet is answered, if one waits."""
+    token = request.get(TASK_TOKEN)
+    return token if isinstance(token, str) and token else None
 
 
 def recovered_execution(request: Mapping[str, Any]) -> str | None:
-    """The execution that is to be recovered, when that is what was asked for."""
+    """The execution that is to be recovered, when that is what was asked for.
+
+    Raises:
+        InputRefused: terminal; something else was asked for as well, or the value is no ARN.
+    """
     if RECOVER not in request:
         return None
     _refuse_unknown("input field", request, (RECOVER,))
-    return str(request[RECOVER])
+    ended = request[RECOVER]
+    if not isinstance(ended, str) or not ended.startswith("arn:"):
+        raise InputRefused(f"{RECOVER}: must be the ARN of an execution that has ended")
+    return ended
 
 
 def plan_of(base_name: str, request: Mapping[str, Any], tags: Mapping[str, str], defaults: Mapping[str, Any]) -> Plan:
@@ -187,7 +233,7 @@ def plan_of(base_name: str, request: Mapping[str, Any], tags: Mapping[str, str],
                 problems.append(f"{source}: {problem}")
     if MIN_AGE in tags:
         try:
-            _number(tags[MIN_AGE])
+            _age(tags[MIN_AGE])
         except ValueError as problem:
             problems.append(f"{MIN_AGE}: {problem}")
     if not problems:
@@ -202,10 +248,10 @@ def min_age_days(tags: Mapping[str, str], defaults: Mapping[str, Any]) -> float:
     """How old a database's key has to be before the fleet rotates it.
 
     Raises:
-        InputRefused: terminal; the tag is not a number.
+        InputRefused: terminal; the tag is not a number of days.
     """
     try:
-        return _number(tags.get(MIN_AGE, defaults.get("min_age_days", 30)))
+        return _age(tags.get(MIN_AGE, defaults.get("min_age_days", 30)))
     except ValueError as problem:
         raise InputRefused(f"{MIN_AGE}: {problem}") from problem
 
@@ -213,4 +259,5 @@ def min_age_days(tags: Mapping[str, str], defaults: Mapping[str, Any]) -> float:
 def _refuse_unknown(kind: str, given: Mapping[str, Any], known: tuple[str, ...]) -> None:
     unknown = sorted(set(given) - set(known))
     if unknown:
-        raise InputRefused(f"unknown {kind} {', '.join(unknown)}; known: {', '.join(sorted(known))}")
+        named = ", ".join(unknown)
+        raise InputRefused(f"unknown {kind} {named[:_NAMED_LENGTH]}; known: {', '.join(sorted(known))}")

@@ -21,7 +21,7 @@ def resolve(name: str, ports: Ports) -> tuple[str, Instance]:
     instance = ports.rds.describe_instance(name)
     if instance is None:
         raise UnknownDatabase(f"no database named {name} exists in this account and Region")
-    base_name = instance.tags.get(BASE_NAME_TAG, name)
+    base_name = instance.tags.get(BASE_NAME_TAG) or name
     resource_id = instance.database.resource_id
     followed_by = ports.ledger.successor(base_name)
     if followed_by == resource_id:

@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 
 from lambdas.rotation.errors import RecoveryExhausted, RotationInProgress
-from lambdas.rotation.policy import TASK_TOKEN
+from lambdas.rotation.policy import TASK_TOKEN, task_token
 from lambdas.rotation.ports import Lock, Ports
 from lambdas.rotation.state import Failure, Moment, Rotation
 
@@ -66,7 +66,7 @@ def _taken(rotation: Rotation, left: Rotation, ports: Ports, *, recovery: bool) 
     # What people were told about the execution that ended they are told again about this one.
     again = (Moment.ATTENTION, Moment.UNDECIDED)
     taken = taken.having(notified=tuple(moment for moment in taken.notified if moment not in again))
-    token = rotation.request.get(TASK_TOKEN)
+    token = task_token(rotation.request)
     if token is not None:  # a fleet waits for this execution, not for the one that ended
         taken = taken.having(request={**taken.request, TASK_TOKEN: token}, token_answered=False)
     if taken.release is not None:

@@ -32,5 +32,5 @@ def _ascii(subject: str) -> str:
     >>> _ascii("Größe\\nB"), len(_ascii("x" * 200))
     ('Gr??e B', 100)
     """
-    plain = " ".join(subject.split()).encode("ascii", "replace").decode()
+    plain = "".join(letter if " " <= letter <= "~" else "?" for letter in " ".join(subject.split()))
     return plain if len(plain) <= _SUBJECT_LENGTH else plain[: _SUBJECT_LENGTH - 3] + "..."
