@@ -157,7 +157,7 @@ def load(env: str, directory: Path = CONFIG_DIRECTORY) -> Config:
         )
     try:
         content: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as broken:
+    except (yaml.YAMLError, ValueError, RecursionError) as broken:  # dates that are none, bytes that are not UTF-8
         raise ConfigInvalid(f"{path.name} is not YAML: {broken}") from broken
     try:
         return Config.model_validate(content)

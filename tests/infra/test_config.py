@@ -1,10 +1,15 @@
 """A wrong configuration is one readable line, before anything is constructed."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+import yaml
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from infra.config import Config, ConfigInvalid, load
+from tests.hostile import any_json
 
 MINIMAL = 'account: "123456789012"\nregion: eu-central-1\n'
 
@@ -32,6 +37,9 @@ def test_account_and_region_are_all_that_is_needed(tmp_path: Path) -> None:
         (MINIMAL + "hosted_zone_ids: Z1\n", "hosted_zone_ids"),
         ("- a list\n", r"file: .*valid dictionary"),
         ("account: [\n", "is not YAML"),
+        ("account: 2027-13-45\n", "is not YAML"),
+        ("[" * 1000, "is not YAML"),
+        (MINIMAL + "defaults: {min_age_days: 99999}\n", r"defaults\.min_age_days"),
     ],
 )
 def test_says_which_field_and_why(tmp_path: Path, text: str, complaint: str) -> None:
@@ -42,3 +50,12 @@ def test_says_which_field_and_why(tmp_path: Path, text: str, complaint: str) -> 
 def test_an_unknown_environment_is_told_which_there_are() -> None:
     with pytest.raises(ConfigInvalid, match=r"no configuration 'prod' .*example, sandbox"):
         load("prod")
+
+
+@given(content=st.binary(max_size=80) | any_json(20).map(lambda value: yaml.safe_dump(value).encode("utf-8", "ignore")))
+@example(content="account: Größe".encode("latin-1"))
+def test_any_file_is_a_configuration_or_refused(content: bytes) -> None:
+    with TemporaryDirectory() as directory:
+        (Path(directory) / "here.yaml").write_bytes(content)
+        with pytest.raises(ConfigInvalid):
+            load("here", Path(directory))
