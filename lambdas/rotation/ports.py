@@ -494,6 +494,8 @@ class SystemNames:
             if error.errno == socket.EAI_AGAIN:
                 raise AwsUnavailable(f"the name service did not answer for {name}") from error
             return frozenset()
+        except UnicodeError:  # no name at all: an empty label, or one of more than 63 characters
+            return frozenset()
         return frozenset(str(address[0]) for *_, address in found)
 
 

@@ -4,10 +4,14 @@ from typing import Any
 
 import pytest
 from botocore.stub import ANY, Stubber
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from lambdas.rotation.aws.client import client
-from lambdas.rotation.aws.dns import Route53
+from lambdas.rotation.aws.dns import Route53, normalised
 from lambdas.rotation.errors import ConnectivityChanged
+from lambdas.rotation.ports import SystemNames
+from tests.hostile import any_text
 
 SOURCE = "orders.abc.eu-central-1.rds.amazonaws.com"
 TARGET = "orders-rot-42.abc.eu-central-1.rds.amazonaws.com"
@@ -137,3 +141,28 @@ def test_limitations_by_name(dns: Route53, zone: str) -> None:
     put(other)
     assert names() == ["RecordInTwoZones"]
     assert ["ZoneUnknown"] == [finding.name for finding in dns.limitations("Z0", NAME, SOURCE)]
+
+
+@given(name=st.text(st.characters(max_codepoint=255)).map(str.lower).filter(lambda name: not name.endswith(".")))
+@example(name="a\\052")
+def test_every_name_has_one_spelling(name: str) -> None:
+    """As Route 53 writes what is not a letter, a digit, a hyphen or an underscore."""
+    escaped = "".join(
+        letter if letter.isascii() and (letter.isalnum() or letter in "-_.") else f"\\{ord(letter):03o}"
+        for letter in name
+    )
+
+    assert name == normalised(escaped) == normalised(escaped.upper() + ".")
+
+
+@given(name=any_text())
+@example(name="a\\999.x")
+@example(name="a\\²²².x")
+def test_a_name_that_means_nothing_is_one_all_the_same(name: str) -> None:
+    """It is compared with others; Route 53 or the resolver has to say what is wrong with it."""
+    normalised(name)
+
+
+@pytest.mark.parametrize("name", ["a..b", "x" * 64 + ".example", ".", "\u0130" * 40])
+def test_what_can_be_no_name_leads_nowhere(name: str) -> None:
+    assert frozenset() == SystemNames().addresses(name)

@@ -3,6 +3,7 @@
 Called only by functions outside the VPC: Route 53's API may not be reachable from inside it.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -146,9 +147,7 @@ def normalised(name: str) -> str:
     ('db.example.com', '*.example.com')
     """
     plain = name.lower().removesuffix(".")
-    while (at := plain.find("\\")) >= 0 and plain[at + 1 : at + 4].isdigit():
-        plain = plain[:at] + chr(int(plain[at + 1 : at + 4], 8)) + plain[at + 4 :]
-    return plain
+    return re.sub(r"\\([0-3][0-7][0-7])", lambda escape: chr(int(escape[1], 8)), plain)
 
 
 def _value(record: Record) -> str:
