@@ -5,12 +5,15 @@ from typing import Any
 
 import pytest
 from botocore.stub import Stubber
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from lambdas.rotation.aws.client import client
-from lambdas.rotation.aws.kms import AwsKms
+from lambdas.rotation.aws.kms import AwsKms, _policy_for_a_new_key
 from lambdas.rotation.errors import AwsRefused, NameTaken
 from lambdas.rotation.names import ROTATION_ID_TAG, our_tags
 from lambdas.rotation.ports import KeyFacts
+from tests.fakes import START
 
 ALIAS = "alias/rds-rotation/orders/42"
 OURS = our_tags("orders", "42")
@@ -142,3 +145,87 @@ def test_an_alias_is_deleted_once(kms: AwsKms, old: KeyFacts) -> None:
 
     with pytest.raises(AwsRefused):
         kms.describe_key(ALIAS)
+
+
+# -- policies that people have written ---------------------------------------------------------------------------------
+
+KEY = "arn:aws:kms:eu-central-1:123456789012:key/1234abcd-12ab-34cd-56ef-1234567890ab"
+NEW_KEY = KEY.replace("1234abcd", "9876fedc")
+RESOURCES = [
+    "*",
+    KEY,
+    KEY[:-4] + "*",
+    KEY.replace("12ab", "1?ab"),
+    "arn:aws:kms:*:*:key/*",
+    NEW_KEY + "0",
+    "arn:aws:s3:::b",
+]
+PRINCIPALS = [{"AWS": "arn:aws:iam::123456789012:root"}, {"AWS": ["*"]}, "*", {"Service": "rds.amazonaws.com"}]
+
+resources = st.sampled_from(RESOURCES)
+statements = st.fixed_dictionaries(
+    {
+        "Effect": st.sampled_from(["Allow", "Deny"]),
+        "Principal": st.sampled_from(PRINCIPALS),
+        "Action": st.sampled_from(["kms:*", ["kms:Decrypt", "kms:DescribeKey"]]),
+        "Resource": resources | st.lists(resources, min_size=1, max_size=3),
+    },
+    optional={
+        "Sid": st.sampled_from(["Größe", "a \\ b", "\u00ff"]),
+        "Condition": st.sampled_from(
+            [{"StringLike": {"kms:ViaService": "rds.*"}}, {"Bool": {"aws:SecureTransport": KEY}}]
+        ),
+    },
+)
+
+
+def applies(statement: dict[str, Any], key: str) -> bool:
+    """By the plainest possible matcher."""
+
+    def matches(pattern: str, name: str) -> bool:
+        if not pattern:
+            return not name
+        if pattern[0] == "*":
+            return matches(pattern[1:], name) or (bool(name) and matches(pattern, name[1:]))
+        return bool(name) and pattern[0] in ("?", name[0]) and matches(pattern[1:], name[1:])
+
+    listed = statement["Resource"]
+    return any(matches(pattern, key) for pattern in (listed if isinstance(listed, list) else [listed]))
+
+
+@given(written=statements | st.lists(statements, min_size=1, max_size=4), escaped=st.booleans())
+@example(written=[{"Effect": "Deny", "Principal": "*", "Action": "kms:*", "Resource": KEY[:-4] + "*"}], escaped=True)
+def test_what_holds_for_the_old_key_holds_for_the_new_one(written: Any, escaped: bool) -> None:
+    """A Deny that got lost, or a grant that came along, would be seen by nobody until it is used."""
+    policy = {"Version": "2012-10-17", "Statement": written}
+    text = json.dumps(policy, ensure_ascii=escaped, separators=(",", ":"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(client("kms"), "get_key_policy", lambda **asked: {"Policy": text})
+        carried = _policy_for_a_new_key(facts_of(KEY))
+
+    assert carried is not None
+    assert len(carried) <= max(len(text), len(json.dumps(policy, separators=(",", ":"))))
+    before, after = (one if isinstance(one, list) else [one] for one in (written, json.loads(carried)["Statement"]))
+    for old, new in zip(before, after, strict=True):
+        assert applies(old, KEY) == applies(new, NEW_KEY)
+        assert {**old, "Resource": ""} == {**new, "Resource": ""}
+
+
+def test_a_policy_that_fills_what_kms_takes_still_fits() -> None:
+    """Written anew with spaces it would be too long, and no rotation away from this key would ever get further."""
+    allow = {"Effect": "Allow", "Principal": "*", "Action": "kms:*", "Resource": "*"}
+    policy = {"Version": "2012-10-17", "Statement": [allow | {"Resource": KEY}, *[allow] * 482]}
+    text = json.dumps(policy, separators=(",", ":"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(client("kms"), "get_key_policy", lambda **asked: {"Policy": text})
+        carried = _policy_for_a_new_key(facts_of(KEY))
+
+    assert 32_000 < len(text) <= 32_768
+    assert carried is not None
+    assert len(carried) <= len(text)
+
+
+def facts_of(arn: str) -> KeyFacts:
+    return KeyFacts(
+        arn=arn, manager="CUSTOMER", state="Enabled", multi_region=False, origin="AWS_KMS", tags={}, created_at=START
+    )

@@ -1,6 +1,7 @@
 """AWS KMS: the old key's facts, the new key, and the slow end of a key."""
 
 import json
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -179,16 +180,34 @@ def _policy_for_a_new_key(like: KeyFacts) -> str | None:
         return None
     try:
         with calls("kms:GetKeyPolicy"):
-            document = json.loads(client("kms").get_key_policy(KeyId=like.arn, PolicyName="default")["Policy"])
+            text = str(client("kms").get_key_policy(KeyId=like.arn, PolicyName="default")["Policy"])
     except (AccessRefused, AwsRefused) as refused:
         logger.warning("policy of the old key not copied", old_key=like.arn, refusal=str(refused))
         return None
-    statements = document.get("Statement") or []
-    for statement in statements if isinstance(statements, list) else [statements]:
-        resources = statement.get("Resource")
-        if resources == like.arn or (isinstance(resources, list) and like.arn in resources):
-            statement["Resource"] = "*"
-    return json.dumps(document)
+    document = json.loads(text)
+    named = [
+        statement
+        for statement in _as_list(document.get("Statement") or [])
+        if any(_matches(pattern, like.arn) for pattern in _as_list(statement.get("Resource", "*")))
+    ]
+    for statement in named:
+        statement["Resource"] = "*"
+    # As it was written, or with nothing between its parts: a policy may fill all of KMS's 32 KB.
+    return json.dumps(document, separators=(",", ":")) if named else text
+
+
+def _matches(pattern: str, arn: str) -> bool:
+    """As IAM compares: a Deny on a part of the old key's ARN is a Deny on this key.
+
+    >>> _matches("arn:aws:kms:*:key/1?34", "arn:aws:kms:eu-central-1:123456789012:key/1234"), _matches("[ab]", "a")
+    (True, False)
+    """
+    wildcards = re.escape(pattern).replace(r"\*", ".*").replace(r"\?", ".")
+    return pattern != "*" and re.fullmatch(wildcards, arn, re.DOTALL) is not None
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def _key_id(arn: str) -> str:
