@@ -7,7 +7,7 @@ import json
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeGuard
 
 from lambdas.rotation.aws.client import calls, client
 from lambdas.rotation.aws.dns import normalised
@@ -32,9 +32,10 @@ class SecretsManager:
         except AwsRefused as refused:
             raise LoginRefused(f"the login secret cannot be read: {refused}") from refused
         fields = _fields(text)
-        if fields is None or not fields.get("username") or not fields.get("password"):
-            raise LoginRefused(f"{secret_id} needs the JSON fields username and password")
-        return str(fields["username"]), str(fields["password"])
+        user, password = (None, None) if fields is None else (fields.get("username"), fields.get("password"))
+        if not _is_text(user) or not _is_text(password):
+            raise LoginRefused(f"{secret_id} needs the JSON fields username and password, each a text")
+        return user, password
 
     def describe_endpoint(self, secret_id: str) -> EndpointSecret:
         """The address that applications read from the secret.
@@ -44,9 +45,10 @@ class SecretsManager:
         """
         text, arn, version_id = _current(secret_id)
         fields = _fields(text)
-        if fields is None or not isinstance(fields.get("host"), str):
+        host = None if fields is None else fields.get("host")
+        if fields is None or not _is_text(host):
             raise ConnectivityChanged(f"{secret_id} is not a JSON object with a field host")
-        return EndpointSecret(arn=arn, version_id=version_id, host=fields["host"], port=_port(fields.get("port")))
+        return EndpointSecret(arn=arn, version_id=version_id, host=host, port=_port(fields.get("port")))
 
     def limitations(self, secret_id: str, *, purpose: str) -> Sequence[Finding]:
         """Why this secret cannot serve as ``login`` or as ``endpoint`` during a rotation."""
@@ -69,19 +71,19 @@ class SecretsManager:
     def _content_limitations(self, secret_id: str, text: str, purpose: str) -> Sequence[Finding]:
         fields = _fields(text)
         needed = ("username", "password") if purpose == "login" else ("host",)
-        missing = [name for name in needed if fields is None or not fields.get(name)]
+        missing = [name for name in needed if fields is None or not _is_text(fields.get(name))]
         if fields is None or missing:
             return [
                 Finding(
                     name="SecretIncomplete",
-                    message=f"{secret_id} is not a JSON object with {' and '.join(needed)}",
-                    advice=f"add {', '.join(missing) or 'the fields'}",
+                    message=f"{secret_id} is not a JSON object with the texts {' and '.join(needed)}",
+                    advice=f"add or correct {', '.join(missing)}",
                 )
             ]
         if purpose != "endpoint":
             return []
         elsewhere = [
-            name
+            _printable(name)
             for name, value in fields.items()
             if name not in _ADDRESS_FIELDS and isinstance(value, str) and fields["host"] in value
         ]
@@ -179,7 +181,7 @@ class SecretsManager:
         text, _, version_id = _current(secret.arn)
         fields = _fields(text)
         host = None if fields is None else fields.get("host")
-        if fields is None or not isinstance(host, str):
+        if fields is None or not _is_text(host):
             raise ConnectivityChanged(f"{secret.arn} is no longer a JSON object with a field host")
         if normalised(host) == normalised(wanted):
             return
@@ -214,15 +216,24 @@ def _facts(secret_id: str) -> Mapping[str, Any]:
 def _fields(text: str) -> dict[str, Any] | None:
     try:
         fields = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter is for brackets within brackets; the text is nobody's login
         return None
     return fields if isinstance(fields, dict) else None
+
+
+def _is_text(value: Any) -> TypeGuard[str]:
+    """A text that can be sent: JSON can spell half a surrogate pair, and no login and no host holds a NUL."""
+    return isinstance(value, str) and bool(value) and "\0" not in value and _printable(value) == value
+
+
+def _printable(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _port(value: Any) -> int | None:
     try:
         return int(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # OverflowError: JSON's 1e999
         return None
 
 
