@@ -21,7 +21,12 @@ that only prove reach, moments before the fence, do not count unless ``rehearsal
 ``stopped``           StopExecution, as by an operator; the function lives on, after ``seconds`` of sleep, to its end
 ``held``              it takes ``seconds`` longer
 ``cut``               the network to ``side`` (``source``, ``target``) is gone for ``seconds``; ``how`` as TlsFront's
-``crash``             the server of ``side`` is killed and started again
+``crash``             the server of ``side`` is killed, and started again ``seconds`` later
+``failover``          as ``crash``; it comes back at another address, as after a Multi-AZ failover by RDS
+``storage-full``      RDS calls ``side`` ``storage-full`` and stops its server, until somebody gives it more storage
+``receiver-killed``   the target's WAL receiver is killed; it begins anew
+``cut-replication``   the network from the target to the source is gone; for ``seconds``, or for good where they are 0
+``slot-lost``         the source no longer keeps WAL for the target, which can never catch up again
 ``pause-replay``      the target receives, and does not apply; for ``seconds``, or for good where they are 0
 ``altered``           RDS makes the replica as if these ``parameters`` had been given (null: had been left out)
 ``answered``          RDS's answer has these ``parameters`` as members; an object, in every element of a list
@@ -65,7 +70,8 @@ LOG = logging.getLogger("sandbox.faults")
 
 Kind = Literal[
     "error-before", "lost-answer", "throttle", "denied", "killed", "twice", "stopped", "held", "cut", "crash",
-    "pause-replay", "altered", "answered", "promotion-fails", "promotion-ignored",
+    "failover", "storage-full", "receiver-killed", "cut-replication", "slot-lost", "pause-replay", "altered",
+    "answered", "promotion-fails", "promotion-ignored",
 ]  # fmt: skip
 KINDS: tuple[str, ...] = get_args(Kind)
 SDK_ATTEMPTS = 3
@@ -80,7 +86,10 @@ _IMPLIED_CALLS = {
 }
 _FOLLOWED = (*_IMPLIED_CALLS, "answered")
 """Kinds that the call itself heeds while it is served."""
-_AT_STATEMENTS = ("killed", "error-before", "lost-answer", "stopped", "held", "cut", "crash", "pause-replay")
+_AT_STATEMENTS = (
+    "killed", "error-before", "lost-answer", "stopped", "held", "cut", "crash", "failover", "storage-full",
+    "receiver-killed", "cut-replication", "slot-lost", "pause-replay",
+)  # fmt: skip
 _ROOT = re.compile(r"Root=([^;]+)")
 _SCOPE = re.compile(r"Credential=[^/]+/\d+/[^/]*/([^/]+)/aws4_request")
 _SERVICES = {"monitoring": "cloudwatch", "email": "ses", "tagging": "resourcegroupstaggingapi"}
@@ -451,12 +460,29 @@ class FaultInjector(Faults):
                 self._rds.cut(name, fault.how)
                 self._later(fault.seconds, lambda: self._rds.restore_network(name))
             case "crash":
-                self._rds.crash(_identifier(delivery, fault.side))
+                self._rds.crash(_identifier(delivery, fault.side), down_seconds=fault.seconds)
+            case "failover":
+                self._rds.fail_over(_identifier(delivery, fault.side), down_seconds=fault.seconds)
+            case "storage-full":
+                self._rds.fill_storage(_identifier(delivery, fault.side))
+            case "receiver-killed":
+                self._server(delivery).kill_receiver()
+            case "cut-replication":
+                server = self._server(delivery)
+                server.cut_replication()
+                if fault.seconds:
+                    self._later(fault.seconds, server.restore_replication)
+            case "slot-lost":
+                server = self._server(delivery)
+                server.source.forget_replica(server.name)
             case "pause-replay":
-                server: Any = self._rds.instance(_identifier(delivery, "target")).server
+                server = self._server(delivery)
                 server.pause_replay()
                 if fault.seconds:
                     self._later(fault.seconds, server.resume_replay)
+
+    def _server(self, delivery: Delivery) -> Any:
+        return self._rds.instance(_identifier(delivery, "target")).server
 
     @staticmethod
     def _later(seconds: float, what: Callable[[], None]) -> None:

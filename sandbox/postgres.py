@@ -343,6 +343,7 @@ class PostgresServer:
         self.source: PostgresServer | None = None
         self._engine = engine
         self._process: subprocess.Popen[bytes] | None = None
+        self._conninfo = ""
         self._lock = threading.RLock()
 
     @property
@@ -473,6 +474,36 @@ class PostgresServer:
     def resume_replay(self) -> None:
         with self.session() as sql:
             sql.run("SELECT pg_wal_replay_resume()")
+
+    def kill_receiver(self) -> None:
+        """End a replica's WAL receiver; the server starts another one."""
+        deadline = time.monotonic() + 10
+        with self.session() as sql:
+            while not (receiver := sql.run("SELECT pid FROM pg_stat_wal_receiver")):
+                if time.monotonic() > deadline:
+                    raise ServerError(f"{self.name} has no WAL receiver: {self.log_tail()}")
+                time.sleep(0.05)
+        os.kill(receiver[0][0], signal.SIGTERM)  # no backend, so pg_terminate_backend does not know it
+
+    def cut_replication(self) -> None:
+        """Let a replica not reach its source any more; it goes on trying."""
+        with self.session() as sql:
+            [[conninfo]] = sql.run("SELECT current_setting('primary_conninfo')")
+            self._conninfo = self._conninfo or conninfo
+            self._reconfigure(sql, f"ALTER SYSTEM SET primary_conninfo = 'host={self.directory}/nowhere'")
+            while sql.run("SELECT 1 FROM pg_stat_wal_receiver WHERE status = 'streaming'"):
+                time.sleep(0.02)
+
+    def restore_replication(self) -> None:
+        if self._conninfo:
+            with self.session() as sql:
+                self._reconfigure(sql, f"ALTER SYSTEM SET primary_conninfo = {literal(self._conninfo)[1:]}")
+            self._conninfo = ""
+
+    @staticmethod
+    def _reconfigure(sql: pg8000.native.Connection, statement: str) -> None:
+        sql.run(statement)
+        sql.run("SELECT pg_reload_conf()")
 
     def set_master_password(self, user: str, password: str) -> None:
         with self.session() as sql:

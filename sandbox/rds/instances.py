@@ -256,7 +256,9 @@ class Instances(Backups):
     def modify_db_instance(self, db_instance_identifier: str, params: Params) -> Instance:
         with self.lock:
             instance = self.instance(db_instance_identifier)
-            self._must_be_available(instance, "modify", also=("storage-initialization", "backing-up", "modifying"))
+            self._must_be_available(
+                instance, "modify", also=("storage-initialization", "backing-up", "modifying", "storage-full")
+            )
             now = bool(params.get("ApplyImmediately"))
             engine = self.engines[instance.engine]
             self._check_modification(instance, params)
@@ -372,6 +374,8 @@ class Instances(Backups):
                 if member in DEFERRABLE:
                     instance.settings[member] = value
             self._note_retention(instance)
+        if not instance.server.pid and "AllocatedStorage" in work:
+            instance.server.start()  # it had stopped because its storage was full
         if instance.retention_days and not had_backups:
             self._first_backup(instance)
         elif had_backups and not instance.retention_days:

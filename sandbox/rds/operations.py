@@ -182,6 +182,18 @@ class Operations(RDSBackend):  # type: ignore[misc]
             instance.server.socket, require_tls=forced,
         )  # fmt: skip
 
+    def move(self, instance: Instance) -> None:
+        """Serve the instance at another address; whoever still goes to the old one finds nobody."""
+        with self.lock:
+            if instance.doomed.is_set():
+                return
+            former, instance.address = instance.address, None
+        self.fronts.close_endpoint(instance.dbi_resource_id)
+        self._open(instance)
+        self._resolve(instance)
+        if former:
+            self.addresses.give_back(former)
+
     def _resolve(self, instance: Instance) -> None:
         assert instance.address
         with self.lock:

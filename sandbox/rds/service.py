@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from moto.core.responses import ActionResult
@@ -81,13 +83,53 @@ class RdsService:
     def restore_network(self, name: str) -> None:
         self.fronts.restore(self.instance(name).dbi_resource_id)
 
-    def crash(self, name: str) -> None:
-        """Kill an instance's server as a failing host would, and start it again as RDS would."""
-        server = self.instance(name).server
+    def crash(self, name: str, *, down_seconds: float = 0.0) -> None:
+        """Kill an instance's server as a failing host would, and start it again as RDS would, real seconds later."""
+        instance = self.instance(name)
+        server = instance.server
         assert server
-        with self.context.clock.busy():
-            server.crash()
+        server.crash()
+        self._after(down_seconds, server.start)
+
+    def fail_over(self, name: str, *, down_seconds: float = 0.0) -> None:
+        """As :meth:`crash`, and another host takes over: its name leads to another address from then on.
+
+        The storage is the same, so what was acknowledged is there; RDS does not change the status.
+        """
+        instance = self.instance(name)
+        server = instance.server
+        assert server
+        server.crash()
+
+        def take_over() -> None:
             server.start()
+            self.backend.move(instance)
+
+        self._after(down_seconds, take_over)
+
+    def fill_storage(self, name: str) -> None:
+        """RDS's answer to a full disk: it says so, and the server is down until somebody gives it more storage."""
+        instance = self.instance(name)
+        with instance.operations:  # after what RDS is doing with it, which would show another status
+            assert instance.server
+            instance.status = "storage-full"
+            instance.server.crash()
+
+    def _after(self, seconds: float, work: Callable[[], None]) -> None:
+        """Now, or in a thread of its own; the clock does not jump until it is done."""
+        self.context.clock.hold()
+
+        def late() -> None:
+            try:
+                time.sleep(seconds)
+                work()
+            finally:
+                self.context.clock.let_go()
+
+        if seconds:
+            threading.Thread(target=late, name="recovering server", daemon=True).start()
+        else:
+            late()
 
     def close(self) -> None:
         """End fronts and servers. The files are the reaper's."""

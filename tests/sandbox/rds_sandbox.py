@@ -287,6 +287,10 @@ def _serve(work_dir: Path, options: dict[str, Any]) -> None:
         "cut": rds.cut,
         "restore": rds.restore_network,
         "crash": rds.crash,
+        "fail_over": rds.fail_over,
+        "fill_storage": rds.fill_storage,
+        "server": lambda name, what: getattr(rds.instance(name).server, what)(),
+        "lose_slot": lambda name: rds.instance(name).server.source.forget_replica(rds.instance(name).server.name),  # type: ignore[union-attr]
         "pause_replay": lambda name: rds.instance(name).server.pause_replay(),  # type: ignore[union-attr]
         "resume_replay": lambda name: rds.instance(name).server.resume_replay(),  # type: ignore[union-attr]
         "pids": lambda: [i.server.pid for i in rds.backend.databases.values() if i.server],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 
 import pg8000
@@ -255,6 +256,70 @@ def test_a_crash_loses_nothing_that_was_acknowledged(sandbox: Sandbox) -> None:
     sandbox.do("crash", name="crashing")
     with sandbox.session(instance) as sql:
         assert sql.run("SELECT x FROM t") == [[7]]
+
+
+def test_a_failover_keeps_the_data_and_the_name_and_changes_the_address(sandbox: Sandbox) -> None:
+    instance = sandbox.create("failing-over")
+    with sandbox.session(instance) as sql:
+        sql.run("CREATE TABLE t AS SELECT 7 AS x")
+    before = sandbox.address(instance["Endpoint"]["Address"])
+    sandbox.do("fail_over", name="failing-over")
+    after = sandbox.address(instance["Endpoint"]["Address"])
+    assert after not in (before, None)
+    assert before
+    with pytest.raises(ConnectionRefusedError), socket.create_connection((before, 5432), timeout=5):
+        pass
+    with sandbox.session(sandbox.describe("failing-over")) as sql:
+        assert sql.run("SELECT x FROM t") == [[7]]
+
+
+def test_a_full_storage_stops_the_server_until_there_is_more(sandbox: Sandbox) -> None:
+    instance = sandbox.create("full")
+    sandbox.do("fill_storage", name="full")
+    assert sandbox.describe("full")["DBInstanceStatus"] == "storage-full"
+    with pytest.raises((pg8000.exceptions.InterfaceError, ConnectionError)), sandbox.session(instance):
+        pass
+    assert code_of(sandbox.rds.reboot_db_instance, DBInstanceIdentifier="full") == "InvalidDBInstanceState"
+
+    sandbox.rds.modify_db_instance(DBInstanceIdentifier="full", AllocatedStorage=60, ApplyImmediately=True)
+
+    sandbox.available("full")
+    with sandbox.session(instance) as sql:
+        assert sql.run("SELECT 1") == [[1]]
+
+
+def test_ways_in_which_replication_breaks(sandbox: Sandbox) -> None:
+    """A receiver comes back by itself, a network when it is repaired, and without its slot a replica never."""
+    instance = sandbox.create("followed")
+    replica = sandbox.replica("followed", "follower")
+
+    def replayed() -> bool:
+        with sandbox.session(replica) as sql:
+            return bool(sql.run("SELECT pg_last_wal_replay_lsn() >= CAST(:l AS pg_lsn)", l=written) == [[True]])
+
+    def write() -> str:
+        with sandbox.session(instance) as sql:
+            sql.run("CREATE TABLE IF NOT EXISTS t (x int)")
+            sql.run("INSERT INTO t VALUES (1)")
+            return str(sql.run("SELECT pg_current_wal_flush_lsn()::text")[0][0])
+
+    written = write()
+    eventually(replayed, "it follows")
+    sandbox.do("server", name="follower", what="kill_receiver")
+    written = write()
+    eventually(replayed, "another receiver")
+
+    sandbox.do("server", name="follower", what="cut_replication")
+    written = write()
+    assert sandbox.do("server", name="follower", what="replication_status") == "connecting"
+    assert not replayed()
+    sandbox.do("server", name="follower", what="restore_replication")
+    eventually(replayed, "the network is back")
+
+    sandbox.do("lose_slot", name="follower")
+    written = write()
+    assert sandbox.do("server", name="follower", what="replication_status") == "connecting"
+    assert not replayed()
 
 
 def test_the_master_user_is_no_superuser(sandbox: Sandbox) -> None:
