@@ -13,8 +13,8 @@ POLL_SECONDS = 10.0
 PAUSE_SECONDS = 1.0
 CLEAN_OBSERVATIONS = 2
 FENCE_SECONDS = 5
-GIVEN_UP = ("failed", "incompatible", "restore-error")
-"""Beginnings of the states in which RDS has given an instance up: the outage need not last until patience ends."""
+GIVEN_UP = ("failed", "incompatible", "restore-error", "storage-full", "inaccessible")
+"""Beginnings of the states in which RDS leaves an instance to its owner: the outage need not last for nothing."""
 
 
 def wait_for_promotion(rotation: Rotation, ports: Ports) -> Rotation:

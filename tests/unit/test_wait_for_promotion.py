@@ -137,14 +137,15 @@ def test_a_target_that_is_gone() -> None:
         wait_for_promotion(rotation, ports)
 
 
-def test_what_rds_has_given_up_is_not_waited_for() -> None:
+@pytest.mark.parametrize("status", ["failed", "storage-full", "inaccessible-encryption-credentials-recoverable"])
+def test_what_rds_has_given_up_is_not_waited_for(status: str) -> None:
     """Applications stand still meanwhile: thirty minutes of hope would be an outage of thirty minutes."""
     ports = FakePorts()
     ports.rds.promotion_takes = 1000
     rotation = promoting_rotation(ports)
-    ports.rds.alter(TARGET, status="failed")
+    ports.rds.alter(TARGET, status=status)
 
-    with pytest.raises(PromotionFailed, match="is failed"):
+    with pytest.raises(PromotionFailed, match=f"is {status}"):
         wait_for_promotion(rotation, ports)
 
     assert ports.clock.monotonic() < 1
