@@ -1,6 +1,7 @@
 """CleanUp: after a rollback, remove what the rotation made. Applications are writing to the source."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 
 from lambdas.rotation.errors import (
@@ -38,6 +39,7 @@ def clean_up(rotation: Rotation, ports: Ports) -> Rotation:
     if undo.clean:
         ports.ledger.release_lock(rotation)
         return rotation
+    rotation = _followed(rotation, ports)
     patient = ports.clock.now() - (undo.ended_at or undo.started_at) < PATIENCE
     waiting_for: list[str] = []
     leftovers: list[str] = []
@@ -61,6 +63,18 @@ def clean_up(rotation: Rotation, ports: Ports) -> Rotation:
         ports.ledger.release_lock(rotation)
     logger.info("clean-up observed", waiting_for=waiting_for, leftovers=leftovers)
     return rotation.having(undo=undo)
+
+
+def _followed(rotation: Rotation, ports: Ports) -> Rotation:
+    """The rotation with its target under the name that it has now: somebody may have given it another one."""
+    if rotation.target is None:
+        return rotation
+    with suppress(*_LATER, *_NEVER):
+        live = ports.rds.describe_instance_by_resource_id(rotation.target.resource_id)
+        if live is not None and live.database.identifier != rotation.target_identifier:
+            logger.warning("target renamed by somebody else", now=live.database.identifier)
+            return rotation.having(target=live.database, target_identifier=live.database.identifier)
+    return rotation
 
 
 def _chores(rotation: Rotation) -> list[tuple[Chore, str]]:

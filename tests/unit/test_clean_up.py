@@ -1,5 +1,7 @@
 """CleanUp removes what the rotation made, nothing else, and says what it could not remove."""
 
+from dataclasses import replace
+
 import pytest
 
 from lambdas.clean_up.handler import clean_up
@@ -73,6 +75,36 @@ def test_an_instance_without_our_tag_is_not_touched() -> None:
 
     assert TARGET in ports.rds.instances
     assert not any("instance_deletion" in call for call in ports.calls)
+
+
+def test_a_target_that_somebody_has_renamed_is_ours_all_the_same() -> None:
+    """By its name it would be gone, the lock free, and a replica and its key left over that nobody knows of."""
+    ports = FakePorts()
+    rotation = rolled_back(ports)
+    rename(ports, TARGET, "elsewhere")
+
+    rotation = cleaned(rotation, ports)
+
+    assert [SOURCE] == list(ports.rds.instances)
+    assert "elsewhere" == rotation.target_identifier
+
+
+def test_a_renamed_target_that_may_not_be_removed_is_left_over_by_its_new_name() -> None:
+    ports = FakePorts()
+    rotation = rolled_back(ports)
+    rename(ports, TARGET, "elsewhere")
+    ports.fail("rds.request_instance_deletion", AccessRefused("not allowed"))
+
+    rotation = visit(clean_up, rotation, ports)
+
+    assert rotation.undo is not None
+    assert "--db-instance-identifier elsewhere " in rotation.undo.leftovers[0]
+
+
+def rename(ports: FakePorts, identifier: str, new: str) -> None:
+    instance = ports.rds.instances.pop(identifier)
+    ports.rds.servers[new] = ports.rds.servers.pop(identifier)
+    ports.rds.instances[new] = replace(instance, database=instance.database.model_copy(update={"identifier": new}))
 
 
 def test_a_refused_rotation_left_nothing() -> None:
