@@ -334,7 +334,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
         Task(
             "CheckTarget",
             "Compares the fenced target's control database with what the fence recorded",
-            (journal, *log_in),
+            (journal, see_key, *log_in),
             connects_to_databases=True,
         ),
         Task(
@@ -371,6 +371,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 free_lock,
                 see_db,
                 see_snapshots,
+                see_key,
                 *log_in,
                 allow("rds:CreateDBSnapshot", on=any_db, when=all_of(MARKED_FOR_REMOVAL, TAGGED_BY_THIS_CALL)),
                 allow(

@@ -10,7 +10,8 @@ from lambdas.rotation.step import logger, step
 def check_target(rotation: Rotation, ports: Ports) -> Rotation:
     """Compare what the two control databases show. Everything else is closed on both sides; Verify looks inside later.
 
-    The last step before applications are led to the target, so the fence is looked at on both sides once more.
+    The last step before applications are led to the target, so the fence is looked at on both sides once more, and
+    whether the key can be used that all of it depends on.
 
     Raises:
         TargetMismatch: terminal; lists everything that differs. Rollback re-opens the source, nothing is lost.
@@ -25,6 +26,10 @@ def check_target(rotation: Rotation, ports: Ports) -> Rotation:
     reasons = _differences(here, there)
     if not on_target.has_replayed(position):
         reasons.append(f"its position {there.position} lies before the fence position {position}")
+    key = ports.kms.describe_key(rotation.keyed().arn)
+    if key.state != "Enabled":
+        # RDS notices it late, and then the target would go away with everything that was written to it.
+        reasons.append(f"the new key {key.arn} is {key.state}; whoever did that has to know of this rotation")
     if missing := {one.name for one in fence.databases} - set(there.databases):
         reasons.append(f"fenced databases are missing: {', '.join(sorted(missing))}")
     if reasons:
@@ -59,4 +64,4 @@ def _differences(source: ControlView, target: ControlView) -> list[str]:
     return reasons
 
 
-handler = step(check_target, reaches=(reach.source_server, reach.target_server))
+handler = step(check_target, reaches=(reach.source_server, reach.target_server, reach.new_key))

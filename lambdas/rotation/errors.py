@@ -142,7 +142,7 @@ class PromotionFailed(Terminal):
 
 
 class TargetMismatch(Terminal):
-    """The promoted target does not continue the source: identity, position, marker, databases or roles differ."""
+    """The target does not continue the source (identity, position, databases, roles), or its key is not enabled."""
 
 
 class DecisionLost(Terminal):

@@ -17,6 +17,10 @@ def rds(rotation: Rotation, ports: Ports) -> None:
     ports.rds.describe_instance(rotation.synced_target().identifier)
 
 
+def new_key(rotation: Rotation, ports: Ports) -> None:
+    ports.kms.describe_key(rotation.keyed().arn)
+
+
 def source_server(rotation: Rotation, ports: Ports) -> None:
     plan, source = rotation.planned()
     ports.engine(source, plan).verdict(rotation.rotation_id)

@@ -6,7 +6,7 @@ import pytest
 
 from lambdas.check_target.handler import check_target
 from lambdas.rotation.errors import StateIncomplete, TargetMismatch
-from tests.fakes import FakePorts, fenced_rotation, promoted_rotation
+from tests.fakes import NEW_KEY, FakePorts, fenced_rotation, promoted_rotation
 
 
 def test_the_same_cluster_with_everything_in_it() -> None:
@@ -55,6 +55,14 @@ def _open_source(ports: FakePorts) -> None:
     ports.source_server.own.open["orders"] = True
 
 
+def _disable_key(ports: FakePorts) -> None:
+    ports.kms.disable_key(NEW_KEY)
+
+
+def _let_key_go(ports: FakePorts) -> None:
+    ports.kms.schedule_key_deletion(NEW_KEY, 7)
+
+
 @pytest.mark.parametrize(
     "spoil, reason",
     [
@@ -67,6 +75,8 @@ def _open_source(ports: FakePorts) -> None:
         (_still_replica, "still a replica"),
         (_open_target, "fence of the target does not hold"),
         (_open_source, "fence of the source does not hold"),
+        (_disable_key, "the new key .* is Disabled"),
+        (_let_key_go, "the new key .* is PendingDeletion"),
     ],
 )
 def test_says_what_differs(spoil: Callable[[FakePorts], None], reason: str) -> None:

@@ -118,9 +118,21 @@ def _has_replicas(ports: FakePorts) -> None:
     ports.rds.alter(SOURCE, raw={"ReadReplicaDBInstanceIdentifiers": ["reports"]})
 
 
+def _key_disabled(ports: FakePorts) -> None:
+    ports.kms.disable_key(NEW_KEY)
+
+
+def _key_going(ports: FakePorts) -> None:
+    ports.kms.schedule_key_deletion(NEW_KEY, 7)
+
+
 @pytest.mark.parametrize(
-    "wrong", [_nameless, _named, _unmarked, _of_another, _ledger_leads_back, _successor_gone, _has_replicas]
-)
+    "wrong",
+    [
+        _nameless, _named, _unmarked, _of_another, _ledger_leads_back, _successor_gone, _has_replicas, _key_disabled,
+        _key_going,
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("visits", [0, 2, 5])
 def test_deletes_nothing_without_the_right_to(wrong: Callable[[FakePorts], None], visits: int) -> None:
     """The facts may change between any two visits."""
