@@ -268,12 +268,14 @@ def play(
         },
         writes_at_the_end=writes_at_the_end,
         core_seconds={part: seconds - spent_before[part] for part, seconds in spent.items()},
-        struck=sum("sandbox.faults" in line and f"'database': '{scenario.name}'" in line for line in _log(customer)),
+        struck=times_struck(customer, scenario.name),
     )
 
 
-def _log(customer: Customer) -> list[str]:
-    return (customer.sandbox.ca_bundle.parent.parent / "sandbox.log").read_text().splitlines()
+def times_struck(customer: Customer, base_name: str) -> int:
+    """How many times a fault of this database's scenario has struck so far."""
+    log = (customer.sandbox.ca_bundle.parent.parent / "sandbox.log").read_text().splitlines()
+    return sum("sandbox.faults" in line and f"'database': '{base_name}'" in line for line in log)
 
 
 def rotate_unwatched(customer: Customer, request: Mapping[str, Any]) -> progress.Run:
@@ -315,9 +317,13 @@ def _started(customer: Customer, arn: str) -> Any:
 
 
 def _did_something(customer: Customer, arn: str) -> bool:
-    """Not one that found nothing to recover."""
+    """Not one that found nothing to recover, or another one at work."""
     history = customer.client("stepfunctions").get_execution_history(executionArn=arn, maxResults=100)["events"]
-    return not any(event.get("stateEnteredEventDetails", {}).get("name") == "NothingToDo" for event in history)
+    return not any(
+        event.get("stateEnteredEventDetails", {}).get("name") == "NothingToDo"
+        or event.get("executionFailedEventDetails", {}).get("error") == "RotationInProgress"
+        for event in history
+    )
 
 
 def table_line(outcome: Outcome) -> str:
