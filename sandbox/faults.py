@@ -18,7 +18,10 @@ that only prove reach, moments before the fence, do not count unless ``rehearsal
 ``denied``            as ``error-before`` with AWS's refusal; from then on, until somebody starts a rotation anew
 ``killed``            the function's process dies ``when``: before it, or after it and before the answer
 ``twice``             an invocation is delivered twice: at the same time, or (``when: after``) one after the other
-``stopped``           StopExecution, as by an operator; the function lives on, after ``seconds`` of sleep, to its end
+``stopped``           StopExecution, as by an operator; the function lives on, after ``seconds`` of sleep, to its end;
+                      ``unheard``: EventBridge loses the event that tells of it; ``until``: it sleeps until this
+                      function of the same database has answered once, ``seconds`` at most
+``stalled``           nobody carries the execution on for ``seconds`` of the sandbox's clock
 ``held``              it takes ``seconds`` longer
 ``cut``               the network to ``side`` (``source``, ``target``) is gone for ``seconds``; ``how`` as TlsFront's
 ``crash``             the server of ``side`` is killed, and started again ``seconds`` later
@@ -28,6 +31,10 @@ that only prove reach, moments before the fence, do not count unless ``rehearsal
 ``cut-replication``   the network from the target to the source is gone; for ``seconds``, or for good where they are 0
 ``slot-lost``         the source no longer keeps WAL for the target, which can never catch up again
 ``pause-replay``      the target receives, and does not apply; for ``seconds``, or for good where they are 0
+``reload``            the server of ``side`` reads its settings again; a session that sleeps while it starts wakes up
+``replaced``          a copy takes the place of the source, as after a restore; the target follows the one before,
+                      which goes on for a while
+``led-back``          somebody opens the source and leads the record to it, as if it were to be used again
 ``altered``           RDS makes the replica as if these ``parameters`` had been given (null: had been left out)
 ``answered``          RDS's answer has these ``parameters`` as members; an object, in every element of a list
 ``promotion-fails``   RDS accepts the promotion; then the instance is ``failed``, and still a replica
@@ -69,9 +76,9 @@ if TYPE_CHECKING:
 LOG = logging.getLogger("sandbox.faults")
 
 Kind = Literal[
-    "error-before", "lost-answer", "throttle", "denied", "killed", "twice", "stopped", "held", "cut", "crash",
-    "failover", "storage-full", "receiver-killed", "cut-replication", "slot-lost", "pause-replay", "altered",
-    "answered", "promotion-fails", "promotion-ignored",
+    "error-before", "lost-answer", "throttle", "denied", "killed", "twice", "stopped", "stalled", "held", "cut",
+    "crash", "failover", "storage-full", "receiver-killed", "cut-replication", "slot-lost", "pause-replay", "reload",
+    "replaced", "led-back", "altered", "answered", "promotion-fails", "promotion-ignored",
 ]  # fmt: skip
 KINDS: tuple[str, ...] = get_args(Kind)
 SDK_ATTEMPTS = 3
@@ -114,6 +121,8 @@ class Fault:
     times: int = 1
     onwards: bool = False
     rehearsal: bool = False
+    unheard: bool = False
+    until: str | None = None
     code: str = ""
     message: str = "Injected."
     when: Literal["before", "after"] = "before"
@@ -224,12 +233,20 @@ class FaultInjector(Faults):
         *,
         runtime: LambdaRuntime,
         rds: RdsService,
-        stop_execution: Callable[[str], None],
+        administrator: Callable[[str], Any],
+        lose_event: Callable[[str], None],
         name_prefix: str,
         crossings: Path | None = None,
     ) -> None:
-        """``crossings``: gets a JSON line for each invocation, with its calls and SQL statements in their order."""
-        self._runtime, self._rds, self._stop_execution = runtime, rds, stop_execution
+        """What is it told of?
+
+        Args:
+            administrator: gives the AWS client by which a person in the account acts.
+            lose_event: lets nobody hear how this execution ends.
+            crossings: gets a JSON line for each invocation, with its calls and SQL statements in their order.
+        """
+        self._runtime, self._rds = runtime, rds
+        self._administrator, self._lose_event = administrator, lose_event
         self._prefix = f"{name_prefix}-"
         self._faults = [(fault, _Counter()) for fault in faults]
         self._struck: list[Fault] = []
@@ -238,6 +255,7 @@ class FaultInjector(Faults):
         self._lock = threading.Lock()
         self._deliveries: dict[str, Delivery] = {}
         self._database_of: dict[str, str] = {}
+        self._answered: dict[tuple[str | None, str], threading.Event] = {}
         self._undo: list[Callable[[], None]] = []
 
     def install(self) -> None:
@@ -346,6 +364,7 @@ class FaultInjector(Faults):
             return invocation
         finally:
             self._deliveries.pop(root, None)
+            self._has_answered(delivery.database, delivery.function).set()
 
     def _at_statement(self, fault: Fault, delivery: Delivery) -> Death:
         assert fault.statement is not None
@@ -453,8 +472,15 @@ class FaultInjector(Faults):
             case "held":
                 time.sleep(fault.seconds)
             case "stopped":
-                self._stop_execution(delivery.execution)
-                time.sleep(fault.seconds)
+                if fault.unheard:
+                    self._lose_event(delivery.execution)
+                self._administrator("stepfunctions").stop_execution(executionArn=delivery.execution, **STOPPED_BY_HAND)
+                if fault.until:
+                    self._has_answered(delivery.database, fault.until).wait(fault.seconds)
+                else:
+                    time.sleep(fault.seconds)
+            case "stalled":
+                self._rds.context.clock.sleep(fault.seconds)
             case "cut":
                 name = _identifier(delivery, fault.side)
                 self._rds.cut(name, fault.how)
@@ -466,23 +492,47 @@ class FaultInjector(Faults):
             case "storage-full":
                 self._rds.fill_storage(_identifier(delivery, fault.side))
             case "receiver-killed":
-                self._server(delivery).kill_receiver()
+                self._server(delivery, "target").kill_receiver()
             case "cut-replication":
-                server = self._server(delivery)
+                server = self._server(delivery, "target")
                 server.cut_replication()
                 if fault.seconds:
                     self._later(fault.seconds, server.restore_replication)
             case "slot-lost":
-                server = self._server(delivery)
+                server = self._server(delivery, "target")
                 server.source.forget_replica(server.name)
             case "pause-replay":
-                server = self._server(delivery)
+                server = self._server(delivery, "target")
                 server.pause_replay()
                 if fault.seconds:
                     self._later(fault.seconds, server.resume_replay)
+            case "reload":
+                self._server(delivery, fault.side).reload()
+            case "replaced":
+                self._rds.replace(_identifier(delivery, "source"))
+            case "led-back":
+                self._lead_back(delivery)
 
-    def _server(self, delivery: Delivery) -> Any:
-        return self._rds.instance(_identifier(delivery, "target")).server
+    def _has_answered(self, database: str | None, function: str) -> threading.Event:
+        with self._lock:
+            return self._answered.setdefault((database, function), threading.Event())
+
+    def _server(self, delivery: Delivery, side: str) -> Any:
+        return self._rds.instance(_identifier(delivery, side)).server
+
+    def _lead_back(self, delivery: Delivery) -> None:
+        self._server(delivery, "source").open_databases()
+        record = delivery.event["connectivity"]["record"]
+        change = {
+            "Action": "UPSERT",
+            "ResourceRecordSet": {
+                "Name": record["name"], "Type": "CNAME", "TTL": record["ttl_seconds"],
+                "ResourceRecords": [{"Value": delivery.event["source"]["address"]}],
+            },
+        }  # fmt: skip
+        self._administrator("route53").change_resource_record_sets(
+            HostedZoneId=record["zone_id"], ChangeBatch={"Changes": [change]}
+        )
 
     @staticmethod
     def _later(seconds: float, what: Callable[[], None]) -> None:

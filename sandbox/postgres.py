@@ -505,6 +505,25 @@ class PostgresServer:
         sql.run(statement)
         sql.run("SELECT pg_reload_conf()")
 
+    def reload(self) -> None:
+        """Let it read its settings again, as after a change of its parameter group."""
+        with self.session() as sql:
+            sql.run("SELECT pg_reload_conf()")
+
+    def write_segments(self, count: int) -> None:
+        """Go on by whole segments of WAL, without a change that anybody could see."""
+        with self.session() as sql:
+            for _ in range(count):
+                sql.run("SELECT pg_create_restore_point('further')")
+                sql.run("SELECT pg_switch_wal()")
+
+    def open_databases(self) -> None:
+        """Let applications into every database that is closed to them."""
+        with self.session() as sql:
+            closed = "NOT datallowconn AND datname <> 'template0' OR datconnlimit = 0"
+            for (name,) in sql.run(f"SELECT datname FROM pg_database WHERE {closed}"):
+                sql.run(f"ALTER DATABASE {quoted(name)} ALLOW_CONNECTIONS true CONNECTION LIMIT -1")
+
     def set_master_password(self, user: str, password: str) -> None:
         with self.session() as sql:
             sql.run(f"ALTER ROLE {quoted(user)} PASSWORD {literal(password)}")

@@ -477,6 +477,7 @@ class EventBridge:
         self._clock = clock
         self._region, self._account_id = region, account_id
         self._delivery = Delivery(endpoint_url, region, account_id, credentials)
+        self._lost: set[str] = set()
         self._stopped = threading.Event()
         self._watched: dict[str, _Watched] = {}
         self._thread = threading.Thread(target=self._run, name="scheduler", daemon=True)
@@ -493,8 +494,14 @@ class EventBridge:
 
     def execution_changed(self, execution: Any) -> None:
         """Tell every matching rule, in a thread of its own; the clock is held until all targets have been called."""
+        if execution.exec_arn in self._lost:
+            return
         event = status_change_event(execution, self._account_id, self._region, self._clock.now())
         self._in_background(lambda: self.publish(event))
+
+    def lose(self, execution_arn: str) -> None:
+        """Events are delivered at least once, as a rule; nobody hears of this execution any more."""
+        self._lost.add(execution_arn)
 
     def publish(self, event: dict[str, Any]) -> None:
         buses = events_backends[self._account_id][self._region].event_buses

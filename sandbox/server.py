@@ -173,8 +173,8 @@ class Sandbox:
         trail.install()
         self._stack.callback(trail.uninstall)
         injector = FaultInjector(
-            self._faults, runtime=self.runtime, rds=self.rds, stop_execution=self._stop_by_hand,
-            name_prefix=NAME_PREFIX, crossings=self._crossings,
+            self._faults, runtime=self.runtime, rds=self.rds, administrator=self.client,
+            lose_event=self.events.lose, name_prefix=NAME_PREFIX, crossings=self._crossings,
         )  # fmt: skip
         injector.install()
         self._stack.callback(injector.uninstall)
@@ -213,11 +213,6 @@ class Sandbox:
                 LOG.info("warm-up: %s", ended)  # the sandbox ended before it was warm
 
         threading.Thread(target=warm_up, name="warm-up", daemon=True).start()
-
-    def _stop_by_hand(self, execution_arn: str) -> None:
-        from sandbox.faults import STOPPED_BY_HAND
-
-        self.client("stepfunctions").stop_execution(executionArn=execution_arn, **STOPPED_BY_HAND)
 
     def _close_rds(self) -> None:
         for failure in self.rds.failures:

@@ -145,19 +145,26 @@ def trusting(ca_bundle: str) -> ssl.SSLContext:
 
 
 def connect(
-    endpoint: Endpoint, database: str, login: Login, trust: ssl.SSLContext, *, options: str | None = None
+    endpoint: Endpoint,
+    database: str,
+    login: Login,
+    trust: ssl.SSLContext,
+    *,
+    options: str | None = None,
+    answer_seconds: float = ANSWER_SECONDS,
 ) -> pg8000.native.Connection:
     """Log in at this endpoint.
 
     Args:
         options: server settings of the session, as libpq's ``options``.
+        answer_seconds: so long may an answer take.
 
     Raises:
         OSError, pg8000.exceptions.Error: no connection was made, and nothing of it is left open.
     """
     raw = socket.create_connection((endpoint.address, endpoint.port), CONNECT_SECONDS)
     try:
-        raw.settimeout(ANSWER_SECONDS)
+        raw.settimeout(answer_seconds)
         raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return pg8000.native.Connection(
             login.user,

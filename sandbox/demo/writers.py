@@ -7,6 +7,9 @@ input; the end of the input ends them). Three kinds of writers, because a fence 
 * ``read-write``: ``BEGIN READ WRITE``
 * ``option-off``: connections with ``-c default_transaction_read_only=off``
 
+And, only where it is asked for, a latecomer: its session sleeps after the server has let it in and before it is in
+pg_stat_activity (``-c post_auth_delay``), until a signal wakes it. Then it commits one row, and is gone.
+
 A commit is written down only after the server has said so: one line
 ``<monotonic seconds> <database, percent-encoded> <uuid> <writer> <kind>``. Where the answer to a COMMIT did not arrive,
 the writer tries the same row again: a duplicate key then says that it was committed.
@@ -40,6 +43,12 @@ from sandbox.demo.connection import (
 
 KINDS = ("plain", "read-write", "option-off")
 READ_WRITE_OPTION = "-c default_transaction_read_only=off"
+LATECOMER = 1000
+"""Its number among the writers."""
+LATE_SECONDS = 2000
+"""Until somebody wakes it; the server takes no more than 2147."""
+LATE_AGAIN_SECONDS = 0.5
+LATE_OPTION = f"-c post_auth_delay={LATE_SECONDS}"
 BACK_OFF_SECONDS = 0.02
 SETTLE_SECONDS = 20.0
 """So long may a writer that was told to stop still try to find out about its last commit."""
@@ -65,6 +74,7 @@ class Job:
     record: str | None = None
     secret: str | None = None
     reads: bool = False
+    latecomer: bool = False
 
 
 @dataclass(frozen=True)
@@ -215,6 +225,24 @@ class _Writer:
         self._acks.note(Ack(time.monotonic(), database, row, self.number, self.kind).to_line())
 
 
+def _come_late(job: Job, find: Finder, login: Login, trust: Any, acks: _Notebook) -> None:
+    database, row = job.databases[0], uuid.uuid4()
+    while True:
+        try:
+            connection = connect(find.find(), database, login, trust, options=LATE_OPTION, answer_seconds=LATE_SECONDS)
+            connection.run(
+                "INSERT INTO ledger (id, writer, seq, at, via) "
+                f"VALUES ('{row}', {LATECOMER}, 0, clock_timestamp(), 'late'); "
+                f"INSERT INTO counters (writer, n) VALUES ({LATECOMER}, 1)"
+            )
+        except Exception:
+            time.sleep(LATE_AGAIN_SECONDS)
+            continue
+        acks.note(Ack(time.monotonic(), database, row, LATECOMER, "late").to_line())
+        hang_up(connection)
+        return
+
+
 def _read(job: Job, pool: _Pool, summary: _Summary, stop: threading.Event) -> None:
     """Read from the first database again and again; note for how long that was impossible."""
     last = time.monotonic()
@@ -256,6 +284,9 @@ def _main() -> int:
     if job.reads:
         summaries.append(_Summary())
         threads.append(threading.Thread(target=_read, args=(job, pool(None), summaries[-1], stop)))
+    if job.latecomer:
+        # Nobody waits for it: it may sleep when all the others have ended.
+        threading.Thread(target=_come_late, args=(job, find, login, trust, acks), daemon=True).start()
     for thread in threads:
         thread.start()
     sys.stdin.read()  # until whoever started this closes it, or is gone
@@ -299,6 +330,7 @@ class Writers:
         record: str | None = None,
         secret: str | None = None,
         reads: bool = True,
+        latecomer: bool = False,
         processes: int = PROCESSES,
     ) -> None:
         acks.write_text("")
@@ -311,7 +343,7 @@ class Writers:
             job = Job(
                 account=account.to_json(), databases=databases, user=login.user, password=login.password,
                 acks=str(acks), ambiguous=f"{acks}.ambiguous", writers=share, rate=rate, record=record, secret=secret,
-                reads=reads and index == 0,
+                reads=reads and index == 0, latecomer=latecomer and index == 0,
             )  # fmt: skip
             process = subprocess.Popen(
                 [sys.executable, "-m", "sandbox.demo.writers"],

@@ -175,6 +175,16 @@ class Instances(Backups):
         self._operate(instance, lambda: self._build(instance, make, self.durations.restore), failed="restore-error")
         return instance
 
+    def put_copy_in_place(self, name: str) -> None:
+        """Serve the endpoint from a copy of the server; the one that was there runs on, and its replicas follow it."""
+        instance = self.instance(name)
+        assert instance.server
+        data = self._copy_of(instance.server, name)
+        instance.server = self.engines[instance.engine].restore(self._server_name(), data.path)
+        data.release()
+        instance.server.apply_parameters(self._parameters_of(instance))
+        self._open(instance)
+
     def _enter(self, instance: Instance) -> None:
         self.databases[instance.name] = instance
         self.keys.hold(instance.kms_key_id, instance.dbi_resource_id, "instance")

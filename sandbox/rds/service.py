@@ -11,7 +11,7 @@ from moto.core.responses import ActionResult
 from moto.rds.models import rds_backends
 from moto.rds.responses import RDSResponse
 
-from sandbox.postgres import PostgresEngine
+from sandbox.postgres import PostgresEngine, PostgresServer
 from sandbox.rds.backend import SandboxRds
 from sandbox.rds.backups import SNAPSHOT_QUOTA
 from sandbox.rds.durations import Durations
@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from sandbox.context import Context
 
 SMALLEST_PAGE, PAGE = 20, 100
+SEGMENTS_AHEAD = 8
+"""More than applications write between a replacement and the end of a cutover."""
 
 
 class RdsService:
@@ -130,6 +132,20 @@ class RdsService:
             threading.Thread(target=late, name="recovering server", daemon=True).start()
         else:
             late()
+
+    def replace(self, name: str) -> None:
+        """Put a copy in the place of an instance's server, and let its replicas follow the one that was there.
+
+        Nobody can write while it is copied. The old one goes on for a while (a migration, of which the copy was to be
+        the undoing): what its replicas have replayed lies behind the position of the copy, and is another history.
+        """
+        old = self.instance(name).server
+        assert isinstance(old, PostgresServer)
+        with self.context.clock.busy():
+            self.cut(name, "reset")
+            self.backend.put_copy_in_place(name)
+            self.restore_network(name)
+            old.write_segments(SEGMENTS_AHEAD)
 
     def close(self) -> None:
         """End fronts and servers. The files are the reaper's."""

@@ -15,14 +15,16 @@ from typing import Any
 from sandbox.client import SandboxProcess
 from sandbox.demo import progress, world
 from sandbox.demo.customer import Customer
-from sandbox.sweep.boundaries import PERMANENT, STOPPING, Boundary, Cell
-from sandbox.sweep.invariants import broken
+from sandbox.sweep.boundaries import CALLED_OFF, PERMANENT, STOPPING, WAITING, Boundary, Cell
+from sandbox.sweep.invariants import broken, broken_for_now
 from sandbox.sweep.scenario import ROWS, WRITERS, Outcome, Scenario, executions, is_settled, play
 
 QUIET_SECONDS = 4.0
 """Real; so long after its end a rotation that nothing carries on is left to itself."""
 
 HOUR_AND_A_HALF_DAYS = 1.5 / 24
+SHUT_OUT_SECONDS = 3000.0
+"""Of the sandbox's clock. The schedule that recovers a promotion that hangs comes after 35 minutes."""
 
 Result = dict[str, Any]
 """``cell``, ``verdict`` (``kept``, ``broken``, ``unreached``, ``error``) and what was seen; see `_result`."""
@@ -40,26 +42,31 @@ def from_json(given: Mapping[str, Any]) -> Cell:
 
 def run(cells: Sequence[Cell]) -> Iterator[Result]:
     """Play them; whatever goes wrong with one is its result."""
-    scenarios = [_scenario(f"c{at}", cell) for at, cell in enumerate(cells)]
+    scenarios = [scenario_of(f"c{at}", cell) for at, cell in enumerate(cells)]
     with (
         tempfile.TemporaryDirectory(prefix="rds-key-rotation-sweep-") as scratch,
         SandboxProcess(faults=[fault for one in scenarios for fault in one.in_sandbox()]) as sandbox,
     ):
         customer = Customer.of(sandbox)
         for cell, scenario in zip(cells, scenarios, strict=True):
-            began = time.monotonic()
-            try:
-                result = _result(
-                    customer, cell, _play(customer, cell, scenario, Path(scratch) / f"{scenario.name}.acks")
-                )
-            except Exception as error:
-                result = {"cell": cell.name, "verdict": "error", "why": [f"{type(error).__name__}: {error}"]}
-            yield result | {"at": to_json(cell), "seconds": round(time.monotonic() - began, 1)}
-            world.remove(customer.account, scenario.name)
+            yield play_cell(customer, cell, scenario, Path(scratch) / f"{scenario.name}.acks")
 
 
-def _scenario(name: str, cell: Cell) -> Scenario:
-    return Scenario(name, cell.faults(), ends="either")
+def scenario_of(name: str, cell: Cell) -> Scenario:
+    return Scenario(
+        name, cell.faults(), ends="either", latecomer=cell.kind == "late", by_endpoint=cell.kind == "led-back"
+    )
+
+
+def play_cell(customer: Customer, cell: Cell, scenario: Scenario, acks: Path) -> Result:
+    """Play it in a sandbox that has its faults (`Scenario.in_sandbox`), and remove its database."""
+    began = time.monotonic()
+    try:
+        result = _result(customer, cell, _play(customer, cell, scenario, acks))
+    except Exception as error:
+        result = {"cell": cell.name, "verdict": "error", "why": [f"{type(error).__name__}: {error}"]}
+    world.remove(customer.account, scenario.name)
+    return result | {"at": to_json(cell), "seconds": round(time.monotonic() - began, 1)}
 
 
 def _play(customer: Customer, cell: Cell, scenario: Scenario, acks: Path) -> tuple[Outcome, str]:
@@ -95,7 +102,8 @@ def _comes_to_rest(customer: Customer, name: str) -> bool:
 
 def _result(customer: Customer, cell: Cell, played: tuple[Outcome, str]) -> Result:
     outcome, helped = played
-    why = [*broken(customer, outcome), *_not_as_meant(cell, outcome, helped)]
+    holds = broken_for_now if cell.kind in WAITING else broken
+    why = [*holds(customer, outcome), *_not_as_meant(cell, outcome, helped)]
     reached = outcome.struck >= len(outcome.scenario.faults)
     return {
         "cell": cell.name,
@@ -111,6 +119,7 @@ def _result(customer: Customer, cell: Cell, played: tuple[Outcome, str]) -> Resu
         "lost": outcome.count.lost,
         "duplicated": outcome.count.duplicated,
         "outage_seconds": round(outcome.outage_seconds, 2),
+        "shut_out_seconds": round(outcome.shut_out_seconds, 1),
         "core_seconds": round(sum(outcome.core_seconds.values()), 1),
     }
 
@@ -118,11 +127,17 @@ def _result(customer: Customer, cell: Cell, played: tuple[Outcome, str]) -> Resu
 def _not_as_meant(cell: Cell, outcome: Outcome, helped: str) -> Iterator[str]:
     """A passing fault ends in success; a lasting one as the next start leaves it; what is stopped is carried on."""
     wanted = "SUCCEEDED" if cell.boundary.way == "forward" else "FAILED"
-    if cell.kind in PERMANENT:
+    if outcome.shut_out_seconds > SHUT_OUT_SECONDS and cell.kind not in PERMANENT:
+        yield f"nobody could write for {outcome.shut_out_seconds:.0f} s"
+    if cell.kind in WAITING and not any("RetirementRefused" in moment for moment in outcome.moments):
+        yield "nobody was told"
+    if cell.kind in (*PERMANENT, *CALLED_OFF, *WAITING):
         return
     if cell.kind in STOPPING:
         if helped == "a new start":
             yield "it was not carried on by itself"
+        if helped != "nobody" and outcome.shut_out_seconds and cell.kind != "unheard":
+            yield "nobody carried it on at once, and nobody could write meanwhile"
         return
     if (outcome.first.status, outcome.went_forward) != (wanted, cell.boundary.way == "forward"):
         went = "forward" if outcome.went_forward else "back"

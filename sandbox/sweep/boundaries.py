@@ -34,16 +34,47 @@ AT_WRITES: Mapping[str, Mapping[str, Any]] = {
 AT_READS = {kind: AT_WRITES[kind] for kind in ("throttle", "denied")}
 AT_CHANGING_STATEMENTS = {kind: AT_WRITES[kind] for kind in ("error-before", "lost-answer", "killed", "zombie")}
 AT_READING_STATEMENTS = {kind: AT_WRITES[kind] for kind in ("error-before",)}
-AT_INVOCATIONS: Mapping[str, Mapping[str, Any]] = {
+AT_INVOCATIONS: dict[str, Mapping[str, Any]] = {
     "error-before": {"kind": "error-before", "code": "ServiceException"},
     "lost-answer": {"kind": "lost-answer"},
     "twice": {"kind": "twice"},
     "again": {"kind": "twice", "when": "after"},
     "stopped": {"kind": "stopped"},
+    "unheard": {"kind": "stopped", "unheard": True},
 }
-KINDS = tuple(dict.fromkeys([*AT_WRITES, *AT_INVOCATIONS]))
+BEFORE_RELEASE = (
+    "confirm-drained", "promote", "wait-for-promotion", "check-target", "update-connectivity", "resume-writes",
+)  # fmt: skip
+BEFORE_FENCE = (
+    "create-new-kms-key", "create-encrypted-read-replica", "prepare-connectivity", "wait-for-replication-sync",
+    "pause-application-writes",
+)  # fmt: skip
+STALLED_SECONDS = 6 * 3600
+PATIENCE_SECONDS = 120
+"""Real; so long an invocation that is overtaken waits for the rollback, which comes at once."""
+AT_SOME_INVOCATIONS: Mapping[str, tuple[tuple[str, ...], Mapping[str, Any]]] = {
+    # Only while nobody can write: at any other time nobody minds.
+    "stalled": (BEFORE_RELEASE, {"kind": "stalled", "seconds": STALLED_SECONDS}),
+    # It comes to work when a rollback has opened what was closed, or found nothing to open.
+    "overtaken": (
+        (*BEFORE_FENCE, *BEFORE_RELEASE),
+        {"kind": "stopped", "until": "rollback", "seconds": PATIENCE_SECONDS},
+    ),
+    # A session that began before the fence, and is awake when nobody may be in the source any more.
+    "late": ((*BEFORE_RELEASE, "verify"), {"kind": "reload", "side": "source"}),
+    # The last moment at which applications can still write to what takes the source's place.
+    "replaced": (("pause-application-writes",), {"kind": "replaced"}),
+    "led-back": (("decommission",), {"kind": "led-back"}),
+}
+"""What shows something only there: kind -> at which functions, and the fault."""
+
+KINDS = tuple(dict.fromkeys([*AT_WRITES, *AT_INVOCATIONS, *AT_SOME_INVOCATIONS]))
 PERMANENT = ("denied",)
-STOPPING = ("stopped", "zombie")
+STOPPING = ("stopped", "zombie", "unheard", "overtaken")
+CALLED_OFF = ("stalled", "replaced")
+"""Nobody is to blame, and nothing can be waited for: before the commit point the rotation goes back."""
+WAITING = ("led-back",)
+"""It ends with a question to a person."""
 
 BASES: Mapping[Way, tuple[Mapping[str, Any], ...]] = {
     "forward": (),
@@ -84,7 +115,9 @@ class Boundary:
 
     def kinds(self) -> Mapping[str, Mapping[str, Any]]:
         if self.what == "invocation":
-            return AT_INVOCATIONS
+            return AT_INVOCATIONS | {
+                kind: fault for kind, (functions, fault) in AT_SOME_INVOCATIONS.items() if self.function in functions
+            }
         if self.is_call:
             return AT_READS if self.what.split(".")[1].startswith(READS) else AT_WRITES
         return AT_READING_STATEMENTS if self.what.startswith(READING) else AT_CHANGING_STATEMENTS

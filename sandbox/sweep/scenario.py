@@ -1,15 +1,19 @@
 """One whole rotation under live writes, with something going wrong."""
 
+import json
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
+import pg8000.exceptions
+
 from sandbox.demo import inventory, progress, report, writers
-from sandbox.demo.connection import Endpoint, Resolver, connect, hang_up, trusting
+from sandbox.demo.connection import Endpoint, Resolver, connect, hang_up, sqlstate, trusting
 from sandbox.demo.count import CONTROL_DATABASE, Count, recount
 from sandbox.demo.customer import PATIENCE_SECONDS, Customer
 from sandbox.demo.world import World
@@ -23,6 +27,8 @@ WRITES_PER_SECOND = 17.0
 
 ROWS = 100
 SETTLE_SECONDS = 240.0
+WRITABLE_WITHIN_SECONDS = 60.0
+NOWHERE = "nowhere"
 
 Direction = Literal["back", "forward", "either"]
 
@@ -39,6 +45,10 @@ class Scenario:
     request: Mapping[str, Any] = field(default_factory=dict)
     outage_seconds: float | None = None
     """At most."""
+    latecomer: bool = False
+    """An application begins to log in before the rotation, and is let in when its server wakes it."""
+    by_endpoint: bool = False
+    """Applications use the endpoint of the instance, and so never get to the target."""
 
     def in_sandbox(self) -> list[dict[str, Any]]:
         return [{"database": self.name, **fault} for fault in self.faults]
@@ -173,6 +183,8 @@ class Outcome:
     """Name of each execution of ``rotate_key`` -> its status."""
     count: Count
     outage_seconds: float
+    shut_out_seconds: float
+    """By the ledger, on the sandbox's clock: from the fence to the release, or to the end of the rollback."""
     found: inventory.Difference
     seen: Seen
     messages: Sequence[Mapping[str, Any]]
@@ -186,7 +198,7 @@ class Outcome:
 
     @property
     def went_forward(self) -> bool:
-        return self.count.endpoint.split(".")[0] != self.built.identifier
+        return self.count.endpoint.split(".")[0] not in (self.built.identifier, NOWHERE)
 
     @property
     def story(self) -> str:
@@ -227,11 +239,14 @@ def play(
     }  # fmt: skip
     applications = writers.Writers(
         account, databases=built.databases, login=built.app, acks=acks_path, writers=WRITERS, rate=WRITES_PER_SECOND,
-        record=built.record, reads=False, processes=1,
+        record=_endpoint(customer, built) if scenario.by_endpoint else built.record, reads=False, processes=1,
+        latecomer=scenario.latecomer,
     )  # fmt: skip
     with customer.notifications() as inbox, Onlooker(customer, built) as onlooker:
         try:
             customer.until(lambda: applications.acknowledged() > 10)
+            if scenario.latecomer:
+                customer.until(lambda: _on_the_way(customer, built))
             spent_before = core_seconds(customer.sandbox.pid)
             first = rotate_unwatched(customer, request) if seen is None else customer.rotate(request, seen=seen)
             afterwards(first)
@@ -239,7 +254,8 @@ def play(
                 customer.until(lambda: is_settled(customer, scenario.name, earlier), SETTLE_SECONDS)
             spent = core_seconds(customer.sandbox.pid)
             at_the_end = applications.acknowledged()
-            customer.until(lambda: applications.acknowledged() > at_the_end + 20)
+            with suppress(AssertionError):
+                customer.until(lambda: applications.acknowledged() > at_the_end + 20, WRITABLE_WITHIN_SECONDS)
             writes_at_the_end = applications.acknowledged() - at_the_end
         finally:
             applications.stop()
@@ -256,8 +272,9 @@ def play(
         first=first,
         last=first if last_arn == first.arn else progress.follow(account, last_arn),
         executions={arn.rsplit(":", 1)[-1]: status for arn, status in statuses.items()},
-        count=recount(account, built, acks),
+        count=_count(customer, built, acks),
         outage_seconds=report.longest_gap([ack.at for ack in acks], acks[0].at, acks[-1].at) or 0.0,
+        shut_out_seconds=_shut_out_seconds(customer, scenario.name),
         found=inventory.difference(before, after),
         seen=onlooker.seen,
         messages=messages,
@@ -270,6 +287,38 @@ def play(
         core_seconds={part: seconds - spent_before[part] for part, seconds in spent.items()},
         struck=times_struck(customer, scenario.name),
     )
+
+
+def _on_the_way(customer: Customer, built: World) -> int:
+    """How many sessions are in the first database and in no list of sessions."""
+    sql = connect(built.finder(customer.account).find(), "postgres", built.master, trusting(customer.account.ca_bundle))
+    try:
+        [[found]] = sql.run(
+            "SELECT count(*) FROM pg_locks WHERE locktype = 'object' AND classid = 'pg_database'::regclass AND granted "
+            "AND objid = (SELECT oid FROM pg_database WHERE datname = :name) "
+            "AND pid NOT IN (SELECT pid FROM pg_stat_activity)", name=built.databases[0],
+        )  # fmt: skip
+        return int(found)
+    finally:
+        hang_up(sql)
+
+
+def _endpoint(customer: Customer, built: World) -> str:
+    instance = customer.instance(built.identifier)
+    assert instance is not None
+    return str(instance["Endpoint"]["Address"])
+
+
+def _count(customer: Customer, built: World, acks: Sequence[writers.Ack]) -> Count:
+    """What can be read where the name leads; where that is no database that anybody may enter, all is lost to them."""
+    try:
+        return recount(customer.account, built, acks)
+    except (OSError, pg8000.exceptions.Error) as error:
+        endpoint = NOWHERE
+        with suppress(OSError):
+            endpoint = built.finder(customer.account).find().name
+        refused = sqlstate(error) or type(error).__name__
+        return Count(len(acks), len(acks), 0, endpoint, (), (f"nothing can be read at {endpoint}: {refused}",))
 
 
 def times_struck(customer: Customer, base_name: str) -> int:
@@ -306,10 +355,27 @@ def is_settled(customer: Customer, base_name: str, earlier: set[str] | frozenset
 
 def ledger_of(customer: Customer, base_name: str) -> dict[str, bool]:
     """Record of this database -> whether it is closed; a lock never is."""
+    return {item["record"]["S"]: "closed_at" in item for item in _ledger(customer, base_name)}
+
+
+def _ledger(customer: Customer, base_name: str) -> list[dict[str, Any]]:
     dynamodb = customer.client("dynamodb")
     (table,) = [name for name in dynamodb.list_tables()["TableNames"] if "ledger" in name.lower()]
-    items = dynamodb.scan(TableName=table)["Items"]
-    return {item["record"]["S"]: "closed_at" in item for item in items if item["database"]["S"] == base_name}
+    items: list[dict[str, Any]] = dynamodb.scan(TableName=table)["Items"]
+    return [item for item in items if item["database"]["S"] == base_name]
+
+
+def _shut_out_seconds(customer: Customer, base_name: str) -> float:
+    """0 without a fence; as if for ever, if nothing has ended it."""
+    longest = 0.0
+    for item in _ledger(customer, base_name):
+        state = json.loads(item.get("state", {}).get("S", "{}"))
+        fence, release, undo = (state.get(part) or {} for part in ("fence", "release", "undo"))
+        if begin := fence.get("requested_at"):
+            end = release.get("released_at") or undo.get("ended_at")
+            seconds = datetime.fromisoformat(end) - datetime.fromisoformat(begin) if end else None
+            longest = max(longest, seconds.total_seconds() if seconds else float("inf"))
+    return longest
 
 
 def _started(customer: Customer, arn: str) -> Any:

@@ -1,6 +1,8 @@
 """Faults strike where they were told to, and nowhere else: a sweep over places proves nothing if they miss."""
 
 import json
+import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +30,7 @@ class Sandbox:
 
     def __init__(self, *faults: dict[str, Any], crossings: Path | None = None) -> None:
         self.stopped: list[str] = []
+        self.unheard: list[str] = []
         self.deaths: list[Any] = []
         self.answer = DONE
         nothing: Any = None
@@ -35,10 +38,15 @@ class Sandbox:
             [Fault.from_json(one) for one in faults],
             runtime=nothing,
             rds=nothing,
-            stop_execution=self.stopped.append,
+            administrator=lambda service: self,
+            lose_event=self.unheard.append,
             name_prefix="rotation",
             crossings=crossings,
         )
+
+    def stop_execution(self, executionArn: str, **_: str) -> None:
+        """Of its own administrator."""
+        self.stopped.append(executionArn)
 
     def invoke(self, function: str, **event: Any) -> None:
         def once(death: Any) -> Invocation:
@@ -155,6 +163,43 @@ def test_a_rehearsal_is_no_invocation_unless_asked_for() -> None:
     assert sandbox.stopped == [ARN]
 
 
+@pytest.mark.parametrize(("unheard", "lost"), [(False, []), (True, [ARN])])
+def test_that_an_execution_was_stopped_is_not_heard(unheard: bool, lost: list[str]) -> None:
+    sandbox = Sandbox({"kind": "stopped", "function": "promote", "unheard": unheard})
+
+    sandbox.invoke("promote", **rotation())
+
+    assert (sandbox.stopped, sandbox.unheard) == ([ARN], lost)
+
+
+def test_what_is_overtaken_waits_for_an_answer() -> None:
+    """Not for a time: on a busy machine what was to come first would come second."""
+    stopped = {"kind": "stopped", "function": "promote", "until": "rollback", "seconds": 60, "database": "orders"}
+    sandbox = Sandbox(stopped)
+    overtaken = threading.Thread(target=lambda: sandbox.invoke("promote", **rotation()), daemon=True)
+    overtaken.start()
+    while not sandbox.stopped:
+        time.sleep(0.01)
+
+    sandbox.invoke("rollback", **rotation("payments"))
+    assert len(sandbox.deaths) == 1
+    sandbox.invoke("rollback", **rotation())
+    overtaken.join(60)
+
+    assert len(sandbox.deaths) == 3
+
+
+def test_who_is_stalled_waits_on_the_sandboxs_clock() -> None:
+    slept: list[float] = []
+    sandbox = Sandbox({"kind": "stalled", "function": "promote", "seconds": 3600})
+    clock: Any = SimpleNamespace(sleep=slept.append)
+    sandbox.injector._rds = SimpleNamespace(context=SimpleNamespace(clock=clock))  # type: ignore[assignment]
+
+    sandbox.invoke("promote", **rotation())
+
+    assert slept == [3600]
+
+
 def test_how_a_process_dies() -> None:
     sandbox = Sandbox({"kind": "killed", "function": "promote", "statement": 4, "when": "after"})
 
@@ -251,7 +296,8 @@ def describing(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         [Fault.from_json({"kind": "answered", "call": call, "parameters": what}) for call, what in answers.items()],
         runtime=world,
         rds=world,
-        stop_execution=print,
+        administrator=print,
+        lose_event=print,
         name_prefix="rotation",
     )
     injector._deliveries["1-2-3"] = Delivery("preflight", "orders", {}, False, lambda: None)

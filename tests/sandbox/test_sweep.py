@@ -11,10 +11,11 @@ from rich.console import Console
 
 from sandbox import sweep
 from sandbox.sweep import Archive, page
-from sandbox.sweep.batch import from_json, to_json
-from sandbox.sweep.boundaries import BASES, Boundary, Cell, Way, cells, read
+from sandbox.sweep.batch import from_json, scenario_of, to_json
+from sandbox.sweep.boundaries import AT_SOME_INVOCATIONS, BASES, Boundary, Cell, Way, cells, read
 
 PROMOTE = Boundary("forward", "promote", "rds.PromoteReadReplica")
+DECOMMISSION = Boundary("forward", "decommission", "invocation")
 QUIET = Console(quiet=True)
 
 
@@ -52,7 +53,7 @@ def test_the_way_back_is_what_the_way_forward_has_not(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("what", "kinds"),
     [
-        ("invocation", "error-before lost-answer twice again stopped"),
+        ("invocation", "error-before lost-answer twice again stopped unheard"),
         ("rds.PromoteReadReplica", "error-before lost-answer throttle denied killed zombie"),
         ("dynamodb.GetItem", "throttle denied"),
         ("ALTER DATABASE ? ALLOW_CONNECTIONS false", "error-before lost-answer killed zombie"),
@@ -62,6 +63,31 @@ def test_the_way_back_is_what_the_way_forward_has_not(tmp_path: Path) -> None:
 )
 def test_every_kind_that_shows_something_new(what: str, kinds: str) -> None:
     assert [cell.kind for cell in cells([Boundary("forward", "f", what)])] == kinds.split()
+
+
+@pytest.mark.parametrize(
+    ("function", "kinds"),
+    [
+        ("preflight", ""),
+        ("create-new-kms-key", "overtaken"),
+        ("pause-application-writes", "overtaken replaced"),
+        ("confirm-drained", "stalled overtaken late"),
+        ("verify", "late"),
+        ("decommission", "led-back"),
+    ],
+)
+def test_what_can_happen_only_there(function: str, kinds: str) -> None:
+    found = cells([Boundary("forward", function, "invocation")], AT_SOME_INVOCATIONS)
+
+    assert [cell.kind for cell in found] == kinds.split()
+
+
+def test_who_takes_part_follows_from_the_cell() -> None:
+    place = Boundary("forward", "verify", "invocation")
+    late, led_back = scenario_of("a", Cell(place, "late")), scenario_of("b", Cell(DECOMMISSION, "led-back"))
+
+    assert (late.latecomer, late.by_endpoint) == (True, False)
+    assert (led_back.latecomer, led_back.by_endpoint) == (False, True)
 
 
 def test_cells_have_names_of_their_own_and_survive_the_journey_to_another_process() -> None:
