@@ -12,6 +12,7 @@ import pytest
 from sandbox.demo import flow, report
 from sandbox.demo.world import DATABASES
 from sandbox.demo.writers import KINDS
+from tests.infra.interpreters import recorded, second_opinions
 from tests.rotation.support import ROOT, Customer
 
 pytestmark = pytest.mark.slow
@@ -40,6 +41,7 @@ def test_nothing_is_lost(customer: Customer, tmp_path: Path) -> None:
     assert json.dumps(found.to_json())
     assert found.write_outage_seconds is not None
     assert 0 < found.write_outage_seconds < 60
+    assert second_opinions([recorded(customer.client("stepfunctions"), outcome.run.arn)]) == [[]]
     assert list(outcome.run.phases()) == ["fence", "drain", "promote", "switch", "release"]
     report.draw(picture, outcome.acks, outcome.run.phases())
     assert picture.read_bytes().startswith(b"\x89PNG")

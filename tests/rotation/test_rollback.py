@@ -12,6 +12,7 @@ from sandbox.client import SandboxProcess
 from sandbox.demo import progress
 from sandbox.demo.connection import Resolver, connect, hang_up, trusting
 from sandbox.demo.world import World
+from tests.infra.interpreters import recorded, second_opinions
 from tests.rotation.scenarios import (
     BUDGET_SECONDS,
     ROWS,
@@ -120,6 +121,7 @@ def test_a_refusal_or_failure_of_rds(customer: Customer, tmp_path: Path, scenari
     assert_invariants(customer, outcome)
     assert outcome.first.status == "FAILED"
     assert any(str(scenario.error) in message for message in outcome.moments)
+    assert second_opinions([recorded(customer.client("stepfunctions"), outcome.first.arn)]) == [[]]
 
 
 def make_subnet_group(customer: Customer) -> None:
