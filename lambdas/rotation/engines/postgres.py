@@ -16,6 +16,7 @@ from uuid import uuid4
 
 from pg8000.exceptions import DatabaseError, InterfaceError
 from pg8000.native import Connection
+from scramp import ScramException
 
 from lambdas.rotation.errors import (
     DatabaseUnreachable,
@@ -83,6 +84,7 @@ _NOT_THERE = ("3D000", "42P01")  # no such database, no such table
 _BUSY = ("55P03", "57014", "40001", "40P01", "XX000")  # lock or statement timeout, "tuple concurrently updated"
 _CUT_OFF = ("08", "57P", "53", "25P03")  # connection, shutdown or termination, resources, idle in transaction
 _NO_RIGHT = ("28", "42501")
+_NOT_TEXT = "22021"
 
 Row = list[Any]
 
@@ -636,10 +638,15 @@ class PostgresEngine:
                 timeout=statement_seconds + 2,  # the server's own timeout comes first
                 application_name="rds-key-rotation",
                 # A courtesy setting of the database or of the role must not keep us from working.
-                startup_params={"options": "-c default_transaction_read_only=off"},
+                startup_params={"client_encoding": "UTF8", "options": "-c default_transaction_read_only=off"},
             )
         except DatabaseError as error:
             raise _meaning(_refused(error)) from None
+        except ScramException:
+            # Said by the driver before the server has seen the password: its characters, or a server that is not ours.
+            raise LoginRefused(
+                f"the login {self._user} cannot prove its password to {where}: give it one of printable characters"
+            ) from None
         except (InterfaceError, OSError) as error:
             raise DatabaseUnreachable(f"no connection to {where}: {error.__cause__ or error}") from None
         try:
@@ -666,6 +673,9 @@ class _Session:
             return self._connection.run(statement, **parameters) or []
         except DatabaseError as error:
             raise _refused(error) from None
+        except UnicodeDecodeError:
+            # A database in another encoding gives what is created there a name in that encoding, for all to see.
+            raise SqlRefused(_NOT_TEXT, "the name of a database or role is not UTF-8: rename it") from None
         except (InterfaceError, OSError) as error:
             raise DatabaseUnreachable(f"the connection ended: {error}") from None
 
