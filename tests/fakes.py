@@ -810,6 +810,8 @@ class FakeLedger:
         return [one for one in self.journal.values() if one.closed_at is None]
 
     def successor(self, base_name: str) -> str | None:
+        if not base_name:
+            raise AwsRefused("dynamodb:GetItem: an empty key", "ValidationException")
         return self.lineage.get(base_name)
 
     def advance(self, rotation: Rotation) -> None:

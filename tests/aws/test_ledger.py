@@ -8,7 +8,7 @@ import pytest
 from moto import mock_aws
 
 from lambdas.rotation.aws import client
-from lambdas.rotation.errors import EpochSuperseded
+from lambdas.rotation.errors import AwsRefused, EpochSuperseded
 from lambdas.rotation.ledger import DynamoLedger
 from lambdas.rotation.ports import Lock
 from lambdas.rotation.state import Database, Key, Plan, Rotation
@@ -170,3 +170,9 @@ def test_the_base_name_leads_to_the_last_target(ledger: DynamoLedger) -> None:
     ledger.advance(rotation().having(target=database("orders-rot-aaaa1111")))
 
     assert ledger.successor("orders") == "db-ORDERS-ROT-AAAA1111"
+
+
+def test_an_empty_base_name_is_no_key(ledger: DynamoLedger) -> None:
+    """A tag may be empty; whoever asks by its value ends here."""
+    with pytest.raises(AwsRefused):
+        ledger.successor("")

@@ -48,7 +48,8 @@ def begun(request: dict[str, Any]) -> Rotation:
 @given(request=requests(), tagged=tags())
 @example(request={DATABASE: SOURCE, "GraceDays": 10**400}, tagged={})
 @example(request={DATABASE: SOURCE, TASK_TOKEN: 5}, tagged={})
-@example(request={DATABASE: "x" * 250_000, "Reason": "y" * 5000}, tagged={})
+@example(request={DATABASE: "x" * 262_000}, tagged={})
+@example(request={DATABASE: SOURCE, "Reason": "y" * 200_000}, tagged={})
 @example(request={RECOVER: 5}, tagged={})
 @example(request={DATABASE: "a\x07b"}, tagged={})
 def test_a_start_is_understood_or_refused_and_people_are_told(request: dict[str, Any], tagged: dict[str, str]) -> None:
@@ -67,6 +68,7 @@ def test_a_start_is_understood_or_refused_and_people_are_told(request: dict[str,
         assert len(json.dumps(message, indent=2)) < MESSAGE_BYTES
     else:
         assert started.route in ("rotate", "closed")
+        assert isinstance(request.get(TASK_TOKEN, ""), str)  # the answer that a fleet waits for can be given
         assert len(json.dumps(started.to_state()).encode()) < 3 * INPUT_BYTES
         assert Rotation.from_state(json.loads(json.dumps(started.to_state()))) == started
         started.model_dump_json().encode()  # the journal

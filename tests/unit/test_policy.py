@@ -47,6 +47,8 @@ def test_input_wins_over_tags_and_tags_over_defaults() -> None:
         ({}, {"key-rotation:approval": "required"}, "key-rotation:approval: is not supported yet"),
         ({}, {"key-rotation:window": "sun:02:00-sun:04:00"}, "key-rotation:window"),
         ({}, {"key-rotation:min-age-days": "old"}, "key-rotation:min-age-days"),
+        ({}, {"key-rotation:min-age-days": "-1"}, "key-rotation:min-age-days: must be a number of days"),
+        ({}, {"key-rotation:min-age-days": "99999999"}, "key-rotation:min-age-days: must be a number of days"),
     ],
 )
 def test_refuses_by_name_what_it_does_not_understand(
