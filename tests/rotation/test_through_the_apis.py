@@ -1,5 +1,9 @@
 """Whole rotations from another process, through boto3, DNS and SQL only."""
 
+import json
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -7,7 +11,8 @@ import pytest
 from sandbox.demo import inventory, progress, recorder
 from sandbox.demo.connection import quoted
 from sandbox.demo.world import AWS_MANAGED_KEY, DATABASES, World
-from tests.rotation.support import NOT_ACCEPTING, Customer
+from tests.rotation import told
+from tests.rotation.support import NOT_ACCEPTING, Customer, Inbox
 
 pytestmark = pytest.mark.slow
 
@@ -219,3 +224,105 @@ class TestFleet:
                 rds.add_tags_to_resource(
                     ResourceName=instance["DBInstanceArn"], Tags=[{"Key": "key-rotation:enabled", "Value": "false"}]
                 )
+
+
+@dataclass
+class Guarded:
+    """A database whose secrets hold what can be found again wherever it is told."""
+
+    customer: Customer
+    built: World
+    inbox: Inbox
+    traces: list[str]
+    mark: str = field(default_factory=lambda: f"planted-{secrets.token_hex(8)}")
+    messages: list[Any] = field(default_factory=list)
+    schedules: list[Any] = field(default_factory=list)
+
+    def put(self, secret: str | None, text: str) -> None:
+        self.customer.client("secretsmanager").put_secret_value(SecretId=secret, SecretString=text)
+
+    def text_of(self, secret: str | None) -> str:
+        return str(self.customer.client("secretsmanager").get_secret_value(SecretId=secret)["SecretString"])
+
+    def rotate(self, *, spoilt: bool = False) -> progress.Run:
+        """``spoilt``: during the cutover somebody writes into the endpoint secret what is none."""
+        spoil_it = [True] if spoilt else []
+
+        def seen(run: progress.Run) -> None:
+            if run.in_cutover:
+                self.schedules += told.schedules(self.customer)
+                while spoil_it and spoil_it.pop():
+                    self.put(self.built.endpoint_secret, f'{{"host": {self.mark}')
+
+        run = self.customer.rotate({"DBInstanceIdentifier": self.built.identifier}, seen=seen)
+        self.messages += self.customer.until(self.inbox.messages)
+        return run
+
+    def refused(self, login: Any) -> str:
+        """Why, with this as the login secret."""
+        good = self.text_of(self.built.login_secret_arn)
+        self.put(self.built.login_secret_arn, login if isinstance(login, str) else json.dumps(login))
+        try:
+            run = self.rotate()
+        finally:
+            self.put(self.built.login_secret_arn, good)
+        assert run.error == "PreflightRefused", run.cause
+        return str(run.cause)
+
+    def all_told(self) -> told.Told:
+        return told.everything(self.customer, messages=self.messages, traces=self.traces, schedules=self.schedules)
+
+
+@pytest.fixture(scope="module")
+def guarded(customer: Customer) -> Iterator[Guarded]:
+    built = customer.build("guarded", connectivity="secret", rows=50, writers=1)
+    with told.listening() as traces, customer.notifications() as inbox:
+        guarded = Guarded(customer, built, inbox, traces)
+        for secret in (built.login_secret_arn, built.endpoint_secret):
+            fields = json.loads(guarded.text_of(secret)) | {"token": guarded.mark, "more": {"key": [guarded.mark]}}
+            guarded.put(secret, json.dumps(fields))
+        yield guarded
+
+
+class TestNothingSecretIsTold:
+    """Not by a rotation that succeeds, nor by one that is rolled back or refused for what stands in a secret."""
+
+    def test_however_it_ends(self, guarded: Guarded) -> None:
+        master, mark, endpoint = guarded.built.master, guarded.mark, guarded.built.endpoint_secret
+        before = guarded.text_of(endpoint)
+
+        assert "SecretIncomplete" in guarded.refused(f'{{"username": "{mark}')
+        assert "LoginRefused" in guarded.refused({"username": master.user, "password": f"{mark}\a"})
+        assert "LoginRefused" in guarded.refused({"username": master.user, "password": mark})
+        back = guarded.rotate(spoilt=True)
+        guarded.put(endpoint, before)
+        forward = guarded.rotate()
+
+        assert (back.status, back.error) == ("FAILED", "ConnectivityChanged")
+        assert forward.status == "SUCCEEDED", forward.cause
+        assert json.loads(guarded.text_of(endpoint))["token"] == mark
+        found = guarded.all_told()
+        assert told.places_of(found, (mark, master.password, guarded.built.app.password)) == set()
+        assert {place for place in told.PLACES if found[place]} == {*told.PLACES}
+        rotation_id = forward.output["rotation_id"]
+        assert told.places_of(found, [rotation_id]) >= {"logs", "executions", "ledger", "messages", "resources"}
+
+    def test_what_is_told_is_found(self, guarded: Guarded) -> None:
+        """The search above means something only if it finds what a careless line gives away."""
+        guarded.customer.deploy_changed(self.careless, "preflight")
+
+        guarded.refused({"username": guarded.built.master.user, "password": [guarded.mark]})
+
+        assert told.places_of(guarded.all_told(), [guarded.mark]) == {
+            "logs", "executions", "ledger", "messages", "traces"
+        }  # fmt: skip
+
+    @staticmethod
+    def careless(files: dict[str, str]) -> None:
+        """A message that quotes what it complains of, and a line of log that repeats the message."""
+        for path, careful, careless in (
+            ("lambdas/rotation/aws/secrets.py", 'f"{secret_id} is not a JSON object with', 'f"{text} is not one with'),
+            ("lambdas/preflight/handler.py", "[reason.name for", "[reason.message for"),
+        ):
+            assert careful in files[path]
+            files[path] = files[path].replace(careful, careless)
