@@ -35,6 +35,9 @@ def promote(rotation: Rotation, ports: Ports) -> Rotation:
         return rotation
     if target.replica_of is None:
         raise TargetMismatch(f"{target.database.identifier} was promoted by somebody else")
+    if target.status in BEING_PROMOTED and ports.ledger.current(rotation).promotion is None:
+        # Not by us, nor by a second delivery: RDS would refuse, and that look like the refusal of a repeated request.
+        raise PromotionFailed(f"{target.database.identifier} is {target.status}: somebody else is changing it")
     instance = ports.rds.describe_instance_by_resource_id(source.resource_id)
     if instance is None:
         raise PromotionFailed(f"{source.identifier} is gone")

@@ -179,3 +179,17 @@ def test_a_source_that_is_gone_cannot_be_rotated() -> None:
 
     with pytest.raises(PromotionFailed, match="orders is gone"):
         promote(rotation, ports)
+
+
+@pytest.mark.parametrize("status", ["modifying", "rebooting"])
+def test_a_target_that_somebody_else_is_changing_is_not_taken_for_one_that_is_promoted(status: str) -> None:
+    """Else applications would wait half an hour for a promotion that nobody has asked for."""
+    ports = FakePorts()
+    rotation = fenced_rotation(ports)
+    ports.rds.alter(TARGET, status=status)
+    ports.calls.clear()
+
+    with pytest.raises(PromotionFailed, match=f"is {status}: somebody else"):
+        promote(rotation, ports)
+
+    assert ports.calls == []
