@@ -27,9 +27,10 @@ def discard_new_key(rotation: Rotation, ports: Ports) -> Rotation:
     if arn is None:
         return rotation.having(undo=undo.having(key_discarded=True))
     rotation = rotation.having(new_key=Key(arn=arn, manager="CUSTOMER", alias=alias))
-    if ports.kms.describe_key(arn).state == "PendingDeletion":
-        return rotation.having(undo=undo.having(key_discarded=True))
     try:
+        if ports.kms.describe_key(arn).state == "PendingDeletion":
+            ports.kms.delete_alias(alias)  # somebody else may have scheduled it
+            return rotation.having(undo=undo.having(key_discarded=True))
         users = ports.key_users.users_of(arn)
         if not users:
             ports.kms.delete_alias(alias)

@@ -59,7 +59,17 @@ def test_a_retry_finds_the_key_scheduled_and_leaves_it() -> None:
     ports.calls.clear()
 
     assert discarded(rotation, ports).undo.key_discarded  # type: ignore[union-attr]
-    assert not any(call.startswith("kms.") for call in ports.calls)
+    assert not any(call.startswith("kms.schedule") for call in ports.calls)
+
+
+def test_the_alias_goes_also_when_somebody_else_has_scheduled_the_key() -> None:
+    ports = FakePorts()
+    rotation = without_target(ports)
+    ports.kms.schedule_key_deletion(NEW_KEY, 30)
+
+    discarded(rotation, ports)
+
+    assert {} == ports.kms.aliases
 
 
 def test_a_key_that_its_maker_could_not_write_down_is_found() -> None:
