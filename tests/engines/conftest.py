@@ -37,7 +37,7 @@ def source(shared_source: Endpoint) -> Iterator[Endpoint]:
     yield shared_source
     with shared_source.server.session("postgres") as sql:
         sql.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename IN ('master', 'shop app')")
-        for name in (*DATABASES, "postgres"):
+        for name in (*DATABASES, "postgres", "template1"):
             sql.run(f"ALTER DATABASE {quoted(name)} ALLOW_CONNECTIONS true")
             sql.run(f"ALTER DATABASE {quoted(name)} CONNECTION LIMIT -1")
         for (name,) in sql.run("SELECT datname FROM pg_database WHERE datname LIKE 'late%'") or ():

@@ -58,7 +58,7 @@ def test_the_target_is_born_fenced_and_released_by_the_decision(source: Endpoint
     with pytest.raises(pg8000.exceptions.DatabaseError, match="not currently accepting"):
         source.connect("orders")
     seen = on_target.inspect()
-    assert {*DATABASES, "postgres"} == set(seen)
+    assert {*DATABASES, "postgres", "template1"} == set(seen)
     assert {"relations": 2, "sequences": 1, "invalid_indexes": []} == seen["orders"]
 
 

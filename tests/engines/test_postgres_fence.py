@@ -41,7 +41,7 @@ def test_every_database_is_closed_and_opened_again_with_its_own_limit(source: En
 
     engine.raise_fence("r", plan, 10)
 
-    assert {*DATABASES, "postgres"} == {fence.name for fence in plan}
+    assert {*DATABASES, "postgres", "template1"} == {fence.name for fence in plan}
     for name in (*DATABASES, "postgres"):
         with pytest.raises(pg8000.exceptions.DatabaseError, match=r"55000|53300"):
             source.connect(name)
@@ -61,6 +61,27 @@ def test_templates_of_customers_are_closed_too(source: Endpoint) -> None:
         assert "late_template" in {fence.name for fence in source.engine().plan_fence(())}
     finally:
         source.admin("UPDATE pg_database SET datistemplate = false WHERE datname = 'late_template'")
+
+
+def test_nobody_changes_roles_or_databases_from_template1(source: Endpoint, opened: Opened) -> None:
+    """Everybody may connect there, and what belongs to the whole server can be changed from there.
+
+    After the promotion such a change is acknowledged by the source alone: a password or a database that nobody has.
+    """
+    master = opened(source.connect("template1", MASTER))
+    engine = source.engine()
+    plan = engine.plan_fence(())
+
+    engine.raise_fence("r", plan, 10)
+
+    with pytest.raises(ENDED):
+        master.run("CREATE ROLE late")
+    for user in (MASTER, APPLICATION):
+        with pytest.raises(pg8000.exceptions.DatabaseError, match="53300"):
+            source.connect("template1", user)
+    assert engine.fence_breach(plan) is None
+    assert "rollback" == engine.decide("r", "rollback", plan)
+    opened(source.connect("template1", MASTER)).run("SELECT 1")
 
 
 @pytest.mark.parametrize(

@@ -90,12 +90,6 @@ def test_active_cron_jobs(source: Endpoint) -> None:
         assert [] == list(source.engine().limitations(("pg-cron",)))
 
 
-def test_relations_in_template1(source: Endpoint) -> None:
-    """It has to stay open for CREATE DATABASE, so what is in it cannot be fenced."""
-    with altered(source, "CREATE TABLE stray (n int)", "DROP TABLE stray", "template1"):
-        assert ["TemplateInUse"] == [finding.name for finding in source.engine().limitations(())]
-
-
 def test_a_long_transaction_is_only_a_warning(source: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lambdas.rotation.engines.postgres.LONG_TRANSACTION_SECONDS", 0)
     client = source.connect("orders")

@@ -824,7 +824,6 @@ CASES = [
             "DROP SCHEMA cron CASCADE",
         ),
     ),
-    Case("template-in-use", ("TemplateInUse",), with_sql("template1", "CREATE TABLE more (id int)", "DROP TABLE more")),
     Case("control-database-taken", ("ControlDatabaseTaken",), control_database_of_somebody_else),
 ]
 

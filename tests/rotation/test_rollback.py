@@ -11,6 +11,7 @@ import pytest
 from sandbox.client import SandboxProcess
 from sandbox.demo import progress
 from sandbox.demo.connection import Resolver, connect, hang_up, trusting
+from sandbox.demo.count import CONTROL_DATABASE
 from sandbox.demo.world import World
 from tests.infra.interpreters import recorded, second_opinions
 from tests.rotation.scenarios import (
@@ -140,7 +141,7 @@ def test_a_database_that_somebody_makes_on_the_target(customer: Customer, tmp_pa
     def meddle(run: progress.Run) -> None:
         if run.current == "CheckTarget" and not made:
             (target,) = [name for name in servers_of(customer, built.identifier) if name != built.identifier]
-            run_on(customer, built, target, "template1", "CREATE DATABASE surplus TEMPLATE template0")
+            run_on(customer, built, target, CONTROL_DATABASE, "CREATE DATABASE surplus TEMPLATE template0")
             made.append(target)
 
     outcome = play(customer, ANOTHER_DATABASE, tmp_path / "acks", seen=meddle, built=built)

@@ -33,8 +33,8 @@ from lambdas.rotation.state import Database, DatabaseFence, Finding, Position, V
 
 MAINTENANCE_DATABASE = "postgres"
 TEMPLATE = "template1"
-NEVER_FENCED = (CONTROL_DATABASE, "rdsadmin", TEMPLATE)
-"""RDS's own database, the control database, and the template that Preflight refuses when it holds anything."""
+NEVER_FENCED = (CONTROL_DATABASE, "rdsadmin")
+"""The control database, which only its owner may enter, and RDS's own, which nobody else may."""
 
 OURS = "made by rds-key-rotation"
 """The control database's comment: without it an existing database of that name is somebody else's."""
@@ -162,15 +162,6 @@ class PostgresEngine:
             databases = [name for name, *_ in _applications(sql)]
         for name in databases:
             findings += self._limitations_inside(name, accept)
-        with self._session(TEMPLATE) as sql:
-            if relations := sql.value(_USER_RELATIONS):
-                findings.append(
-                    Finding(
-                        name="TemplateInUse",
-                        message=f"template1 holds {relations} relation(s) and cannot be fenced",
-                        advice="move them to another database; template1 must stay open for CREATE DATABASE",
-                    )
-                )
         return findings
 
     def _logical_replication(self, sql: "_Session") -> Iterator[Finding]:
@@ -318,7 +309,8 @@ class PostgresEngine:
         self, superuser_databases: Sequence[str], besides: Sequence[DatabaseFence] = ()
     ) -> tuple[DatabaseFence, ...]:
         known = {fence.name for fence in besides}
-        limited = {MAINTENANCE_DATABASE, *superuser_databases}
+        # template1 too: everybody may connect there, and make roles and databases that the target would never hear of.
+        limited = {MAINTENANCE_DATABASE, TEMPLATE, *superuser_databases}
         with self._control_session() as sql:
             rows = _applications(sql)
         return tuple(
