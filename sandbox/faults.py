@@ -480,7 +480,10 @@ class FaultInjector(Faults):
                 else:
                     time.sleep(fault.seconds)
             case "stalled":
-                self._rds.context.clock.sleep(fault.seconds)
+                clock = self._rds.context.clock
+                # The thread that waits for the answer holds the clock, and lets go only for this.
+                with clock.execution_thread(inherited=True):
+                    clock.sleep(fault.seconds)
             case "cut":
                 name = _identifier(delivery, fault.side)
                 self._rds.cut(name, fault.how)

@@ -8,7 +8,7 @@ input; the end of the input ends them). Three kinds of writers, because a fence 
 * ``option-off``: connections with ``-c default_transaction_read_only=off``
 
 And, only where it is asked for, a latecomer: its session sleeps after the server has let it in and before it is in
-pg_stat_activity (``-c post_auth_delay``), until a signal wakes it. Then it commits one row, and is gone.
+pg_stat_activity (``-c post_auth_delay``), until a signal wakes it. Then it commits one row, and logs in again.
 
 A commit is written down only after the server has said so: one line
 ``<monotonic seconds> <database, percent-encoded> <uuid> <writer> <kind>``. Where the answer to a COMMIT did not arrive,
@@ -226,21 +226,23 @@ class _Writer:
 
 
 def _come_late(job: Job, find: Finder, login: Login, trust: Any, acks: _Notebook) -> None:
-    database, row = job.databases[0], uuid.uuid4()
+    """Log in, sleep until woken, commit one row, and again: also who was woken too early is on the way at the fence."""
+    database = job.databases[0]
     while True:
+        row = uuid.uuid4()
         try:
             connection = connect(find.find(), database, login, trust, options=LATE_OPTION, answer_seconds=LATE_SECONDS)
             connection.run(
                 "INSERT INTO ledger (id, writer, seq, at, via) "
                 f"VALUES ('{row}', {LATECOMER}, 0, clock_timestamp(), 'late'); "
-                f"INSERT INTO counters (writer, n) VALUES ({LATECOMER}, 1)"
+                f"INSERT INTO counters AS c (writer, n) VALUES ({LATECOMER}, 1) "
+                "ON CONFLICT (writer) DO UPDATE SET n = c.n + 1"
             )
         except Exception:
             time.sleep(LATE_AGAIN_SECONDS)
             continue
         acks.note(Ack(time.monotonic(), database, row, LATECOMER, "late").to_line())
         hang_up(connection)
-        return
 
 
 def _read(job: Job, pool: _Pool, summary: _Summary, stop: threading.Event) -> None:

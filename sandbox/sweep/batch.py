@@ -15,7 +15,7 @@ from typing import Any
 from sandbox.client import SandboxProcess
 from sandbox.demo import progress, world
 from sandbox.demo.customer import Customer
-from sandbox.sweep.boundaries import CALLED_OFF, PERMANENT, STOPPING, WAITING, Boundary, Cell
+from sandbox.sweep.boundaries import BEFORE_FENCE, CALLED_OFF, PERMANENT, STOPPING, WAITING, Boundary, Cell
 from sandbox.sweep.invariants import broken, broken_for_now
 from sandbox.sweep.scenario import ROWS, WRITERS, Outcome, Scenario, executions, is_settled, play
 
@@ -134,6 +134,8 @@ def _not_as_meant(cell: Cell, outcome: Outcome, helped: str) -> Iterator[str]:
     if cell.kind in (*PERMANENT, *CALLED_OFF, *WAITING):
         return
     if cell.kind in STOPPING:
+        if cell.kind == "overtaken" and cell.boundary.function in BEFORE_FENCE and outcome.shut_out_seconds:
+            yield f"a function that was overtaken shut everybody out for {outcome.shut_out_seconds:.0f} s"
         if helped == "a new start":
             yield "it was not carried on by itself"
         if helped != "nobody" and outcome.shut_out_seconds and cell.kind != "unheard":

@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -192,7 +193,7 @@ def test_what_is_overtaken_waits_for_an_answer() -> None:
 def test_who_is_stalled_waits_on_the_sandboxs_clock() -> None:
     slept: list[float] = []
     sandbox = Sandbox({"kind": "stalled", "function": "promote", "seconds": 3600})
-    clock: Any = SimpleNamespace(sleep=slept.append)
+    clock: Any = SimpleNamespace(sleep=slept.append, execution_thread=lambda inherited: nullcontext())
     sandbox.injector._rds = SimpleNamespace(context=SimpleNamespace(clock=clock))  # type: ignore[assignment]
 
     sandbox.invoke("promote", **rotation())
