@@ -18,6 +18,13 @@ DECOMMISSION_TAG = OURS + "decommission"
 RELEASED_TAG = OURS + "released"
 """Set on a target after its release: no rollback may delete what applications write to."""
 
+TAGS_AT_MOST = 50
+"""On a resource, AWS's own not counted (RDS and KMS: quotas)."""
+
+TAGS_OF_A_TARGET = 3
+TAGS_OF_A_KEY = 2
+"""How many of ours there are at most."""
+
 CONTROL_DATABASE = "rds_key_rotation"
 """The rotation's own database on the server: tables ``marker`` and ``decision``."""
 
@@ -83,6 +90,11 @@ def key_alias(base_name: str, rotation_id: str) -> str:
 def our_tags(base_name: str, rotation_id: str) -> dict[str, str]:
     """What marks a resource as made by this rotation."""
     return {ROTATION_ID_TAG: rotation_id, BASE_NAME_TAG: base_name}
+
+
+def owners_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """Neither AWS's nor a rotation's."""
+    return {name: value for name, value in tags.items() if not name.startswith(("aws:", OURS))}
 
 
 def opt_in_tags(tags: Mapping[str, str]) -> dict[str, str]:

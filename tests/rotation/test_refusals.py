@@ -413,6 +413,17 @@ def maintenance_in_two_hours(owner: Owner) -> Iterator[Request]:
 
 
 @contextmanager
+def with_many_tags(owner: Owner) -> Iterator[Request]:
+    rds, names = owner.aws("rds"), [f"t{at}" for at in range(48)]
+    arn = rds.describe_db_instances(DBInstanceIdentifier=owner.built.identifier)["DBInstances"][0]["DBInstanceArn"]
+    rds.add_tags_to_resource(ResourceName=arn, Tags=[{"Key": name, "Value": "x"} for name in names])
+    try:
+        yield {}
+    finally:
+        rds.remove_tags_from_resource(ResourceName=arn, TagKeys=names)
+
+
+@contextmanager
 def key_disabled(owner: Owner) -> Iterator[Request]:
     kms = owner.aws("kms")
     kms.disable_key(KeyId=owner.built.key_arn)
@@ -714,6 +725,7 @@ CASES = [
     Case("in-directory", ("InDirectory",)),
     Case("activity-stream", ("ActivityStream",)),
     Case("changes-pending", ("ChangesPending",), changes_pending, words=("MultiAZ",)),
+    Case("too-many-tags", ("TooManyTags",), with_many_tags, words=("47 tags at most",)),
     Case("mariadb", ("EngineNotSupported",), words=("mariadb",)),
     Case("old-postgres", ("EngineNotSupported",), words=("13.22",)),
     # what is around it

@@ -184,6 +184,24 @@ def test_refuses_a_source_whose_key_is_disabled() -> None:
     assert ["OldKeyUnusable"] == refusal(ports, rotation)
 
 
+def test_refuses_a_source_whose_tags_leave_no_room() -> None:
+    """Verify sets the last of ours after the commit point. AWS's own tags do not count."""
+    ports, rotation = ready()
+    as_many = {f"t{at}": "" for at in range(47)} | {"aws:cloudformation:logical-id": "Orders"}
+
+    ports.rds.alter(SOURCE, tags=as_many)
+    assert preflight(rotation, ports).preflight is not None
+    ports.rds.alter(SOURCE, tags=as_many | {"one": "more"})
+    assert ["TooManyTags"] == refusal(ports, rotation)
+
+
+def test_refuses_a_key_whose_tags_leave_no_room() -> None:
+    ports, rotation = ready()
+    ports.kms.keys[OLD_KEY] = replace(ports.kms.keys[OLD_KEY], tags={f"t{at}": "" for at in range(49)})
+
+    assert ["TooManyTags"] == refusal(ports, rotation)
+
+
 # -- connectivity --
 
 

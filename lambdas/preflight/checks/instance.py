@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
-from lambdas.rotation.names import target_identifier
+from lambdas.rotation.names import TAGS_AT_MOST, TAGS_OF_A_TARGET, owners_tags, target_identifier
 from lambdas.rotation.ports import Instance, Ports
 from lambdas.rotation.state import Finding, Rotation
 
@@ -78,6 +78,13 @@ def shape(source: Instance) -> Iterator[Finding]:
             name="ActivityStream",
             message=f"{identifier} has an activity stream; that is not carried over",
             advice="stop it, and start it anew for the target",
+        )
+    if len(tags := owners_tags(source.tags)) > TAGS_AT_MOST - TAGS_OF_A_TARGET:
+        # The last of them is set after the commit point, where nothing may be refused any more.
+        yield Finding(
+            name="TooManyTags",
+            message=f"{identifier} has {len(tags)} tags; its target gets {TAGS_OF_A_TARGET} more, of {TAGS_AT_MOST}",
+            advice=f"leave {TAGS_AT_MOST - TAGS_OF_A_TARGET} tags at most",
         )
     if pending := raw.get("PendingModifiedValues"):
         yield Finding(

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from lambdas.rotation.errors import AccessRefused, AwsRefused
+from lambdas.rotation.names import TAGS_AT_MOST, TAGS_OF_A_KEY, owners_tags
 from lambdas.rotation.ports import Instance, Ports
 from lambdas.rotation.state import Finding
 
@@ -20,6 +21,13 @@ def old_key(source: Instance, ports: Ports) -> Iterator[Finding]:
             advice="let the functions describe it (key policy), or ask the account that owns it",
         )
         return
+    if len(tags := owners_tags(key.tags)) > TAGS_AT_MOST - TAGS_OF_A_KEY:
+        yield Finding(
+            name="TooManyTags",
+            message=f"the key of {source.database.identifier} has {len(tags)} tags; the new one inherits them and gets "
+            f"{TAGS_OF_A_KEY} more, of {TAGS_AT_MOST}",
+            advice=f"leave {TAGS_AT_MOST - TAGS_OF_A_KEY} tags at most",
+        )
     if key.state != "Enabled":
         yield Finding(
             name="OldKeyUnusable",

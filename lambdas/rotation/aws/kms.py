@@ -79,7 +79,7 @@ class AwsKms:
         return next((arn for arn in keys if _metadata(arn)["KeyState"] in _USABLE), None)
 
     def _create(self, description: str, tags: Mapping[str, str], like: KeyFacts) -> str:
-        inherited = {n: v for n, v in like.tags.items() if not n.startswith(("aws:", names.OURS))}
+        inherited = names.owners_tags(like.tags)
         parameters: dict[str, Any] = {
             "Description": description,
             "KeySpec": "SYMMETRIC_DEFAULT",
