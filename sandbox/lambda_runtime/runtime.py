@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from sandbox.lambda_runtime.traces import TraceDaemon
 from sandbox.lambda_runtime.zygote import receive, send
 
 LOG_TAIL_BYTES = 4096
@@ -201,7 +202,8 @@ class LambdaRuntime:
     """Serves every invocation of every function from processes forked from one warm parent per set of layers.
 
     ``work_dir`` holds ``clock.offset`` (one little-endian double: seconds to add to the real time; written in place)
-    and ``names.json`` (``{"name": "address"}``; reread when it changes), both written by others, and ``logs/``.
+    and ``names.json`` (``{"name": "address"}``; reread when it changes), both written by others, ``logs/`` and
+    ``traces``.
     Everything public may be called from any thread.
     """
 
@@ -231,6 +233,7 @@ class LambdaRuntime:
         offset = self._work_dir / "clock.offset"
         if not offset.exists():
             offset.write_bytes(bytes(8))
+        self._traces = TraceDaemon(self._work_dir / "traces")
 
     def warm_up(self, function: Any) -> None:
         """Unpack the code of ``function`` (moto's) and start its parent, so that its first invocation need not."""
@@ -248,6 +251,7 @@ class LambdaRuntime:
             zygote.stop()
         for environment in environments:
             environment.ended.set()
+        self._traces.stop()
         if self._uninstall is not None:
             self._uninstall()
 
@@ -431,7 +435,7 @@ class LambdaRuntime:
                 "AWS_LAMBDA_LOG_STREAM_NAME": stream,
                 "AWS_LAMBDA_INITIALIZATION_TYPE": "on-demand",
                 "AWS_XRAY_CONTEXT_MISSING": "LOG_ERROR",
-                "AWS_XRAY_DAEMON_ADDRESS": "127.0.0.1:2000",
+                "AWS_XRAY_DAEMON_ADDRESS": self._traces.address,
                 "_X_AMZN_TRACE_ID": _trace_id(function),
             }
             | dict(self._credentials(function.role, function.function_name)),

@@ -233,7 +233,6 @@ class Guarded:
     customer: Customer
     built: World
     inbox: Inbox
-    traces: list[str]
     mark: str = field(default_factory=lambda: f"planted-{secrets.token_hex(8)}")
     messages: list[Any] = field(default_factory=list)
     schedules: list[Any] = field(default_factory=list)
@@ -270,14 +269,14 @@ class Guarded:
         return str(run.cause)
 
     def all_told(self) -> told.Told:
-        return told.everything(self.customer, messages=self.messages, traces=self.traces, schedules=self.schedules)
+        return told.everything(self.customer, messages=self.messages, schedules=self.schedules)
 
 
 @pytest.fixture(scope="module")
 def guarded(customer: Customer) -> Iterator[Guarded]:
     built = customer.build("guarded", connectivity="secret", rows=50, writers=1)
-    with told.listening() as traces, customer.notifications() as inbox:
-        guarded = Guarded(customer, built, inbox, traces)
+    with customer.notifications() as inbox:
+        guarded = Guarded(customer, built, inbox)
         for secret in (built.login_secret_arn, built.endpoint_secret):
             fields = json.loads(guarded.text_of(secret)) | {"token": guarded.mark, "more": {"key": [guarded.mark]}}
             guarded.put(secret, json.dumps(fields))

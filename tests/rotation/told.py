@@ -1,16 +1,12 @@
 """Everything that a rotation leaves for people and programs to read, so that it can be searched for what is secret."""
 
 import json
-import socket
-import threading
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from tests.rotation.support import Customer
-
-XRAY = ("127.0.0.1", 2000)
-"""Where Lambda's functions send their traces."""
 
 Told = Mapping[str, str]
 """Place -> all that stands there."""
@@ -18,8 +14,8 @@ Told = Mapping[str, str]
 PLACES = ("logs", "executions", "ledger", "messages", "trail", "resources", "traces", "schedules")
 
 
-def everything(customer: Customer, *, messages: Iterable[Any], traces: Iterable[str], schedules: Iterable[Any]) -> Told:
-    """What is kept is read here; what passes (messages, traces, schedules) has to be collected meanwhile."""
+def everything(customer: Customer, *, messages: Iterable[Any], schedules: Iterable[Any]) -> Told:
+    """What is kept is read here; what passes (messages, schedules) has to be collected meanwhile."""
     parts: dict[str, Iterable[Any]] = {
         "logs": _logs(customer),
         "executions": _executions(customer),
@@ -27,7 +23,7 @@ def everything(customer: Customer, *, messages: Iterable[Any], traces: Iterable[
         "messages": messages,
         "trail": (event["CloudTrailEvent"] for event in _pages(customer, "cloudtrail", "lookup_events", "Events")),
         "resources": _resources(customer),
-        "traces": traces,
+        "traces": [(_work_dir(customer) / "traces").read_text(errors="replace")],
         "schedules": schedules,
     }
     return {place: "\n".join(_text(part) for part in found) for place, found in parts.items()}
@@ -37,40 +33,23 @@ def places_of(told: Told, secrets: Iterable[str]) -> set[str]:
     return {place for place, text in told.items() if any(secret in text for secret in secrets)}
 
 
-@contextmanager
-def listening() -> Iterator[list[str]]:
-    """The traces that are sent meanwhile."""
-    heard: list[str] = []
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as daemon:
-        daemon.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-        daemon.bind(XRAY)
-
-        def listen() -> None:
-            while datagram := daemon.recv(65_536):
-                heard.append(datagram.decode(errors="replace"))
-
-        listener = threading.Thread(target=listen)
-        listener.start()
-        try:
-            yield heard
-        finally:
-            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as ending:
-                ending.sendto(b"", XRAY)
-            listener.join()
-
-
 def schedules(customer: Customer) -> list[Any]:
     """The one-time schedules that there are at this moment."""
     scheduler = customer.client("scheduler")
-    return [
-        scheduler.get_schedule(Name=one["Name"], GroupName=one["GroupName"])
-        for one in _pages(customer, "scheduler", "list_schedules", "Schedules")
-        if one["GroupName"].endswith("-recovery")
-    ]
+    found = []
+    for one in _pages(customer, "scheduler", "list_schedules", "Schedules"):
+        if one["GroupName"].endswith("-recovery"):
+            with suppress(scheduler.exceptions.ResourceNotFoundException):  # it has come to its end meanwhile
+                found.append(scheduler.get_schedule(Name=one["Name"], GroupName=one["GroupName"]))
+    return found
+
+
+def _work_dir(customer: Customer) -> Path:
+    return customer.sandbox.ca_bundle.parents[1]
 
 
 def _logs(customer: Customer) -> Iterator[str]:
-    for log in (customer.sandbox.ca_bundle.parents[1] / "logs").iterdir():
+    for log in (_work_dir(customer) / "logs").iterdir():
         yield log.read_text(errors="replace")
 
 
