@@ -261,7 +261,8 @@ def test_what_somebody_does_in_the_middle(customer: Customer, tmp_path: Path, me
     if meddling.repair is not None:
         assert FENCED in refusals, "nobody was paged"
         assert None not in refusals
-    assert_invariants(customer, outcome)
+    changed = f"secretsmanager/secret/{built.login_secret_arn}" if meddling.deed is password_rotated else None
+    assert_invariants(customer, outcome, changed_by_somebody=changed)
     world.remove(customer.account, built.identifier)
 
 
