@@ -15,7 +15,7 @@ import pg8000.exceptions
 from sandbox.demo import inventory, progress, report, writers
 from sandbox.demo.connection import Endpoint, Resolver, connect, hang_up, sqlstate, trusting
 from sandbox.demo.count import CONTROL_DATABASE, Count, recount
-from sandbox.demo.customer import PATIENCE_SECONDS, Customer
+from sandbox.demo.customer import Customer
 from sandbox.demo.world import World
 
 BUDGET_SECONDS = 20
@@ -248,7 +248,7 @@ def play(
             if scenario.latecomer:
                 customer.until(lambda: _on_the_way(customer, built))
             spent_before = core_seconds(customer.sandbox.pid)
-            first = rotate_unwatched(customer, request) if seen is None else customer.rotate(request, seen=seen)
+            first = customer.rotate(request, seen=seen)
             afterwards(first)
             if settles:
                 customer.until(lambda: is_settled(customer, scenario.name, earlier), SETTLE_SECONDS)
@@ -325,16 +325,6 @@ def times_struck(customer: Customer, base_name: str) -> int:
     """How many times a fault of this database's scenario has struck so far."""
     log = (customer.sandbox.ca_bundle.parent.parent / "sandbox.log").read_text().splitlines()
     return sum("sandbox.faults" in line and f"'database': '{base_name}'" in line for line in log)
-
-
-def rotate_unwatched(customer: Customer, request: Mapping[str, Any]) -> progress.Run:
-    """Whoever reads an execution's history again and again costs the sandbox more than the execution does."""
-    states = customer.client("stepfunctions")
-    arn = progress.start(customer.account, request, f"test-{os.urandom(4).hex()}")
-    customer.until(
-        lambda: states.describe_execution(executionArn=arn)["status"] != "RUNNING", PATIENCE_SECONDS, every_seconds=0.5
-    )
-    return progress.follow(customer.account, arn)
 
 
 def executions(customer: Customer) -> dict[str, str]:

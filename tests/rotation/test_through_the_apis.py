@@ -253,7 +253,7 @@ class Guarded:
                 while spoil_it and spoil_it.pop():
                     self.put(self.built.endpoint_secret, f'{{"host": {self.mark}')
 
-        run = self.customer.rotate({"DBInstanceIdentifier": self.built.identifier}, seen=seen)
+        run = self.customer.rotate({"DBInstanceIdentifier": self.built.identifier}, seen=seen if spoilt else None)
         self.messages += self.customer.until(self.inbox.messages)
         return run
 
