@@ -352,8 +352,7 @@ class FaultInjector(Faults):
             self._note(delivery, invocation)
             for fault in due:
                 if fault.shape is not None and invocation.struck:
-                    self._struck.append(fault)
-                    LOG.info("%s at a statement of %s (%s)", fault.kind, delivery.function, fault.to_json())
+                    self._has_struck(fault, delivery)
             for fault in due:
                 if fault.statement is not None:
                     continue
@@ -375,7 +374,21 @@ class FaultInjector(Faults):
             case "error-before" | "lost-answer":
                 return Death("statement", *place, "lose", fault.shape)
             case _:
-                return Death("statement", *place, "report", fault.shape, lambda: self._strike(fault, delivery))
+                return Death("statement", *place, "report", fault.shape, lambda: self._strike_once(fault, delivery))
+
+    def _has_struck(self, fault: Fault, delivery: Delivery) -> bool:
+        """Whether it had not before."""
+        with self._lock:
+            first = fault not in self._struck
+            if first:
+                self._struck.append(fault)
+                LOG.info("%s at a statement of %s (%s)", fault.kind, delivery.function, fault.to_json())
+        return first
+
+    def _strike_once(self, fault: Fault, delivery: Delivery) -> None:
+        """Before it takes effect: a function that lives on meets the one that replaces it at the same statement."""
+        if self._has_struck(fault, delivery):
+            self._strike(fault, delivery)
 
     def _note(self, delivery: Delivery, invocation: Invocation) -> None:
         if self._crossings is None or delivery.rehearsal:

@@ -705,7 +705,8 @@ def _patch_once() -> None:
 
     def update_schedule(self: Any, **arguments: Any) -> Any:
         check(arguments)
-        return update(self, **arguments)
+        # What an update leaves out falls back to its default, on AWS.
+        return update(self, **arguments | {"state": arguments.get("state") or "ENABLED"})
 
     EventBridgeSchedulerBackend.create_schedule = create_schedule
     EventBridgeSchedulerBackend.update_schedule = update_schedule
@@ -713,7 +714,7 @@ def _patch_once() -> None:
     respond_update = EventBridgeSchedulerResponse.update_schedule
 
     def update_everything(self: Any) -> Any:
-        # An update replaces the whole schedule: what it leaves out falls back to its default, on AWS.
+        # moto leaves this one as it was.
         answer = respond_update(self)
         group, name = self._get_param("GroupName"), self._get_param("Name")
         name = name or self.uri.split("?")[0].rstrip("/").rsplit("/", 1)[1]

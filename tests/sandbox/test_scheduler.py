@@ -173,8 +173,8 @@ def test_a_one_time_schedule_fires_and_is_gone(aws: Aws) -> None:
     assert aws.scheduler.list_schedules(GroupName="recovery")["Schedules"] == []
 
 
-def test_a_removed_or_moved_schedule_does_not_fire_at_its_old_time(aws: Aws) -> None:
-    """ResumeWrites removes the recovery, Promote moves it: neither may start a second rotation."""
+def test_a_removed_schedule_does_not_fire_and_a_moved_one_at_its_new_time_only(aws: Aws) -> None:
+    """ResumeWrites removes the recovery, Promote moves it: without saying anew that it is enabled."""
     machine = aws.machine({"Type": "Succeed"})
     soon, later = aws.clock.now() + dt.timedelta(hours=1), aws.clock.now() + dt.timedelta(days=40)
     schedule(aws, "removed", at(soon), machine)
@@ -190,6 +190,8 @@ def test_a_removed_or_moved_schedule_does_not_fire_at_its_old_time(aws: Aws) -> 
     aws.let_pass(DAY)
 
     assert aws.inputs(machine) == []
+    aws.let_pass(40 * DAY)
+    eventually(lambda: aws.inputs(machine) == [{}])
     aws.scheduler.delete_schedule(Name="moved")
 
 
