@@ -11,6 +11,9 @@ from lambdas.rotation.step import aws_ports, logger, metrics, tracer
 
 Event = dict[str, Any]
 
+STARTED_ALREADY = "StepFunctions.ExecutionAlreadyExistsException"
+"""By an earlier delivery of the same schedule, which waits for its outcome: EventBridge delivers at least once."""
+
 
 def report_fleet(event: Event, ports: Ports) -> Event:
     """Publish the summary.
@@ -21,19 +24,22 @@ def report_fleet(event: Event, ports: Ports) -> Event:
     """
     outcomes = [_outcome(one) for one in event.get("outcomes") or ()]
     skipped = list(event.get("skipped") or ())
-    failed = [one for one in outcomes if one["error"] is not None]
+    elsewhere = [one["database"] for one in outcomes if one["error"] == STARTED_ALREADY]
+    failed = [one for one in outcomes if one["error"] not in (None, STARTED_ALREADY)]
+    rotated = [one["database"] for one in outcomes if one["error"] is None]
     nobody = not outcomes and not skipped
     summary = {
         "schema": SCHEMA,
         "moment": "FleetIncomplete" if failed or nobody else "FleetRotated",
         "scheduled_at": event.get("scheduled_at"),
-        "rotated": [one["database"] for one in outcomes if one["error"] is None],
+        "rotated": rotated,
+        "started_already": elsewhere,
         "failed": failed,
         "skipped": skipped,
     }
-    subject = f"Key rotation of the fleet: {len(outcomes) - len(failed)} rotated, {len(failed)} failed"
+    subject = f"Key rotation of the fleet: {len(rotated)} rotated, {len(failed)} failed"
     ports.notifier.publish(str(summary["moment"]), subject, summary)
-    logger.info("fleet reported", rotated=len(outcomes) - len(failed), failed=len(failed), skipped=len(skipped))
+    logger.info("fleet reported", rotated=len(rotated), failed=len(failed), skipped=len(skipped))
     if nobody:
         raise FleetIncomplete("no database is tagged key-rotation:enabled=true")
     if failed:

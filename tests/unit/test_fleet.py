@@ -103,6 +103,17 @@ def test_one_failure_fails_the_fleet_and_names_it() -> None:
     assert ("FleetIncomplete", ["shop"], "pay") == (moment, message["rotated"], message["failed"][0]["database"])
 
 
+def test_what_another_delivery_of_the_schedule_has_started_is_no_failure() -> None:
+    """Whoever started it waits for it, and reports how it ended."""
+    ports = FakePorts()
+
+    report_fleet({"outcomes": [outcome("shop", "StepFunctions.ExecutionAlreadyExistsException")]}, ports)
+
+    ((moment, subject, message),) = ports.notifier.sent
+    assert ("FleetRotated", [], ["shop"]) == (moment, message["rotated"], message["started_already"])
+    assert "0 rotated, 0 failed" in subject
+
+
 def test_nobody_opted_in_is_a_failure() -> None:
     """A quarter in which nothing happens and everything is green is how rotations are forgotten."""
     with pytest.raises(FleetIncomplete, match="key-rotation:enabled"):
