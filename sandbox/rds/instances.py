@@ -53,7 +53,8 @@ class Instances(Backups):
         with self.lock:
             name = self._new_name(params["DBInstanceIdentifier"])
             engine = self._engine(params["Engine"], params.get("EngineVersion"))
-            settings = {**self._defaults(name, engine), **self._chosen(params, engine)}
+            chosen = self._chosen(params, engine)
+            settings = {**self._defaults(name, engine, chosen), **chosen}
             settings["AllocatedStorage"] = self._storage(params)
             settings["DBName"] = params.get("DBName")
             user = params.get("MasterUsername")
@@ -155,11 +156,11 @@ class Instances(Backups):
                 "AllocatedStorage", "DBName", "EngineVersion", "LicenseModel", "MasterUsername", "Port",
                 "DBInstanceClass", "BackupRetentionPeriod", "PreferredBackupWindow",
             )  # fmt: skip
-            settings = {
-                **self._defaults(name, engine),
+            chosen = {
                 **{member: snapshot.settings[member] for member in kept if member in snapshot.settings},
                 **self._chosen(params, engine),
             }
+            settings = {**self._defaults(name, engine, chosen), **chosen}
             if settings["AllocatedStorage"] < snapshot.settings["AllocatedStorage"]:
                 raise invalid_value("The allocated storage size can't be less than the source snapshot or backup size.")
             tags = tags_of(params) if params.get("Tags") else list(snapshot.tags)

@@ -58,12 +58,18 @@ class Settings(Operations):
             raise refuse("StorageQuotaExceeded", "The quota of storage would be exceeded.")
         return int(size)
 
-    def _defaults(self, name: str, engine: Engine) -> View:
+    def _defaults(self, name: str, engine: Engine, given: View | None = None) -> View:
+        """What RDS chooses where nothing is ``given``."""
         # RDS draws the windows at random; drawn from the name, they are the same in every run.
         draw = int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big")
         start = 20 * 60 + draw % 16 * 30
         day = DAYS[draw // 16 % 7]
         other = (start + 240) % 1440
+        # Never over the other window, where only that one is given.
+        if backup := (given or {}).get("PreferredBackupWindow"):
+            other = (int(backup[:2]) * 60 + 720) % 1440
+        elif maintenance := (given or {}).get("PreferredMaintenanceWindow"):
+            start = (int(maintenance[4:6]) * 60 + 720) % 1440
         major = engine.version.split(".")[0]
         return {
             **DEFAULTS,

@@ -361,3 +361,15 @@ def test_a_replica_of_a_source_with_raised_limits_starts_with_them(sandbox: Sand
     with sandbox.session(replica) as sql:
         assert {name: sql.run(f"SHOW {name}") for name in raised} == {name: [[value]] for name, value in raised.items()}
     assert sandbox.describe("large-rot")["DBParameterGroups"][0]["ParameterApplyStatus"] == "in-sync"
+
+
+def test_a_window_that_nobody_chose_is_not_over_the_one_that_somebody_did(sandbox: Sandbox) -> None:
+    """RDS refuses whoever repeats such a pair, and so refused to carry it over to a target."""
+    drawn = sandbox.create("windows")["PreferredMaintenanceWindow"]
+    hour = drawn[4:6]
+    sandbox.rds.delete_db_instance(DBInstanceIdentifier="windows", SkipFinalSnapshot=True)
+    sandbox.gone("windows")
+
+    again = sandbox.create("windows", PreferredBackupWindow=f"{hour}:00-{int(hour) + 1:02}:00")
+
+    assert again["PreferredMaintenanceWindow"][4:6] != hour
