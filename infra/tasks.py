@@ -184,6 +184,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
     see_recovery = allow("scheduler:GetSchedule", on=schedules)
     end_recovery = allow("scheduler:DeleteSchedule", on=schedules)
     see_key = allow("kms:DescribeKey", "kms:ListResourceTags", on=any_key)
+    see_key_state = allow("kms:DescribeKey", on=any_key)
     # RDS makes a grant for itself on a key that it is given; no grant for anybody else can be made with this.
     lend_key_to_rds = (
         allow("kms:DescribeKey", on=any_key, when=through_rds),
@@ -334,7 +335,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
         Task(
             "CheckTarget",
             "Compares the fenced target's control database with what the fence recorded",
-            (journal, see_key, *log_in),
+            (journal, see_key_state, *log_in),
             connects_to_databases=True,
         ),
         Task(
@@ -371,7 +372,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 free_lock,
                 see_db,
                 see_snapshots,
-                see_key,
+                see_key_state,
                 *log_in,
                 allow("rds:CreateDBSnapshot", on=any_db, when=all_of(MARKED_FOR_REMOVAL, TAGGED_BY_THIS_CALL)),
                 allow(

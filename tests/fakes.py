@@ -537,6 +537,9 @@ class FakeKms:
             raise AwsRefused(f"{key} does not exist")
         return self.keys[arn]
 
+    def key_state(self, key_arn: str) -> str:
+        return self.describe_key(key_arn).state
+
     def ensure_key(self, alias: str, description: str, tags: Mapping[str, str], like: KeyFacts) -> str:
         ours = [one.arn for one in self.keys.values() if one.tags.get(ROTATION_ID_TAG) == tags[ROTATION_ID_TAG]]
         if not ours:

@@ -26,10 +26,10 @@ def check_target(rotation: Rotation, ports: Ports) -> Rotation:
     reasons = _differences(here, there)
     if not on_target.has_replayed(position):
         reasons.append(f"its position {there.position} lies before the fence position {position}")
-    key = ports.kms.describe_key(rotation.keyed().arn)
-    if key.state != "Enabled":
+    key_arn = rotation.keyed().arn
+    if (state := ports.kms.key_state(key_arn)) != "Enabled":
         # RDS notices it late, and then the target would go away with everything that was written to it.
-        reasons.append(f"the new key {key.arn} is {key.state}; whoever did that has to know of this rotation")
+        reasons.append(f"the new key {key_arn} is {state}; whoever did that has to know of this rotation")
     if missing := {one.name for one in fence.databases} - set(there.databases):
         reasons.append(f"fenced databases are missing: {', '.join(sorted(missing))}")
     if reasons:

@@ -22,9 +22,9 @@ def limitation(rotation: Rotation, source: Instance, ports: Ports) -> str | None
     successor = ports.rds.describe_instance_by_resource_id(successor_id)
     if successor is None or successor.status == "deleting":
         return f"the database that {plan.base_name} leads to does not exist: {identifier} may be the last copy"
-    key = ports.kms.describe_key(successor.database.kms_key_arn or rotation.keyed().arn)
-    if key.state != "Enabled":
-        return f"the key {key.arn} of the target is {key.state}: {identifier} may soon be all that can be read"
+    key_arn = successor.database.kms_key_arn or rotation.keyed().arn
+    if (state := ports.kms.key_state(key_arn)) != "Enabled":
+        return f"the key {key_arn} of the target is {state}: {identifier} may soon be all that can be read"
     target = rotation.synced_target().identifier
     replicas = set(source.raw.get("ReadReplicaDBInstanceIdentifiers") or ()) - {target}
     if replicas:

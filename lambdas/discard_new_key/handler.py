@@ -28,7 +28,7 @@ def discard_new_key(rotation: Rotation, ports: Ports) -> Rotation:
         return rotation.having(undo=undo.having(key_discarded=True))
     rotation = rotation.having(new_key=Key(arn=arn, manager="CUSTOMER", alias=alias))
     try:
-        if ports.kms.describe_key(arn).state == "PendingDeletion":
+        if ports.kms.key_state(arn) == "PendingDeletion":
             ports.kms.delete_alias(alias)  # somebody else may have scheduled it
             return rotation.having(undo=undo.having(key_discarded=True))
         users = ports.key_users.users_of(arn)

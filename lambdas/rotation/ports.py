@@ -157,6 +157,10 @@ class KeyFacts:
 class Kms(Protocol):
     def describe_key(self, key: str) -> KeyFacts: ...
 
+    def key_state(self, key_arn: str) -> str:
+        """``Enabled``, ``Disabled``, ``PendingDeletion``, …; needs less permission than its description."""
+        ...
+
     def ensure_key(self, alias: str, description: str, tags: Mapping[str, str], like: KeyFacts) -> str:
         """The ARN of this rotation's key: the one carrying its tag, or a new one with policy, rotation and alias."""
         ...

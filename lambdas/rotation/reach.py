@@ -18,7 +18,7 @@ def rds(rotation: Rotation, ports: Ports) -> None:
 
 
 def new_key(rotation: Rotation, ports: Ports) -> None:
-    ports.kms.describe_key(rotation.keyed().arn)
+    ports.kms.key_state(rotation.keyed().arn)
 
 
 def source_server(rotation: Rotation, ports: Ports) -> None:

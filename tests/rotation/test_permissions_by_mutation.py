@@ -337,8 +337,8 @@ LEFT_TO_A_PERSON = {
 RDS_DOES_NOT_SAY: Mapping[str, tuple[str, ...]] = {
     "CreateEncryptedReadReplica": ("kms:CreateGrant", "kms:DescribeKey"),
     "Decommission": (
-        "kms:CreateGrant", "kms:DescribeKey", "kms:Encrypt", "kms:GenerateDataKey",
-        "kms:GenerateDataKeyWithoutPlaintext", "kms:ReEncryptFrom", "kms:ReEncryptTo",
+        "kms:CreateGrant", "kms:Encrypt", "kms:GenerateDataKey", "kms:GenerateDataKeyWithoutPlaintext",
+        "kms:ReEncryptFrom", "kms:ReEncryptTo",
     ),
 }  # fmt: skip
 """Which permission of its caller RDS misses on a key: its answer is the same for all of them."""
@@ -355,8 +355,8 @@ SHOWS_OTHERWISE: Mapping[Permission, Callable[[Lab, Ended], bool]] = {
 }
 
 SHOWS_NOWHERE: Mapping[Permission, str] = {
-    ("Preflight", "kms:ListResourceTags"): "tags come with every description of a key; this one's reader has no use",
-    ("ListOptedInDatabases", "kms:ListResourceTags"): "as above",
+    ("Preflight", "kms:ListResourceTags"): "of a key whose tags may not be read none are counted, and none inherited",
+    ("ListOptedInDatabases", "kms:ListResourceTags"): "tags come with every description; this one's reader has no use",
     ("DiscardNewKey", "kms:ListResourceTags"): "the key is found by its tag in the index of tags as well",
 }
 

@@ -34,6 +34,9 @@ class AwsKms:
             has_replica_keys=bool(regions.get("ReplicaKeys")),
         )
 
+    def key_state(self, key_arn: str) -> str:
+        return str(_metadata(key_arn)["KeyState"])
+
     def ensure_key(self, alias: str, description: str, tags: Mapping[str, str], like: KeyFacts) -> str:
         """The ARN of this rotation's key: found by its alias, else by its tag, else made.
 
