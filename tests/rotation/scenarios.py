@@ -47,7 +47,8 @@ def assert_invariants(customer: Customer, outcome: Outcome, changed_by_somebody:
     assert outcome.struck >= len(scenario.faults), f"it shows nothing: {story}"
     said = broken(customer, outcome)
     theirs = [line for line in said if changed_by_somebody and f"changed: {changed_by_somebody}" in line]
-    assert [line for line in said if line not in theirs] == [], story
+    ours = [line for line in said if line not in theirs]
+    assert not ours, f"{ours}; {story}"
     assert theirs or not changed_by_somebody, "nobody has changed anything"
     if scenario.ends != "either":
         assert outcome.went_forward == (scenario.ends == "forward"), story
