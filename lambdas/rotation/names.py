@@ -21,10 +21,6 @@ RELEASED_TAG = OURS + "released"
 TAGS_AT_MOST = 50
 """On a resource, AWS's own not counted (RDS and KMS: quotas)."""
 
-TAGS_OF_A_TARGET = 3
-TAGS_OF_A_KEY = 2
-"""How many of ours there are at most."""
-
 CONTROL_DATABASE = "rds_key_rotation"
 """The rotation's own database on the server: tables ``marker`` and ``decision``."""
 
@@ -90,6 +86,11 @@ def key_alias(base_name: str, rotation_id: str) -> str:
 def our_tags(base_name: str, rotation_id: str) -> dict[str, str]:
     """What marks a resource as made by this rotation."""
     return {ROTATION_ID_TAG: rotation_id, BASE_NAME_TAG: base_name}
+
+
+TAGS_OF_A_KEY = len(our_tags("", ""))
+TAGS_OF_A_TARGET = TAGS_OF_A_KEY + len((RELEASED_TAG,))
+"""How many of ours there are at most."""
 
 
 def owners_tags(tags: Mapping[str, str]) -> dict[str, str]:

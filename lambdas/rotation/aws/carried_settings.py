@@ -329,8 +329,8 @@ def carried_tags(tags: Mapping[str, str]) -> dict[str, str]:
     >>> carried_tags({"team": "pay", "aws:cloudformation:stack-id": "s", "key-rotation:enabled": "true"})
     {'team': 'pay'}
     """
-    foreign = ("aws:", "rds:", names.OPT_IN, names.OURS)
-    return {name: value for name, value in tags.items() if not name.startswith(foreign)}
+    own = names.owners_tags(tags)
+    return {name: value for name, value in own.items() if not name.startswith(("rds:", names.OPT_IN))}
 
 
 def _roles(raw: Raw) -> tuple[tuple[str, str], ...]:
