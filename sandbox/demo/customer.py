@@ -53,6 +53,12 @@ class Customer:
             return None
         return found
 
+    def address(self, identifier: str) -> str:
+        """The name of an instance's own endpoint."""
+        found = self.instance(identifier)
+        assert found is not None
+        return str(found["Endpoint"]["Address"])
+
     def tags(self, identifier: str) -> dict[str, str]:
         found = self.instance(identifier)
         return {tag["Key"]: tag["Value"] for tag in (found or {}).get("TagList", ())}
@@ -88,18 +94,17 @@ class Customer:
         ``seen``: called again and again meanwhile. Only where it is given: whoever reads an execution's history ten
         times a second costs the sandbox more than the execution does.
         """
-        arn, states = (
-            progress.start(self.account, request, f"test-{secrets.token_hex(4)}"),
-            self.client("stepfunctions"),
-        )
+        arn = progress.start(self.account, request, f"test-{secrets.token_hex(4)}")
         if seen is None:
+            states = self.client("stepfunctions")
             self.until(
                 lambda: states.describe_execution(executionArn=arn)["status"] != "RUNNING",
                 PATIENCE_SECONDS,
                 every_seconds=0.5,
             )
-        watching = {"seen": seen} if seen else {}
-        return progress.follow(self.account, arn, within_seconds=PATIENCE_SECONDS, every_seconds=0.1, **watching)
+        return progress.follow(
+            self.account, arn, within_seconds=PATIENCE_SECONDS, every_seconds=0.1, seen=seen or (lambda run: None)
+        )
 
     def rotated(self, request: Mapping[str, Any], **options: Any) -> progress.Run:
         """As `rotate`, for a rotation that has to succeed."""

@@ -239,7 +239,7 @@ def play(
     }  # fmt: skip
     applications = writers.Writers(
         account, databases=built.databases, login=built.app, acks=acks_path, writers=WRITERS, rate=WRITES_PER_SECOND,
-        record=_endpoint(customer, built) if scenario.by_endpoint else built.record, reads=False, processes=1,
+        record=customer.address(built.identifier) if scenario.by_endpoint else built.record, reads=False, processes=1,
         latecomer=scenario.latecomer,
     )  # fmt: skip
     with customer.notifications() as inbox, Onlooker(customer, built) as onlooker:
@@ -301,12 +301,6 @@ def _on_the_way(customer: Customer, built: World) -> int:
         return int(found)
     finally:
         hang_up(sql)
-
-
-def _endpoint(customer: Customer, built: World) -> str:
-    instance = customer.instance(built.identifier)
-    assert instance is not None
-    return str(instance["Endpoint"]["Address"])
 
 
 def _count(customer: Customer, built: World, acks: Sequence[writers.Ack]) -> Count:

@@ -1,10 +1,15 @@
 """Scenarios in tests: what holds after any rotation, and how this one was meant to end."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import pytest
+
+from sandbox.client import SandboxProcess
+from sandbox.demo.connection import Resolver, connect, hang_up, trusting
+from sandbox.demo.count import CONTROL_DATABASE
 from sandbox.demo.customer import Customer, Inbox
 from sandbox.demo.world import World
 from sandbox.sweep.invariants import broken
@@ -24,21 +29,38 @@ from sandbox.sweep.scenario import (
 
 __all__ = [
     "BUDGET_SECONDS",
-    "FENCED",
     "ROWS",
     "WRITERS",
     "Scenario",
+    "as_master",
     "assert_invariants",
     "is_settled",
     "ledger_of",
     "on_call",
+    "params",
     "play",
+    "refusals_of",
+    "sandbox_with",
     "servers_of",
     "table_line",
+    "target_of",
     "when_struck",
 ]
 
-FENCED = "55000"
+
+@contextmanager
+def sandbox_with(scenarios: Iterable[Scenario]) -> Iterator[Customer]:
+    """One for all of them: what goes wrong in each is told apart by its database."""
+    with SandboxProcess(faults=[fault for one in scenarios for fault in one.in_sandbox()]) as sandbox:
+        yield Customer.of(sandbox)
+
+
+def params(cases: Iterable[Any], sample: Collection[str]) -> list[Any]:
+    """Anything with a name as parameters: the ``sample`` in every run, the others in ``make proof``."""
+    return [
+        pytest.param(one, id=one.name, marks=pytest.mark.sample if one.name in sample else pytest.mark.proof)
+        for one in cases
+    ]
 
 
 def assert_invariants(customer: Customer, outcome: Outcome, changed_by_somebody: str | None = None) -> None:
@@ -58,6 +80,29 @@ def assert_invariants(customer: Customer, outcome: Outcome, changed_by_somebody:
         assert outcome.outage_seconds <= scenario.outage_seconds, story
 
 
+def target_of(customer: Customer, built: World) -> str:
+    (target,) = [name for name in servers_of(customer, built.identifier) if name != built.identifier]
+    return target
+
+
+def refusals_of(customer: Customer, built: World) -> list[str | None]:
+    """Why an application may not enter each of its databases, on either side."""
+    addresses = [customer.address(name) for name in servers_of(customer, built.identifier)]
+    return [customer.refusal(built, address, database) for address in addresses for database in built.databases]
+
+
+def as_master(
+    customer: Customer, built: World, instance: str, statement: str, database: str = CONTROL_DATABASE
+) -> None:
+    """In the control database, the only one that lets the master user in while the fence stands."""
+    endpoint = Resolver(customer.account.dns_host, customer.account.dns_port).resolve(customer.address(instance))
+    sql = connect(endpoint, database, built.master, trusting(customer.account.ca_bundle))
+    try:
+        sql.run(statement)
+    finally:
+        hang_up(sql)
+
+
 @contextmanager
 def on_call(customer: Customer, built: World, repair: Callable[[], Any]) -> Iterator[list[str | None]]:
     """Somebody who, once paged, tries both sides as an application would, and then repairs the cause."""
@@ -67,11 +112,7 @@ def on_call(customer: Customer, built: World, repair: Callable[[], Any]) -> Iter
     def work(inbox: Inbox) -> None:
         while not ended.wait(0.5):
             if any("RotationUndecided" in str(message) for message in inbox.messages()):
-                for name in servers_of(customer, built.identifier):
-                    found = customer.instance(name)
-                    assert found is not None
-                    address = found["Endpoint"]["Address"]
-                    refusals.extend(customer.refusal(built, address, database) for database in built.databases)
+                refusals.extend(refusals_of(customer, built))
                 repair()
                 return
 

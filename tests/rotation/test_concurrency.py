@@ -8,26 +8,26 @@ from typing import Any
 
 import pytest
 
-from sandbox.client import SandboxProcess
 from sandbox.demo import progress, world
-from sandbox.demo.connection import Login, Resolver, connect, hang_up, literal, trusting
-from sandbox.demo.count import CONTROL_DATABASE
+from sandbox.demo.connection import literal
 from sandbox.demo.world import World
 from sandbox.sweep.invariants import INVARIANTS
 from sandbox.sweep.scenario import Outcome
 from tests.rotation.scenarios import (
-    FENCED,
     ROWS,
     WRITERS,
     Scenario,
+    as_master,
     assert_invariants,
     on_call,
     play,
+    sandbox_with,
     servers_of,
     table_line,
+    target_of,
     when_struck,
 )
-from tests.rotation.support import Customer
+from tests.rotation.support import NOT_ACCEPTING, Customer
 
 HELD_SECONDS = 8
 BEFORE_THE_LOCK = {
@@ -57,11 +57,6 @@ class Meddling:
 
 
 # -- what people do ----------------------------------------------------------------------------------------------------
-
-
-def target_of(customer: Customer, built: World) -> str:
-    (target,) = [name for name in servers_of(customer, built.identifier) if name != built.identifier]
-    return target
 
 
 def modified(**changes: Any) -> Deed:
@@ -118,21 +113,6 @@ def password_rotated(customer: Customer, built: World) -> None:
 def password_rotated_on_the_target(customer: Customer, built: World) -> None:
     target = target_of(customer, built)
     as_master(customer, built, target, f"ALTER ROLE {built.master.user} PASSWORD {literal(ROTATED_PASSWORD)}")
-
-
-def as_master(
-    customer: Customer, built: World, instance: str, statement: str, database: str = CONTROL_DATABASE
-) -> None:
-    """In the control database, the only one that lets the master user in while the fence stands."""
-    found = customer.instance(instance)
-    assert found is not None
-    endpoint = Resolver(customer.account.dns_host, customer.account.dns_port).resolve(found["Endpoint"]["Address"])
-    login = Login(built.master.user, built.master.password)
-    sql = connect(endpoint, database, login, trusting(customer.account.ca_bundle))
-    try:
-        sql.run(statement)
-    finally:
-        hang_up(sql)
 
 
 def on_source(statement: str) -> Deed:
@@ -231,9 +211,8 @@ ALL = [*(one.scenario for one in MEDDLING), YIELDS, BY_FLEET, LATE, AGAIN]
 
 @pytest.fixture(scope="module")
 def customer() -> Iterator[Customer]:
-    faults = [fault for scenario in ALL for fault in scenario.in_sandbox()]
-    with SandboxProcess(faults=faults) as sandbox:
-        yield Customer.of(sandbox)
+    with sandbox_with(ALL) as customer:
+        yield customer
 
 
 @pytest.mark.proof
@@ -259,7 +238,7 @@ def test_what_somebody_does_in_the_middle(customer: Customer, tmp_path: Path, me
 
     print(table_line(outcome), outcome.first.cause)
     if meddling.repair is not None:
-        assert FENCED in refusals, "nobody was paged"
+        assert NOT_ACCEPTING in refusals, "nobody was paged"
         assert None not in refusals
     changed = f"secretsmanager/secret/{built.login_secret_arn}" if meddling.deed is password_rotated else None
     assert_invariants(customer, outcome, changed_by_somebody=changed)

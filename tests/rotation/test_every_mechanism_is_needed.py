@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.client import SandboxProcess
 from sandbox.sweep.batch import Result, play_cell, scenario_of
 from sandbox.sweep.boundaries import Boundary, Cell
+from tests.rotation.scenarios import params, sandbox_with
 from tests.rotation.support import ROOT, Customer
 
 Files = dict[str, str]
@@ -265,23 +265,12 @@ SAMPLE = {"write-before-act"}
 
 @pytest.fixture(scope="module")
 def customer() -> Iterator[Customer]:
-    faults = [
-        fault
-        for case in CASES
-        for side in ("whole", "without")
-        for fault in scenario_of(f"{case.name}-{side}", case.cell).in_sandbox()
-    ]
-    with SandboxProcess(faults=faults) as sandbox:
-        yield Customer.of(sandbox)
+    scenarios = [scenario_of(f"{case.name}-{side}", case.cell) for case in CASES for side in ("whole", "without")]
+    with sandbox_with(scenarios) as customer:
+        yield customer
 
 
-@pytest.mark.parametrize(
-    "case",
-    [
-        pytest.param(case, id=case.name, marks=pytest.mark.sample if case.name in SAMPLE else pytest.mark.proof)
-        for case in CASES
-    ],
-)
+@pytest.mark.parametrize("case", params(CASES, SAMPLE))
 def test_what_breaks_without_it(customer: Customer, tmp_path: Path, case: Case) -> None:
     def played(side: str) -> Result:
         name = f"{case.name}-{side}"

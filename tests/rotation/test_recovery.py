@@ -6,21 +6,21 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.client import SandboxProcess
 from sandbox.demo import progress
 from sandbox.demo.world import DATABASES
 from tests.rotation.scenarios import (
-    FENCED,
     ROWS,
     WRITERS,
     Scenario,
     assert_invariants,
     is_settled,
+    params,
     play,
-    servers_of,
+    refusals_of,
+    sandbox_with,
     table_line,
 )
-from tests.rotation.support import DAY_SECONDS, Customer
+from tests.rotation.support import DAY_SECONDS, NOT_ACCEPTING, Customer
 
 HOUR_DAYS = 3600 / DAY_SECONDS
 RULE = "rds-key-rotation-ended-unfinished"
@@ -75,18 +75,11 @@ ALL = [*FORWARD, UNSEEN, BY_RULE, BY_SCHEDULE, BY_SWEEP, BY_NEW_START]
 
 @pytest.fixture(scope="module")
 def customer() -> Iterator[Customer]:
-    faults = [fault for scenario in ALL for fault in scenario.in_sandbox()]
-    with SandboxProcess(faults=faults) as sandbox:
-        yield Customer.of(sandbox)
+    with sandbox_with(ALL) as customer:
+        yield customer
 
 
-@pytest.mark.parametrize(
-    "scenario",
-    [
-        pytest.param(one, id=one.name, marks=pytest.mark.sample if one.name in SAMPLE else pytest.mark.proof)
-        for one in FORWARD
-    ],
-)
+@pytest.mark.parametrize("scenario", params(FORWARD, SAMPLE))
 def test_from_the_commit_on_it_goes_forward(customer: Customer, tmp_path: Path, scenario: Scenario) -> None:
     outcome = play(customer, scenario, tmp_path / "acks")
 
@@ -107,19 +100,14 @@ def test_a_target_that_cannot_be_seen_pages_and_finishes_when_it_can(customer: C
         def wait_for_the_page(run: progress.Run) -> None:
             page = customer.until(inbox.messages, CUT_SECONDS + 60)
             assert "RotationUndecided" in str(page)
-            for name in servers_of(customer, built.identifier):
-                found = customer.instance(name)
-                assert found is not None
-                refusals.extend(
-                    customer.refusal(built, found["Endpoint"]["Address"], database) for database in DATABASES
-                )
+            refusals.extend(refusals_of(customer, built))
 
         outcome = play(customer, UNSEEN, tmp_path / "acks", afterwards=wait_for_the_page, built=built)
 
     print(table_line(outcome))
     assert len(refusals) == 2 * len(DATABASES)
-    assert set(refusals) <= {FENCED, "unreachable"}
-    assert FENCED in refusals
+    assert set(refusals) <= {NOT_ACCEPTING, "unreachable"}
+    assert NOT_ACCEPTING in refusals
     assert_invariants(customer, outcome)
 
 

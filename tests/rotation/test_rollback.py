@@ -4,25 +4,23 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from sandbox.client import SandboxProcess
 from sandbox.demo import progress
-from sandbox.demo.connection import Resolver, connect, hang_up, trusting
-from sandbox.demo.count import CONTROL_DATABASE
-from sandbox.demo.world import World
 from tests.infra.interpreters import recorded, second_opinions
 from tests.rotation.scenarios import (
     BUDGET_SECONDS,
     ROWS,
     WRITERS,
     Scenario,
+    as_master,
     assert_invariants,
+    params,
     play,
-    servers_of,
+    sandbox_with,
     table_line,
+    target_of,
 )
 from tests.rotation.support import Customer
 
@@ -95,19 +93,11 @@ ALL = [*REFUSED, ANOTHER_DATABASE, DENIED, *STOPPED]
 
 @pytest.fixture(scope="module")
 def customer() -> Iterator[Customer]:
-    faults = [fault for scenario in ALL for fault in scenario.in_sandbox()]
-    with SandboxProcess(faults=faults) as sandbox:
-        yield Customer.of(sandbox)
+    with sandbox_with(ALL) as customer:
+        yield customer
 
 
-def params(scenarios: list[Scenario]) -> list[Any]:
-    return [
-        pytest.param(one, id=one.name, marks=pytest.mark.sample if one.name in SAMPLE else pytest.mark.proof)
-        for one in scenarios
-    ]
-
-
-@pytest.mark.parametrize("scenario", params(REFUSED))
+@pytest.mark.parametrize("scenario", params(REFUSED, SAMPLE))
 def test_a_refusal_or_failure_of_rds(customer: Customer, tmp_path: Path, scenario: Scenario) -> None:
     built = customer.build(scenario.name, rows=ROWS, writers=WRITERS)
     if scenario.name == "setting-not-carried":
@@ -140,8 +130,8 @@ def test_a_database_that_somebody_makes_on_the_target(customer: Customer, tmp_pa
 
     def meddle(run: progress.Run) -> None:
         if run.current == "CheckTarget" and not made:
-            (target,) = [name for name in servers_of(customer, built.identifier) if name != built.identifier]
-            run_on(customer, built, target, CONTROL_DATABASE, "CREATE DATABASE surplus TEMPLATE template0")
+            target = target_of(customer, built)
+            as_master(customer, built, target, "CREATE DATABASE surplus TEMPLATE template0")
             made.append(target)
 
     outcome = play(customer, ANOTHER_DATABASE, tmp_path / "acks", seen=meddle, built=built)
@@ -150,17 +140,6 @@ def test_a_database_that_somebody_makes_on_the_target(customer: Customer, tmp_pa
     assert made
     assert_invariants(customer, outcome)
     assert "surplus" in str(outcome.first.cause)
-
-
-def run_on(customer: Customer, built: World, instance: str, database: str, statement: str) -> None:
-    found = customer.instance(instance)
-    assert found is not None
-    endpoint = Resolver(customer.account.dns_host, customer.account.dns_port).resolve(found["Endpoint"]["Address"])
-    sql = connect(endpoint, database, built.master, trusting(customer.account.ca_bundle))
-    try:
-        sql.run(statement)
-    finally:
-        hang_up(sql)
 
 
 @pytest.mark.proof
@@ -188,7 +167,7 @@ def denying(customer: Customer, function: str, *actions: str) -> Iterator[None]:
         iam.delete_role_policy(RoleName=role, PolicyName="denied")
 
 
-@pytest.mark.parametrize("scenario", params(STOPPED))
+@pytest.mark.parametrize("scenario", params(STOPPED, SAMPLE))
 def test_an_execution_that_is_stopped_by_hand(customer: Customer, tmp_path: Path, scenario: Scenario) -> None:
     """Its function lives on to its end, which may come after the recovery has begun."""
     outcome = play(customer, scenario, tmp_path / "acks")

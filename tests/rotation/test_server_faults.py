@@ -10,23 +10,23 @@ from typing import Any
 
 import pytest
 
-from sandbox.client import SandboxProcess
 from sandbox.demo import world
 from sandbox.demo.connection import Login, Resolver, connect, hang_up, sqlstate, trusting
 from sandbox.demo.world import World
 from tests.rotation.scenarios import (
-    FENCED,
     ROWS,
     WRITERS,
     Scenario,
     assert_invariants,
     on_call,
+    params,
     play,
-    servers_of,
+    sandbox_with,
     table_line,
+    target_of,
     when_struck,
 )
-from tests.rotation.support import Customer
+from tests.rotation.support import NOT_ACCEPTING, Customer
 
 OUTLASTS_RETRIES_SECONDS = 45
 """Five retries, with all that the state machine waits between them, are over before."""
@@ -139,18 +139,11 @@ ALL = [*STRUCK, FULL, FULL_AFTER, STORM]
 
 @pytest.fixture(scope="module")
 def customer() -> Iterator[Customer]:
-    faults = [fault for scenario in ALL for fault in scenario.in_sandbox()]
-    with SandboxProcess(faults=faults) as sandbox:
-        yield Customer.of(sandbox)
+    with sandbox_with(ALL) as customer:
+        yield customer
 
 
-@pytest.mark.parametrize(
-    "scenario",
-    [
-        pytest.param(one, id=one.name, marks=pytest.mark.sample if one.name in SAMPLE else pytest.mark.proof)
-        for one in STRUCK
-    ],
-)
+@pytest.mark.parametrize("scenario", params(STRUCK, SAMPLE))
 def test_it_ends_at_one_writable_side_with_nothing_lost(customer: Customer, tmp_path: Path, scenario: Scenario) -> None:
     built = customer.build(scenario.name, rows=ROWS, writers=WRITERS)
     if scenario.name == "target-crash-promoting":
@@ -180,12 +173,12 @@ def test_a_promoted_target_that_is_full_pages_and_is_undone_when_it_can_be_seen(
         outcome = play(customer, FULL, tmp_path / "acks", built=built)
 
     print(table_line(outcome))
-    assert set(refusals) == {FENCED, "unreachable"}
+    assert set(refusals) == {NOT_ACCEPTING, "unreachable"}
     assert_invariants(customer, outcome)
 
 
 def enlarge_the_target(customer: Customer, built: World) -> None:
-    (target,) = [name for name in servers_of(customer, built.identifier) if name != built.identifier]
+    target = target_of(customer, built)
     customer.until(lambda: (customer.instance(target) or {}).get("DBInstanceStatus") == "storage-full")
     customer.client("rds").modify_db_instance(DBInstanceIdentifier=target, AllocatedStorage=60, ApplyImmediately=True)
 
@@ -224,10 +217,8 @@ class Storm:
     def __init__(self, customer: Customer, built: World) -> None:
         self.refused = 0
         self._built = built
-        found = customer.instance(built.identifier)
-        assert found is not None
         self._endpoint = Resolver(customer.account.dns_host, customer.account.dns_port).resolve(
-            found["Endpoint"]["Address"]
+            customer.address(built.identifier)
         )
         self._trust = trusting(customer.account.ca_bundle)
         self._ended = threading.Event()
@@ -249,7 +240,7 @@ class Storm:
                 hang_up(connect(self._endpoint, self._built.databases[0], login, self._trust))
                 self._ended.wait(0.2)  # open: there is nothing to storm
             except Exception as error:
-                if sqlstate(error) in (FENCED, NO_CONNECTION_LEFT):
+                if sqlstate(error) in (NOT_ACCEPTING, NO_CONNECTION_LEFT):
                     self.refused += 1
                 else:
                     self._ended.wait(0.2)  # the source is gone
