@@ -8,15 +8,18 @@ import os
 import threading
 import time
 import warnings
+from collections.abc import Iterable
 from contextlib import suppress
-from typing import Any
+from typing import Any, ClassVar
 
 import flask
 import moto.backends
 import moto.core.responses
+import moto.kms.models
 import requests
 from moto.core.base_backend import BackendDict
 from moto.core.config import default_user_config
+from moto.core.serialize import AttributePickerContext
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.serving import BaseWSGIServer, make_server
 
@@ -84,11 +87,30 @@ class Api:
 
 
 def _remember_what_does_not_change() -> None:
-    """moto lists its own modules, and the methods of a class, anew for every request."""
-    if not hasattr(moto.backends.list_of_moto_modules, "cache_info"):
-        modules = tuple(moto.backends.list_of_moto_modules())
-        moto.backends.list_of_moto_modules = functools.cache(lambda: modules)
-        moto.core.responses.method_names_from_class = functools.cache(moto.core.responses.method_names_from_class)
+    """moto finds these anew for every request, every key and every member of every answer: a third of its work."""
+    if hasattr(moto.backends.list_of_moto_modules, "cache_info"):
+        return
+    modules = tuple(moto.backends.list_of_moto_modules())
+    moto.backends.list_of_moto_modules = functools.cache(lambda: modules)
+    moto.core.responses.method_names_from_class = functools.cache(moto.core.responses.method_names_from_class)
+    moto.core.responses.XFormedAttributePicker = _RememberingPicker
+    # Of symmetric keys too, which nobody can sign with; one that does sign has its own.
+    make, spare = moto.kms.models.generate_private_key, moto.kms.models.generate_private_key("RSA_2048")
+    moto.kms.models.generate_private_key = lambda spec: spare if spec == "SYMMETRIC_DEFAULT" else make(spec)
+
+
+class _RememberingPicker(moto.core.responses.XFormedAttributePicker):  # type: ignore[misc]
+    """Under which names a member of an answer may be found depends on the place in the answer and the object's type."""
+
+    _known: ClassVar[dict[tuple[Any, ...], tuple[str, ...]]] = {}
+
+    def get_possible_keys(self, context: AttributePickerContext) -> Iterable[str]:
+        operation = context.operation_model
+        assert operation is not None
+        place = (operation.service_model.service_name, operation.name, context.key_path, context.key, type(context.obj))
+        if place not in self._known:
+            self._known[place] = tuple(dict.fromkeys(super().get_possible_keys(context)))
+        return self._known[place]
 
 
 def _empty_the_account() -> None:

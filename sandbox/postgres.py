@@ -40,7 +40,8 @@ unix_socket_permissions = 0700
 max_connections = 100
 superuser_reserved_connections = 3
 shared_buffers = 24MB
-dynamic_shared_memory_type = posix
+# Files of its own directory: what a server that is killed leaves goes with it.
+dynamic_shared_memory_type = mmap
 # Durable, as on RDS: a commit that was acknowledged survives a crash.
 fsync = on
 synchronous_commit = on
