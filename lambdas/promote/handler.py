@@ -35,7 +35,7 @@ def promote(rotation: Rotation, ports: Ports) -> Rotation:
         return rotation
     if target.replica_of is None:
         raise TargetMismatch(f"{target.database.identifier} was promoted by somebody else")
-    if target.status in BEING_PROMOTED and ports.ledger.current(rotation).promotion is None:
+    if target.status in BEING_PROMOTED and not _asked_for(rotation, ports):
         # Not by us, nor by a second delivery: RDS would refuse, and that look like the refusal of a repeated request.
         raise PromotionFailed(f"{target.database.identifier} is {target.status}: somebody else is changing it")
     instance = ports.rds.describe_instance_by_resource_id(source.resource_id)
@@ -55,6 +55,12 @@ def promote(rotation: Rotation, ports: Ports) -> Rotation:
             raise
     logger.info("promotion requested", target=target.database.identifier)
     return rotation
+
+
+def _asked_for(rotation: Rotation, ports: Ports) -> bool:
+    """Whether the journal says by now that this rotation asks for the promotion."""
+    entry = ports.ledger.entry(rotation.planned()[0].base_name, rotation.rotation_id)
+    return entry is not None and entry.rotation.promotion is not None
 
 
 def _is_under_way(identifier: str, ports: Ports) -> bool:

@@ -32,6 +32,10 @@ class DatabaseUnreachable(Retryable):
     """A database server did not accept the connection, or ended it in the middle."""
 
 
+class JournalMoved(Retryable):
+    """A second delivery of the step, or an attempt given up, has written the journal: the step reads it and goes on."""
+
+
 # -- terminal: nothing has been created ------------------------------------------------------------------------------
 
 

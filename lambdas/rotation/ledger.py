@@ -5,7 +5,8 @@ Items are grouped by ``database``, the base name that stays the same over all ro
 =========================  =============================================================================================
 ``lock``                   who works on this database: rotation id and execution. Conditional write; one at a time.
 ``rotation#<id>``          one rotation: its state as of the last step (the journal), then its outcome (the history).
-                           Every write is conditional on the rotation's epoch, so a dead execution's late write fails.
+                           Every write is conditional on the rotation's epoch, so a dead execution's late write fails,
+                           and on the revision that its invocation has read, so a second delivery's late write does.
 ``lineage``                the database that the base name leads to since the last cutover
 =========================  =============================================================================================
 
@@ -21,7 +22,7 @@ from typing import Any
 from boto3.dynamodb.conditions import Attr, ConditionBase, Key
 
 from lambdas.rotation.aws.client import calls, table
-from lambdas.rotation.errors import EpochSuperseded, StateIncomplete
+from lambdas.rotation.errors import EpochSuperseded, JournalMoved, StateIncomplete
 from lambdas.rotation.ports import Clock, Entry, Lock
 from lambdas.rotation.state import Plan, Rotation
 
@@ -38,6 +39,8 @@ class DynamoLedger:
     def __init__(self, table_name: str, clock: Clock) -> None:
         self._table = table(table_name)
         self._clock = clock
+        self._revisions: dict[str, int] = {}
+        """Rotation id -> revision of its entry that this invocation has read, or written since."""
 
     # -- the lock --
 
@@ -70,12 +73,13 @@ class DynamoLedger:
 
     def open(self, rotation: Rotation) -> Rotation:
         first = rotation.having(epoch=1)
+        self._revisions[rotation.rotation_id] = 0
         if self._journal(first, Attr("database").not_exists(), opened_at=self._now()):
             return first
-        return self._existing(rotation).rotation
+        return self._begin(rotation)
 
     def current(self, rotation: Rotation, *, takes_over: bool = False) -> Rotation:
-        journal = self._existing(rotation).rotation
+        journal = self._begin(rotation)
         ours = takes_over and journal.execution_arn == rotation.execution_arn
         if journal.epoch != rotation.epoch and not ours:
             raise _superseded(journal)
@@ -83,10 +87,10 @@ class DynamoLedger:
 
     def record(self, rotation: Rotation) -> None:
         """Write the state down. After this same epoch closed the entry there is nothing left to write."""
-        if not self._journal(rotation, _open_in(rotation.epoch)):
-            entry = self._existing(rotation)
-            if entry.rotation.epoch != rotation.epoch:
-                raise _superseded(entry.rotation)
+        if not self._journal(rotation, self._unmoved(rotation)):
+            journal = self._moved(rotation)
+            if journal.epoch != rotation.epoch:
+                raise _superseded(journal)
 
     def take_over(self, rotation: Rotation, execution_arn: str) -> Rotation:
         # The epoch alone first: what an older function writes until this moment belongs to the rotation that is taken
@@ -94,12 +98,13 @@ class DynamoLedger:
         raised = {"epoch": rotation.epoch + 1, "execution_arn": execution_arn}
         entry_of = ROTATION + rotation.rotation_id
         if not self._write(_plan(rotation).base_name, entry_of, raised, _open_in(rotation.epoch)):
-            raise _superseded(self._existing(rotation).rotation)
-        return self._existing(rotation).rotation
+            raise _superseded(_entry(self._existing(rotation)).rotation)
+        return self._begin(rotation)
 
     def close(self, rotation: Rotation, outcome: str) -> None:
         """Write the outcome: from now on the entry is history, and a recovery of it ends at once. Repeatable."""
-        self._journal(rotation, _open_in(rotation.epoch), outcome=outcome, closed_at=self._now())
+        if not self._journal(rotation, self._unmoved(rotation), outcome=outcome, closed_at=self._now()):
+            self._moved(rotation)
 
     # -- the history --
 
@@ -136,8 +141,10 @@ class DynamoLedger:
     def _journal(self, rotation: Rotation, condition: ConditionBase, **more: str) -> bool:
         """Write the rotation into its entry, with what a person reading the table wants to see beside it."""
         plan, source = rotation.planned()
+        revision = self._revisions[rotation.rotation_id] + 1
         columns = {
             "state": rotation.model_dump_json(by_alias=True),
+            "revision": revision,
             "epoch": rotation.epoch,
             "execution_arn": rotation.execution_arn,
             "source": source.identifier,
@@ -147,13 +154,42 @@ class DynamoLedger:
             "reason": plan.reason,
             "recorded_at": self._now(),
         }
-        return self._write(plan.base_name, ROTATION + rotation.rotation_id, columns | more, condition)
+        written = self._write(plan.base_name, ROTATION + rotation.rotation_id, columns | more, condition)
+        if not written:
+            # The SDK repeats a write whose answer got lost: what it finds in its way then is its own.
+            found = self._read(plan.base_name, ROTATION + rotation.rotation_id) or {}
+            written = all(found.get(name) == columns[name] for name in ("state", "revision"))
+        if written:
+            self._revisions[rotation.rotation_id] = revision
+        return written
 
-    def _existing(self, rotation: Rotation) -> Entry:
-        entry = self.entry(_plan(rotation).base_name, rotation.rotation_id)
-        if entry is None:
+    def _begin(self, rotation: Rotation) -> Rotation:
+        """Read the journal; what this invocation writes from here on has to find it as it is now."""
+        item = self._existing(rotation)
+        self._revisions[rotation.rotation_id] = _revision(item)
+        return _entry(item).rotation
+
+    def _unmoved(self, rotation: Rotation) -> ConditionBase:
+        revision = self._revisions[rotation.rotation_id]
+        same = Attr("revision").eq(revision) if revision else Attr("revision").not_exists()
+        return _open_in(rotation.epoch) & same
+
+    def _moved(self, rotation: Rotation) -> Rotation:
+        """What was found instead of what had been read. Raises JournalMoved (retryable) for a twin's write."""
+        item = self._existing(rotation)
+        entry = _entry(item)
+        same_holder = entry.rotation.epoch == rotation.epoch and entry.closed_at is None
+        if same_holder and _revision(item) != self._revisions[rotation.rotation_id]:
+            raise JournalMoved(
+                f"another invocation has written the journal of rotation {rotation.rotation_id} meanwhile"
+            )
+        return entry.rotation
+
+    def _existing(self, rotation: Rotation) -> Item:
+        item = self._read(_plan(rotation).base_name, ROTATION + rotation.rotation_id)
+        if item is None:
             raise StateIncomplete(f"the ledger has no entry for rotation {rotation.rotation_id}")
-        return entry
+        return item
 
     def _write(
         self, base_name: str, record: str, columns: Mapping[str, Any], condition: ConditionBase | None = None
@@ -196,6 +232,10 @@ class DynamoLedger:
 
 def _open_in(epoch: int) -> ConditionBase:
     return Attr("epoch").eq(epoch) & Attr("closed_at").not_exists()
+
+
+def _revision(item: Item) -> int:
+    return int(item.get("revision", 0))  # an entry of a version that did not count
 
 
 def _plan(rotation: Rotation) -> Plan:

@@ -410,14 +410,19 @@ class Ledger(Protocol):
         ...
 
     def current(self, rotation: Rotation, *, takes_over: bool = False) -> Rotation:
-        """The journal's version of this rotation. Raises EpochSuperseded (terminal) when somebody took it over.
+        """The journal's version of this rotation, which this invocation goes on from.
+
+        Raises EpochSuperseded (terminal) when somebody took it over.
 
         ``takes_over``: an older epoch is let in when the rotation's execution is still the holder.
         """
         ...
 
     def record(self, rotation: Rotation) -> None:
-        """Write the rotation down. Raises EpochSuperseded (terminal)."""
+        """Write the rotation down.
+
+        Raises EpochSuperseded (terminal); JournalMoved (retryable) when another invocation has written since `current`.
+        """
         ...
 
     def take_over(self, rotation: Rotation, execution_arn: str) -> Rotation:

@@ -21,11 +21,14 @@ def moto() -> Iterator[None]:
             patch.setenv(name, "none")
         patch.setenv("AWS_DEFAULT_REGION", REGION)
         patch.setenv("MOTO_EC2_LOAD_DEFAULT_AMIS", "false")  # a second per test, for nothing here
-        client.client.cache_clear()
-        client.table.cache_clear()
+        _forget_clients()
         yield
-        client.client.cache_clear()
-        client.table.cache_clear()
+        _forget_clients()
+
+
+def _forget_clients() -> None:
+    for make in (client.client, client.client_that_asks_once, client.table):
+        make.cache_clear()
 
 
 @pytest.fixture(autouse=True)

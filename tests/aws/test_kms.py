@@ -4,13 +4,14 @@ import json
 from typing import Any
 
 import pytest
+from botocore.exceptions import ReadTimeoutError
 from botocore.stub import Stubber
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from lambdas.rotation.aws.client import client
+from lambdas.rotation.aws.client import client, client_that_asks_once
 from lambdas.rotation.aws.kms import AwsKms, _policy_for_a_new_key
-from lambdas.rotation.errors import AwsRefused, NameTaken
+from lambdas.rotation.errors import AwsRefused, AwsUnavailable, NameTaken
 from lambdas.rotation.names import ROTATION_ID_TAG, our_tags
 from lambdas.rotation.ports import KeyFacts
 from tests.fakes import START
@@ -40,6 +41,25 @@ def policy(resource: Any) -> str:
             "Statement": [{"Effect": "Allow", "Principal": owner, "Action": "kms:*", "Resource": resource}],
         }
     )
+
+
+def test_a_lost_answer_leaves_one_key(kms: AwsKms, old: KeyFacts) -> None:
+    """Repeated by the SDK, CreateKey makes a second key, which nobody finds and somebody pays for."""
+    events = client_that_asks_once("kms").meta.events
+    lost: list[str] = []
+
+    def lose_the_answer(**_: Any) -> None:
+        lost.append(made(Tags=[{"TagKey": name, "TagValue": value} for name, value in OURS.items()]))
+        raise ReadTimeoutError(endpoint_url="kms")
+
+    events.register_first("before-send.kms.CreateKey", lose_the_answer)
+    try:
+        with pytest.raises(AwsUnavailable):
+            kms.ensure_key(ALIAS, "d", OURS, like=old)
+    finally:
+        events.unregister("before-send.kms.CreateKey", lose_the_answer)
+
+    assert [kms.ensure_key(ALIAS, "d", OURS, like=old)] == lost
 
 
 @pytest.fixture
@@ -93,11 +113,11 @@ def test_the_policy_is_copied_and_names_the_new_key(kms: AwsKms, as_list: bool) 
 
 def test_a_policy_that_kms_refuses_is_not_copied(kms: AwsKms, old: KeyFacts) -> None:
     """It names principals that are gone, or would lock everybody out."""
-    with Stubber(client("kms")) as stub:
+    with Stubber(client("kms")) as stub, Stubber(client_that_asks_once("kms")) as creation:
         stub.add_client_error("describe_key", "NotFoundException")
         stub.add_response("get_key_policy", {"Policy": policy("*")})
-        stub.add_client_error("create_key", "MalformedPolicyDocumentException")
-        stub.add_response("create_key", {"KeyMetadata": {"KeyId": "new", "Arn": "arn:aws:kms:r:1:key/new"}})
+        creation.add_client_error("create_key", "MalformedPolicyDocumentException")
+        creation.add_response("create_key", {"KeyMetadata": {"KeyId": "new", "Arn": "arn:aws:kms:r:1:key/new"}})
         stub.add_response("create_alias", {})
         stub.add_response("get_key_rotation_status", {"KeyRotationEnabled": True, "RotationPeriodInDays": 180})
         new = "arn:aws:kms:r:1:key/new"

@@ -8,7 +8,7 @@ import pytest
 from moto import mock_aws
 
 from lambdas.rotation.aws import client
-from lambdas.rotation.errors import AwsRefused, EpochSuperseded
+from lambdas.rotation.errors import AwsRefused, EpochSuperseded, JournalMoved
 from lambdas.rotation.ledger import DynamoLedger
 from lambdas.rotation.ports import Lock
 from lambdas.rotation.state import Database, Key, Plan, Rotation
@@ -137,6 +137,48 @@ def test_a_takeover_does_not_overwrite_what_was_written_since_it_was_read(ledger
 
     assert ("orders-rot-1", 2) == (taken.target_identifier, taken.epoch)
     assert taken == ledger.current(taken)
+
+
+def test_a_second_delivery_does_not_overwrite_what_has_been_written_since_it_read(ledger: DynamoLedger) -> None:
+    """Preflight was delivered twice, and the slower one wrote its copy over the key that had been made meanwhile."""
+    opened, twin = ledger.open(rotation()), DynamoLedger(TABLE, FixedClock())
+    late = twin.current(opened)
+    ledger.record(opened.having(new_key=Key(arn="arn:new", manager="CUSTOMER")))
+
+    with pytest.raises(JournalMoved):
+        twin.record(late)
+    with pytest.raises(JournalMoved):
+        twin.close(late, "refused")
+
+    assert ledger.current(opened).new_key == Key(arn="arn:new", manager="CUSTOMER")
+    twin.record(twin.current(late).having(target_identifier="orders-rot-1"))
+    assert ledger.current(opened).target_identifier == "orders-rot-1", "who has read it again may go on"
+
+
+def test_a_write_that_the_sdk_repeats_is_not_somebody_elses(ledger: DynamoLedger) -> None:
+    """The answer got lost; the second attempt finds what the first has written."""
+    opened = ledger.open(rotation())
+    twin = DynamoLedger(TABLE, FixedClock())
+    twin.current(opened)
+    written = opened.having(target_identifier="orders-rot-1")
+    ledger.record(written)
+
+    twin.record(written)
+    twin.record(written.having(target_identifier="orders-rot-2"))
+
+    assert ledger.current(opened).target_identifier == "orders-rot-2"
+
+
+def test_an_entry_without_a_revision_can_be_written(ledger: DynamoLedger) -> None:
+    """A rotation that an older version began goes on."""
+    opened = ledger.open(rotation())
+    client.table(TABLE).update_item(
+        Key={"database": "orders", "record": f"rotation#{opened.rotation_id}"}, UpdateExpression="REMOVE revision"
+    )
+
+    ledger.record(ledger.current(opened).having(target_identifier="orders-rot-1"))
+
+    assert ledger.current(opened).target_identifier == "orders-rot-1"
 
 
 def test_a_step_that_takes_over_may_come_again_with_the_epoch_before(ledger: DynamoLedger) -> None:

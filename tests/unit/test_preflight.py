@@ -314,9 +314,19 @@ def test_an_endpoint_secret_that_cannot_be_read_is_a_reason_beside_the_login() -
 def test_a_login_that_fails_is_a_reason_among_others(error: Exception, name: str) -> None:
     ports, rotation = ready()
     ports.rds.alter(SOURCE, backup_retention_days=0)
-    ports.fail("engine.login_limitations", error)
+    for _ in range(2):
+        ports.fail("engine.login_limitations", error)
 
     assert ["BackupsOff", name] == refusal(ports, rotation)
+
+
+@pytest.mark.parametrize("question", ["login_limitations", "limitations"])
+def test_a_session_that_ends_once_is_no_reason(question: str) -> None:
+    """A server ends sessions for reasons that pass; refusing then would tell somebody to open a port that is open."""
+    ports, rotation = ready()
+    ports.fail(f"engine.{question}", DatabaseUnreachable("the connection ended"))
+
+    assert preflight(rotation, ports).preflight is not None
 
 
 def test_what_the_databases_hold_is_a_reason_unless_accepted() -> None:

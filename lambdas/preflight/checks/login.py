@@ -31,11 +31,11 @@ def login(rotation: Rotation, ports: Ports) -> Iterator[Finding]:
     if source.engine not in ENGINES:
         return  # nobody here speaks to it, which is said elsewhere
     try:
-        engine = ports.engine(source, plan)
-        missing = tuple(engine.login_limitations())
-        yield from missing
-        if not missing:
-            yield from engine.limitations(plan.accept)
+        try:
+            yield from _inside(rotation, ports)
+        except DatabaseUnreachable:
+            # A server may end a session for reasons that pass; only one that does so again stands against a rotation.
+            yield from _inside(rotation, ports)
     except LoginRefused as refused:
         yield Finding(
             name="LoginRefused", message=str(refused), advice="correct the login secret or the login's rights"
@@ -46,6 +46,12 @@ def login(rotation: Rotation, ports: Ports) -> Iterator[Finding]:
             message=str(unreachable),
             advice=f"let the functions' security group in on port {source.port}",
         )
+
+
+def _inside(rotation: Rotation, ports: Ports) -> tuple[Finding, ...]:
+    plan, source = rotation.planned()
+    engine = ports.engine(source, plan)
+    return tuple(engine.login_limitations()) or tuple(engine.limitations(plan.accept))
 
 
 def warnings(rotation: Rotation, ports: Ports) -> Iterator[Finding]:

@@ -59,6 +59,12 @@ def client(service: str) -> Any:
 
 
 @cache
+def client_that_asks_once(service: str) -> Any:
+    """For a call that makes something without a name or a token: repeated by the SDK, it would make a second one."""
+    return boto3.client(service, config=_CONFIG.merge(Config(retries={"mode": "standard", "total_max_attempts": 1})))
+
+
+@cache
 def table(name: str) -> Any:
     return boto3.resource("dynamodb", config=_CONFIG).Table(name)
 

@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from lambdas.rotation import names
-from lambdas.rotation.aws.client import calls, client, pages
+from lambdas.rotation.aws.client import calls, client, client_that_asks_once, pages
 from lambdas.rotation.errors import AccessRefused, AwsRefused, NameTaken
 from lambdas.rotation.ports import KeyFacts
 from lambdas.rotation.step import logger
@@ -40,7 +40,8 @@ class AwsKms:
     def ensure_key(self, alias: str, description: str, tags: Mapping[str, str], like: KeyFacts) -> str:
         """The ARN of this rotation's key: found by its alias, else by its tag, else made.
 
-        CreateKey has no client token: a key whose answer got lost is found again by the tag that was set with it.
+        CreateKey has no client token: a key whose answer got lost is found again by the tag that was set with it, by
+        the step's next attempt. (The SDK's own would come before KMS shows the first one's tag, and make another.)
         The new key gets the old one's policy, tags and rotation of key material where they can be read.
 
         Raises:
@@ -104,7 +105,7 @@ class AwsKms:
 
     def _create_with(self, parameters: Mapping[str, Any]) -> str:
         with calls("kms:CreateKey"):
-            return str(client("kms").create_key(**parameters)["KeyMetadata"]["Arn"])
+            return str(client_that_asks_once("kms").create_key(**parameters)["KeyMetadata"]["Arn"])
 
     def _ensure_alias(self, alias: str, arn: str) -> None:
         try:
