@@ -18,6 +18,7 @@ from botocore import xform_name
 ROOT = Path(__file__).resolve().parents[2]
 PORTS = "lambdas.rotation.ports"
 PREFIXES = {"stepfunctions": "states", "resourcegroupstaggingapi": "tag"}
+CLIENTS = frozenset({"client", "client_that_asks_once"})
 TABLE_CALLS = frozenset({"get_item", "put_item", "update_item", "delete_item", "query", "scan"})
 
 Function = tuple[str, str]
@@ -123,7 +124,7 @@ def _sdk_calls(node: ast.AST) -> Iterator[str]:
 def _client(node: ast.AST, known: dict[str, str]) -> str | None:
     if isinstance(node, ast.Name):
         return known.get(node.id)
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "client" and node.args:
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in CLIENTS and node.args:
         # `pages` itself gets the name from its caller, where it is a literal again.
         return str(node.args[0].value) if isinstance(node.args[0], ast.Constant) else None
     return None
