@@ -58,6 +58,9 @@ def clean_up(rotation: Rotation, ports: Ports) -> Rotation:
             break
         if waiting:
             leftovers.append(f"{command}  # {waiting}")
+    if not waiting_for and ports.clock.now() < undo.not_before:
+        # It may yet make what this look has not found: a replica, or a key, which is looked for after this step.
+        waiting_for.append("a function of the failed step, which may still be running")
     undo = undo.having(waiting_for=tuple(waiting_for), leftovers=tuple(leftovers), clean=not waiting_for)
     if undo.clean:
         ports.ledger.release_lock(rotation)
