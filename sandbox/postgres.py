@@ -8,30 +8,25 @@ sandbox knows; the customer gets a master user that is a member of ``rds_superus
 import contextlib
 import importlib.util
 import os
-import queue
 import re
 import secrets
 import shutil
 import signal
 import struct
 import subprocess
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import pg8000.native
 
+from sandbox.local_servers import LocalEngine, LocalServer
 from sandbox.rds.servers import Server, ServerError
 from sandbox.reaper import Reaper
 
 PORT = 5432
 VERSION = "16.14"
 ADMIN = "rdsadmin"
-NOBODY = 65534
-SOCKET = f".s.PGSQL.{PORT}"
-LONGEST_SOCKET_PATH = 107  # sun_path
 
 SETTINGS = """
 listen_addresses = ''
@@ -126,65 +121,22 @@ def give_new_identity(control: Path) -> None:
     control.write_bytes(bytes(content))
 
 
-class Launcher:
-    """Starts processes from one thread that lives as long as the sandbox.
-
-    The kernel sends the "parent died" signal when the *thread* that started a process ends, so a server started
-    from a request's thread would be shut down with the request.
-    """
-
-    def __init__(self) -> None:
-        self._jobs: queue.Queue[tuple[Callable[[], Any], queue.Queue[Any]]] = queue.Queue()
-        threading.Thread(target=self._work, name="launcher", daemon=True).start()
-
-    def popen(self, command: Sequence[str], **options: Any) -> "subprocess.Popen[bytes]":
-        answer: queue.Queue[Any] = queue.Queue()
-        self._jobs.put((lambda: subprocess.Popen(command, **options), answer))
-        result = answer.get()
-        if isinstance(result, BaseException):
-            raise result
-        process: subprocess.Popen[bytes] = result
-        return process
-
-    def _work(self) -> None:
-        while True:
-            job, answer = self._jobs.get()
-            try:
-                answer.put(job())
-            except BaseException as error:  # handed to the caller, whose it is
-                answer.put(error)
-
-
-class PostgresEngine:
+class PostgresEngine(LocalEngine["PostgresServer"]):
     """Makes PostgreSQL servers below one directory. Thread-safe."""
 
+    QUICKLY = signal.SIGQUIT
+    ON_PARENT_DEATH = "INT"
     name = "postgres"
     version = VERSION
     port = PORT
 
     def __init__(self, directory: Path, reaper: Reaper | None = None) -> None:
-        self.directory = directory
-        self.reaper = reaper
-        self.admin_password = secrets.token_hex(16)
-        self._launcher = Launcher()
-        self._lock = threading.Lock()
-        self._golden: Path | None = None
-        self._servers: dict[str, PostgresServer] = {}
-        directory.mkdir(parents=True, exist_ok=True)
-        # As root the servers run as an account that may do nothing, and must get through to their files.
-        self._as_other = os.geteuid() == 0
-        if self._as_other:
-            directory.chmod(0o711)
-            if subprocess.run([*self.account_prefix(), "test", "-x", str(directory)]).returncode:
-                raise ServerError(
-                    f"the servers run as user {NOBODY}, who cannot enter {directory}: "
-                    "let everybody pass through the directories above it (chmod o+x), or choose another one"
-                )
+        super().__init__(directory, reaper)
         self.binaries = self._find_binaries()
 
     def create(self, name: str, *, master_user: str, master_password: str, database: str | None) -> "PostgresServer":
         server = self._new(name)
-        self._copy(self.golden(), server.data)
+        self.copy(self.golden(), server.data)
         give_new_identity(server.data / "global" / "pg_control")
         self.run("pg_resetwal", "-f", "-D", str(server.data))
         user = quoted(master_user)
@@ -216,7 +168,7 @@ class PostgresEngine:
 
     def restore(self, name: str, snapshot: Path) -> "PostgresServer":
         server = self._new(name)
-        self._copy(snapshot, server.data)
+        self.copy(snapshot, server.data)
         (server.data / "parameters.conf").unlink(missing_ok=True)
         # A snapshot of a replica is restored as a primary.
         (server.data / "standby.signal").unlink(missing_ok=True)
@@ -228,75 +180,20 @@ class PostgresEngine:
             sql.run("CHECKPOINT")
         return server
 
-    def close(self) -> None:
-        with self._lock:
-            servers = list(self._servers.values())
-        for server in servers:
-            server.kill(signal.SIGQUIT)
+    def launch_server(self, server: "PostgresServer") -> "subprocess.Popen[bytes]":
+        return self.launch(server, "postgres", "-D", str(server.data), "-k", str(server.socket.parent))
 
-    def golden(self) -> Path:
-        """The stopped cluster that every instance starts from; made once (about a second)."""
-        with self._lock:
-            if self._golden is None:
-                self._golden = self._make_golden()
-            return self._golden
-
-    def run(self, program: str, *arguments: str) -> None:
-        """Run one of PostgreSQL's programs as the servers' account."""
-        done = subprocess.run(
-            [*self.account_prefix(), str(self.binaries / program), *arguments],
-            cwd=self.directory, env=self.environment(), capture_output=True, text=True,
-        )  # fmt: skip
-        if done.returncode:
-            raise ServerError(f"{program} failed: {done.stderr.strip()[-2000:]}")
-
-    def account_prefix(self, *options: str) -> list[str]:
-        account = [f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"] if self._as_other else []
-        return ["setpriv", *account, *options] if account or options else []
+    def program(self, name: str) -> str:
+        return str(self.binaries / name)
 
     def environment(self) -> dict[str, str]:
         return {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "TZ": "UTC", "PGPASSWORD": self.admin_password}
 
-    def launch(self, server: "PostgresServer") -> "subprocess.Popen[bytes]":
-        with open(server.log, "ab") as log:
-            process = self._launcher.popen(
-                [*self.account_prefix("--pdeathsig", "INT"), str(self.binaries / "postgres"),
-                 "-D", str(server.data), "-k", str(server.socket.parent)],
-                cwd=self.directory, env=self.environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                # Not in the terminal's process group: an interrupt there is for the sandbox, which stops its servers.
-                start_new_session=True,
-            )  # fmt: skip
-        if self.reaper:
-            self.reaper.track(process.pid)
-        return process
-
-    def make_directory(self, path: Path) -> None:
-        path.mkdir(mode=0o700)
-        if self._as_other:
-            os.chown(path, NOBODY, NOBODY)
-
-    def removed(self, server: "PostgresServer") -> None:
-        with self._lock:
-            self._servers.pop(server.name, None)
-
-    def _new(self, name: str) -> "PostgresServer":
-        with self._lock:
-            if name in self._servers:
-                raise ServerError(f"a server named {name} exists")
-            server = self._servers[name] = PostgresServer(self, name, self.directory / name)
-        if len(str(server.socket)) > LONGEST_SOCKET_PATH:
-            raise ServerError(f"the path of the socket is too long for the kernel: {server.socket}")
-        self.make_directory(server.directory)
-        self.make_directory(server.socket.parent)
-        return server
-
-    def _copy(self, source: Path, target: Path) -> None:
-        subprocess.run(["cp", "-a", "--reflink=auto", str(source), str(target)], check=True)
+    def _server(self, name: str, directory: Path) -> "PostgresServer":
+        return PostgresServer(self, name, directory)
 
     def _make_golden(self) -> Path:
-        server = PostgresServer(self, "golden", self.directory / "golden")
-        self.make_directory(server.directory)
-        self.make_directory(server.socket.parent)
+        server = self._with_directories(self._server("golden", self.directory / "golden"))
         password = server.directory / "password"
         password.write_text(self.admin_password)
         password.chmod(0o644)
@@ -332,25 +229,16 @@ class PostgresEngine:
         return copy / "bin"
 
 
-class PostgresServer:
+class PostgresServer(LocalServer):
     """One PostgreSQL cluster and, while it runs, its postmaster."""
 
-    def __init__(self, engine: PostgresEngine, name: str, directory: Path) -> None:
-        self.name = name
-        self.directory = directory
-        self.data = directory / "data"
-        self.log = directory / "log"
-        self.socket = directory / "s" / SOCKET
-        self.source: PostgresServer | None = None
-        self._engine = engine
-        self._process: subprocess.Popen[bytes] | None = None
-        self._conninfo = ""
-        self._lock = threading.RLock()
+    SOCKET = f".s.PGSQL.{PORT}"
+    _engine: PostgresEngine
 
-    @property
-    def pid(self) -> int | None:
-        process = self._process
-        return process.pid if process and process.poll() is None else None
+    def __init__(self, engine: PostgresEngine, name: str, directory: Path) -> None:
+        super().__init__(engine, name, directory)
+        self.source: PostgresServer | None = None
+        self._conninfo = ""
 
     def start(self, database: str = ADMIN, timeout: float = 60.0) -> None:
         with self._lock:
@@ -358,7 +246,7 @@ class PostgresServer:
                 return
             # Ours is dead; a stranger with its number would keep PostgreSQL from starting.
             (self.data / "postmaster.pid").unlink(missing_ok=True)
-            self._process = process = self._engine.launch(self)
+            self._process = process = self._engine.launch_server(self)
             deadline = time.monotonic() + timeout
             while True:
                 if process.poll() is not None:
@@ -409,23 +297,6 @@ class PostgresServer:
         with self._lock:
             self.stop()
             self.start()
-
-    def kill(self, with_signal: signal.Signals, timeout: float = 60.0) -> None:
-        """Send the postmaster a signal that ends it, and wait for the end."""
-        with self._lock:
-            process = self._process
-            if process is None:
-                return
-            if process.poll() is None:
-                process.send_signal(with_signal)
-            try:
-                process.wait(timeout)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait(10)
-            self._process = None
-            if self._engine.reaper:
-                self._engine.reaper.forget(process.pid)
 
     def promote(self) -> None:
         with self.session() as sql:
@@ -560,12 +431,7 @@ class PostgresServer:
                 "-d", f"host={self.socket.parent} port={PORT} user={ADMIN}",
             )  # fmt: skip
         else:
-            subprocess.run(["cp", "-a", "--reflink=auto", str(self.data), str(into)], check=True)
-
-    def destroy(self) -> None:
-        self.kill(signal.SIGQUIT)
-        shutil.rmtree(self.directory, ignore_errors=True)
-        self._engine.removed(self)
+            self._engine.copy(self.data, into)
 
     @contextlib.contextmanager
     def session(self, database: str = ADMIN) -> Iterator[pg8000.native.Connection]:
@@ -583,12 +449,6 @@ class PostgresServer:
     def slot_of(self, replica: str) -> str:
         """The name of the slot that this server keeps for a replica."""
         return "rds_" + re.sub(r"[^a-z0-9_]", "_", replica.lower())
-
-    def log_tail(self) -> str:
-        try:
-            return self.log.read_text(errors="replace")[-1500:]
-        except OSError:
-            return "(no log)"
 
     def _children(self) -> list[int]:
         try:
