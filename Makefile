@@ -9,15 +9,16 @@ MAKEFLAGS += --no-print-directory
 PYTHON ?= python3
 ENV ?= example
 PY := .venv/bin/python
+MARIADB := mariadb-server-core mariadb-client-core mariadb-backup
 CDK := npx --no-install cdk --app "$(PY) app.py" -c env=$(ENV)
 
 export JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION := 20
 export CDK_DISABLE_CLI_TELEMETRY := true
 
-.PHONY: help demo test check lint types proof sweep asl lock layer synth diff deploy bootstrap clean
+.PHONY: help demo test check lint types proof sweep asl lock layer synth diff deploy bootstrap clean setup-mariadb
 
 help:  ## What there is
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 15
 
 demo: .venv/installed  ## Rotate the key of a live PostgreSQL database on this machine (Linux; no AWS account, no docker)
 	@$(PY) -m sandbox demo $(ARGS)
@@ -41,6 +42,13 @@ proof: .venv/installed  ## The long proofs: every way to fail that has a scenari
 sweep: .venv/installed  ## Let a rotation fail at every boundary in every way, and count what is lost; goes on where it stopped
 	@mkdir -p build/sweep
 	@$(PY) -m sandbox sweep --html build/sweep/index.html $(ARGS)
+
+setup-mariadb:  ## Install MariaDB's programs (Debian or Ubuntu, as root), for a demo and tests with that engine
+	@export PATH="/usr/sbin:/usr/bin:$$PATH"; \
+	if type mariadbd mariadb-install-db mariadb-backup >/dev/null 2>&1; then mariadbd --version; \
+	elif ! command -v apt-get >/dev/null; then echo "Only Debian's and Ubuntu's packages are known to work: $(MARIADB)" >&2; exit 1; \
+	elif [ "$$(id -u)" != 0 ]; then echo "Root is needed: apt-get install --no-install-recommends $(MARIADB)" >&2; exit 1; \
+	else apt-get update -qq && apt-get install -y -qq --no-install-recommends $(MARIADB); fi
 
 asl: .venv/installed  ## Print the state machine as it is deployed, with its placeholders
 	@$(PY) -m infra.embed rotate_key
