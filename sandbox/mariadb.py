@@ -1,9 +1,9 @@
 """Real MariaDB servers, arranged as RDS arranges them.
 
-The binaries come from Debian's packages (``make setup-mariadb``). Clients come through the TLS front to a unix socket
-in a private directory; replicas reach their source, over TLS, at a loopback address that it shares with nobody. The
-superuser is ``rdsadmin``, who can log in at the socket only, with a password that only the sandbox knows; the customer
-gets a master user without SUPER and what follows from it.
+The binaries come from Debian's packages (``make setup-mariadb``). A server listens at a loopback address that it shares
+with nobody, where replicas come to it directly and clients through their endpoint's front; and on a unix socket in a
+private directory. The superuser is ``rdsadmin``, who can log in at the socket only, with a password that only the
+sandbox knows; the customer gets a master user without SUPER and what follows from it.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ import pymysql.cursors
 from sandbox.local_servers import LocalEngine, LocalServer
 from sandbox.rds.servers import Server, ServerError
 from sandbox.reaper import Reaper
-from sandbox.tls_front import AddressBlock, CertificateAuthority
+from sandbox.tls_front import AddressBlock, CertificateAuthority, TlsFront
 
 PORT = 3306
 ADMIN = "rdsadmin"
@@ -37,10 +37,9 @@ SETTINGS = {
     "bind-address": "",
     "port": str(PORT),
     "skip-name-resolve": "1",
-    # The front tells who the client is, as a host of the network would be seen.
-    "proxy-protocol-networks": "localhost",
-    # What comes by the network is a replica; the front refuses plain clients itself.
-    "require-secure-transport": "1",
+    # The server's own address, from which the front tells who the client is. (Not the socket: there MariaDB goes on
+    # taking a client for one of localhost.)
+    "proxy-protocol-networks": "",
     "tls-version": "TLSv1.2,TLSv1.3",
     "innodb-buffer-pool-size": "16M",
     "innodb-buffer-pool-dump-at-shutdown": "0",
@@ -70,6 +69,8 @@ NOT_OURS = re.compile(
 
 READ_ONLY = "read_only"
 TRUE_IF_REPLICA = "{TrueIfReplica}"
+# RDS's for MariaDB 10.11, but for the second: there plain clients are let in. Here a client has to show that it can.
+DEFAULTS = {READ_ONLY: TRUE_IF_REPLICA, "require_secure_transport": "1"}
 
 MASTER_MAY = (
     "SELECT, INSERT, UPDATE, DELETE, CREATE, DROP, RELOAD, PROCESS, REFERENCES, INDEX, ALTER, SHOW DATABASES, "
@@ -262,10 +263,10 @@ class MariadbServer(LocalServer):
         super().__init__(engine, name, directory)
         self.source: MariadbServer | None = None
         self.address = engine.addresses.take(PORT)
-        """Where its replicas reach it."""
+        """Where it listens, on MariaDB's port: for its replicas, and for the front of its endpoint."""
         # As on RDS: a number that no other server has, and that a copy does not inherit.
         self.server_id = random.SystemRandom().randrange(1, 2**31)
-        self._parameters: dict[str, str] = {READ_ONLY: TRUE_IF_REPLICA}
+        self._parameters: dict[str, str] = dict(DEFAULTS)
         self._running: dict[str, str] = {}
         self._agent: pymysql.Connection[Any] | None = None
 
@@ -333,6 +334,12 @@ class MariadbServer(LocalServer):
     def destroy(self) -> None:
         super().destroy()
         self._engine.addresses.give_back(self.address)
+
+    def offer(
+        self, fronts: TlsFront, key: str, address: str, port: int, certificate: Path, parameters: Mapping[str, str]
+    ) -> None:
+        self.secure(certificate)
+        fronts.relay(key, address, port, (self.address, PORT))
 
     def secure(self, certificate: Path) -> None:
         """Show new clients this certificate; the file holds the key too."""
@@ -428,7 +435,7 @@ class MariadbServer(LocalServer):
             }
             self._parameters = {
                 name: value
-                for name, value in ({READ_ONLY: TRUE_IF_REPLICA} | dict(parameters)).items()
+                for name, value in (DEFAULTS | dict(parameters)).items()
                 # Other formulas ({DBInstanceClassMemory*3/4}) are RDS's own language.
                 if name in known and not NOT_OURS.fullmatch(name) and ("{" not in value or name == READ_ONLY)
             }
@@ -513,6 +520,7 @@ class MariadbServer(LocalServer):
             "socket": str(self.socket),
             "pid-file": str(self.directory / "s" / "pid"),
             "bind-address": self.address,
+            "proxy-protocol-networks": self.address,
             "server-id": str(self.server_id),
             "ssl-cert": str(self._certificate),
             "ssl-key": str(self._certificate),

@@ -23,6 +23,7 @@ import pg8000.native
 from sandbox.local_servers import LocalEngine, LocalServer
 from sandbox.rds.servers import Server, ServerError
 from sandbox.reaper import Reaper
+from sandbox.tls_front import TlsFront
 
 PORT = 5432
 VERSION = "16.14"
@@ -297,6 +298,12 @@ class PostgresServer(LocalServer):
         with self._lock:
             self.stop()
             self.start()
+
+    def offer(
+        self, fronts: TlsFront, key: str, address: str, port: int, certificate: Path, parameters: Mapping[str, str]
+    ) -> None:
+        forced = parameters.get("rds.force_ssl", "1") == "1"
+        fronts.open(key, address, port, certificate, self.socket, require_tls=forced)
 
     def promote(self) -> None:
         with self.session() as sql:

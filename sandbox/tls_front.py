@@ -2,8 +2,8 @@
 
 The wheel's PostgreSQL is built without SSL, and it listens on a unix socket only. A *front* is what a client reaches:
 it answers SSLRequest, terminates TLS with a certificate for the RDS name, and forwards to the socket. It refuses plain
-connections as ``rds.force_ssl`` does. All fronts live in one separate process, so that their work does not take turns
-with the sandbox's own.
+connections as ``rds.force_ssl`` does. MariaDB does all that itself; its front tells it who the client is, and passes
+everything on. All fronts live in one separate process, so that their work does not take turns with the sandbox's own.
 """
 
 import asyncio
@@ -192,7 +192,7 @@ class TlsFront:
     def open(
         self, key: str, address: str, port: int, certificate: Path, target: Path, *, require_tls: bool = True
     ) -> None:
-        """Serve an endpoint: forward ``address:port`` to the unix socket ``target``.
+        """Serve an endpoint of PostgreSQL: forward ``address:port`` to the unix socket ``target``.
 
         Opening a ``key`` again changes its certificate, target or rule for new connections; those that are open go on.
 
@@ -203,6 +203,17 @@ class TlsFront:
             do="open", key=key, address=address, port=port, certificate=str(certificate), target=str(target),
             require_tls=require_tls,
         )  # fmt: skip
+
+    def relay(self, key: str, address: str, port: int, target: tuple[str, int]) -> None:
+        """Serve an endpoint of a server that terminates TLS: pass ``address:port`` on to the address ``target``.
+
+        The server is told who the client is, by the PROXY protocol, from the target's own address: it can believe it.
+        Opening a ``key`` again is as with :meth:`open`.
+
+        Raises:
+            OSError: the address cannot be bound.
+        """
+        self._ask(do="relay", key=key, address=address, port=port, target=target)
 
     def close_endpoint(self, key: str) -> None:
         """Stop serving an endpoint and end its connections. Unknown keys are ignored."""
@@ -297,7 +308,7 @@ class _Half(asyncio.Protocol):
 
 
 class _Doorman(asyncio.Protocol):
-    """Reads what comes before TLS, and decides."""
+    """Reads what comes before a session, and decides."""
 
     def __init__(self, endpoint: "_Endpoint") -> None:
         self.endpoint = endpoint
@@ -314,6 +325,49 @@ class _Doorman(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.endpoint.arrived.discard(self)
+
+    def hold(self, held: bool) -> None:
+        if self.transport and not self._deciding:
+            (self.transport.pause_reading if held else self.transport.resume_reading)()
+
+    def _decide(self, step: Any) -> None:
+        self._deciding = True
+        self.endpoint.spawn(step)
+
+    async def _server(self, client: _Half) -> _Half | None:
+        """Connect to the server; None, and the client is cut off, when it does not listen."""
+        server = _Half()
+        server.other, client.other = client, server
+        # The client may speak first, or be gone, before the server is there.
+        try:
+            await self._connect(server)
+        except OSError:
+            # As a port that nobody listens on: RDS's host resets it while the engine is down.
+            assert self.transport
+            self.transport.abort()
+            return None
+        return server
+
+    async def _connect(self, server: _Half) -> None:
+        raise NotImplementedError
+
+    def _joined(self, client: _Half, server: _Half) -> None:
+        assert client.transport
+        assert server.transport
+        client.other, server.other = server, client
+        self.endpoint.arrived.discard(self)
+        pair = (client, server)
+        self.endpoint.pairs.add(pair)
+        client._ended = server._ended = lambda: self.endpoint.pairs.discard(pair)
+        for half in pair:
+            if half.transport and half.transport.is_closing():
+                half.connection_lost(None)
+            else:
+                half.hold(self.endpoint.silent)
+
+
+class _PostgresDoorman(_Doorman):
+    """The client speaks first, in plain words, and TLS is the front's."""
 
     def data_received(self, data: bytes) -> None:
         assert self.transport
@@ -338,9 +392,9 @@ class _Doorman(asyncio.Protocol):
             else:
                 self._refuse(self._received[8:length])
 
-    def _decide(self, step: Any) -> None:
-        self._deciding = True
-        self.endpoint.spawn(step)
+    async def _connect(self, server: _Half) -> None:
+        assert isinstance(self.endpoint.target, str)
+        await asyncio.get_running_loop().create_unix_connection(lambda: server, self.endpoint.target)
 
     def _refuse(self, startup: bytes) -> None:
         assert self.transport
@@ -360,20 +414,6 @@ class _Doorman(asyncio.Protocol):
         )
         self.transport.write(b"E" + struct.pack("!I", len(fields) + 5) + fields + b"\0")
         self.transport.close()
-
-    async def _server(self, client: _Half) -> _Half | None:
-        """Connect to the server; None, and the client is cut off, when it does not listen."""
-        server = _Half()
-        server.other, client.other = client, server
-        # The client may speak first, or be gone, before the server is there.
-        try:
-            await asyncio.get_running_loop().create_unix_connection(lambda: server, self.endpoint.target)
-        except OSError:
-            # As a port that nobody listens on: RDS's host resets it while the engine is down.
-            assert self.transport
-            self.transport.abort()
-            return None
-        return server
 
     async def _secure(self) -> None:
         assert self.transport
@@ -410,25 +450,37 @@ class _Doorman(asyncio.Protocol):
         server.transport.write(self._received)
         self._joined(client, server)
 
-    def _joined(self, client: _Half, server: _Half) -> None:
-        assert client.transport
-        assert server.transport
-        client.other, server.other = server, client
-        self.endpoint.arrived.discard(self)
-        pair = (client, server)
-        self.endpoint.pairs.add(pair)
-        client._ended = server._ended = lambda: self.endpoint.pairs.discard(pair)
-        for half in pair:
-            if half.transport and half.transport.is_closing():
-                half.connection_lost(None)
-            else:
-                half.hold(self.endpoint.silent)
+
+class _Usher(_Doorman):
+    """The server speaks first, and TLS is between it and the client: there is nothing to decide."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._decide(self._lead())
+
+    async def _connect(self, server: _Half) -> None:
+        assert not isinstance(self.endpoint.target, str)
+        host, port = self.endpoint.target
+        await asyncio.get_running_loop().create_connection(lambda: server, host, port, local_addr=(host, 0))
+
+    async def _lead(self) -> None:
+        assert self.transport
+        client = _Half()
+        self.transport.pause_reading()
+        server = await self._server(client)
+        if server is None or server.transport is None:
+            return
+        (who, their_port), (ours, our_port) = (self.transport.get_extra_info(end) for end in ("peername", "sockname"))
+        server.transport.write(f"PROXY TCP4 {who} {ours} {their_port} {our_port}\r\n".encode())
+        client.connection_made(self.transport)
+        self.transport.set_protocol(client)
+        self._joined(client, server)
 
 
 class _Endpoint:
     def __init__(self) -> None:
         self.address: tuple[str, int] = ("", 0)
-        self.target = ""
+        self.target: str | tuple[str, int] = ""
         self.require_tls = True
         self.tls: ssl.SSLContext = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.silent = False
@@ -443,8 +495,9 @@ class _Endpoint:
         task.add_done_callback(self._tasks.discard)
 
     async def listen(self) -> None:
+        doorman = _PostgresDoorman if isinstance(self.target, str) else _Usher
         self._listener = await asyncio.get_running_loop().create_server(
-            lambda: _Doorman(self), *self.address, reuse_address=True
+            lambda: doorman(self), *self.address, reuse_address=True
         )
 
     def close(self) -> None:
@@ -465,8 +518,7 @@ class _Endpoint:
             for half in pair:
                 half.hold(silent)
         for doorman in list(self.arrived):
-            if doorman.transport and not doorman._deciding:
-                (doorman.transport.pause_reading if silent else doorman.transport.resume_reading)()
+            doorman.hold(silent)
 
     @property
     def listening(self) -> bool:
@@ -493,12 +545,10 @@ class _Fronts:
                 tls.minimum_version = ssl.TLSVersion.TLSv1_2
                 tls.load_cert_chain(request["certificate"])
                 endpoint = self.endpoints.get(key) or _Endpoint()
-                endpoint.address = (request["address"], request["port"])
-                endpoint.target, endpoint.tls = request["target"], tls
-                endpoint.require_tls = request["require_tls"]
-                if not endpoint.listening:
-                    await endpoint.listen()
-                self.endpoints[key] = endpoint
+                endpoint.require_tls, endpoint.tls = request["require_tls"], tls
+                await self._serve(endpoint, request)
+            case "relay":
+                await self._serve(self.endpoints.get(key) or _Endpoint(), request)
             case "close":
                 if key in self.endpoints:
                     self.endpoints.pop(key).close()
@@ -513,6 +563,12 @@ class _Fronts:
             case "count":
                 return len(self.endpoints[key].pairs)
         return None
+
+    async def _serve(self, endpoint: _Endpoint, request: dict[str, Any]) -> None:
+        endpoint.address, endpoint.target = (request["address"], request["port"]), request["target"]
+        if not endpoint.listening:
+            await endpoint.listen()
+        self.endpoints[request["key"]] = endpoint
 
     async def serve(self, control: int) -> None:
         reader, writer = await asyncio.open_connection(sock=socket.socket(fileno=control))

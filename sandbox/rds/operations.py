@@ -175,11 +175,9 @@ class Operations(RDSBackend):  # type: ignore[misc]
         with self.lock:
             if instance.address is None:
                 instance.address = self.addresses.take(instance.port)
-        name = instance.endpoint_name
-        forced = self._parameters_of(instance).get("rds.force_ssl", "1") == "1"
-        self.fronts.open(
-            instance.dbi_resource_id, instance.address, instance.port, self.context.ca.issue(name),
-            instance.server.socket, require_tls=forced,
+        instance.server.offer(
+            self.fronts, instance.dbi_resource_id, instance.address, instance.port,
+            self.context.ca.issue(instance.endpoint_name), self._parameters_of(instance),
         )  # fmt: skip
 
     def move(self, instance: Instance) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
+from sandbox.tls_front import TlsFront
+
 
 class ServerError(RuntimeError):
     """A server did not do what was asked. The message ends with the tail of its log."""
@@ -18,11 +20,6 @@ class Server(Protocol):
 
     @property
     def name(self) -> str: ...
-
-    @property
-    def socket(self) -> Path:
-        """The unix socket that it listens on, and nothing else: only the TLS front forwards to it."""
-        ...
 
     @property
     def pid(self) -> int | None:
@@ -40,6 +37,15 @@ class Server(Protocol):
         ...
 
     def restart(self) -> None: ...
+
+    def offer(
+        self, fronts: TlsFront, key: str, address: str, port: int, certificate: Path, parameters: Mapping[str, str]
+    ) -> None:
+        """Let clients reach it at an endpoint, by TLS with this certificate (a PEM file with its key).
+
+        Whether plain ones are refused is a parameter's matter. Offering a ``key`` again changes what new clients meet.
+        """
+        ...
 
     def promote(self) -> None:
         """Make a replica a primary. It does not restart, and it does not touch its source."""
