@@ -80,11 +80,12 @@ def _settled(rotation: Rotation, ports: Ports) -> Rotation:
         return rotation
     if rotation.release is not None:
         return _with(rotation, "committed", "the target was released")
+    if ports.clock.now() < undo.not_before:
+        # Without a fence, too: what it makes or changes later (a key, a record) would be looked for in vain now.
+        raise Undecided(undo, "a function of the failed step may still be running")
     fence = rotation.fence
     if fence is None:
         return _rolled_back(rotation, "nothing was fenced", ports)
-    if ports.clock.now() < undo.not_before:
-        raise Undecided(undo, "a function of the failed step may still be running")
     if rotation.promotion is not None and undo.decided_at is None:
         plan, _ = rotation.planned()
         target = promoted_target(rotation, undo, ports)

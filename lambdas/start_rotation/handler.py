@@ -7,7 +7,7 @@ from lambdas.rotation.ports import Ports
 from lambdas.rotation.state import DnsRecordName, Finding, FirstLook, Rotation
 from lambdas.rotation.step import logger, step
 from lambdas.start_rotation.lineage import resolve
-from lambdas.start_rotation.takeover import recover, take_over, without_stale_lock
+from lambdas.start_rotation.takeover import finish_rollback, recover, take_over, without_stale_lock
 
 HIGH_TTL_SECONDS = 300
 
@@ -36,6 +36,9 @@ def start_rotation(rotation: Rotation, ports: Ports) -> Rotation:
             return taken
         if (other := without_stale_lock(fresh, holder, ports)) is not None:
             raise RotationInProgress(f"rotation {other.rotation_id} of {base_name} has just begun")
+    if (left := finish_rollback(fresh, ports)) is not None:
+        logger.info("unfinished rollback taken over", taken_rotation_id=left.rotation_id)
+        return left
     return ports.ledger.open(fresh.having(first_look=_first_look(fresh, ports)))
 
 

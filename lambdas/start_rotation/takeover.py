@@ -52,10 +52,34 @@ def take_over(rotation: Rotation, holder: Lock, ports: Ports) -> Rotation | None
     if entry is None or entry.closed_at is not None:
         return None
     if plan.dry_run:
-        raise RotationInProgress(
-            f"rotation {holder.rotation_id} of {plan.base_name} is unfinished; start without DryRun to finish it first"
-        )
+        raise _unfinished(holder.rotation_id, plan.base_name)
     return _taken(rotation, entry.rotation, ports, recovery=False)
+
+
+def finish_rollback(rotation: Rotation, ports: Ports) -> Rotation | None:
+    """A rollback of this database whose last steps failed, taken over; None when there is none.
+
+    It freed the lock before, so the lock, which this rotation has by now, does not lead to it.
+
+    Raises:
+        RotationInProgress: terminal; this is a dry run, which finishes nothing.
+    """
+    plan, _ = rotation.planned()
+    for entry in ports.ledger.entries(plan.base_name):
+        left = entry.rotation
+        if entry.closed_at is not None or left.undo is None or ports.workflow.is_running(left.execution_arn):
+            continue
+        ports.ledger.release_lock(rotation)
+        if plan.dry_run:
+            raise _unfinished(left.rotation_id, plan.base_name)
+        return _taken(rotation, left, ports, recovery=False)
+    return None
+
+
+def _unfinished(rotation_id: str, base_name: str) -> RotationInProgress:
+    return RotationInProgress(
+        f"rotation {rotation_id} of {base_name} is unfinished; start without DryRun to finish it first"
+    )
 
 
 def _taken(rotation: Rotation, left: Rotation, ports: Ports, *, recovery: bool) -> Rotation:

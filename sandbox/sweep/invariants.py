@@ -3,11 +3,11 @@
 Each yields a sentence for each way in which it is broken; none, if it holds.
 """
 
+import json
 from collections.abc import Callable, Iterator
 
 from sandbox.demo import flow, inventory
 from sandbox.demo.customer import Customer
-from sandbox.demo.world import World
 from sandbox.sweep.scenario import Outcome
 
 SERVERS_OWN = frozenset({"postgres", "rdsadmin", "template0", "template1"})
@@ -63,7 +63,7 @@ def _no_key_that_is_in_use_is_disabled(customer: Customer, outcome: Outcome) -> 
 def _nothing_else_is_gone_and_nothing_is_left(customer: Customer, outcome: Outcome) -> Iterator[str]:
     """What the rotation did not make is there, except for the source; what it made is in use or removed."""
     if not outcome.went_forward:
-        yield from _left_after_rollback(outcome.built, outcome.found)
+        yield from _left_after_rollback(outcome)
     elif not outcome.last.output.get("target"):
         yield f"the last execution ended without a target: {outcome.last.status}"
     else:
@@ -76,15 +76,19 @@ def _nothing_else_is_gone_and_nothing_is_left(customer: Customer, outcome: Outco
         yield f"database {name}"
 
 
-def _left_after_rollback(built: World, found: inventory.Difference) -> Iterator[str]:
+def _left_after_rollback(outcome: Outcome) -> Iterator[str]:
+    """A key that could not be discarded may be there if people were told how to; an alias goes with its key."""
+    found = outcome.found
+    told = " ".join(command for moment in outcome.moments for command in json.loads(moment)["leftovers"])
     yield from (f"removed: {name}" for name in found.removed if not name.startswith("rds/automated-snapshot/rds:"))
     yield from (f"changed: {name}: {dict(facts)}" for name, facts in found.changed.items())
     for name, facts in found.added.items():
         service, kind, own = name.split("/", 2)
         history = kind == "item" and "/rotation#" in own and facts["closed"]
         discarded = kind == "key" and facts["state"] == "PendingDeletion" and not facts["grants"]
+        left_over = service == "kms" and str(facts["key"] if kind == "alias" else own) in told
         daily = kind == "automated-snapshot" and own.startswith("rds:") and facts["key"] is not None
-        if not (history or discarded or daily or (service, kind) == ("states", "execution")):
+        if not (history or discarded or left_over or daily or (service, kind) == ("states", "execution")):
             yield f"added: {name} {dict(facts)}"
 
 

@@ -189,20 +189,3 @@ def test_a_retry_after_the_end_changes_nothing_but_the_lock() -> None:
 
     assert rotation == clean_up(rotation, ports)
     assert ["ledger.release_lock"] == ports.calls
-
-
-def test_it_looks_again_when_no_function_of_before_can_be_running() -> None:
-    """An execution was stopped while CreateNewKMSKey was at work; the key that it made a second later was left over."""
-    ports = FakePorts()
-    rotation = visit(rollback, failed(planned_rotation(ports), "States.Timeout"), ports, takes_over=True)
-    assert rotation.undo is not None
-
-    first = visit(clean_up, rotation, ports)
-    ports.clock.advance((rotation.undo.not_before - ports.clock.now()).total_seconds())
-    second = visit(clean_up, first, ports)
-
-    assert first.undo is not None
-    assert not first.undo.clean
-    assert ports.ledger.locks == {}
-    assert second.undo is not None
-    assert second.undo.clean

@@ -55,6 +55,21 @@ def writable(ports: FakePorts) -> list[str]:
     return [name for name, server in sorted(ports.rds.servers.items()) if server.accepts_applications()]
 
 
+# -- what may still be running -----------------------------------------------------------------------------------------
+
+
+def test_nothing_is_looked_for_while_a_function_may_still_be_making_it() -> None:
+    """An execution was stopped while CreateNewKMSKey was at work; the key that it made a second later was left over."""
+    ports = FakePorts()
+    rotation = rolled(failed(planned_rotation(ports), "States.Timeout"), ports)
+    assert rotation.undo is not None
+    assert outcome(rotation) == "undecided"
+
+    ports.clock.advance((rotation.undo.not_before - ports.clock.now()).total_seconds())
+
+    assert outcome(rolled(rotation, ports)) == "rolled-back"
+
+
 # -- before the fence, and under it ------------------------------------------------------------------------------------
 
 

@@ -26,6 +26,7 @@ from tests.fakes import (
     journaled,
     planned_rotation,
     promoting_rotation,
+    rolled_back,
     switched_rotation,
 )
 
@@ -200,6 +201,34 @@ def test_a_dry_run_finishes_nothing() -> None:
         start_rotation(begun(DryRun=True), ports)
 
     assert ports.calls == []
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_takes_up_a_rollback_that_had_freed_the_lock(dry_run: bool) -> None:
+    """DiscardNewKey failed after CleanUp; a new rotation would leave that one open for ever."""
+    ports = FakePorts()
+    left = rolled_back(ports)
+    ports.ledger.release_lock(left)
+    ports.workflow.running.clear()
+
+    if dry_run:
+        with pytest.raises(RotationInProgress, match="unfinished"):
+            start_rotation(begun(DryRun=True), ports)
+        assert ports.ledger.locks == {}
+        return
+    taken = start_rotation(begun(), ports)
+
+    assert ("rollback", left.rotation_id) == (taken.route, taken.rotation_id)
+    assert ports.ledger.locks[SOURCE].rotation_id == left.rotation_id
+
+
+def test_leaves_a_rollback_alone_that_is_at_work() -> None:
+    """It discards its key; the database is free."""
+    ports = FakePorts()
+    left = rolled_back(ports)
+    ports.ledger.release_lock(left)
+
+    assert start_rotation(begun(), ports).route == "rotate"
 
 
 def test_a_lock_without_an_entry_is_freed() -> None:
