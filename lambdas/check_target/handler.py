@@ -30,8 +30,8 @@ def check_target(rotation: Rotation, ports: Ports) -> Rotation:
     if (state := ports.kms.key_state(key_arn)) != "Enabled":
         # RDS notices it late, and then the target would go away with everything that was written to it.
         reasons.append(f"the new key {key_arn} is {state}; whoever did that has to know of this rotation")
-    if missing := {one.name for one in fence.databases} - set(there.databases):
-        reasons.append(f"fenced databases are missing: {', '.join(sorted(missing))}")
+    if missing := {one.name for one in fence.databases} - {*there.databases, *there.roles}:
+        reasons.append(f"what was fenced is missing: {', '.join(sorted(missing))}")
     if reasons:
         raise TargetMismatch(
             f"{target.identifier} is not the continuation of {source.identifier}: {'; '.join(reasons)}"

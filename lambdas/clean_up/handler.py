@@ -23,6 +23,8 @@ PATIENCE = timedelta(hours=2)
 _LATER = (AwsUnavailable, DatabaseUnreachable, AwsRefused)
 _NEVER = (AccessRefused, LoginRefused, RetirementRefused)
 
+_DROP = {"mariadb": "mariadb -e 'DROP DATABASE {}'", "postgres": "psql postgres -c 'DROP DATABASE {} WITH (FORCE)'"}
+
 Chore = Callable[[Rotation, Ports], str | None]
 """Asks for one removal. Returns what is still being waited for, None when there is nothing left to remove."""
 
@@ -58,9 +60,6 @@ def clean_up(rotation: Rotation, ports: Ports) -> Rotation:
             break
         if waiting:
             leftovers.append(f"{command}  # {waiting}")
-    if not waiting_for and ports.clock.now() < undo.not_before:
-        # It may yet make what this look has not found: a replica, or a key, which is looked for after this step.
-        waiting_for.append("a function of the failed step, which may still be running")
     undo = undo.having(waiting_for=tuple(waiting_for), leftovers=tuple(leftovers), clean=not waiting_for)
     if undo.clean:
         ports.ledger.release_lock(rotation)
@@ -82,6 +81,7 @@ def _followed(rotation: Rotation, ports: Ports) -> Rotation:
 
 def _chores(rotation: Rotation) -> list[tuple[Chore, str]]:
     """In order, each with the command by which a person does it."""
+    _, source = rotation.planned()
     chores: list[tuple[Chore, str]] = []
     if rotation.fence is not None:
         command = f"aws scheduler delete-schedule --group-name <the stack's> --name {rotation.rotation_id}"
@@ -89,7 +89,7 @@ def _chores(rotation: Rotation) -> list[tuple[Chore, str]]:
     if target := rotation.target_identifier:
         command = f"aws rds delete-db-instance --db-instance-identifier {target} --skip-final-snapshot"
         chores.append((_target, f"{command} --delete-automated-backups"))
-        chores.append((_control_database, f"psql postgres -c 'DROP DATABASE {CONTROL_DATABASE} WITH (FORCE)'"))
+        chores.append((_control_database, _DROP[source.engine].format(CONTROL_DATABASE)))
     return chores
 
 

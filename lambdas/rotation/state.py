@@ -160,14 +160,15 @@ class Sync(_Part):
 
 
 class DatabaseFence(_Part):
-    """How one database is closed, with the value that re-opens it.
+    """How one database, or one account, is closed, with the value that re-opens it.
 
     ``allow-connections``: ``ALLOW_CONNECTIONS false``, proven by the rename probe.
     ``connection-limit``: ``CONNECTION LIMIT 0`` where a superuser's session may not be ended; a weaker proof.
+    ``account-lock``: of MariaDB; ``name`` is ``user@host``.
     """
 
     name: str
-    kind: Literal["allow-connections", "connection-limit"]
+    kind: Literal["allow-connections", "connection-limit", "account-lock"]
     connection_limit: int = -1
 
 

@@ -9,7 +9,8 @@ from lambdas.rotation.state import Finding, Rotation
 
 MAINTENANCE_IS_NEAR = timedelta(hours=6)
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-_OLDEST_POSTGRES = (14, 1)
+_OLDEST = {"postgres": (14, 1), "mariadb": (10, 6)}
+"""A replica of an older PostgreSQL takes no backup before its promotion; RDS has no older MariaDB."""
 
 
 def shape(source: Instance) -> Iterator[Finding]:
@@ -96,17 +97,12 @@ def shape(source: Instance) -> Iterator[Finding]:
 
 def engine(source: Instance) -> Iterator[Finding]:
     name, version = source.database.engine, source.database.engine_version
-    if name != "postgres":
+    if name not in _OLDEST or _numbers(version) < _OLDEST[name]:
+        served = ", ".join(f"{engine} {'.'.join(map(str, oldest))}" for engine, oldest in sorted(_OLDEST.items()))
         yield Finding(
             name="EngineNotSupported",
-            message=f"strategy read-replica does not support {name} yet",
-            advice="PostgreSQL 14.1 and later is supported",
-        )
-    elif _numbers(version) < _OLDEST_POSTGRES:
-        yield Finding(
-            name="EngineNotSupported",
-            message=f"PostgreSQL {version}: a replica takes no backup before its promotion",
-            advice="upgrade to PostgreSQL 14.1 or later",
+            message=f"strategy read-replica does not support {name} {version}",
+            advice=f"these versions, and later ones, are supported: {served}",
         )
 
 

@@ -1,0 +1,414 @@
+"""MariaDB: nobody commits behind the fence, no commit is cut off from its answer, and the verdict binds both sides."""
+
+import contextlib
+import ssl
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pymysql
+import pytest
+
+from lambdas.rotation.errors import DatabaseUnreachable, DecisionLost, FenceIncomplete, LoginRefused, NameTaken
+from lambdas.rotation.state import DatabaseFence
+from tests.engines.mariadb_servers import APPLICATION, MASTER, ROTATION, Endpoint, World, account
+from tests.mariadb import need_mariadb
+
+LOCKED = 4151
+OURS = "rot-1"
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[World]:
+    need_mariadb()
+    with tempfile.TemporaryDirectory(prefix="rot-", ignore_cleanup_errors=True) as directory:
+        Path(directory).chmod(0o711)
+        made = World(Path(directory))
+        try:
+            yield made
+        finally:
+            made.close()
+
+
+@pytest.fixture
+def source(world: World) -> Iterator[Endpoint]:
+    made = world.primary()
+    made.engine().ensure_control_database()
+    yield made
+    made.server.destroy()
+
+
+@pytest.fixture
+def replica(world: World, source: Endpoint) -> Iterator[Endpoint]:
+    made = world.replica(source)
+    yield made
+    made.server.destroy()
+
+
+def fenced(source: Endpoint, within_seconds: float = 10) -> tuple[DatabaseFence, ...]:
+    fence = source.engine().plan_fence(())
+    source.engine().raise_fence(OURS, fence, within_seconds)
+    return fence
+
+
+def insert(connection: "pymysql.Connection[pymysql.cursors.Cursor]", worker: int = 0) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("INSERT INTO kept (worker) VALUES (%s)", (worker,))
+
+
+def eventually(fact: Callable[[], bool], seconds: float = 20) -> None:
+    give_up_at = time.monotonic() + seconds
+    while not fact():
+        assert time.monotonic() < give_up_at, "still not so"
+        time.sleep(0.05)
+
+
+class Writer(threading.Thread):
+    """One insert per transaction, as fast as it goes. Tells what was acknowledged from what has no answer."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        super().__init__(daemon=True)
+        self.endpoint = endpoint
+        self.acknowledged = self.unanswered = 0
+        self.refused: list[int] = []
+        self._ended = threading.Event()
+
+    def run(self) -> None:
+        while not self._ended.is_set():
+            try:
+                connection = self.endpoint.connect(autocommit=False)
+            except pymysql.MySQLError as error:
+                self.refused.append(int(error.args[0]))
+                time.sleep(0.01)
+                continue
+            with contextlib.suppress(pymysql.MySQLError, OSError):
+                while not self._ended.is_set():
+                    insert(connection)
+                    self.unanswered += 1
+                    connection.commit()
+                    self.unanswered -= 1
+                    self.acknowledged += 1
+            with contextlib.suppress(pymysql.MySQLError, OSError):
+                connection.close()
+
+    def end(self) -> None:
+        self._ended.set()
+        self.join()
+
+
+@pytest.fixture
+def writers(source: Endpoint) -> Iterator[list[Writer]]:
+    made = [Writer(source) for _ in range(6)]
+    for writer in made:
+        writer.start()
+    eventually(lambda: all(writer.acknowledged > 5 for writer in made))
+    yield made
+    for writer in made:
+        writer.end()
+
+
+def test_what_was_acknowledged_is_on_the_drained_replica_and_nothing_comes_after(
+    source: Endpoint, replica: Endpoint, writers: list[Writer]
+) -> None:
+    """The whole of it: fence under load, position, drain, promotion, release."""
+    fence = fenced(source)
+    position = source.engine().mark(OURS)
+    at_the_fence = source.written()
+    target = replica.engine()
+    eventually(lambda: target.has_replayed(position) and target.shows_marker(OURS))
+    acknowledged, unanswered = sum(w.acknowledged for w in writers), sum(w.unanswered for w in writers)
+
+    assert acknowledged <= at_the_fence <= acknowledged + unanswered
+    assert replica.written() == at_the_fence
+    eventually(lambda: all(LOCKED in writer.refused for writer in writers))
+    assert source.engine().fence_breach(fence) is None
+    assert replica.engine().fence_breach(fence) is None, "the target is born fenced"
+    replica.server.promote()
+    assert (source.written(), replica.written()) == (at_the_fence, at_the_fence)
+
+    assert replica.engine().decide(OURS, "release", fence) == "release"
+    with replica.connect() as connection:
+        insert(connection)
+    with pytest.raises(pymysql.MySQLError, match=str(LOCKED)):
+        source.connect()
+
+
+def test_no_commit_is_cut_off_from_its_answer(source: Endpoint, writers: list[Writer]) -> None:
+    """A client that has no answer writes again; what had been committed is then there twice."""
+    for turn in range(5):
+        fence = source.engine().plan_fence(())
+        source.engine().raise_fence(f"{OURS}-{turn}", fence, 10)
+        assert source.written() == sum(writer.acknowledged for writer in writers)
+        source.engine().decide(f"{OURS}-{turn}", "rollback", fence)
+        so_far = sum(writer.acknowledged for writer in writers)
+        eventually(lambda so_far=so_far: sum(writer.acknowledged for writer in writers) > so_far + 20)  # type: ignore[misc]
+
+
+def test_a_transaction_that_was_open_is_rolled_back(source: Endpoint) -> None:
+    with source.connect(autocommit=False) as connection:
+        insert(connection)
+        fenced(source)
+        with pytest.raises((pymysql.MySQLError, OSError)):
+            connection.commit()
+    assert source.written() == 0
+
+
+def test_a_client_on_its_way_in_meets_the_lock(source: Endpoint) -> None:
+    """Its connection was accepted before the fence, and it sends its name afterwards."""
+    import socket
+
+    with socket.create_connection((source.address, 3306)) as raw:
+        raw.recv(4096)
+        fence = fenced(source)
+        assert source.engine().fence_breach(fence) is None
+    assert source.written() == 0
+
+
+class Hesitant(pymysql.connections.Connection):  # type: ignore[misc]
+    """Tells its name, is asked for its password in another way, and takes its time to answer."""
+
+    told: threading.Event
+    proceed: threading.Event
+
+    def _get_server_information(self) -> None:
+        super()._get_server_information()
+        self._auth_plugin_name = "another"
+
+    def _process_auth(self, *answer: object) -> object:
+        self.told.set()
+        assert self.proceed.wait(20)
+        return super()._process_auth(*answer)
+
+
+@pytest.mark.parametrize("is_fenced", [True, False])
+def test_a_client_that_has_told_its_name_does_not_get_in(source: Endpoint, is_fenced: bool) -> None:
+    """The server has looked at its account before the fence, and takes its password after it."""
+    Hesitant.told, Hesitant.proceed = threading.Event(), threading.Event()
+    got_in: list[bool] = []
+
+    def log_in() -> None:
+        tls = ssl.create_default_context(cafile=str(source.bundle))
+        try:
+            with Hesitant(
+                host=source.address, user=APPLICATION, password=source.passwords[APPLICATION], ssl=tls, database="shop"
+            ) as client:
+                insert(client)
+                client.commit()
+                got_in.append(True)
+        except (pymysql.MySQLError, OSError):
+            got_in.append(False)
+
+    client = threading.Thread(target=log_in)
+    client.start()
+    assert Hesitant.told.wait(20)
+    if is_fenced:
+        fenced(source)
+    Hesitant.proceed.set()
+    client.join()
+
+    assert got_in == [not is_fenced]
+    assert source.written() == int(not is_fenced)
+
+
+def test_the_replica_stays_fenced_when_it_is_restarted(source: Endpoint, replica: Endpoint) -> None:
+    fence = fenced(source)
+    position = source.engine().mark(OURS)
+    eventually(lambda: replica.engine().has_replayed(position))
+    replica.server.promote()
+    replica.server.restart()
+
+    assert replica.engine().fence_breach(fence) is None
+
+
+def test_the_first_verdict_stands(source: Endpoint) -> None:
+    fence = fenced(source)
+
+    assert source.engine().decide(OURS, "rollback", fence) == "rollback"
+    assert source.engine().decide(OURS, "release", ()) == "rollback"
+    assert source.engine().verdict(OURS) == "rollback"
+    with pytest.raises(DecisionLost):
+        source.engine().raise_fence(OURS, fence, 5)
+    with source.connect() as connection:
+        insert(connection)
+
+
+def test_the_loser_opens_nothing(source: Endpoint) -> None:
+    fence = fenced(source)
+    source.engine().decide(OURS, "rollback", ())
+
+    assert source.engine().decide(OURS, "release", fence) == "rollback"
+    assert source.engine().fence_breach(fence) is None
+
+
+def test_a_verdict_can_be_carried_out_again(source: Endpoint) -> None:
+    """It died between the row and the last account."""
+    fence = fenced(source)
+    source.engine().decide(OURS, "rollback", ())
+
+    source.engine().decide(OURS, "rollback", fence)
+
+    with source.connect() as connection:
+        insert(connection)
+
+
+def test_accounts_of_rds_of_the_rotation_and_locked_ones_are_left_alone(source: Endpoint) -> None:
+    source.admin("CREATE USER gone@'10.0.%' ACCOUNT LOCK")
+    source.admin("CREATE ROLE readers")
+
+    assert {fence.name for fence in source.engine().plan_fence(())} == {f"{APPLICATION}@%", f"{MASTER}@%"}
+    assert source.engine().plan_fence((), besides=source.engine().plan_fence(())) == ()
+
+
+@pytest.mark.parametrize(
+    ("change", "breach"),
+    [
+        (f"ALTER USER {account(APPLICATION)} ACCOUNT UNLOCK", "is open"),
+        ("CREATE USER late", "late@% was never locked"),
+        (f"DROP USER {account(APPLICATION)}", "is gone"),
+    ],
+)
+def test_what_breaks_a_fence_is_seen(source: Endpoint, change: str, breach: str) -> None:
+    fence = fenced(source)
+    source.admin(change)
+
+    assert breach in (source.engine().fence_breach(fence) or "")
+
+
+def test_a_session_behind_the_fence_is_seen(source: Endpoint) -> None:
+    fence = fenced(source)
+    source.admin(f"ALTER USER {account(APPLICATION)} ACCOUNT UNLOCK")
+    with source.connect():
+        source.admin(f"ALTER USER {account(APPLICATION)} ACCOUNT LOCK")
+        assert f"Sleep of {APPLICATION}" in (source.engine().fence_breach(fence) or "")
+
+
+def test_an_application_under_the_rotations_account_is_a_breach(source: Endpoint) -> None:
+    """That account stays open, so nothing else may use it."""
+    fence = fenced(source)
+    with source.connect(ROTATION, database=None):
+        assert [one.name for one in source.engine().limitations(())] == ["LoginShared"]
+        assert ROTATION in (source.engine().fence_breach(fence) or "")
+
+
+@pytest.mark.parametrize(
+    ("statements", "name"),
+    [
+        (
+            ("SET GLOBAL event_scheduler = 1", "CREATE EVENT shop.tick ON SCHEDULE EVERY 1 HOUR DO SELECT 1"),
+            "EventsEnabled",
+        ),
+        (("CREATE TABLE shop.m (x INT) ENGINE = MEMORY", "INSERT INTO shop.m VALUES (1)"), "MemoryTables"),
+        (("SET GLOBAL binlog_format = 'STATEMENT'",), "StatementReplication"),
+        (("SET GLOBAL replicate_ignore_db = 'shop'",), "ReplicationFilters"),
+        (("DROP DATABASE rds_key_rotation", "CREATE DATABASE rds_key_rotation"), "ControlDatabaseTaken"),
+    ],
+)
+def test_what_a_rotation_cannot_carry_is_refused(source: Endpoint, statements: tuple[str, ...], name: str) -> None:
+    assert source.engine().limitations(()) == []
+    for statement in statements:
+        source.admin(statement)
+
+    assert [one.name for one in source.engine().limitations(())] == [name]
+
+
+def test_a_prepared_transaction_is_refused_and_ends_the_fence(source: Endpoint) -> None:
+    with source.connect() as connection, connection.cursor() as cursor:
+        cursor.execute("XA START 'x'")
+        cursor.execute("INSERT INTO kept (worker) VALUES (1)")
+        cursor.execute("XA END 'x'")
+        cursor.execute("XA PREPARE 'x'")
+        assert [one.name for one in source.engine().limitations(())] == ["PreparedTransactions"]
+        with pytest.raises(FenceIncomplete, match="prepared"):
+            fenced(source)
+        cursor.execute("XA ROLLBACK 'x'")
+
+
+def test_memory_tables_can_be_accepted(source: Endpoint) -> None:
+    source.admin("CREATE TABLE shop.m (x INT) ENGINE = MEMORY")
+    source.admin("INSERT INTO shop.m VALUES (1)")
+
+    assert source.engine().limitations(("memory-tables",)) == []
+
+
+def test_a_login_without_rights_is_told_what_to_grant(source: Endpoint) -> None:
+    missing = source.engine(APPLICATION).login_limitations()
+
+    assert {f"run: GRANT CREATE USER ON *.* TO `{APPLICATION.replace('`', '``')}`@`%`"} <= {m.advice for m in missing}
+    assert source.engine().login_limitations() == []
+
+
+def test_a_wrong_password_is_refused_not_retried(source: Endpoint) -> None:
+    engine = source.engine()
+    engine._password = "wrong"
+
+    with pytest.raises(LoginRefused):
+        engine.is_replica()
+
+
+def test_a_server_that_is_gone_is_unreachable(world: World) -> None:
+    source = world.primary()
+    engine = source.engine()
+    engine.ensure_control_database()
+    engine.replayed()
+    source.server.crash()
+
+    with pytest.raises(DatabaseUnreachable):
+        engine.replayed()
+    source.server.destroy()
+
+
+def test_both_sides_show_one_identity(source: Endpoint, replica: Endpoint) -> None:
+    fence = fenced(source)
+    position = source.engine().mark(OURS)
+    eventually(lambda: replica.engine().has_replayed(position))
+    replica.server.promote()
+
+    here, there = source.engine().control_view(OURS, fence), replica.engine().control_view(OURS, fence)
+
+    assert here.system_identifier == there.system_identifier
+    assert (here.databases, here.roles) == (there.databases, there.roles)
+    assert (there.in_recovery, there.marker_seen, there.fence_breach) == (False, True, None)
+
+
+def test_a_replica_says_how_far_it_is(source: Endpoint, replica: Endpoint) -> None:
+    source.engine().mark(OURS)
+    eventually(lambda: replica.engine().shows_marker(OURS))
+
+    lag = replica.engine().lag()
+
+    assert (lag.bytes, lag.streaming) == (0, True)
+    assert replica.engine().is_replica()
+    assert not source.engine().lag().streaming
+    replica.server.pause_replay()
+    with source.connect() as connection:
+        insert(connection)
+    eventually(lambda: not replica.engine().lag().streaming)
+
+
+def test_a_control_database_of_somebody_else_is_not_taken(world: World) -> None:
+    source = world.primary()
+    source.admin("CREATE DATABASE rds_key_rotation")
+
+    with pytest.raises(NameTaken):
+        source.engine().ensure_control_database()
+    source.engine().drop_control_database()
+    assert source.admin("SHOW DATABASES LIKE 'rds_key_rotation'") != []
+    source.server.destroy()
+
+
+def test_the_control_database_is_removed_and_can_be_made_again(source: Endpoint) -> None:
+    source.engine().drop_control_database()
+    source.engine().drop_control_database()
+    assert source.engine().verdict(OURS) is None
+    source.engine().ensure_control_database()
+    source.engine().ensure_control_database()
+    assert source.engine().verdict(OURS) is None
+
+
+def test_what_verify_looks_at(source: Endpoint) -> None:
+    seen = source.engine().inspect()
+
+    assert seen["shop"] == {"relations": 1}
+    assert seen[f"{APPLICATION}@%"] == {"locked": False}

@@ -1,0 +1,90 @@
+"""No statement of any engine has anything in it but constants, numbers and quoted names, however it is put together."""
+
+import ast
+import inspect
+from collections.abc import Iterator
+from importlib import import_module
+
+import pytest
+
+from lambdas.rotation.engines import ENGINES
+from lambdas.rotation.state import DatabaseFence
+
+MODULES = sorted({where.split(":")[0] for where in ENGINES.values()})
+QUOTING = {"quoted", "_account", "int"}
+"""They make of any text an identifier, an account, or a number; each has tests of its own with hostile names."""
+NUMBERS = {"int", "float"}
+PASSING_ON = {"run", "rows", "value", "named"}
+"""Methods of the session: they send what they are given, and are named alike where it is given to them."""
+
+
+Known = dict[str, ast.expr]
+"""Constants of the module by name."""
+
+
+def statements(module: ast.Module) -> Iterator[tuple[ast.FunctionDef, ast.Call]]:
+    for function in ast.walk(module):
+        if isinstance(function, ast.FunctionDef) and function.name not in PASSING_ON:
+            for node in ast.walk(function):
+                if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in PASSING_ON and node.args:
+                    yield function, node
+
+
+def is_safe(text: ast.expr, function: ast.FunctionDef, known: Known) -> bool:
+    """Made of constants, numbers and quoted names, however it is put together."""
+    if isinstance(text, ast.Constant):
+        return True
+    if isinstance(text, ast.JoinedStr):
+        parts = [part.value if isinstance(part, ast.FormattedValue) else part for part in text.values]
+        return all(is_safe(part, function, known) for part in parts)
+    if isinstance(text, ast.IfExp):
+        return is_safe(text.body, function, known) and is_safe(text.orelse, function, known)
+    if isinstance(text, ast.Attribute):
+        return text.attr in DatabaseFence.model_fields and DatabaseFence.model_fields[text.attr].annotation is int
+    if isinstance(text, ast.Call) and isinstance(text.func, ast.Name):
+        return text.func.id in QUOTING or (
+            text.func.id in ("min", "max") and all(is_safe(one, function, known) for one in text.args)
+        )
+    if isinstance(text, ast.Call) and isinstance(text.func, ast.Attribute) and text.func.attr == "format":
+        return all(
+            is_safe(one, function, known) for one in (text.func.value, *(given.value for given in text.keywords))
+        )
+    if isinstance(text, ast.Name):
+        return is_safe_name(text.id, function, known)
+    return False
+
+
+def is_safe_name(name: str, function: ast.FunctionDef, known: Known) -> bool:
+    arguments = [*function.args.args, *function.args.kwonlyargs]
+    annotated = {one.arg: getattr(one.annotation, "id", "") for one in arguments}
+    if name in annotated:
+        return annotated[name] in NUMBERS
+    assigned = [
+        node.value
+        for node in ast.walk(function)
+        if isinstance(node, ast.Assign) and any(isinstance(one, ast.Name) and one.id == name for one in node.targets)
+    ]
+    constant = [known[name]] if name in known else []
+    return bool(assigned or constant) and all(is_safe(value, function, known) for value in assigned or constant)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_no_statement_has_anything_in_it_but_constants_and_quoted_names(name: str) -> None:
+    """The names of the other tests are the ones that there are today; a statement that is added is looked at here."""
+    module = ast.parse(inspect.getsource(import_module(name)))
+    known = {
+        target.id: node.value
+        for node in module.body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    made = list(statements(module))
+    unsafe = [
+        f"line {call.lineno}: {ast.unparse(call)}"
+        for function, call in made
+        if not is_safe(call.args[0], function, known)
+    ]
+
+    assert unsafe == []
+    assert len(made) > 30
