@@ -22,6 +22,18 @@ NOBODY = 65534
 LONGEST_SOCKET_PATH = 107  # sun_path
 
 
+def give(path: Path) -> None:
+    """Let the servers' account have a file or directory."""
+    if os.geteuid() == 0:
+        os.chown(path, NOBODY, NOBODY)
+
+
+def make_directory(path: Path) -> None:
+    """A directory that only the servers' account can enter."""
+    path.mkdir(mode=0o700)
+    give(path)
+
+
 class Launcher:
     """Starts processes from one thread that lives as long as the sandbox.
 
@@ -137,6 +149,9 @@ class LocalEngine(Generic[S]):
         for server in servers:
             server.kill(self.QUICKLY)
 
+    def prepare(self) -> None:
+        self.golden()
+
     def golden(self) -> Path:
         """The stopped server's files that every instance starts from; made once (seconds)."""
         with self._lock:
@@ -168,15 +183,6 @@ class LocalEngine(Generic[S]):
     def account_prefix(self, *options: str) -> list[str]:
         account = [f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"] if self._as_other else []
         return ["setpriv", *account, *options] if account or options else []
-
-    def make_directory(self, path: Path) -> None:
-        path.mkdir(mode=0o700)
-        self.give(path)
-
-    def give(self, path: Path) -> None:
-        """Let the servers' account have a file."""
-        if self._as_other:
-            os.chown(path, NOBODY, NOBODY)
 
     def removed(self, server: LocalServer) -> None:
         with self._lock:
@@ -214,6 +220,6 @@ class LocalEngine(Generic[S]):
         return self._with_directories(server)
 
     def _with_directories(self, server: S) -> S:
-        self.make_directory(server.directory)
-        self.make_directory(server.socket.parent)
+        make_directory(server.directory)
+        make_directory(server.socket.parent)
         return server

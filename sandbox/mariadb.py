@@ -21,7 +21,7 @@ from typing import Any
 import pymysql
 import pymysql.cursors
 
-from sandbox.local_servers import LocalEngine, LocalServer
+from sandbox.local_servers import LocalEngine, LocalServer, give, make_directory
 from sandbox.rds.servers import Server, ServerError
 from sandbox.reaper import Reaper
 from sandbox.tls_front import AddressBlock, CertificateAuthority, TlsFront
@@ -29,6 +29,8 @@ from sandbox.tls_front import AddressBlock, CertificateAuthority, TlsFront
 PORT = 3306
 ADMIN = "rdsadmin"
 REPLICATION = "rdsrepladmin"
+NUMBERS_AHEAD = 1_000_000
+"""More transactions than applications commit between a replacement and the end of a cutover."""
 PROGRAMS = ("mariadbd", "mariadb-install-db", "mariadb-backup")
 HOW_TO_INSTALL = "run `make setup-mariadb` (as root; Debian or Ubuntu)"
 SEARCHED = "/usr/sbin:/usr/bin:/sbin:/bin"
@@ -347,7 +349,7 @@ class MariadbServer(LocalServer):
             fresh = self._certificate.with_suffix(".new")
             fresh.touch(mode=0o600)
             fresh.write_bytes(certificate.read_bytes())
-            self._engine.give(fresh)
+            give(fresh)
             fresh.rename(self._certificate)
             if self.pid:
                 with self.session() as sql:
@@ -411,13 +413,22 @@ class MariadbServer(LocalServer):
     def restore_replication(self) -> None:
         self._receive_from(port=PORT)
 
-    def heartbeat(self) -> None:
-        """Write what RDS's own agent writes every five minutes, whatever ``read_only`` says: its position moves on."""
+    def heartbeat(self, *, skipping: int = 0) -> None:
+        """Write what RDS's own agent writes every five minutes, whatever ``read_only`` says: its position moves on.
+
+        ``skipping`` numbers of transactions, as if there had been so many.
+        """
         with self.session(binlog=True) as sql:
+            if skipping:
+                [[position]] = sql.run("SELECT @@global.gtid_binlog_pos")
+                sql.run("SET SESSION gtid_seq_no = %s", int(position.rpartition("-")[2] or 0) + skipping)
             now = time.time_ns() // 1_000_000
             sql.run(
                 f"INSERT INTO mysql.rds_heartbeat2(id, value) values (1,{now}) ON DUPLICATE KEY UPDATE value = {now}"
             )
+
+    def go_on(self) -> None:
+        self.heartbeat(skipping=NUMBERS_AHEAD)
 
     def set_master_password(self, user: str, password: str) -> None:
         # Written to the binary log: a replica's master has its source's password.
@@ -453,7 +464,7 @@ class MariadbServer(LocalServer):
         if not self.pid:
             self._engine.copy(self.data, into)
             return
-        self._engine.make_directory(into)
+        make_directory(into)
         for step in (
             ["--backup", f"--socket={self.socket}", f"--user={ADMIN}", f"--datadir={self.data}"],
             ["--prepare"],
@@ -463,7 +474,7 @@ class MariadbServer(LocalServer):
             )
         information = (into / "xtrabackup_binlog_info").read_text()
         (into / "position").write_text(information.rstrip("\n").split("\t")[2])
-        self._engine.give(into / "position")
+        give(into / "position")
 
     @contextlib.contextmanager
     def session(self, user: str = ADMIN, password: str | None = None, *, binlog: bool = False) -> Iterator[Session]:
@@ -527,7 +538,7 @@ class MariadbServer(LocalServer):
         }
         lines = [f"{name} = {value}\n" for name, value in (options | self._running).items()]
         self._options.write_text("".join(["[mariadbd]\n", *lines]))
-        self._engine.give(self._options)
+        give(self._options)
 
 
 def _setting(value: str) -> str:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pg8000.native
 
-from sandbox.local_servers import LocalEngine, LocalServer
+from sandbox.local_servers import LocalEngine, LocalServer, make_directory
 from sandbox.rds.servers import Server, ServerError
 from sandbox.reaper import Reaper
 from sandbox.tls_front import TlsFront
@@ -28,6 +28,8 @@ from sandbox.tls_front import TlsFront
 PORT = 5432
 VERSION = "16.14"
 ADMIN = "rdsadmin"
+SEGMENTS_AHEAD = 8
+"""More than applications write between a replacement and the end of a cutover."""
 
 SETTINGS = """
 listen_addresses = ''
@@ -389,10 +391,9 @@ class PostgresServer(LocalServer):
         with self.session() as sql:
             sql.run("SELECT pg_reload_conf()")
 
-    def write_segments(self, count: int) -> None:
-        """Go on by whole segments of WAL, without a change that anybody could see."""
+    def go_on(self) -> None:
         with self.session() as sql:
-            for _ in range(count):
+            for _ in range(SEGMENTS_AHEAD):
                 sql.run("SELECT pg_create_restore_point('further')")
                 sql.run("SELECT pg_switch_wal()")
 
@@ -430,7 +431,7 @@ class PostgresServer(LocalServer):
             return bool(sql.run("SELECT count(*) FROM pg_settings WHERE pending_restart") != [[0]])
 
     def snapshot(self, into: Path) -> None:
-        self._engine.make_directory(into)
+        make_directory(into)
         into.rmdir() if not self.pid else None
         if self.pid:
             self._engine.run(

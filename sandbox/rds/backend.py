@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from moto.rds.models import DBParameterGroup, RDSBackend
@@ -16,6 +16,7 @@ from moto.rds.models import DBParameterGroup, RDSBackend
 from sandbox.rds.errors import instance_not_found, invalid_value, refuse, snapshot_not_found
 from sandbox.rds.instances import Instances
 from sandbox.rds.operations import AVAILABLE, Params
+from sandbox.rds.parameters import ParameterGroups
 from sandbox.rds.resources import Instance, View, matches
 from sandbox.rds.settings import DAYS, tags_of
 
@@ -23,7 +24,7 @@ HOUSEKEEPING_SECONDS = 0.5
 RECOVERABLE_DAYS = 7
 
 
-class SandboxRds(Instances):
+class SandboxRds(ParameterGroups, Instances):
     """Put into moto in place of its own backend by :func:`sandbox.rds.install_rds`, which makes subclasses of it."""
 
     __module__ = RDSBackend.__module__  # moto finds the URLs of a service by the module of its backend
@@ -32,10 +33,9 @@ class SandboxRds(Instances):
 
     def __init__(self, region_name: str, account_id: str) -> None:
         super().__init__(region_name, account_id)
-        for engine in self.engines.values():
-            family = f"{engine.name}{engine.version.split('.')[0]}"
-            self.db_parameter_groups[f"default.{family}"] = DBParameterGroup(
-                self, f"default.{family}", f"Default parameter group for {family}", family
+        for kind in self.engines.kinds.values():
+            self.db_parameter_groups[kind.parameter_group] = DBParameterGroup(
+                self, kind.parameter_group, f"Default parameter group for {kind.family}", kind.family
             )
         self.started.append(self)
         threading.Thread(target=self._keep_house, name="rds housekeeping", daemon=True).start()
@@ -137,25 +137,6 @@ class SandboxRds(Instances):
             added: list[dict[str, str]] = resource.add_tags(plain)
             return added
 
-    def modify_db_parameter_group(
-        self, db_parameter_group_name: str, db_parameter_group_parameters: Iterable[dict[str, Any]]
-    ) -> Any:
-        parameters = list(db_parameter_group_parameters)
-        if db_parameter_group_name.startswith("default."):
-            raise invalid_value("Default parameter groups cannot be modified.")
-        group = super().modify_db_parameter_group(db_parameter_group_name, parameters)
-        with self.lock:
-            users = [i for i in self.databases.values() if i.settings["ParameterGroup"] == group.name]
-        for instance in users:
-            self._apply_parameters(instance)
-        return group
-
-    def describe_db_parameter_groups(self, db_parameter_group_kwargs: Params) -> list[Any]:
-        found: list[Any] = super().describe_db_parameter_groups(db_parameter_group_kwargs)
-        if not found and (name := db_parameter_group_kwargs.get("DBParameterGroupName")):
-            raise refuse("DBParameterGroupNotFound", f"DBParameterGroup not found: {name}")
-        return found
-
     def describe_option_groups(self, option_group_kwargs: Params) -> list[Any]:
         name = option_group_kwargs.get("OptionGroupName")
         if name is None:
@@ -163,26 +144,6 @@ class SandboxRds(Instances):
         if name not in self.option_groups:
             raise refuse("OptionGroupNotFoundFault", f"Specified OptionGroupName: {name} not found.")
         return [self.option_groups[name]]
-
-    def delete_db_parameter_group(self, db_parameter_group_name: str) -> Any:
-        with self.lock:
-            if any(i.settings["ParameterGroup"] == db_parameter_group_name for i in self.databases.values()):
-                raise refuse(
-                    "InvalidDBParameterGroupState",
-                    "One or more database instances are still members of this parameter group "
-                    f"{db_parameter_group_name}, so the group cannot be deleted",
-                )
-        return super().delete_db_parameter_group(db_parameter_group_name)
-
-    def _apply_parameters(self, instance: Instance) -> None:
-        def apply() -> None:
-            # Only dynamic parameters take effect; a group that was attached since the last reboot does not at all.
-            if instance.server and instance.server.pid and not instance.parameters_pending_reboot:
-                needs_restart = instance.server.apply_parameters(self._parameters_of(instance))
-                instance.parameters_pending_reboot = needs_restart
-                self._open(instance)
-
-        self._operate(instance, apply, quiet=True)
 
     # -- housekeeping --------------------------------------------------------------------------------------------------
 

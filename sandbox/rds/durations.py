@@ -34,6 +34,9 @@ class Durations:
     stale_status_seconds: float = 0.2
     """Real: for a moment after a call the status is still the one from before."""
 
+    parameters_seconds: float = 0.5
+    """Real: from a change of a parameter group to its effect on the servers."""
+
     key_propagation_seconds: float = 1.0
     """Real: a key younger than this is not known everywhere; its first use fails."""
 

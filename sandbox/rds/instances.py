@@ -25,7 +25,6 @@ from sandbox.rds.servers import Server
 from sandbox.rds.settings import check_password, retention_of, tags_of
 
 REPLICAS_PER_SOURCE = 15
-RESERVED_MASTERS = {"rdsadmin", "admin", "rds_superuser", "rds_replication", "rds_password", "rdsrepladmin"}
 # Settings that ModifyDBInstance changes at once, whatever ApplyImmediately says.
 AT_ONCE = (
     "AutoMinorVersionUpgrade", "CopyTagsToSnapshot", "DeletionProtection", "MaxAllocatedStorage",
@@ -52,15 +51,15 @@ class Instances(Backups):
                 raise refuse("MissingParameter", f"The request must contain the parameter {required}.")
         with self.lock:
             name = self._new_name(params["DBInstanceIdentifier"])
-            engine = self._engine(params["Engine"], params.get("EngineVersion"))
-            chosen = self._chosen(params, engine)
-            settings = {**self._defaults(name, engine, chosen), **chosen}
+            kind = self._kind(params["Engine"], params.get("EngineVersion"))
+            chosen = self._chosen(params, kind)
+            settings = {**self._defaults(name, kind, chosen), **chosen}
             settings["AllocatedStorage"] = self._storage(params)
             settings["DBName"] = params.get("DBName")
             user = params.get("MasterUsername")
             if not user:
                 raise invalid_value("The parameter MasterUsername must be provided and must not be blank.")
-            if user.lower() in RESERVED_MASTERS:
+            if user.lower() in kind.reserved_masters:
                 raise invalid_value(f"MasterUsername {user} cannot be used as it is a reserved word used by the engine")
             settings["MasterUsername"] = user
             managed = bool(params.get("ManageMasterUserPassword"))
@@ -80,7 +79,7 @@ class Instances(Backups):
             self._enter(instance)
 
         def make() -> Server:
-            return engine.create(
+            return self.engines.servers(kind.name).create(
                 self._server_name(), master_user=user, master_password=str(password), database=settings["DBName"]
             )
 
@@ -117,16 +116,16 @@ class Instances(Backups):
             else:
                 # A replica without KmsKeyId has its source's key, and the caller must be allowed to use that.
                 key = self.keys.accept(params.get("KmsKeyId") or source.kms_key_id)
-            engine = self.engines[source.engine]
+            kind = self._kind(source.engine)
             inherited = (
                 "AllocatedStorage", "AutoMinorVersionUpgrade", "DBInstanceClass", "DBName", "EngineVersion", "Iops",
                 "LicenseModel", "MasterUsername", "OptionGroup", "ParameterGroup", "Port", "StorageThroughput",
                 "StorageType", "SubnetGroup",
             )  # fmt: skip
             settings = {
-                **self._defaults(name, engine),
+                **self._defaults(name, kind),
                 **{member: source.settings[member] for member in inherited if member in source.settings},
-                **self._chosen(params, engine),
+                **self._chosen(params, kind),
                 # The API has no member for it. Whoever wants backups of the replica asks for them afterwards.
                 "BackupRetentionPeriod": 0,
             }
@@ -137,7 +136,7 @@ class Instances(Backups):
 
         def make() -> Server:
             assert source.server
-            return engine.replicate(self._server_name(), source.server)
+            return self.engines.servers(kind.name).replicate(self._server_name(), source.server)
 
         self._operate(instance, lambda: self._build(instance, make, self.durations.replica))
         return instance
@@ -149,7 +148,7 @@ class Instances(Backups):
             if snapshot.status != "available":
                 raise invalid_snapshot_state(f"Snapshot {snapshot.name} is not available: {snapshot.status}.")
             key = self.keys.accept(snapshot.key) if snapshot.key else None
-            engine = self.engines[snapshot.settings["Engine"]]
+            kind = self._kind(snapshot.settings["Engine"])
             assert snapshot.data
             data = snapshot.data.share()
             kept = (
@@ -158,9 +157,9 @@ class Instances(Backups):
             )  # fmt: skip
             chosen = {
                 **{member: snapshot.settings[member] for member in kept if member in snapshot.settings},
-                **self._chosen(params, engine),
+                **self._chosen(params, kind),
             }
-            settings = {**self._defaults(name, engine, chosen), **chosen}
+            settings = {**self._defaults(name, kind, chosen), **chosen}
             if settings["AllocatedStorage"] < snapshot.settings["AllocatedStorage"]:
                 raise invalid_value("The allocated storage size can't be less than the source snapshot or backup size.")
             tags = tags_of(params) if params.get("Tags") else list(snapshot.tags)
@@ -169,7 +168,7 @@ class Instances(Backups):
 
         def make() -> Server:
             try:
-                return engine.restore(self._server_name(), data.path)
+                return self.engines.servers(kind.name).restore(self._server_name(), data.path)
             finally:
                 data.release()
 
@@ -181,10 +180,9 @@ class Instances(Backups):
         instance = self.instance(name)
         assert instance.server
         data = self._copy_of(instance.server, name)
-        instance.server = self.engines[instance.engine].restore(self._server_name(), data.path)
+        instance.server = self.engines.servers(instance.engine).restore(self._server_name(), data.path)
         data.release()
-        instance.server.apply_parameters(self._parameters_of(instance))
-        self._open(instance)
+        self.apply_in_force(instance)
 
     def _enter(self, instance: Instance) -> None:
         self.databases[instance.name] = instance
@@ -193,11 +191,12 @@ class Instances(Backups):
     def _build(self, instance: Instance, make: Callable[[], Server], minutes: float) -> None:
         since = self.context.clock.time()
         instance.server = make()
-        if instance.server.apply_parameters(self._parameters_of(instance)):
+        self.take_group(instance)
+        if instance.server.apply_parameters(instance.in_force):
             instance.server.restart()  # a new instance has its group's parameters from the beginning
         self.keys.used(instance.kms_key_id, "Decrypt")
         self._pass(instance, minutes, since)
-        self._open(instance)
+        self.apply_in_force(instance)
         self._resolve(instance)
         if instance.source:
             self._watch_replica(instance)
@@ -271,9 +270,8 @@ class Instances(Backups):
                 instance, "modify", also=("storage-initialization", "backing-up", "modifying", "storage-full")
             )
             now = bool(params.get("ApplyImmediately"))
-            engine = self.engines[instance.engine]
             self._check_modification(instance, params)
-            chosen = self._chosen(params, engine)
+            chosen = self._chosen(params, self._kind(instance.engine))
             if "PreferredBackupWindow" in chosen or "PreferredMaintenanceWindow" in chosen:
                 self._check_windows(
                     chosen.get("PreferredMaintenanceWindow", instance.settings["PreferredMaintenanceWindow"]),
@@ -289,7 +287,7 @@ class Instances(Backups):
             if "ParameterGroup" in chosen and chosen["ParameterGroup"] != instance.settings["ParameterGroup"]:
                 instance.settings["ParameterGroup"] = chosen["ParameterGroup"]
                 # Another group is in force after a reboot; its dynamic parameters too.
-                instance.parameters_pending_reboot = True
+                instance.group_pending_reboot = True
                 busy = True
             later = {m: chosen[m] for m in DEFERRABLE if m in chosen and chosen[m] != instance.settings.get(m)}
             if "BackupRetentionPeriod" in later and later["BackupRetentionPeriod"] and instance.retention_days:
@@ -425,10 +423,10 @@ class Instances(Backups):
         def reboot() -> None:
             self._show(instance, "rebooting")
             assert instance.server
-            instance.server.apply_parameters(self._parameters_of(instance))
+            self.take_group(instance)
+            instance.server.apply_parameters(instance.in_force)
             instance.server.restart()
-            self._open(instance)
-            instance.parameters_pending_reboot = False
+            self.apply_in_force(instance)
             self._pass(instance, self.durations.reboot)
             self._show(instance, "available")
 
@@ -467,6 +465,7 @@ class Instances(Backups):
             self._show(instance, "starting")
             assert instance.server
             instance.server.start()
+            self.apply_in_force(instance)
             self.keys.used(instance.kms_key_id, "Decrypt")
             self._pass(instance, self.durations.start)
             self._show(instance, "available")

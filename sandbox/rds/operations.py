@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 from moto.rds.models import RDSBackend
 
 from sandbox.rds.durations import Durations
+from sandbox.rds.engines import Engines
 from sandbox.rds.errors import instance_not_found, invalid_instance_state, snapshot_not_found
 from sandbox.rds.keys import Keys
 from sandbox.rds.resources import AutomatedBackup, Instance, Snapshot
-from sandbox.rds.servers import Engine
 from sandbox.tls_front import AddressBlock, TlsFront
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Operations(RDSBackend):  # type: ignore[misc]
 
     context: Context
     durations: Durations
-    engines: dict[str, Engine]
+    engines: Engines
     fronts: TlsFront
     addresses: AddressBlock
 
@@ -177,7 +177,7 @@ class Operations(RDSBackend):  # type: ignore[misc]
                 instance.address = self.addresses.take(instance.port)
         instance.server.offer(
             self.fronts, instance.dbi_resource_id, instance.address, instance.port,
-            self.context.ca.issue(instance.endpoint_name), self._parameters_of(instance),
+            self.context.ca.issue(instance.endpoint_name), instance.in_force,
         )  # fmt: skip
 
     def move(self, instance: Instance) -> None:
@@ -200,7 +200,14 @@ class Operations(RDSBackend):  # type: ignore[misc]
             self.context.names.set(instance.endpoint_name, instance.address)
             instance.endpoint_visible = True
 
-    def _parameters_of(self, instance: Instance) -> dict[str, str]:
+    def take_group(self, instance: Instance) -> None:
+        """As at a reboot: everything that the instance's parameter group says is in force from now on."""
+        with self.lock:
+            instance.in_force = self.values_of(instance)
+            instance.group_pending_reboot = False
+
+    def values_of(self, instance: Instance) -> dict[str, str]:
+        """What the instance's parameter group says, in force or not."""
         group = self.db_parameter_groups.get(instance.settings["ParameterGroup"])
         if group is None:
             return {}
@@ -209,6 +216,13 @@ class Operations(RDSBackend):  # type: ignore[misc]
             for name, value in group.parameters.items()
             if value.get("ParameterValue") is not None
         }
+
+    def apply_in_force(self, instance: Instance) -> None:
+        """Let server and front have the parameters that are in force."""
+        assert instance.server
+        with instance.parameters_lock:
+            instance.server_pending_reboot = instance.server.apply_parameters(instance.in_force)
+            self._open(instance)
 
     @property
     def snapshot_directory(self) -> Path:

@@ -115,7 +115,13 @@ class Instance(Tagged):
         self.replicas: list[Instance] = []
         self.replicating = False
         self.pending: View = {}
-        self.parameters_pending_reboot = False
+        self.in_force: dict[str, str] = {}
+        """The parameters of its group that it has; what was changed for the next reboot is not among them."""
+        self.group_pending_reboot = False
+        """Another group was attached, and nothing of it is in force."""
+        self.server_pending_reboot = False
+        self.parameters_applying = 0
+        self.parameters_lock = threading.Lock()
         self.backups_since: dt.datetime | None = None
         """When the first backup was complete; restores are possible from then on."""
         self.last_backup_window: dt.datetime | None = None
@@ -232,7 +238,7 @@ class Instance(Tagged):
                 "DBParameterGroups": [
                     {
                         "DBParameterGroupName": parameter_group,
-                        "ParameterApplyStatus": "pending-reboot" if self.parameters_pending_reboot else "in-sync",
+                        "ParameterApplyStatus": self._parameters_status(),
                     }
                 ],
                 "OptionGroupMemberships": [{"OptionGroupName": option_group, "Status": "in-sync"}],
@@ -265,6 +271,13 @@ class Instance(Tagged):
                 "StorageOperationPercentProgress": "50" if self.status == "storage-initialization" else None,
             }
         )  # fmt: skip
+
+    def _parameters_status(self) -> str:
+        if self.parameters_applying:
+            return "applying"
+        if self.group_pending_reboot or self.server_pending_reboot or self.backend.values_of(self) != self.in_force:
+            return "pending-reboot"
+        return "in-sync"
 
     def _status_infos(self) -> list[View]:
         if self.source is None or not self.endpoint_visible:

@@ -11,13 +11,13 @@ from moto.core.responses import ActionResult
 from moto.rds.models import rds_backends
 from moto.rds.responses import RDSResponse
 
-from sandbox.postgres import PostgresEngine, PostgresServer
+from sandbox.local_servers import make_directory
 from sandbox.rds.backend import SandboxRds
 from sandbox.rds.backups import SNAPSHOT_QUOTA
 from sandbox.rds.durations import Durations
+from sandbox.rds.engines import Engines
 from sandbox.rds.errors import refuse
 from sandbox.rds.resources import Instance, View
-from sandbox.rds.servers import Engine
 from sandbox.rds.settings import INSTANCE_QUOTA, STORAGE_QUOTA_GIB
 from sandbox.tls_front import AddressBlock, Cut, TlsFront
 
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from sandbox.context import Context
 
 SMALLEST_PAGE, PAGE = 20, 100
-SEGMENTS_AHEAD = 8
-"""More than applications write between a replacement and the end of a cutover."""
 
 
 class RdsService:
@@ -40,11 +38,9 @@ class RdsService:
         for part in (context.work_dir, directory):
             # The servers' account passes through, and sees nothing.
             part.chmod(part.stat().st_mode | 0o011)
-        postgres = PostgresEngine(directory / "s", context.reaper)
-        postgres.make_directory(directory / "snapshots")
-        # The golden cluster takes a second; nobody waits for it unless an instance is wanted at once.
-        threading.Thread(target=postgres.golden, name="golden cluster", daemon=True).start()
-        self.engines: dict[str, Engine] = {postgres.name: postgres}
+        self.engines = Engines(directory, context.reaper)
+        self.engines.servers("postgres")
+        make_directory(directory / "snapshots")
         self.fronts = TlsFront()
         context.reaper.track(self.fronts.pid)
         self.addresses = AddressBlock()
@@ -140,20 +136,19 @@ class RdsService:
         the undoing): what its replicas have replayed lies behind the position of the copy, and is another history.
         """
         old = self.instance(name).server
-        assert isinstance(old, PostgresServer)
+        assert old
         with self.context.clock.busy():
             self.cut(name, "reset")
             self.backend.put_copy_in_place(name)
             self.restore_network(name)
-            old.write_segments(SEGMENTS_AHEAD)
+            old.go_on()
 
     def close(self) -> None:
         """End fronts and servers. The files are the reaper's."""
         for backend in self._started:
             backend.close()
         self.fronts.close()
-        for engine in self.engines.values():
-            engine.close()
+        self.engines.close()
         self.addresses.close()
 
 
@@ -244,18 +239,24 @@ def _install_wire() -> None:
         engine, version = self.params.get("Engine"), self.params.get("EngineVersion")
         versions = [
             {
-                "Engine": e.name,
-                "EngineVersion": e.version,
-                "MajorEngineVersion": e.version.split(".")[0],
-                "DBParameterGroupFamily": f"{e.name}{e.version.split('.')[0]}",
+                "Engine": kind.name,
+                "EngineVersion": kind.version,
+                "MajorEngineVersion": kind.major,
+                "DBParameterGroupFamily": kind.family,
                 "Status": "available",
                 "SupportsReadReplica": True,
                 "ValidUpgradeTarget": [],
             }
-            for e in self.backend.engines.values()
-            if engine in (None, e.name) and version in (None, e.version, e.version.split(".")[0])
+            for kind in self.backend.engines.kinds.values()
+            if engine in (None, kind.name) and (version is None or kind.takes(version))
         ]
         return ActionResult({"DBEngineVersions": versions})
+
+    def reset_db_parameter_group(self: Any) -> ActionResult:
+        return ActionResult({"DBParameterGroupName": self.backend.reset_db_parameter_group(self.params).name})
+
+    def describe_db_parameters(self: Any) -> ActionResult:
+        return _page(self, "Parameters", self.backend.views_of_parameters(self.params))
 
     def describe_certificates(self: Any) -> ActionResult:
         return ActionResult(
@@ -274,7 +275,7 @@ def _install_wire() -> None:
         restore_db_instance_from_db_snapshot, describe_db_instances, create_db_snapshot, copy_db_snapshot,
         delete_db_snapshot, describe_db_snapshots, describe_db_instance_automated_backups,
         delete_db_instance_automated_backup, describe_account_attributes, describe_db_engine_versions,
-        describe_certificates,
+        describe_certificates, reset_db_parameter_group, describe_db_parameters,
     ):  # fmt: skip
         setattr(RDSResponse, method.__name__, method)
     for name in ("create_db_instance", "create_db_instance_read_replica", "promote_read_replica"):

@@ -10,10 +10,10 @@ from typing import Any
 from moto.ec2.models import ec2_backends
 from moto.rds.utils import valid_preferred_maintenance_window
 
+from sandbox.rds.engines import Kind
 from sandbox.rds.errors import instance_exists, invalid_combination, invalid_value, refuse
 from sandbox.rds.operations import Operations, Params
 from sandbox.rds.resources import DEFAULTS, View
-from sandbox.rds.servers import Engine
 
 INSTANCE_QUOTA = 40
 STORAGE_QUOTA_GIB = 100_000
@@ -39,26 +39,27 @@ class Settings(Operations):
             raise refuse("InstanceQuotaExceeded", "The quota of DB instances would be exceeded.")
         return name
 
-    def _engine(self, name: str, version: str | None) -> Engine:
-        engine = self.engines.get(name)
-        if engine is None:
-            raise invalid_value(f"Invalid DB engine: {name}. The sandbox has {', '.join(sorted(self.engines))}.")
-        if version and version not in (engine.version, engine.version.split(".")[0]):
+    def _kind(self, name: str, version: str | None = None) -> Kind:
+        try:
+            kind = self.engines.kind(name)
+        except KeyError as unknown:
+            raise invalid_value(f"Invalid DB engine: {name}. {unknown.args[0]}") from None
+        if version and not kind.takes(version):
             raise invalid_combination(f"Cannot find version {version} for {name}")
-        return engine
+        return kind
 
     def _storage(self, params: Params) -> int:
         size = params.get("AllocatedStorage")
         if size is None:
             raise invalid_value("The parameter AllocatedStorage must be provided.")
         if int(size) < 20:
-            raise invalid_value(f"Invalid storage size for engine name postgres and storage type gp3: {size}")
+            raise invalid_value(f"Invalid storage size for engine name {params['Engine']} and storage type gp3: {size}")
         used = sum(i.settings["AllocatedStorage"] for i in self.databases.values())
         if used + int(size) > STORAGE_QUOTA_GIB:
             raise refuse("StorageQuotaExceeded", "The quota of storage would be exceeded.")
         return int(size)
 
-    def _defaults(self, name: str, engine: Engine, given: View | None = None) -> View:
+    def _defaults(self, name: str, kind: Kind, given: View | None = None) -> View:
         """What RDS chooses where nothing is ``given``."""
         # RDS draws the windows at random; drawn from the name, they are the same in every run.
         draw = int.from_bytes(hashlib.sha256(name.encode()).digest()[:6], "big")
@@ -70,23 +71,22 @@ class Settings(Operations):
             other = (int(backup[:2]) * 60 + 720) % 1440
         elif maintenance := (given or {}).get("PreferredMaintenanceWindow"):
             start = (int(maintenance[4:6]) * 60 + 720) % 1440
-        major = engine.version.split(".")[0]
         return {
             **DEFAULTS,
             "AvailabilityZone": f"{self.region_name}a",
-            "Engine": engine.name,
-            "EngineVersion": engine.version,
-            "LicenseModel": "postgresql-license" if engine.name == "postgres" else "general-public-license",
-            "OptionGroup": f"default:{engine.name}-{major}",
-            "ParameterGroup": f"default.{engine.name}{major}",
-            "Port": engine.port,
+            "Engine": kind.name,
+            "EngineVersion": kind.version,
+            "LicenseModel": kind.license_model,
+            "OptionGroup": kind.option_group,
+            "ParameterGroup": kind.parameter_group,
+            "Port": kind.port,
             "PreferredBackupWindow": f"{_clock(start)}-{_clock(start + 30)}",
             "PreferredMaintenanceWindow": f"{day}:{_clock(other)}-{day}:{_clock(other + 30)}",
             "SecurityGroups": [self._default_security_group()],
             "SubnetGroup": self._subnet_group(None),
         }
 
-    def _chosen(self, params: Params, engine: Engine) -> View:
+    def _chosen(self, params: Params, kind: Kind) -> View:
         """The settings that a request names, checked."""
         same_name = (
             "AutoMinorVersionUpgrade", "AvailabilityZone", "BackupRetentionPeriod", "CACertificateIdentifier",
@@ -136,9 +136,14 @@ class Settings(Operations):
             group = group.lower()
             if group not in self.db_parameter_groups:
                 raise refuse("DBParameterGroupNotFound", f"DBParameterGroup not found: {group}")
+            if (family := self.db_parameter_groups[group].family) != kind.family:
+                raise invalid_combination(
+                    f"The parameter group {group} with DBParameterGroupFamily {family} can't be used for this instance."
+                    f" Please use a parameter group with DBParameterGroupFamily {kind.family}"
+                )
             chosen["ParameterGroup"] = group
         if group := params.get("OptionGroupName"):
-            if group not in self.option_groups and not group.startswith(f"default:{engine.name}-"):
+            if group not in self.option_groups and not group.startswith(f"default:{kind.name}-"):
                 raise refuse("OptionGroupNotFoundFault", f"Specified OptionGroupName: {group} not found.")
             chosen["OptionGroup"] = group
         return chosen

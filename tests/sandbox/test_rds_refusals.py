@@ -189,7 +189,7 @@ def test_no_promotion_during_the_daily_backup(sandbox: Sandbox) -> None:
     end = f"{(minute + 30) // 60 % 24:02}:{(minute + 30) % 60:02}"
     sandbox.rds.modify_db_instance(
         DBInstanceIdentifier="daily-r", BackupRetentionPeriod=7, PreferredBackupWindow=f"{start}-{end}",
-        PreferredMaintenanceWindow="sun:12:00-sun:12:30" if now.tm_wday != 6 else "mon:12:00-mon:12:30",
+        PreferredMaintenanceWindow="sun:{0:02}:00-sun:{0:02}:30".format((now.tm_hour + 12) % 24),
         ApplyImmediately=True,
     )  # fmt: skip
     eventually(lambda: "LatestRestorableTime" in sandbox.available("daily-r"), "the first backup is done")

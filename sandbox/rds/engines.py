@@ -1,0 +1,132 @@
+"""The engines that the sandbox's RDS offers: what its API says of each, and their servers, made on first use."""
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from sandbox import mariadb
+from sandbox.mariadb import MariadbEngine
+from sandbox.postgres import VERSION as POSTGRES_VERSION
+from sandbox.postgres import PostgresEngine
+from sandbox.rds.servers import Engine
+from sandbox.reaper import Reaper
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """What RDS knows of a parameter of a DB parameter group."""
+
+    default: str | None = None
+    allowed: str = "0,1"
+    """The values that it may have, or (with a hyphen) their bounds, which the sandbox does not check."""
+    static: bool = False
+    data_type: str = "boolean"
+
+    def takes(self, value: str) -> bool:
+        return "-" in self.allowed or value in self.allowed.split(",")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """An engine as the API knows it."""
+
+    name: str
+    port: int
+    license_model: str
+    version: str
+    major: str
+    reserved_masters: frozenset[str]
+    parameters: Mapping[str, Parameter]
+    """A few of many; of the others RDS's rules are not checked."""
+    servers: Callable[[Path, Reaper], Engine]
+
+    @property
+    def family(self) -> str:
+        return f"{self.name}{self.major}"
+
+    @property
+    def option_group(self) -> str:
+        return f"default:{self.name}-{self.major.replace('.', '-')}"
+
+    @property
+    def parameter_group(self) -> str:
+        return f"default.{self.family}"
+
+    def takes(self, version: str) -> bool:
+        """Whether a request may name the engine's version so."""
+        return version in (self.version, self.major)
+
+
+def _postgres() -> Kind:
+    return Kind(
+        name="postgres",
+        port=PostgresEngine.port,
+        license_model="postgresql-license",
+        version=POSTGRES_VERSION,
+        major=POSTGRES_VERSION.split(".")[0],
+        reserved_masters=frozenset(
+            {"rdsadmin", "admin", "rds_superuser", "rds_replication", "rds_password", "rdsrepladmin"}
+        ),
+        parameters={
+            "default_transaction_read_only": Parameter(),
+            "rds.force_ssl": Parameter("1"),
+            "rds.logical_replication": Parameter("0", static=True),
+            "max_connections": Parameter(
+                "LEAST({DBInstanceClassMemory/9531392},5000)", "6-262143", static=True, data_type="integer"
+            ),
+        },
+        servers=PostgresEngine,
+    )
+
+
+def _mariadb() -> Kind:
+    version = mariadb.installed_version()
+    return Kind(
+        name="mariadb",
+        port=MariadbEngine.port,
+        license_model="general-public-license",
+        version=version,
+        major=version.rpartition(".")[0],
+        reserved_masters=frozenset({"rdsadmin", "rdsrepladmin", "mariadb.sys", "mysql", "root"}),
+        parameters={
+            "read_only": Parameter(mariadb.TRUE_IF_REPLICA, f"0,1,{mariadb.TRUE_IF_REPLICA}"),
+            "event_scheduler": Parameter("OFF", "ON,OFF", data_type="string"),
+            "require_secure_transport": Parameter(mariadb.DEFAULTS["require_secure_transport"]),
+            "max_connections": Parameter("{DBInstanceClassMemory/12582880}", "1-100000", data_type="integer"),
+            "performance_schema": Parameter("0", static=True),
+        },
+        servers=MariadbEngine,
+    )
+
+
+class Engines:
+    """Those whose programs are here. Thread-safe."""
+
+    def __init__(self, directory: Path, reaper: Reaper) -> None:
+        self.kinds = {kind.name: kind for kind in (_postgres(), *([_mariadb()] if mariadb.is_installed() else []))}
+        self._directory = directory
+        self._reaper = reaper
+        self._lock = threading.Lock()
+        self._made: dict[str, Engine] = {}
+
+    def kind(self, name: str) -> Kind:
+        """Raises KeyError, whose text says what to do, for an engine that is not here."""
+        if name not in self.kinds:
+            hint = f" MariaDB is not installed: {mariadb.HOW_TO_INSTALL}." if name == "mariadb" else ""
+            raise KeyError(f"The sandbox has {', '.join(sorted(self.kinds))}.{hint}")
+        return self.kinds[name]
+
+    def servers(self, name: str) -> Engine:
+        with self._lock:
+            if name not in self._made:
+                # One letter: the path of a socket has little room.
+                self._made[name] = made = self.kinds[name].servers(self._directory / name[0], self._reaper)
+                # The files that every server begins with take seconds; nobody waits for them unless he is in a hurry.
+                threading.Thread(target=made.prepare, name=f"first {name}", daemon=True).start()
+            return self._made[name]
+
+    def close(self) -> None:
+        with self._lock:
+            for engine in self._made.values():
+                engine.close()
