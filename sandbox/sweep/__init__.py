@@ -25,6 +25,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from sandbox import scratch
 from sandbox.sweep import page
 from sandbox.sweep.batch import Result, to_json
 from sandbox.sweep.boundaries import BASES, KINDS, Boundary, Cell, Way, cells, read
@@ -33,9 +34,6 @@ ROOT = Path(__file__).resolve().parents[2]
 CELLS_PER_SANDBOX = 32
 WORKERS = (os.cpu_count() or 1) + 1
 """A rotation waits half of its time, mostly for servers that start."""
-
-MEMORY = Path("/dev/shm")
-BYTES_PER_WORKER = 2 << 30
 PLAYED = (
     "app.py",
     "cdk.json",
@@ -158,7 +156,7 @@ def _in_a_process(batch: Sequence[Cell]) -> Iterable[Result]:
     process = subprocess.Popen(
         [sys.executable, "-m", "sandbox.sweep"],
         cwd=ROOT,
-        env=os.environ | {"TMPDIR": str(scratch())},
+        env=os.environ | {"TMPDIR": scratch.directory()},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -182,19 +180,6 @@ def _in_a_process(batch: Sequence[Cell]) -> Iterable[Result]:
         if cell.name not in answered:
             why = [f"its process ended with {process.returncode}"]
             yield {"cell": cell.name, "verdict": "error", "why": why, "at": to_json(cell)}
-
-
-def scratch() -> Path:
-    """Where sandboxes keep their servers: in memory if that is large enough.
-
-    Every cell makes and removes thousands of files, and a file system on a disk looks long for numbers for them: a
-    fifth of a cell's time. What a process has written there outlives its SIGKILL, as on a disk.
-    """
-    if MEMORY.is_dir() and os.access(MEMORY, os.W_OK | os.X_OK):
-        found = os.statvfs(MEMORY)
-        if found.f_bavail * found.f_frsize >= WORKERS * BYTES_PER_WORKER and not found.f_flag & os.ST_NOEXEC:
-            return MEMORY
-    return Path(tempfile.gettempdir())
 
 
 def replay(cell: str) -> str:
