@@ -24,7 +24,7 @@ RECOVER = "Recover"
 TASK_TOKEN = "TaskToken"  # noqa: S105 - the name of a field
 STARTED_BY = "AWS_STEP_FUNCTIONS_STARTED_BY_EXECUTION_ID"
 
-RISKS = ("logical-slots", "unlogged-tables", "pg-cron", "iac-owned")
+RISKS = ("logical-slots", "unlogged-tables", "memory-tables", "pg-cron", "iac-owned")
 """What a person may accept in ``Accept``; Preflight's reason is the same word as a name (``LogicalSlots``)."""
 
 INPUT_BYTES = 16 * 1024
