@@ -24,8 +24,6 @@ CONNECT_SECONDS = 5.0
 ANSWER_SECONDS = 20.0
 """After so long a silence a client gives its connection up."""
 
-DUPLICATE_KEY = "23505"
-
 
 class NameNotFound(OSError):
     """The name leads to no address."""
@@ -56,8 +54,9 @@ class Finder(Protocol):
 class Resolver:
     """Asks one DNS server, every time. Thread-safe."""
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, database_port: int = PORT) -> None:
         self._server = (host, port)
+        self._database_port = database_port
 
     def resolve(self, name: str) -> Endpoint:
         """Follow CNAMEs from ``name`` to an address; the TTL is that of the first record.
@@ -75,7 +74,7 @@ class Resolver:
                 break
             ttl = record.ttl if ttl is None else ttl
             if record.rtype == dnslib.QTYPE.A:
-                return Endpoint(at, str(record.rdata), PORT, float(ttl))
+                return Endpoint(at, str(record.rdata), self._database_port, float(ttl))
             at = str(record.rdata).rstrip(".").lower()
         raise NameNotFound(f"{name} leads to no address")
 
@@ -131,8 +130,13 @@ class SecretFinder:
         return Endpoint(found.name, found.address, port, self.TTL_SECONDS)
 
 
-def finder(account: Account, *, record: str | None = None, secret: str | None = None) -> Finder:
-    resolver = Resolver(account.dns_host, account.dns_port)
+def finder(account: Account, *, record: str | None = None, secret: str | None = None, port: int = PORT) -> Finder:
+    """The way to the database that this record, or this secret, leads to.
+
+    Args:
+        port: where the database listens, if the record does not say.
+    """
+    resolver = Resolver(account.dns_host, account.dns_port, port)
     if secret is not None:
         return SecretFinder(resolver, account.client("secretsmanager"), secret)
     assert record is not None
@@ -153,7 +157,7 @@ def connect(
     options: str | None = None,
     answer_seconds: float = ANSWER_SECONDS,
 ) -> pg8000.native.Connection:
-    """Log in at this endpoint.
+    """Log in at this endpoint, a PostgreSQL database.
 
     Args:
         options: server settings of the session, as libpq's ``options``.
@@ -187,7 +191,7 @@ def hang_up(connection: Any) -> None:
 
 
 def sqlstate(error: BaseException) -> str | None:
-    """The server's own error code; None when the error did not come from the server."""
+    """PostgreSQL's own error code; None when the error did not come from the server."""
     if isinstance(error, pg8000.exceptions.DatabaseError) and error.args and isinstance(error.args[0], dict):
         code = error.args[0].get("C")
         return None if code is None else str(code)
@@ -195,10 +199,10 @@ def sqlstate(error: BaseException) -> str | None:
 
 
 def quoted(name: str) -> str:
-    """Any name as an SQL identifier."""
+    """Any name as an SQL identifier of PostgreSQL."""
     return '"' + name.replace('"', '""') + '"'
 
 
 def literal(value: str) -> str:
-    """Any text as an SQL string (``standard_conforming_strings``)."""
+    """Any text as an SQL string of PostgreSQL (``standard_conforming_strings``)."""
     return "'" + value.replace("'", "''") + "'"

@@ -4,9 +4,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import UUID
 
 from sandbox.demo.account import Account
-from sandbox.demo.connection import connect, hang_up, trusting
+from sandbox.demo.connection import hang_up, trusting
 from sandbox.demo.world import World
 from sandbox.demo.writers import Ack
 
@@ -34,18 +35,18 @@ def recount(account: Account, world: World, acks: Sequence[Ack]) -> Count:
     Duplicated: there more than once, or counted more often than recorded.
 
     Raises:
-        OSError, pg8000.exceptions.Error: the name leads to no database that can be read.
+        OSError, or the driver's error: the name leads to no database that can be read.
     """
     trust, endpoint = trusting(account.ca_bundle), world.finder(account).find()
+    dialect = world.dialect
     lost_ids: list[str] = []
     lost = duplicated = 0
     remarks: list[str] = []
     for database in world.databases:
-        sql = connect(endpoint, database, world.app, trust)
+        sql = dialect.connect(endpoint, database, world.app, trust)
         try:
-            # A unique index that is broken would hide just what is looked for.
-            sql.run("SET enable_indexscan = off; SET enable_indexonlyscan = off; SET enable_bitmapscan = off")
-            rows = sql.run("SELECT id, writer FROM ledger")
+            dialect.distrust_indexes(sql)
+            rows = [(UUID(str(id_)), writer) for id_, writer in sql.run("SELECT id, writer FROM ledger")]
             counted = dict(sql.run("SELECT writer, n FROM counters"))
             (items,) = sql.run("SELECT count(*) FROM items")[0]
         finally:
@@ -87,8 +88,9 @@ def recount(account: Account, world: World, acks: Sequence[Ack]) -> Count:
 
 
 def _databases(account: Account, world: World, endpoint: Any) -> tuple[str, ...]:
-    sql = connect(endpoint, world.databases[0], world.app, trusting(account.ca_bundle))
+    # Applications of MariaDB see their own only.
+    admin = world.dialect.connect(endpoint, None, world.master, trusting(account.ca_bundle))
     try:
-        return tuple(name for (name,) in sql.run("SELECT datname FROM pg_database ORDER BY datname"))
+        return tuple(world.dialect.all_databases(admin))
     finally:
-        hang_up(sql)
+        hang_up(admin)

@@ -15,7 +15,7 @@ from typing import Any
 from sandbox.client import SandboxProcess
 from sandbox.demo import progress, world
 from sandbox.demo.account import Account
-from sandbox.demo.connection import Endpoint, NameNotFound, Resolver, connect, hang_up, sqlstate, trusting
+from sandbox.demo.connection import Endpoint, NameNotFound, Resolver, hang_up, trusting
 from sandbox.demo.world import World
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,19 +67,20 @@ class Customer:
         return str(self.client("kms").describe_key(KeyId=arn)["KeyMetadata"]["KeyState"])
 
     def refusal(self, built: World, endpoint_name: str, database: str) -> str | None:
-        """Why an application cannot log in at this endpoint: SQLSTATE, ``unreachable``, or None when it can."""
+        """Why an application cannot log in at this endpoint: the server's code, ``unreachable``; None when it can."""
+        dialect = built.dialect
         try:
-            found = Resolver(self.account.dns_host, self.account.dns_port).resolve(endpoint_name)
-            sql = connect(found, database, built.app, trusting(self.account.ca_bundle))
+            found = Resolver(self.account.dns_host, self.account.dns_port, dialect.port).resolve(endpoint_name)
+            sql = dialect.connect(found, database, built.app, trusting(self.account.ca_bundle))
         except NameNotFound:
             return "unreachable"
         except Exception as error:
-            return sqlstate(error) or "unreachable"
+            return dialect.code(error) or "unreachable"
         hang_up(sql)
         return None
 
     def query(self, built: World, endpoint: Endpoint, database: str, statement: str) -> list[list[Any]]:
-        sql = connect(endpoint, database, built.app, trusting(self.account.ca_bundle))
+        sql = built.dialect.connect(endpoint, database, built.app, trusting(self.account.ca_bundle))
         try:
             rows: list[list[Any]] = sql.run(statement)
             return rows

@@ -17,9 +17,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from sandbox.demo import inventory, progress, recorder, report, world, writers
+from sandbox.demo import dialects, inventory, progress, recorder, report, world, writers
 from sandbox.demo.account import Account
 from sandbox.demo.count import CONTROL_DATABASE, Count, recount
+from sandbox.mariadb import HOW_TO_INSTALL, is_installed
 
 WARM_UP_SECONDS = 1.0
 COOL_DOWN_SECONDS = 1.0
@@ -125,7 +126,7 @@ def rotate_under_load(
             )
     watcher = watcher or Watcher(Console(quiet=True))
     before = inventory.take(account)
-    databases_before = frozenset(built.databases) | {"postgres", "rdsadmin", "template0", "template1"}
+    databases_before = frozenset(built.databases) | built.dialect.own_databases
     _, earlier = recorder.calls(account)
     applications = writers.Writers(
         account,
@@ -134,6 +135,7 @@ def rotate_under_load(
         acks=load.acks,
         writers=load.writers,
         rate=load.rate,
+        engine=built.engine,
         record=built.record,
         secret=built.endpoint_secret,
     )
@@ -160,7 +162,7 @@ def rotate_under_load(
     left = list(_leftovers(account, built, run, before, found))
     left += [f"database on the server: {name}" for name in counted_now.databases if name not in databases_before]
     return Outcome(
-        report=_report(run, acks, stopped, counted_now, calls, left),
+        report=_report(built, run, acks, stopped, counted_now, calls, left),
         run=run,
         acks=acks,
         count=counted_now,
@@ -193,6 +195,7 @@ def expected(account: Account, built: world.World, output: Mapping[str, Any], ex
         execution=execution,
         record=built.record,
         endpoint_secret=built.endpoint_secret,
+        target_parameter_group=target["DBParameterGroups"][0]["DBParameterGroupName"],
     )
 
 
@@ -212,6 +215,7 @@ def _leftovers(
 
 
 def _report(
+    built: world.World,
     run: progress.Run,
     acks: Sequence[writers.Ack],
     stopped: writers.Stopped,
@@ -229,7 +233,7 @@ def _report(
     return report.Report(
         status=run.status,
         strategy=(output.get("plan") or {}).get("strategy", "read-replica"),
-        engine=(output.get("source") or {}).get("engine", "postgres"),
+        engine=built.engine,
         acknowledged=counted.acknowledged,
         lost=counted.lost,
         duplicated=counted.duplicated,
@@ -256,6 +260,9 @@ def main(argv: Sequence[str]) -> int:
     if sys.platform != "linux":
         console.print("The sandbox runs on Linux only.")
         return 2
+    if options.engine == "mariadb" and not is_installed():
+        console.print(f"MariaDB is not installed: {HOW_TO_INSTALL}.", highlight=False)
+        return 2
     from sandbox.client import SandboxProcess
 
     watcher = Watcher(console)
@@ -263,7 +270,13 @@ def main(argv: Sequence[str]) -> int:
     with SandboxProcess() as sandbox:
         account = Account.from_facts(sandbox.facts)
         watcher.say("a key, a database under it, data, a name")
-        built = world.build(account, connectivity=options.connectivity, rows=options.rows, writers=options.writers)
+        built = world.build(
+            account,
+            engine=options.engine,
+            connectivity=options.connectivity,
+            rows=options.rows,
+            writers=options.writers,
+        )
         outcome = rotate_under_load(
             account,
             built,
@@ -301,7 +314,7 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
         description="Build a database with data, write to it without pause, rotate its key, report. "
         "Exit 0 only if the rotation succeeded and nothing was lost, duplicated, denied or left over.",
     )
-    parser.add_argument("--engine", choices=["postgres"], default="postgres")
+    parser.add_argument("--engine", choices=dialects.ENGINES, default="postgres")
     parser.add_argument("--strategy", choices=["read-replica"], default="read-replica")
     parser.add_argument("--connectivity", choices=["dns", "secret"], default="dns")
     parser.add_argument("--writers", type=_positive(int), default=6)

@@ -57,6 +57,8 @@ class Expected:
     old_key_state: str = "Enabled"
     record: str | None = None
     endpoint_secret: str | None = None
+    target_parameter_group: str | None = None
+    """It may be a new one: where the fence is a parameter, source and target cannot share a group."""
     bystanders: Mapping[str, str] = field(default_factory=dict)
     """Other instances of the account, with their keys: RDS backs them up every day."""
 
@@ -99,6 +101,8 @@ def _may_be_added(name: str, facts: Mapping[str, Any], expected: Expected) -> bo
         case "rds", "snapshot":
             kept = facts["key"] == expected.new_key and facts["status"] == "available"
             return own == f"{expected.target}-kept" and bool(kept)
+        case "rds", "parameter-group":
+            return own == expected.target_parameter_group
         case "rds", "automated-snapshot":
             if facts["instance"] in expected.bystanders:
                 return bool(facts["key"] == expected.bystanders[facts["instance"]])
@@ -215,7 +219,10 @@ def _rds(account: Account) -> Found:
             },
         )
     for group in _pages(rds, "describe_db_parameter_groups", "DBParameterGroups"):
-        yield f"rds/parameter-group/{group['DBParameterGroupName']}", {"family": group["DBParameterGroupFamily"]}
+        name = group["DBParameterGroupName"]
+        own = _pages(rds, "describe_db_parameters", "Parameters", DBParameterGroupName=name, Source="user")
+        values = {parameter["ParameterName"]: parameter.get("ParameterValue") for parameter in own}
+        yield f"rds/parameter-group/{name}", {"family": group["DBParameterGroupFamily"], "values": values}
     for group in _pages(rds, "describe_db_subnet_groups", "DBSubnetGroups"):
         yield f"rds/subnet-group/{group['DBSubnetGroupName']}", {}
     for group in _pages(rds, "describe_option_groups", "OptionGroupsList"):

@@ -15,14 +15,14 @@ from typing import Any, Literal
 
 from botocore.exceptions import ClientError
 
+from sandbox.demo import dialects
 from sandbox.demo.account import Account
-from sandbox.demo.connection import Endpoint, Finder, Login, connect, finder, hang_up, literal, quoted, trusting
-from sandbox.demo.writers import make_tables
+from sandbox.demo.connection import Endpoint, Finder, Login, finder, hang_up, trusting
+from sandbox.demo.dialects import Dialect
 
 Connectivity = Literal["dns", "secret"]
 
-DATABASES = ("orders", 'Größen "Süd" & O\'Neil')
-"""The second name has everything that makes careless quoting fail."""
+DATABASES = dialects.of("postgres").databases
 
 AWS_MANAGED_KEY = "alias/aws/rds"
 ZONE = "db.example.internal"
@@ -31,13 +31,6 @@ MASTER_USER = "dbadmin"
 APP_USER = "app"
 CREATED_WITHIN_SECONDS = 120.0
 KEY_KNOWN_WITHIN_SECONDS = 30.0
-
-TABLE_OF_DATA = """
-CREATE TABLE items (
-    id bigint PRIMARY KEY, name text NOT NULL, price numeric(10, 2) NOT NULL, placed_at timestamptz NOT NULL
-);
-CREATE SEQUENCE invoice_numbers;
-"""
 
 
 @dataclass(frozen=True)
@@ -58,9 +51,14 @@ class World:
     record: str | None = None
     zone_id: str | None = None
     endpoint_secret: str | None = None
+    engine: str = "postgres"
+
+    @property
+    def dialect(self) -> Dialect:
+        return dialects.of(self.engine)
 
     def finder(self, account: Account) -> Finder:
-        return finder(account, record=self.record, secret=self.endpoint_secret)
+        return finder(account, record=self.record, secret=self.endpoint_secret, port=self.dialect.port)
 
 
 def make_key(account: Account, description: str) -> str:
@@ -74,10 +72,11 @@ def build(
     account: Account,
     *,
     identifier: str = "orders",
+    engine: str = "postgres",
     connectivity: Connectivity = "dns",
     rows: int = 200_000,
     writers: int = 6,
-    databases: tuple[str, ...] = DATABASES,
+    databases: tuple[str, ...] | None = None,
     key_arn: str | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> World:
@@ -85,6 +84,7 @@ def build(
 
     Args:
         rows: rows of data, spread over the databases.
+        databases: their names, which the engine's dialect has if nobody else does.
         key_arn: an existing key, or `AWS_MANAGED_KEY`; without it a new one is made.
         tags: additional tags of the instance, or other values for the usual ones.
 
@@ -95,7 +95,9 @@ def build(
         key_arn = make_key(account, "The key that the database was born with")
     master = Login(MASTER_USER, secrets.token_urlsafe(18))
     app = Login(APP_USER, secrets.token_urlsafe(18))
-    group = make_parameter_group(account, f"{identifier}-settings")
+    dialect = dialects.of(engine)
+    databases = databases or dialect.databases
+    group = make_parameter_group(account, f"{identifier}-settings", dialect)
     login_secret = account.client("secretsmanager").create_secret(
         Name=f"{identifier}/rotation-login",
         SecretString=json.dumps({"username": master.user, "password": master.password}),
@@ -105,7 +107,7 @@ def build(
         account.client("rds").create_db_instance,
         DBInstanceIdentifier=identifier,
         DBInstanceClass="db.t4g.medium",
-        Engine="postgres",
+        Engine=engine,
         AllocatedStorage=20,
         StorageType="gp3",
         StorageEncrypted=True,
@@ -130,7 +132,7 @@ def build(
         zone_id = make_record(account, record, endpoint.name)
         opt_in["key-rotation:dns-record"] = f"{zone_id}/{record}"
     else:
-        endpoint_secret = make_endpoint_secret(account, identifier, endpoint, app)
+        endpoint_secret = make_endpoint_secret(account, identifier, engine, endpoint, app)
         opt_in["key-rotation:endpoint-secret"] = endpoint_secret
     account.client("rds").add_tags_to_resource(
         ResourceName=instance["DBInstanceArn"], Tags=_as_list(opt_in | dict(tags or {}))
@@ -149,6 +151,7 @@ def build(
         record=record,
         zone_id=zone_id,
         endpoint_secret=endpoint_secret,
+        engine=engine,
     )
     fill(account, world, writers)
     return world
@@ -174,15 +177,25 @@ def _hour_from_now(account: Account, hours: int) -> str:
     return f"{begin:%H}:00-{begin + timedelta(hours=1):%H}:00"
 
 
-def make_parameter_group(account: Account, name: str) -> str:
-    """A parameter group of the database's own, with a setting that a rotation must carry over."""
+def make_parameter_group(account: Account, name: str, dialect: Dialect) -> str:
+    """A parameter group of the database's own, with a setting that a rotation must carry over.
+
+    Raises:
+        LookupError: RDS does not have the engine.
+    """
     rds = account.client("rds")
+    versions = rds.describe_db_engine_versions(Engine=dialect.engine)["DBEngineVersions"]
+    if not versions:
+        raise LookupError(f"RDS does not have the engine {dialect.engine} here")
     rds.create_db_parameter_group(
-        DBParameterGroupName=name, DBParameterGroupFamily="postgres16", Description="Settings of the orders database"
+        DBParameterGroupName=name,
+        DBParameterGroupFamily=versions[-1]["DBParameterGroupFamily"],
+        Description="Settings of the orders database",
     )
+    parameter, value = dialect.setting
     rds.modify_db_parameter_group(
         DBParameterGroupName=name,
-        Parameters=[{"ParameterName": "work_mem", "ParameterValue": "8192", "ApplyMethod": "immediate"}],
+        Parameters=[{"ParameterName": parameter, "ParameterValue": value, "ApplyMethod": "immediate"}],
     )
     return name
 
@@ -204,10 +217,10 @@ def make_record(account: Account, record: str, target: str) -> str:
     return zone_id
 
 
-def make_endpoint_secret(account: Account, identifier: str, endpoint: Endpoint, app: Login) -> str:
+def make_endpoint_secret(account: Account, identifier: str, engine: str, endpoint: Endpoint, app: Login) -> str:
     """The secret that applications read the database's address from; has a field of the customer's own."""
     fields = {
-        "engine": "postgres", "host": endpoint.name, "port": endpoint.port, "dbInstanceIdentifier": identifier,
+        "engine": engine, "host": endpoint.name, "port": endpoint.port, "dbInstanceIdentifier": identifier,
         "username": app.user, "password": app.password, "owner": "orders-team",
     }  # fmt: skip
     arn: str = account.client("secretsmanager").create_secret(
@@ -235,29 +248,19 @@ def wait_available(
 
 
 def fill(account: Account, world: World, writers: int) -> None:
-    """Roles, databases, tables and data."""
-    trust = trusting(account.ca_bundle)
+    """Accounts, databases, tables and data."""
+    trust, dialect = trusting(account.ca_bundle), world.dialect
     endpoint = world.finder(account).find()
-    admin = connect(endpoint, "postgres", world.master, trust)
+    admin = dialect.connect(endpoint, None, world.master, trust)
     try:
-        admin.run(f"CREATE ROLE {APP_USER} LOGIN PASSWORD {literal(world.app.password)}")
-        admin.run(f"GRANT {APP_USER} TO {MASTER_USER}")
-        # On RDS the master owns the first database.
-        admin.run(f"ALTER DATABASE {quoted(world.databases[0])} OWNER TO {APP_USER}")
-        for name in world.databases[1:]:
-            admin.run(f"CREATE DATABASE {quoted(name)} OWNER {APP_USER}")
+        dialect.admit(admin, world.databases, world.app, world.master.user)
     finally:
         hang_up(admin)
     for name in world.databases:
-        sql = connect(endpoint, name, world.app, trust)
+        sql = dialect.connect(endpoint, name, world.app, trust)
         try:
-            sql.run(TABLE_OF_DATA)
-            sql.run(
-                "INSERT INTO items SELECT i, 'item ' || i, (i % 10000) / 100.0, now() - i * interval '1 minute' "
-                f"FROM generate_series(1, {world.rows}) AS i"
-            )
-            sql.run("SELECT setval('invoice_numbers', 4711)")
-            make_tables(sql, writers)
+            dialect.fill(sql, world.rows)
+            dialect.make_tables(sql, writers)
         finally:
             hang_up(sql)
 

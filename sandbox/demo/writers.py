@@ -4,8 +4,9 @@ They run in a few processes of a few threads each (``python -m sandbox.demo.writ
 input; the end of the input ends them). Three kinds of writers, because a fence that stops one of them stops nobody:
 
 * ``plain``: ordinary transactions
-* ``read-write``: ``BEGIN READ WRITE``
-* ``option-off``: connections with ``-c default_transaction_read_only=off``
+* ``read-write``: transactions that say that they write (``BEGIN READ WRITE``)
+* ``option-off``: sessions that turn off what asks them not to write (``-c default_transaction_read_only=off``,
+  ``SET SESSION tx_read_only = OFF``)
 
 And, only where it is asked for, a latecomer: its session sleeps after the server has let it in and before it is in
 pg_stat_activity (``-c post_auth_delay``), until a signal wakes it. Then it commits one row, and logs in again.
@@ -28,27 +29,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote
 
+from sandbox.demo import dialects
 from sandbox.demo.account import Account
-from sandbox.demo.connection import (
-    DUPLICATE_KEY,
-    Finder,
-    Login,
-    connect,
-    finder,
-    hang_up,
-    literal,
-    sqlstate,
-    trusting,
-)
+from sandbox.demo.connection import Finder, Login, finder, hang_up, trusting
+from sandbox.demo.dialects import KINDS, LATE, Dialect
 
-KINDS = ("plain", "read-write", "option-off")
-READ_WRITE_OPTION = "-c default_transaction_read_only=off"
 LATECOMER = 1000
 """Its number among the writers."""
-LATE_SECONDS = 2000
-"""Until somebody wakes it; the server takes no more than 2147."""
 LATE_AGAIN_SECONDS = 0.5
-LATE_OPTION = f"-c post_auth_delay={LATE_SECONDS}"
 BACK_OFF_SECONDS = 0.02
 SETTLE_SECONDS = 20.0
 """So long may a writer that was told to stop still try to find out about its last commit."""
@@ -75,6 +63,7 @@ class Job:
     secret: str | None = None
     reads: bool = False
     latecomer: bool = False
+    engine: str = "postgres"
 
 
 @dataclass(frozen=True)
@@ -116,9 +105,10 @@ class _Pool:
     """One long-lived connection per database, for one thread. Follows its name within the name's TTL."""
 
     def __init__(
-        self, finder: Finder, login: Login, trust: Any, gates: dict[str, "_Gate"], options: str | None
+        self, dialect: Dialect, finder: Finder, login: Login, trust: Any, gates: dict[str, "_Gate"], kind: str
     ) -> None:
-        self._finder, self._login, self._trust, self._gates, self._options = finder, login, trust, gates, options
+        self._dialect, self._finder, self._login, self._trust = dialect, finder, login, trust
+        self._gates, self._kind = gates, kind
         self._open: dict[str, tuple[Any, float]] = {}
 
     def connection(self, database: str) -> Any:
@@ -128,7 +118,7 @@ class _Pool:
         self.discard(database)
         with self._gates[database]:
             endpoint = self._finder.find()
-            connection = connect(endpoint, database, self._login, self._trust, options=self._options)
+            connection = self._dialect.connect(endpoint, database, self._login, self._trust, kind=self._kind)
         self._open[database] = (connection, time.monotonic() + endpoint.ttl_seconds)
         return connection
 
@@ -172,7 +162,7 @@ class _Writer:
     ) -> None:
         self.number, self.kind = number, KINDS[number % len(KINDS)]
         self._job, self._pool, self._acks, self._doubts, self._summary = job, pool, acks, doubts, summary
-        self._begin = "BEGIN READ WRITE" if self.kind == "read-write" else "BEGIN"
+        self._dialect = dialects.of(job.engine)
 
     def run(self, stop: threading.Event) -> None:
         pause = 1 / self._job.rate if self._job.rate else 0.0
@@ -188,11 +178,7 @@ class _Writer:
 
     def _commit(self, sequence: int, database: str, stop: threading.Event) -> None:
         row = uuid.uuid4()
-        write = (
-            f"{self._begin}; INSERT INTO ledger (id, writer, seq, at, via) VALUES "
-            f"('{row}', {self.number}, {sequence}, clock_timestamp(), '{self.kind}'); "
-            f"UPDATE counters SET n = n + 1 WHERE writer = {self.number}"
-        )
+        write = self._dialect.write(self.kind, str(row), self.number, sequence)
         in_doubt, give_up_at = False, float("inf")
         while time.monotonic() < give_up_at:
             if stop.is_set():
@@ -206,8 +192,8 @@ class _Writer:
                 asked = True
                 connection.run("COMMIT")
             except Exception as error:
-                code = sqlstate(error)
-                if code == DUPLICATE_KEY and in_doubt:
+                code = self._dialect.code(error)
+                if code == self._dialect.duplicate_key and in_doubt:
                     self._pool.discard(database)
                     self._summary.settled += 1
                     break
@@ -227,21 +213,16 @@ class _Writer:
 
 def _come_late(job: Job, find: Finder, login: Login, trust: Any, acks: _Notebook) -> None:
     """Log in, sleep until woken, commit one row, and again: also who was woken too early is on the way at the fence."""
-    database = job.databases[0]
+    dialect, database = dialects.of(job.engine), job.databases[0]
     while True:
         row = uuid.uuid4()
         try:
-            connection = connect(find.find(), database, login, trust, options=LATE_OPTION, answer_seconds=LATE_SECONDS)
-            connection.run(
-                "INSERT INTO ledger (id, writer, seq, at, via) "
-                f"VALUES ('{row}', {LATECOMER}, 0, clock_timestamp(), 'late'); "
-                f"INSERT INTO counters AS c (writer, n) VALUES ({LATECOMER}, 1) "
-                "ON CONFLICT (writer) DO UPDATE SET n = c.n + 1"
-            )
+            connection = dialect.connect(find.find(), database, login, trust, kind=LATE)
+            connection.run(dialect.write_late(str(row), LATECOMER))
         except Exception:
             time.sleep(LATE_AGAIN_SECONDS)
             continue
-        acks.note(Ack(time.monotonic(), database, row, LATECOMER, "late").to_line())
+        acks.note(Ack(time.monotonic(), database, row, LATECOMER, LATE).to_line())
         hang_up(connection)
 
 
@@ -268,24 +249,22 @@ def _main() -> int:
     job = Job(**fields | {"databases": tuple(fields["databases"]), "writers": tuple(fields["writers"])})
     account = Account(**json.loads(job.account))
     trust, login = trusting(account.ca_bundle), Login(job.user, job.password)
-    find = finder(account, record=job.record, secret=job.secret)
+    dialect = dialects.of(job.engine)
+    find = finder(account, record=job.record, secret=job.secret, port=dialect.port)
     gates = {database: _Gate() for database in job.databases}
     acks, doubts = _Notebook(job.acks), _Notebook(job.ambiguous)
     stop, summaries, threads = threading.Event(), [], []
 
-    def pool(options: str | None) -> _Pool:
-        return _Pool(find, login, trust, gates, options)
+    def pool(kind: str) -> _Pool:
+        return _Pool(dialect, find, login, trust, gates, kind)
 
     for number in job.writers:
         summaries.append(_Summary())
-        writer = _Writer(
-            number, job, pool(READ_WRITE_OPTION if KINDS[number % len(KINDS)] == "option-off" else None),
-            acks, doubts, summaries[-1],
-        )  # fmt: skip
+        writer = _Writer(number, job, pool(KINDS[number % len(KINDS)]), acks, doubts, summaries[-1])
         threads.append(threading.Thread(target=writer.run, args=(stop,)))
     if job.reads:
         summaries.append(_Summary())
-        threads.append(threading.Thread(target=_read, args=(job, pool(None), summaries[-1], stop)))
+        threads.append(threading.Thread(target=_read, args=(job, pool(KINDS[0]), summaries[-1], stop)))
     if job.latecomer:
         # Nobody waits for it: it may sleep when all the others have ended.
         threading.Thread(target=_come_late, args=(job, find, login, trust, acks), daemon=True).start()
@@ -329,12 +308,15 @@ class Writers:
         acks: Path,
         writers: int,
         rate: float,
+        engine: str = "postgres",
         record: str | None = None,
         secret: str | None = None,
         reads: bool = True,
         latecomer: bool = False,
         processes: int = PROCESSES,
     ) -> None:
+        if latecomer and not dialects.of(engine).has_latecomers:
+            raise ValueError(f"{engine} has no latecomers")
         acks.write_text("")
         self.acks = acks
         self._processes: list[subprocess.Popen[str]] = []
@@ -345,7 +327,7 @@ class Writers:
             job = Job(
                 account=account.to_json(), databases=databases, user=login.user, password=login.password,
                 acks=str(acks), ambiguous=f"{acks}.ambiguous", writers=share, rate=rate, record=record, secret=secret,
-                reads=reads and index == 0, latecomer=latecomer and index == 0,
+                reads=reads and index == 0, latecomer=latecomer and index == 0, engine=engine,
             )  # fmt: skip
             process = subprocess.Popen(
                 [sys.executable, "-m", "sandbox.demo.writers"],
@@ -400,22 +382,6 @@ class Writers:
         )
         return self._stopped
 
-
-SCHEMA = """
-CREATE TABLE ledger (
-    id uuid PRIMARY KEY, writer int NOT NULL, seq bigint NOT NULL, at timestamptz NOT NULL, via text NOT NULL
-);
-CREATE TABLE counters (writer int PRIMARY KEY, n bigint NOT NULL DEFAULT 0);
-"""
-
-
-def make_tables(sql: Any, writers: int) -> None:
-    """What the writers need in a database; run as the role that they log in as."""
-    sql.run(SCHEMA)
-    sql.run(f"INSERT INTO counters (writer) SELECT generate_series(0, {writers - 1})")
-
-
-__all__ = ["Ack", "Stopped", "Writers", "literal", "make_tables", "read_acks"]
 
 if __name__ == "__main__":
     raise SystemExit(_main())

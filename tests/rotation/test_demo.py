@@ -10,8 +10,8 @@ from urllib.parse import unquote
 import pytest
 
 from sandbox.demo import flow, report
+from sandbox.demo.dialects import KINDS
 from sandbox.demo.world import DATABASES
-from sandbox.demo.writers import KINDS
 from tests.infra.interpreters import recorded, second_opinions
 from tests.rotation.support import ROOT, Customer
 

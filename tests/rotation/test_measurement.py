@@ -21,8 +21,9 @@ from sandbox.demo import inventory, report
 from sandbox.demo.account import Account
 from sandbox.demo.connection import Login, NameNotFound, Resolver, connect, quoted, trusting
 from sandbox.demo.count import recount
+from sandbox.demo.dialects import KINDS
 from sandbox.demo.world import DATABASES, RECORD_TTL_SECONDS, World, fill
-from sandbox.demo.writers import KINDS, Ack, Writers, read_acks
+from sandbox.demo.writers import Ack, Writers, read_acks
 from sandbox.dns import DnsServer, NameTable
 from sandbox.postgres import PostgresEngine, PostgresServer
 from sandbox.tls_front import AddressBlock, CertificateAuthority, TlsFront

@@ -1,0 +1,96 @@
+"""What the customer says to a database of each engine: one module per engine, and nothing of them anywhere else."""
+
+import ssl
+from collections.abc import Sequence
+from functools import cache
+from importlib import import_module
+from typing import Any, Protocol
+
+from sandbox.demo.connection import ANSWER_SECONDS, Endpoint, Login
+
+KINDS = ("plain", "read-write", "option-off")
+"""Of writers: see `sandbox.demo.writers`."""
+
+LATE = "late"
+"""The kind of a latecomer."""
+
+ENGINES = ("postgres", "mariadb")
+
+
+class Session(Protocol):
+    def run(self, statement: str) -> Any:
+        """The rows of the last of the statements (they are separated by semicolons)."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Dialect(Protocol):
+    engine: str
+    port: int
+    databases: tuple[str, ...]
+    """Names for a customer's databases. One has everything in it that makes careless quoting fail."""
+    setting: tuple[str, str]
+    """A parameter, and a value that differs from RDS's default: what a rotation must carry over."""
+    own_databases: frozenset[str]
+    """What every server has."""
+    duplicate_key: str
+    """The code of the refusal of a row that is there."""
+    has_latecomers: bool
+    """Whether a session can sleep after the server has let it in and before anybody sees it."""
+
+    def connect(
+        self,
+        endpoint: Endpoint,
+        database: str | None,
+        login: Login,
+        trust: ssl.SSLContext,
+        *,
+        kind: str = KINDS[0],
+        answer_seconds: float = ANSWER_SECONDS,
+    ) -> Session:
+        """Log in at this endpoint, as a writer of this kind does. No database: where administrators work.
+
+        Raises:
+            OSError, or an error that has a `code`: no connection was made, and nothing of it is left open.
+        """
+        ...
+
+    def code(self, error: BaseException) -> str | None:
+        """The server's own error code; None when the error did not come from the server."""
+        ...
+
+    def admit(self, admin: Session, databases: Sequence[str], app: Login, master: str) -> None:
+        """Let applications in: their account, and databases that belong to it (the first exists)."""
+        ...
+
+    def fill(self, sql: Session, rows: int) -> None:
+        """The data that was there before: the table ``items``, and numbers that are given once."""
+        ...
+
+    def make_tables(self, sql: Session, writers: int) -> None:
+        """What the writers need in a database: ``ledger`` and ``counters``; run as the role that they log in as."""
+        ...
+
+    def write(self, kind: str, row: str, writer: int, sequence: int) -> str:
+        """Everything of a writer's transaction but its COMMIT."""
+        ...
+
+    def write_late(self, row: str, writer: int) -> str:
+        """A latecomer's whole transaction."""
+        ...
+
+    def distrust_indexes(self, sql: Session) -> None:
+        """Let this session read tables themselves: a broken unique index would hide just what is looked for."""
+        ...
+
+    def all_databases(self, admin: Session) -> list[str]:
+        """What the server has, the rotation's own included."""
+        ...
+
+
+@cache
+def of(engine: str) -> Dialect:
+    """The dialect of one of `ENGINES`."""
+    dialect: Dialect = import_module(f"sandbox.demo.dialects.{engine}").DIALECT
+    return dialect
