@@ -430,6 +430,20 @@ class MariadbServer(LocalServer):
     def go_on(self) -> None:
         self.heartbeat(skipping=NUMBERS_AHEAD)
 
+    def open_databases(self) -> None:
+        """Let applications in whose accounts are locked, and let them write."""
+        with self.session() as sql:
+            for user, host in sql.run(
+                "SELECT user, host FROM mysql.global_priv"
+                " WHERE JSON_VALUE(priv, '$.account_locked') AND user <> 'mariadb.sys'"
+            ):
+                sql.run(f"ALTER USER {literal(user)}@{literal(host)} ACCOUNT UNLOCK")
+            sql.run("SET GLOBAL read_only = 0")
+
+    def reload(self) -> None:
+        """Let it read its settings again, as after a change of its parameter group."""
+        self.apply_parameters(self._parameters)
+
     def set_master_password(self, user: str, password: str) -> None:
         # Written to the binary log: a replica's master has its source's password.
         with self.session(binlog=True) as sql:

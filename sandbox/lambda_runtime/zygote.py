@@ -183,7 +183,7 @@ def prewarm() -> None:
 
 # -- faults ------------------------------------------------------------------------------------------------------------
 
-_VARYING = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|\$\w*\$.*?\$\w*\$|\b\d+\b""", re.DOTALL)
+_VARYING = re.compile(r"""'(?:[^']|'')*'|"(?:[^"]|"")*"|`(?:[^`]|``)*`|\$\w*\$.*?\$\w*\$|\b\d+\b""", re.DOTALL)
 
 
 def shape_of(statement: str) -> str:
@@ -234,9 +234,21 @@ class Fault:
         elif self.what == "report":
             self.report()
         else:
-            caller._usock.shutdown(socket.SHUT_RDWR)
+            lost = _lose(caller)
             if self.when == "after":
-                raise sys.modules["pg8000.exceptions"].InterfaceError("network error")
+                raise lost
+
+
+def _lose(connection: Any) -> Exception:
+    """Cut a connection to a database; returns what its driver says to that."""
+    raw = getattr(connection, "_usock", None)
+    if raw is not None:
+        raw.shutdown(socket.SHUT_RDWR)
+        return sys.modules["pg8000.exceptions"].InterfaceError("network error")  # type: ignore[no-any-return]
+    connection._sock.shutdown(socket.SHUT_RDWR)
+    return sys.modules["pymysql.err"].OperationalError(  # type: ignore[no-any-return]
+        2013, "Lost connection to MySQL server during query"
+    )
 
 
 class Faults:

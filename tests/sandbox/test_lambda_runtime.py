@@ -367,6 +367,7 @@ def test_the_sandbox_can_act_while_a_process_waits_before_a_statement(
         ('ALTER DATABASE "o""r 1"  CONNECTION LIMIT 0', "ALTER DATABASE ? CONNECTION LIMIT ?"),
         ("SELECT 'it''s', $1\n FROM t2", "SELECT ?, $? FROM t2"),
         ("COMMENT ON x IS $t$ a 'b' $t$", "COMMENT ON x IS ?"),
+        ("CALL `my``sql 1`.`p`(12)", "CALL ?.?(?)"),
     ],
 )
 def test_statements_that_differ_in_names_and_values_have_one_shape(statement: str, shape: str) -> None:

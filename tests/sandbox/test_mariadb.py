@@ -15,6 +15,7 @@ import pymysql
 import pytest
 
 from sandbox import mariadb
+from sandbox.lambda_runtime.zygote import Fault
 from sandbox.mariadb import PORT, MariadbEngine, MariadbServer, installed_version
 from sandbox.rds.servers import ServerError
 from tests.mariadb import need_mariadb
@@ -298,6 +299,37 @@ def test_there_are_no_users_but_rdss_and_the_customers(engine: MariadbEngine, ma
         databases = {name for (name,) in sql.run("SHOW DATABASES")}
     assert users == {"dba@%", "rdsadmin@localhost", "rdsrepladmin@%", "mariadb.sys@localhost"}
     assert databases == {"information_schema", "mysql", "performance_schema", "sys"}
+
+
+def test_a_fence_can_be_broken_by_somebody_else(engine: MariadbEngine, master_of: MariadbServer) -> None:
+    """As a person with other rights would; the account that MariaDB itself keeps locked stays so."""
+    with master(master_of) as sql:
+        ask(sql, "CREATE USER fenced@'%' IDENTIFIED BY 'p' ACCOUNT LOCK")
+        master_of.apply_parameters({"read_only": "1"})
+        master_of.open_databases()
+        ask(sql, "INSERT INTO t VALUES (1)")
+        locked = "SELECT user FROM mysql.global_priv WHERE JSON_VALUE(priv, '$.account_locked')"
+        assert ask(sql, locked) == [("mariadb.sys",)]
+    master_of.reload()
+    master_of.apply_parameters({})
+
+
+@pytest.mark.parametrize(("when", "there"), [("before", []), ("after", [(1,)])])
+def test_a_connection_can_be_lost_around_a_statement(
+    engine: MariadbEngine, master_of: MariadbServer, when: str, there: list[tuple[int]]
+) -> None:
+    """What is asked and done, and of which nobody hears: the client is told of a lost connection either way."""
+    with master(master_of) as sql:
+        ask(sql, "CREATE OR REPLACE TABLE lost (x INT)")
+    connection = master(master_of)
+    fault = Fault("statement", 1, when, "lose", None)
+    assert (
+        refusal(lambda: fault.around("statement", type(connection).query, connection, "INSERT INTO lost VALUES (1)"))
+        in GONE
+    )
+    with master(master_of) as sql:
+        assert ask(sql, "SELECT x FROM lost") == there
+    assert fault.statements == ["INSERT INTO lost VALUES (?)"]
 
 
 def test_a_new_master_password_reaches_the_replica(engine: MariadbEngine) -> None:
