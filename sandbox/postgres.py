@@ -176,7 +176,10 @@ class PostgresEngine(LocalEngine["PostgresServer"]):
         # A snapshot of a replica is restored as a primary.
         (server.data / "standby.signal").unlink(missing_ok=True)
         auto = server.data / "postgresql.auto.conf"
-        auto.write_text("".join(line for line in auto.read_text().splitlines(True) if not line.startswith("primary_")))
+        of_the_other = ("primary_", "default_transaction_read_only")  # the latter of one that was switched away from
+        auto.write_text(
+            "".join(line for line in auto.read_text().splitlines(True) if not line.startswith(of_the_other))
+        )
         # Slots are files, and a restored instance has no replicas.
         with server.starting_unsynced() as sql:
             sql.run("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots")
@@ -385,6 +388,32 @@ class PostgresServer(LocalServer):
     def _reconfigure(sql: pg8000.native.Connection, statement: str) -> None:
         sql.run(statement)
         sql.run("SELECT pg_reload_conf()")
+
+    def refuse_writes(self, within_seconds: float) -> None:
+        """End every session but RDS's own, and let later ones only read, unless they say otherwise."""
+        deadline = time.monotonic() + within_seconds
+        others = "backend_type = 'client backend' AND usename <> 'rdsadmin'"
+        with self.session() as sql:
+            self._reconfigure(sql, "ALTER SYSTEM SET default_transaction_read_only = on")
+            while sql.run(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {others}"):
+                if time.monotonic() > deadline:
+                    raise ServerError(f"{self.name} does not get rid of its clients")
+                time.sleep(0.02)
+
+    def accept_writes(self) -> None:
+        with self.session() as sql:
+            self._reconfigure(sql, "ALTER SYSTEM RESET default_transaction_read_only")
+
+    def position(self) -> str:
+        """After everything that was committed, also what is not on the disk yet."""
+        with self.session() as sql:
+            return str(sql.run("SELECT pg_current_wal_insert_lsn()::text")[0][0])
+
+    def has_replayed(self, position: str) -> bool:
+        with self.session() as sql:
+            return bool(
+                sql.run("SELECT pg_last_wal_replay_lsn() >= CAST(:position AS pg_lsn)", position=position)[0][0]
+            )
 
     def reload(self) -> None:
         """Let it read its settings again, as after a change of its parameter group."""

@@ -30,7 +30,7 @@ LOG = logging.getLogger("sandbox.server")
 NAME_PREFIX = "rds-key-rotation"
 """The configuration's ``name_prefix``, which that environment leaves as it is."""
 
-DURATIONS = {"replica": 2.0, "backup": 1.0, "snapshot": 1.0, "copy": 2.0, "delete": 1.0}
+DURATIONS = {"replica": 2.0, "green": 2.0, "backup": 1.0, "snapshot": 1.0, "copy": 2.0, "delete": 1.0}
 """Virtual minutes, shorter than RDS's: each further poll of the state machine costs real work and shows nothing."""
 
 ADMINISTRATOR = "administrator"

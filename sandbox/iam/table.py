@@ -379,24 +379,23 @@ def _create_blue_green(call: Call) -> Iterator[Check]:
 @row("rds", "SwitchoverBlueGreenDeployment")
 def _switch_blue_green(call: Call) -> Iterator[Check]:
     yield Check(call.action, _deployment(call))
-    for identifier in _blue_green_members(call):
-        yield Check("rds:ModifyDBInstance", identifier)
-        yield Check("rds:PromoteReadReplica", identifier)
+    for arn in (*_members(call, "blues"), *_members(call, "greens")):
+        yield Check("rds:ModifyDBInstance", arn)
+        yield Check("rds:PromoteReadReplica", arn)
 
 
 @row("rds", "DeleteBlueGreenDeployment")
 def _delete_blue_green(call: Call) -> Iterator[Check]:
     yield Check(call.action, _deployment(call))
     if call.params.get("DeleteTarget"):
-        for identifier in _blue_green_members(call)[1:]:
-            yield Check("rds:DeleteDBInstance", identifier)
+        for arn in _members(call, "greens"):
+            yield Check("rds:DeleteDBInstance", arn)
 
 
-def _blue_green_members(call: Call) -> list[str]:
+def _members(call: Call, side: str) -> list[str]:
+    """The databases on one side of a deployment; none of one that does not exist."""
     deployment = call.inventory.backend("rds").blue_green_deployments.get(call.get("BlueGreenDeploymentIdentifier"))
-    members = [getattr(deployment, name, None) for name in ("source", "target")]
-    names = [str(getattr(member, "arn", member)) for member in members if member]
-    return [name if name.startswith("arn:") else call.here(f"db:{name}") for name in names]
+    return [str(member.arn) for member in getattr(deployment, side, ())]
 
 
 # -- KMS ---------------------------------------------------------------------------------------------------------------

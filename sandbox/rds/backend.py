@@ -13,8 +13,8 @@ from typing import Any
 
 from moto.rds.models import DBParameterGroup, RDSBackend
 
+from sandbox.rds.blue_green import BlueGreen
 from sandbox.rds.errors import instance_not_found, invalid_value, refuse, snapshot_not_found
-from sandbox.rds.instances import Instances
 from sandbox.rds.operations import AVAILABLE, Params
 from sandbox.rds.parameters import ParameterGroups
 from sandbox.rds.resources import Instance, View, matches
@@ -24,7 +24,7 @@ HOUSEKEEPING_SECONDS = 0.5
 RECOVERABLE_DAYS = 7
 
 
-class SandboxRds(ParameterGroups, Instances):
+class SandboxRds(ParameterGroups, BlueGreen):
     """Put into moto in place of its own backend by :func:`sandbox.rds.install_rds`, which makes subclasses of it."""
 
     __module__ = RDSBackend.__module__  # moto finds the URLs of a service by the module of its backend

@@ -13,6 +13,10 @@ class Durations:
 
     create: float = 5
     replica: float = 10
+    green: float = 15
+    """Each member of a blue/green deployment."""
+
+    deployment_deletion: float = 1
     restore: float = 8
     storage_initialization: float = 2
     backup: float = 3
@@ -30,6 +34,9 @@ class Durations:
 
     promotion_seconds: float = 1.0
     """Real: between the fence and the release the clock does not jump."""
+
+    switchover_seconds: float = 1.0
+    """Real: nobody can connect to either side of a blue/green deployment meanwhile."""
 
     stale_status_seconds: float = 0.2
     """Real: for a moment after a call the status is still the one from before."""

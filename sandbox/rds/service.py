@@ -215,6 +215,18 @@ def _install_wire() -> None:
         backup = self.backend.delete_db_instance_automated_backup(self.params)
         return ActionResult({"DBInstanceAutomatedBackup": backup.view()})
 
+    def create_blue_green_deployment(self: Any) -> ActionResult:
+        return ActionResult({"BlueGreenDeployment": self.backend.request_deployment(self.params).view()})
+
+    def describe_blue_green_deployments(self: Any) -> ActionResult:
+        return _page(self, "BlueGreenDeployments", self.backend.views_of_deployments(self.params))
+
+    def switchover_blue_green_deployment(self: Any) -> ActionResult:
+        return ActionResult({"BlueGreenDeployment": self.backend.request_switchover(self.params).view()})
+
+    def delete_blue_green_deployment(self: Any) -> ActionResult:
+        return ActionResult({"BlueGreenDeployment": self.backend.request_deployment_deletion(self.params).view()})
+
     def describe_account_attributes(self: Any) -> ActionResult:
         backend = self.backend
         with backend.lock:
@@ -275,14 +287,14 @@ def _install_wire() -> None:
         restore_db_instance_from_db_snapshot, describe_db_instances, create_db_snapshot, copy_db_snapshot,
         delete_db_snapshot, describe_db_snapshots, describe_db_instance_automated_backups,
         delete_db_instance_automated_backup, describe_account_attributes, describe_db_engine_versions,
-        describe_certificates, reset_db_parameter_group, describe_db_parameters,
+        describe_certificates, reset_db_parameter_group, describe_db_parameters, create_blue_green_deployment,
+        describe_blue_green_deployments, switchover_blue_green_deployment, delete_blue_green_deployment,
     ):  # fmt: skip
         setattr(RDSResponse, method.__name__, method)
     for name in ("create_db_instance", "create_db_instance_read_replica", "promote_read_replica"):
         setattr(RDSResponse, name, _instance(name))
     for name in (
-        "create_blue_green_deployment", "switchover_blue_green_deployment", "restore_db_instance_to_point_in_time",
-        "create_db_cluster", "start_export_task",
+        "restore_db_instance_to_point_in_time", "create_db_cluster", "start_export_task",
     ):  # fmt: skip
         setattr(RDSResponse, name, refuse_this)
     for name, member in (

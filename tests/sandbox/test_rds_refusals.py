@@ -100,7 +100,6 @@ def test_no_replica_without_backups(sandbox: Sandbox) -> None:
 @pytest.mark.parametrize(
     ("operation", "arguments"),
     [
-        ("create_blue_green_deployment", {"BlueGreenDeploymentName": "b", "Source": "arn:aws:rds:eu-central-1:1:db:x"}),
         ("restore_db_instance_to_point_in_time", {"TargetDBInstanceIdentifier": "b"}),
     ],
 )
