@@ -18,10 +18,15 @@ Conditions = Mapping[str, Mapping[str, Any]]
 ROTATION_ID_TAG = "rds-key-rotation:rotation-id"
 DECOMMISSION_TAG = "rds-key-rotation:decommission"
 RELEASED_TAG = "rds-key-rotation:released"
+DEPLOYMENT_TAG = "rds-key-rotation:deployment"
+GREEN_TAG = "rds-key-rotation:green"
+BASE_NAME_TAG = "rds-key-rotation:base-name"
 
 MADE_BY_A_ROTATION: Conditions = {"Null": {f"aws:ResourceTag/{ROTATION_ID_TAG}": "false"}}
 MARKED_FOR_REMOVAL: Conditions = {"Null": {f"aws:ResourceTag/{DECOMMISSION_TAG}": "false"}}
 NEVER_RELEASED: Conditions = {"Null": {f"aws:ResourceTag/{RELEASED_TAG}": "true"}}
+IN_A_DEPLOYMENT: Conditions = {"Null": {f"aws:ResourceTag/{DEPLOYMENT_TAG}": "false"}}
+NOT_PRODUCTION: Conditions = {"Null": {f"aws:ResourceTag/{GREEN_TAG}": "false"}}
 TAGGED_BY_THIS_CALL: Conditions = {"Null": {f"aws:RequestTag/{ROTATION_ID_TAG}": "false"}}
 NONE_OF_OUR_TAGS: Conditions = {"ForAllValues:StringNotLike": {"aws:TagKeys": ["rds-key-rotation:*"]}}
 FOR_AWS_RESOURCES: Conditions = {"Bool": {"kms:GrantIsForAWSResource": "true"}}
@@ -112,9 +117,9 @@ def through(service: str, config: Config) -> Conditions:
     return {"StringEquals": {"kms:ViaService": f"{service}.{config.region}.amazonaws.com"}}
 
 
-def only_tags(pattern: str) -> Conditions:
-    """Only tags of this name, and at least one."""
-    return {"ForAllValues:StringLike": {"aws:TagKeys": [pattern]}, "Null": {"aws:TagKeys": "false"}}
+def only_tags(*patterns: str) -> Conditions:
+    """Only tags of these names, and at least one."""
+    return {"ForAllValues:StringLike": {"aws:TagKeys": list(patterns)}, "Null": {"aws:TagKeys": "false"}}
 
 
 def passed_to(service: str) -> Conditions:
@@ -139,7 +144,8 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
     # Databases, snapshots and keys take part by tag, so their names are not known here; ours are told by name and tag.
     any_db, our_db = config.arn("rds", "db:*"), config.arn("rds", "db:*-rot-*")
     any_snapshot, our_snapshot = config.arn("rds", "snapshot:*"), config.arn("rds", "snapshot:*-rot-*")
-    groups = (config.arn("rds", "subgrp:*"), config.arn("rds", "pg:*"), config.arn("rds", "og:*"))
+    pg = config.arn("rds", "pg:*")
+    groups = (config.arn("rds", "subgrp:*"), pg, config.arn("rds", "og:*"))
     any_key, our_alias = config.arn("kms", "key/*"), config.arn("kms", "alias/rds-rotation/*")
     zones = tuple(f"arn:{config.partition}:route53:::hostedzone/{zone}" for zone in config.hosted_zone_ids)
     secrets = tuple(config.arn("secretsmanager", f"secret:{_secret(name)}") for name in config.secret_names)
@@ -153,6 +159,9 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
     through_rds = through("rds", config)
     through_secrets = through("secretsmanager", config)
 
+    # RDS names a deployment and its green members itself, and IAM takes no partial names for them.
+    any_deployment = config.arn("rds", "deployment:*")
+
     # -- what several rows have in common --
     table = config.ledger_table_arn
     journal = allow("dynamodb:GetItem", "dynamodb:UpdateItem", on=table)
@@ -160,6 +169,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
     open_entries = allow("dynamodb:Scan", on=table)
     free_lock = allow("dynamodb:DeleteItem", on=table)
     see_db = allow("rds:DescribeDBInstances", on=any_db)
+    see_deployments = allow("rds:DescribeBlueGreenDeployments", on=any_deployment)
     see_snapshots = allow("rds:DescribeDBSnapshots", on=(any_db, any_snapshot))
     log_in = (
         allow("secretsmanager:GetSecretValue", on=secrets),
@@ -236,6 +246,8 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 allow("rds:DescribeDBProxies", "rds:DescribeDBProxyTargets", on=config.arn("rds", "db-proxy:*")),
                 allow("rds:DescribePendingMaintenanceActions", on=any_db),
                 allow("rds:DescribeEventSubscriptions", on=config.arn("rds", "es:*")),
+                allow("rds:DescribeDBParameters", on=pg),
+                see_deployments,
                 see_key,
                 *log_in,
                 allow("secretsmanager:DescribeSecret", on=secrets),
@@ -350,6 +362,53 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
             connects_to_databases=True,
         ),
         Task(
+            "CreateBlueGreenDeployment",
+            "Asks RDS for a copy of the source and its replicas, each under the new key",
+            (
+                journal,
+                see_db,
+                see_deployments,
+                allow("rds:AddTagsToResource", on=any_db, when=only_tags(DEPLOYMENT_TAG)),
+                allow("rds:CreateBlueGreenDeployment", on=(any_deployment, any_db, pg), when=TAGGED_BY_THIS_CALL),
+                allow("rds:AddTagsToResource", on=any_deployment, when=TAGGED_BY_THIS_CALL),
+                allow("rds:CreateDBInstanceReadReplica", on=any_db, when=IN_A_DEPLOYMENT),
+                *lend_key_to_rds,
+            ),
+        ),
+        Task(
+            "WaitForGreen",
+            "Observes the deployment once: every member ready to be switched over, or not yet",
+            (
+                journal,
+                see_db,
+                see_deployments,
+                allow("rds:AddTagsToResource", on=any_db, when=only_tags(DEPLOYMENT_TAG, GREEN_TAG)),
+                allow("rds:ModifyDBInstance", on=any_db, when=NOT_PRODUCTION),
+                allow("rds:ModifyDBInstance", on=groups),
+                allow("rds:AddRoleToDBInstance", on=any_db, when=NOT_PRODUCTION),
+                pass_monitoring_role,
+                pass_associated_role,
+            ),
+            timeout_seconds=60,
+        ),
+        Task(
+            "SwitchOver",
+            "The commit point of blue/green: asks RDS to let green take blue's place",
+            (
+                journal,
+                see_db,
+                see_deployments,
+                see_key_state,
+                allow("rds:SwitchoverBlueGreenDeployment", on=any_deployment, when=MADE_BY_A_ROTATION),
+                allow("rds:ModifyDBInstance", "rds:PromoteReadReplica", on=any_db, when=IN_A_DEPLOYMENT),
+            ),
+        ),
+        Task(
+            "WaitForSwitchover",
+            "Reads from RDS which side serves",
+            (journal, see_db, see_deployments),
+        ),
+        Task(
             "Verify",
             "Compares source and target after the cutover, and marks the source for removal",
             (
@@ -362,6 +421,23 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 allow("rds:RemoveTagsFromResource", on=any_db, when=only_tags("key-rotation:*")),
             ),
             connects_to_databases=True,
+            timeout_seconds=60,
+        ),
+        Task(
+            "VerifySwitchover",
+            "Compares the members after RDS has switched over, marks the sources for removal, ends the deployment",
+            (
+                journal,
+                see_db,
+                see_deployments,
+                allow("rds:AddTagsToResource", on=any_db, when=only_tags("key-rotation:*")),
+                allow("rds:AddTagsToResource", on=any_db, when=only_tags(RELEASED_TAG)),
+                allow("rds:AddTagsToResource", on=any_db, when=only_tags(BASE_NAME_TAG)),
+                allow("rds:AddTagsToResource", on=any_db, when=only_tags(DECOMMISSION_TAG)),
+                allow("rds:RemoveTagsFromResource", on=any_db, when=only_tags("key-rotation:*")),
+                allow("rds:RemoveTagsFromResource", on=any_db, when=only_tags(DEPLOYMENT_TAG)),
+                allow("rds:DeleteBlueGreenDeployment", on=any_deployment, when=MADE_BY_A_ROTATION),
+            ),
             timeout_seconds=60,
         ),
         Task(
@@ -424,6 +500,23 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
             "Returns to the source, or finds that the rotation is committed or undecided",
             (journal, see_db, *log_in, allow("sns:Publish", on=config.topic_arn)),
             connects_to_databases=True,
+            timeout_seconds=60,
+        ),
+        Task(
+            "RollBackDeployment",
+            "Deletes green and lets blue serve, or finds that RDS has switched over, or is at it",
+            (
+                journal,
+                free_lock,
+                see_db,
+                see_deployments,
+                allow("rds:AddTagsToResource", on=any_db, when=only_tags(GREEN_TAG)),
+                allow("rds:RemoveTagsFromResource", on=any_db, when=only_tags(DEPLOYMENT_TAG)),
+                allow("rds:DeleteBlueGreenDeployment", on=any_deployment, when=MADE_BY_A_ROTATION),
+                # RDS gives green blue's tags when it becomes production: then it has this one no more.
+                allow("rds:ModifyDBInstance", "rds:DeleteDBInstance", on=any_db, when=NOT_PRODUCTION),
+                allow("sns:Publish", on=config.topic_arn),
+            ),
             timeout_seconds=60,
         ),
         Task(

@@ -1,7 +1,6 @@
 """CreateNewKMSKey: the key that the target will be encrypted under."""
 
 from lambdas.rotation import names
-from lambdas.rotation.errors import StateIncomplete
 from lambdas.rotation.ports import Ports
 from lambdas.rotation.state import Key, Rotation
 from lambdas.rotation.step import logger, step
@@ -16,9 +15,8 @@ def create_new_kms_key(rotation: Rotation, ports: Ports) -> Rotation:
         NameTaken: terminal; the alias leads to somebody else's key.
     """
     plan, source = rotation.planned()
-    if source.kms_key_arn is None:
-        raise StateIncomplete(f"{source.identifier} is not encrypted: Preflight refuses it")
-    old = ports.kms.describe_key(source.kms_key_arn)
+    # An unencrypted source has none; only a blue/green deployment makes an encrypted target of it.
+    old = ports.kms.describe_key(source.kms_key_arn) if source.kms_key_arn is not None else None
     alias = names.key_alias(plan.base_name, rotation.rotation_id)
     arn = ports.kms.ensure_key(
         alias,
@@ -26,9 +24,9 @@ def create_new_kms_key(rotation: Rotation, ports: Ports) -> Rotation:
         names.our_tags(plan.base_name, rotation.rotation_id),
         like=old,
     )
-    logger.info("new key ready", old_key=old.arn, new_key=arn)
+    logger.info("new key ready", old_key=old.arn if old else None, new_key=arn)
     return rotation.having(
-        old_key=Key(arn=old.arn, manager="AWS" if old.manager == "AWS" else "CUSTOMER"),
+        old_key=Key(arn=old.arn, manager="AWS" if old.manager == "AWS" else "CUSTOMER") if old else None,
         new_key=Key(arn=arn, manager="CUSTOMER", alias=alias),
     )
 

@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from lambdas.decommission.right import establish
+from lambdas.decommission.right import establish, left_behind
 from lambdas.rotation import names
 from lambdas.rotation.errors import RetirementRefused
 from lambdas.rotation.ports import Instance, Ports
@@ -31,11 +31,12 @@ def decommission(rotation: Rotation, ports: Ports) -> Rotation:
     source = ports.rds.describe_instance_by_resource_id(database.resource_id)
     if source is not None and source.status != "deleting":
         establish(rotation, source, ports)
-    target = rotation.synced_target()
+    # Not after the target, which may have the name of a database that many rotations will have made snapshots of.
+    stem = names.target_identifier(rotation.planned()[0].base_name, rotation.rotation_id)
     progress = seen or Decommission(
         stage="snapshot",
-        temporary_snapshot=names.temporary_snapshot(target.identifier),
-        kept_snapshot=names.kept_snapshot(target.identifier),
+        temporary_snapshot=names.temporary_snapshot(stem),
+        kept_snapshot=names.kept_snapshot(stem),
         started_at=now,
     )
     if now - progress.started_at > PATIENCE:
@@ -81,12 +82,13 @@ def _delete_snapshot(rotation: Rotation, progress: Decommission, source: Instanc
 def _delete_source(rotation: Rotation, progress: Decommission, source: Instance | None, ports: Ports) -> Decommission:
     if source is None:
         return progress.having(stage="rekey-kept")
-    identifier = source.database.identifier
-    if source.deletion_protection:
-        ports.rds.disable_deletion_protection(identifier)
-    elif source.status != "deleting":
-        # Its automated backups stay and expire by themselves: the last way back to a moment before the rotation.
-        ports.rds.request_instance_deletion(identifier, keep_automated_backups=True)
+    # Its replicas first: RDS would promote them.
+    for instance in left_behind(rotation, ports) or (source,):
+        if instance.deletion_protection:
+            ports.rds.disable_deletion_protection(instance.database.identifier)
+        elif instance.status != "deleting":
+            # Its automated backups stay and expire by themselves: the last way back to before the rotation.
+            ports.rds.request_instance_deletion(instance.database.identifier, keep_automated_backups=True)
     return progress
 
 
@@ -115,7 +117,8 @@ def _rekey_kept(rotation: Rotation, progress: Decommission, source: Instance | N
 def _finished(rotation: Rotation, progress: Decommission, ports: Ports) -> Decommission:
     plan, _ = rotation.planned()
     target = rotation.synced_target()
-    if ports.rds.describe_instance_by_resource_id(target.resource_id) is not None:
+    # Only a fence needs a control database.
+    if rotation.fence is not None and ports.rds.describe_instance_by_resource_id(target.resource_id) is not None:
         ports.engine(target, plan).drop_control_database()
     ports.ledger.release_lock(rotation)
     return progress.having(stage="done", complete=True, source_deleted_at=ports.clock.now())

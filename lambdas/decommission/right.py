@@ -26,10 +26,22 @@ def limitation(rotation: Rotation, source: Instance, ports: Ports) -> str | None
     if (state := ports.kms.key_state(key_arn)) != "Enabled":
         return f"the key {key_arn} of the target is {state}: {identifier} may soon be all that can be read"
     target = rotation.synced_target().identifier
-    replicas = set(source.raw.get("ReadReplicaDBInstanceIdentifiers") or ()) - {target}
+    ours = {target, *(replica.database.identifier for replica in left_behind(rotation, ports))}
+    replicas = set(source.raw.get("ReadReplicaDBInstanceIdentifiers") or ()) - ours
     if replicas:
         return f"{identifier} has replicas: {', '.join(sorted(replicas))}"
     return _name_leads_elsewhere(rotation, successor, ports)
+
+
+def left_behind(rotation: Rotation, ports: Ports) -> list[Instance]:
+    """The source's replicas that have a successor of their own, as far as they are still there, and marked."""
+    members = rotation.deployment.members[1:] if rotation.deployment is not None else ()
+    found = [ports.rds.describe_instance_by_resource_id(member.source_resource_id) for member in members]
+    return [
+        replica
+        for replica in found
+        if replica is not None and replica.tags.get(names.DECOMMISSION_TAG) == rotation.rotation_id
+    ]
 
 
 def _name_leads_elsewhere(rotation: Rotation, successor: Instance, ports: Ports) -> str | None:

@@ -1,8 +1,8 @@
 """Preflight: everything that can be known before anything is created."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
-from lambdas.preflight.checks import connectivity, instance, key, login
+from lambdas.preflight.checks import blue_green, connectivity, instance, key, login
 from lambdas.rotation.errors import AccessRefused, AwsRefused, PreflightRefused
 from lambdas.rotation.ports import Instance, Ports
 from lambdas.rotation.state import Finding, Preflight, Rotation
@@ -28,28 +28,53 @@ def preflight(rotation: Rotation, ports: Ports) -> Rotation:
         raise PreflightRefused("\n".join(f"{r.name}: {r.message} — {r.advice}" for r in reasons))
     seen = (
         *(rotation.first_look.warnings if rotation.first_look else ()),
-        *_answer(lambda: instance.warnings(source, ports)),
-        *_answer(lambda: login.warnings(rotation, ports)),
+        *(finding for warning in _warnings(rotation, source, ports) for finding in _answer(warning)),
     )
     return rotation.having(
         preflight=Preflight(warnings=seen, monthly_cost_usd=KEY_COST_USD, checked_at=ports.clock.now())
     )
 
 
-def _checks(rotation: Rotation, source: Instance, ports: Ports) -> tuple[Callable[[], Iterable[Finding]], ...]:
+Check = Callable[[], Iterable[Finding]]
+
+
+def _checks(rotation: Rotation, source: Instance, ports: Ports) -> tuple[Check, ...]:
+    """What speaks against any rotation, then what speaks against one by this strategy."""
+    plan, _ = rotation.planned()
+    of_the_strategy: Mapping[str, tuple[Check, ...]] = {
+        "read-replica": (
+            lambda: instance.shape(source),
+            lambda: instance.engine(source),
+            lambda: instance.reachable(rotation, ports),
+            lambda: connectivity.connectivity(rotation, ports),
+            lambda: login.login(rotation, ports),
+        ),
+        "blue-green": (
+            lambda: blue_green.shape(source, ports),
+            lambda: blue_green.engine(source),
+            lambda: blue_green.replication(rotation, source, ports),
+        ),
+    }
     return (
-        lambda: instance.shape(source),
-        lambda: instance.engine(source),
+        lambda: instance.condition(rotation, source),
+        *of_the_strategy[plan.strategy],
         lambda: instance.surroundings(rotation, source, ports),
         lambda: instance.maintenance(source, ports),
         lambda: instance.quotas(source, ports),
         lambda: key.old_key(source, ports),
-        lambda: connectivity.connectivity(rotation, ports),
-        lambda: login.login(rotation, ports),
     )
 
 
-def _answer(check: Callable[[], Iterable[Finding]]) -> tuple[Finding, ...]:
+def _warnings(rotation: Rotation, source: Instance, ports: Ports) -> tuple[Check, ...]:
+    plan, _ = rotation.planned()
+    of_the_strategy: Mapping[str, Check] = {
+        "read-replica": lambda: login.warnings(rotation, ports),
+        "blue-green": lambda: blue_green.warnings(source),
+    }
+    return (lambda: instance.warnings(source, ports), of_the_strategy[plan.strategy])
+
+
+def _answer(check: Check) -> tuple[Finding, ...]:
     """A question that AWS refuses to answer is a reason too: what it would have said is not known."""
     found: list[Finding] = []
     try:

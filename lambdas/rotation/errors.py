@@ -110,6 +110,10 @@ class ReplicaKeyRefused(Terminal):
     """RDS does not make a replica of this database under another KMS key (facts: run-time probe P1)."""
 
 
+class DeploymentRefused(Terminal):
+    """RDS makes no blue/green deployment of this database under another KMS key (facts: run-time probe P2)."""
+
+
 class WrongKey(Terminal):
     """The target is not encrypted under the new key; promoting it would complete a rotation that did not happen."""
 
@@ -143,6 +147,10 @@ class DrainIncomplete(Terminal):
 
 class PromotionFailed(Terminal):
     """RDS refused or failed the promotion, or did not finish it in time."""
+
+
+class SwitchoverFailed(Terminal):
+    """RDS refused the switchover of a blue/green deployment, or rolled it back; blue serves as before."""
 
 
 class TargetMismatch(Terminal):

@@ -18,6 +18,12 @@ DECOMMISSION_TAG = OURS + "decommission"
 RELEASED_TAG = OURS + "released"
 """Set on a target after its release: no rollback may delete what applications write to."""
 
+DEPLOYMENT_TAG = OURS + "deployment"
+"""Set on every member of a blue/green deployment, with the rotation's id; the right to switch over is bound to it."""
+
+GREEN_TAG = OURS + "green"
+"""Set on green only, and gone at the switchover, when RDS gives green blue's tags: what has it is no production."""
+
 TAGS_AT_MOST = 50
 """On a resource, AWS's own not counted (RDS and KMS: quotas)."""
 
@@ -25,6 +31,7 @@ CONTROL_DATABASE = "rds_key_rotation"
 """The rotation's own database on the server: tables ``marker`` and ``decision``."""
 
 _IDENTIFIER_LENGTH = 63
+_DEPLOYMENT_NAME_LENGTH = 60
 
 
 def rotation_id_of(execution_arn: str) -> str:
@@ -55,6 +62,16 @@ def target_identifier(base_name: str, rotation_id: str) -> str:
     """
     suffix = f"-rot-{rotation_id}"
     return shortened(base_name, _IDENTIFIER_LENGTH - len(suffix)) + suffix
+
+
+def deployment_name(base_name: str, rotation_id: str) -> str:
+    """Of the rotation's blue/green deployment, by which a repeated request finds it.
+
+    >>> deployment_name("orders", "10c59dbe")
+    'orders-rot-10c59dbe'
+    """
+    suffix = f"-rot-{rotation_id}"
+    return shortened(base_name, _DEPLOYMENT_NAME_LENGTH - len(suffix)) + suffix
 
 
 def temporary_snapshot(target: str) -> str:
@@ -91,6 +108,8 @@ def our_tags(base_name: str, rotation_id: str) -> dict[str, str]:
 TAGS_OF_A_KEY = len(our_tags("", ""))
 TAGS_OF_A_TARGET = TAGS_OF_A_KEY + len((RELEASED_TAG,))
 """How many of ours there are at most."""
+TAGS_OF_A_MEMBER = TAGS_OF_A_TARGET + len((DEPLOYMENT_TAG, DECOMMISSION_TAG))
+"""Of a blue/green deployment, on either side: those of an earlier rotation come along."""
 
 
 def owners_tags(tags: Mapping[str, str]) -> dict[str, str]:

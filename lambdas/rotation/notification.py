@@ -19,6 +19,11 @@ _SUBJECTS: Mapping[Moment, str] = {
     Moment.COMPLETED: "completed",
 }
 
+_WHILE_RDS_SWITCHES = (
+    "Look at the deployment in RDS: while it is switched over, only RDS can say which side serves. "
+    "The rotation looks again by itself and finishes. Delete neither side by hand."
+)
+
 _WHAT_TO_DO: Mapping[Moment, str] = {
     Moment.REFUSED: "Remove the reasons that `failure` lists, then start the rotation again.",
     Moment.PLANNED: "Start the same rotation without DryRun when the plan and its warnings are acceptable.",
@@ -26,7 +31,7 @@ _WHAT_TO_DO: Mapping[Moment, str] = {
     "run the commands under `leftovers`, if any.",
     Moment.UNDECIDED: "Make the target reachable, or delete it: the rotation looks again by itself and finishes. Open "
     "neither side by hand.",
-    Moment.CUT_OVER: "Watch the applications. The source stays, fenced, until the grace period ends.",
+    Moment.CUT_OVER: "Watch the applications. The source stays, closed to writes, until the grace period ends.",
     Moment.ATTENTION: "Applications write to the target if `released` is set, else to the source. Read `failure`, then "
     "start the rotation of the same database again: it takes up this one.",
     Moment.COMPLETED: "Nothing. If `old_key.verdict` is kept, `users` says who still needs the old key.",
@@ -65,14 +70,22 @@ def message_of(rotation: Rotation, moment: Moment) -> dict[str, Any]:
             *(undo.leftovers if undo else ()),
             *(rotation.connectivity.leftovers if rotation.connectivity else ()),
         ],
-        "what_to_do": _WHAT_TO_DO[moment],
+        "what_to_do": _what_to_do(rotation, moment),
         "evidence": rotation.verification.evidence if rotation.verification else {},
     }
 
 
 def subject_of(rotation: Rotation, moment: Moment) -> str:
     named = rotation.plan.base_name if rotation.plan else _asked(rotation, DATABASE) or "a database"
+    if moment is Moment.UNDECIDED and rotation.deployment is not None:
+        return f"Key rotation of {named} UNDECIDED: RDS has not said which side serves"
     return f"Key rotation of {named} {_SUBJECTS[moment]}"
+
+
+def _what_to_do(rotation: Rotation, moment: Moment) -> str:
+    if moment is Moment.UNDECIDED and rotation.deployment is not None:
+        return _WHILE_RDS_SWITCHES  # nothing is fenced, and deleting the target could be deleting production
+    return _WHAT_TO_DO[moment]
 
 
 def _asked(rotation: Rotation, field: str) -> str | None:

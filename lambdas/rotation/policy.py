@@ -105,8 +105,8 @@ def _choice(*known: str, later: tuple[str, ...] = ()) -> Parser:
 
 
 def _strategy(value: Any) -> str:
-    """``auto`` chooses among the strategies that exist, which is one."""
-    chosen: str = _choice("read-replica", "auto", later=("blue-green", "snapshot"))(value)
+    """``auto`` is the one that RDS documents for every engine."""
+    chosen: str = _choice("read-replica", "blue-green", "auto", later=("snapshot",))(value)
     return "read-replica" if chosen == "auto" else chosen
 
 

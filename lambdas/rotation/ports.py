@@ -100,6 +100,10 @@ class Rds(Protocol):
         """Quota name (RDS's own word: ``DBInstances``, ``AllocatedStorage``, …) -> (used, maximum)."""
         ...
 
+    def parameter(self, group: str, name: str) -> str | None:
+        """The value that a DB parameter group gives a parameter."""
+        ...
+
     def proxies_of(self, identifier: str) -> Sequence[str]:
         """Names of the RDS Proxies that lead to this instance."""
         ...
@@ -142,6 +146,43 @@ class Rds(Protocol):
 
 
 @dataclass(frozen=True)
+class BlueGreenDeployment:
+    """What DescribeBlueGreenDeployments says about one deployment. ``members``: ARNs of source and target."""
+
+    identifier: str
+    name: str
+    status: str
+    details: str
+    tags: Mapping[str, str]
+    members: tuple[tuple[str, str], ...]
+
+
+class BlueGreen(Protocol):
+    """RDS's blue/green deployments. ``request_`` starts something slow and returns."""
+
+    def describe(self, name: str) -> BlueGreenDeployment | None: ...
+
+    def deployments_of(self, source_arn: str) -> Sequence[str]:
+        """Names of the deployments whose source this is."""
+        ...
+
+    def request(self, name: str, source: Instance, keys: Mapping[str, str], tags: Mapping[str, str]) -> None:
+        """Ask for a deployment of ``source``; ``keys``: the key of each member's copy, by the member's ARN.
+
+        Raises: DeploymentRefused, NameTaken, AwsRefused (terminal).
+        """
+        ...
+
+    def request_switchover(self, identifier: str, timeout_seconds: int) -> None:
+        """Raises: SwitchoverFailed (terminal) when RDS refuses: it may be about an earlier request."""
+        ...
+
+    def request_deletion(self, identifier: str, *, with_target: bool) -> bool:
+        """Whether RDS has accepted it (or the deployment is gone); not while it is made or switched over."""
+        ...
+
+
+@dataclass(frozen=True)
 class KeyFacts:
     arn: str
     manager: str
@@ -161,8 +202,11 @@ class Kms(Protocol):
         """``Enabled``, ``Disabled``, ``PendingDeletion``, …; needs less permission than its description."""
         ...
 
-    def ensure_key(self, alias: str, description: str, tags: Mapping[str, str], like: KeyFacts) -> str:
-        """The ARN of this rotation's key: the one carrying its tag, or a new one with policy, rotation and alias."""
+    def ensure_key(self, alias: str, description: str, tags: Mapping[str, str], like: KeyFacts | None) -> str:
+        """The ARN of this rotation's key: the one carrying its tag, or a new one with policy, rotation and alias.
+
+        ``like`` None: there was no key before.
+        """
         ...
 
     def find_key(self, alias: str, rotation_id: str) -> str | None:
@@ -460,6 +504,8 @@ class Ports(Protocol):
     @property
     def rds(self) -> Rds: ...
     @property
+    def blue_green(self) -> BlueGreen: ...
+    @property
     def kms(self) -> Kms: ...
     @property
     def key_users(self) -> KeyUsers: ...
@@ -539,6 +585,12 @@ class AwsPorts:
         from lambdas.rotation.aws.rds import AwsRds
 
         return AwsRds()
+
+    @cached_property
+    def blue_green(self) -> BlueGreen:
+        from lambdas.rotation.aws.blue_green import AwsBlueGreen
+
+        return AwsBlueGreen()
 
     @cached_property
     def kms(self) -> Kms:

@@ -213,6 +213,38 @@ class Release(_Part):
     write_outage_seconds: float
 
 
+class Member(_Part):
+    """One database of a blue/green deployment and its copy; the resource ids stay when RDS exchanges the names."""
+
+    source_identifier: str
+    """The name as of the beginning, which the copy has after the switchover."""
+    source_arn: str
+    source_resource_id: str
+    target_resource_id: str | None = None
+    target_arn: str | None = None
+    """As of the last observation before the switchover."""
+
+
+class Deployment(_Part):
+    """RDS's blue/green deployment. Its name is written down before it is asked for; ``members``: the primary first."""
+
+    name: str
+    members: tuple[Member, ...]
+    requested_at: AwareDatetime
+    identifier: str | None = None
+    observed_at: AwareDatetime | None = None
+    waiting_for: tuple[str, ...] = ()
+    ready: bool = False
+    look_again_seconds: int = 60
+    switchover_requested_at: AwareDatetime | None = None
+    """Written down before RDS is asked: from here on only RDS can say which side serves."""
+    switched: bool = False
+
+    @property
+    def primary(self) -> Member:
+        return self.members[0]
+
+
 class Verification(_Part):
     """What was seen after the cutover. ``pending`` names what has to be looked at again."""
 
@@ -245,7 +277,7 @@ class KeyUser(_Part):
 class Retirement(_Part):
     """What happens to the old key."""
 
-    verdict: Literal["kept", "in-use", "soaking", "scheduled"]
+    verdict: Literal["kept", "in-use", "soaking", "scheduled", "no-key"]
     reason: str
     users: tuple[KeyUser, ...] = ()
     look_again_at: AwareDatetime | None = None
@@ -323,6 +355,7 @@ class Rotation(_Part):
     drain: Drain | None = None
     promotion: Promotion | None = None
     target_check: TargetCheck | None = None
+    deployment: Deployment | None = None
     release: Release | None = None
     verification: Verification | None = None
     grace_ends_at: AwareDatetime | None = None
@@ -366,6 +399,11 @@ class Rotation(_Part):
         if self.fence is None or self.fence.position is None:
             raise StateIncomplete("needs a raised fence: PauseApplicationWrites has not finished")
         return source, self.synced_target(), self.fence, self.fence.position
+
+    def deployed(self) -> Deployment:
+        if self.deployment is None:
+            raise StateIncomplete("needs a deployment: CreateBlueGreenDeployment has not run")
+        return self.deployment
 
     def started_at_or(self, part: Any, now: datetime) -> datetime:
         """When ``part`` (a Sync, Verification, Decommission, …) was first written, or now."""

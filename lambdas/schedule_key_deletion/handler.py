@@ -23,6 +23,9 @@ def schedule_key_deletion(rotation: Rotation, ports: Ports) -> Rotation:
     seen, now = rotation.retirement, ports.clock.now()
     if seen is not None and seen.complete:
         return rotation
+    if rotation.old_key is None and rotation.planned()[1].kms_key_arn is None:
+        none = Retirement(verdict="no-key", reason="the source was not encrypted", started_at=now, complete=True)
+        return rotation.having(retirement=none)
     if rotation.old_key is None:
         raise StateIncomplete("needs the old key: CreateNewKMSKey has not run")
     key = ports.kms.describe_key(rotation.old_key.arn)

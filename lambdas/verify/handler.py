@@ -3,8 +3,8 @@
 from datetime import timedelta
 from typing import Any
 
-from lambdas.rotation import names
 from lambdas.rotation.errors import StateIncomplete, VerificationFailed
+from lambdas.rotation.handover import advance, move_opt_in
 from lambdas.rotation.ports import Instance, Ports
 from lambdas.rotation.state import Rotation, Verification
 from lambdas.rotation.step import logger, step
@@ -33,8 +33,8 @@ def verify(rotation: Rotation, ports: Ports) -> Rotation:
     live_target = ports.rds.describe_instance_by_resource_id(target.resource_id)
     if live_target is None:
         raise VerificationFailed(f"{target.identifier} no longer exists, and applications write to it")
-    _advance(rotation, ports)
-    _move_opt_in(rotation, live_source, live_target, ports)
+    advance(rotation, ports)
+    move_opt_in(rotation, live_source, live_target, ports)
     unseen_fence, breach = checks.source_is_fenced(rotation, ports) if live_source is not None else (None, None)
     if breach is not None:
         raise VerificationFailed(f"{source.identifier} accepts connections beside the target: {breach}")
@@ -63,31 +63,6 @@ def verify(rotation: Rotation, ports: Ports) -> Rotation:
     logger.info("verified" if verification.complete else "not verified yet", pending=verification.pending)
     grace_ends_at = release.released_at + timedelta(days=plan.grace_days)
     return rotation.having(verification=verification, grace_ends_at=grace_ends_at, failure=None)
-
-
-def _advance(rotation: Rotation, ports: Ports) -> None:
-    """Let the base name lead to the target; a name that a later rotation has led further is left alone."""
-    plan, source = rotation.planned()
-    known = (None, source.resource_id, rotation.synced_target().resource_id)
-    if ports.ledger.successor(plan.base_name) not in known:
-        raise VerificationFailed(f"{plan.base_name} leads to a database that this rotation does not know")
-    ports.ledger.advance(rotation)
-
-
-def _move_opt_in(rotation: Rotation, source: Instance | None, target: Instance, ports: Ports) -> None:
-    """To the target first: a fleet that looks in between sees the database twice rather than not at all."""
-    if target.tags.get(names.RELEASED_TAG) != rotation.rotation_id:
-        ports.rds.set_tags(target.database.arn, {names.RELEASED_TAG: rotation.rotation_id})
-    if source is None:
-        return
-    opt_in = names.opt_in_tags(source.tags)
-    missing = {name: value for name, value in opt_in.items() if target.tags.get(name) != value}
-    if missing:
-        ports.rds.set_tags(target.database.arn, missing)
-    if source.tags.get(names.DECOMMISSION_TAG) != rotation.rotation_id:
-        ports.rds.set_tags(source.database.arn, {names.DECOMMISSION_TAG: rotation.rotation_id})
-    if opt_in:
-        ports.rds.remove_tags(source.database.arn, sorted(opt_in))
 
 
 def _evidence(rotation: Rotation, target: Instance, found: dict[str, Any]) -> dict[str, Any]:

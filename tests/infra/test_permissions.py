@@ -12,7 +12,17 @@ import pytest
 from policy_sentry.querying.actions import get_action_data
 
 from infra.config import Config, load
-from infra.tasks import DECOMMISSION_TAG, RELEASED_TAG, ROTATION_ID_TAG, Grant, Task, permission_matrix
+from infra.tasks import (
+    BASE_NAME_TAG,
+    DECOMMISSION_TAG,
+    DEPLOYMENT_TAG,
+    GREEN_TAG,
+    RELEASED_TAG,
+    ROTATION_ID_TAG,
+    Grant,
+    Task,
+    permission_matrix,
+)
 from lambdas.rotation import names
 from tests.infra.calls import actions_of, reached_from
 from tests.infra.conftest import Template
@@ -40,6 +50,14 @@ FURTHER: dict[str, set[str]] = {
         "kms:DescribeKey",
         "iam:PassRole",
     },
+    "rds:CreateBlueGreenDeployment": {
+        "rds:AddTagsToResource",
+        "rds:CreateDBInstanceReadReplica",
+        "kms:CreateGrant",
+        "kms:DescribeKey",
+    },
+    "rds:SwitchoverBlueGreenDeployment": {"rds:ModifyDBInstance", "rds:PromoteReadReplica"},
+    "rds:DeleteBlueGreenDeployment": {"rds:DeleteDBInstance"},
     "rds:CreateDBSnapshot": {"rds:AddTagsToResource"},
     "rds:CopyDBSnapshot": {
         "rds:AddTagsToResource",
@@ -190,7 +208,8 @@ def test_what_ends_something_is_bound_to_a_tag_that_only_a_rotation_sets(task: T
         present = grant.conditions.get("Null", {})
         tags = [key for key in present if key.startswith("aws:ResourceTag/") and present[key] == "false"]
         assert tags, f"{task.state_name}: {grant.actions}"
-        assert {key.removeprefix("aws:ResourceTag/") for key in tags} <= {ROTATION_ID_TAG, DECOMMISSION_TAG}
+        ours = {ROTATION_ID_TAG, DECOMMISSION_TAG, DEPLOYMENT_TAG, GREEN_TAG}
+        assert {key.removeprefix("aws:ResourceTag/") for key in tags} <= ours
 
 
 def test_a_role_is_passed_to_the_service_that_assumes_it() -> None:
@@ -211,9 +230,12 @@ def test_a_role_is_passed_to_the_service_that_assumes_it() -> None:
 
 def test_tags_are_those_that_the_rotation_sets() -> None:
     """The matrix may not import what ships, so the names are written twice."""
-    ours = (names.ROTATION_ID_TAG, names.DECOMMISSION_TAG, names.RELEASED_TAG)
+    ours = (
+        *(names.ROTATION_ID_TAG, names.DECOMMISSION_TAG, names.RELEASED_TAG),
+        *(names.DEPLOYMENT_TAG, names.GREEN_TAG, names.BASE_NAME_TAG),
+    )
 
-    assert ours == (ROTATION_ID_TAG, DECOMMISSION_TAG, RELEASED_TAG)
+    assert ours == (ROTATION_ID_TAG, DECOMMISSION_TAG, RELEASED_TAG, DEPLOYMENT_TAG, GREEN_TAG, BASE_NAME_TAG)
 
 
 def test_what_is_not_configured_is_not_granted(sandbox_config: Config) -> None:

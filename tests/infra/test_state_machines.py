@@ -9,7 +9,7 @@ import pytest
 from infra import embed
 from infra.config import load
 from infra.tasks import Task, permission_matrix
-from lambdas.rollback.handler import SLOWEST_FUNCTION
+from lambdas.rotation.undoing import SLOWEST_FUNCTION
 from lambdas.rotation import errors
 from lambdas.rotation.step import REHEARSAL
 

@@ -11,10 +11,11 @@ from lambdas.pause_application_writes.handler import pause_application_writes
 from lambdas.promote.handler import promote
 from lambdas.resume_writes.handler import resume_writes
 from lambdas.rollback.evidence import STILL_A_REPLICA
-from lambdas.rollback.handler import SLOWEST_FUNCTION, rollback
+from lambdas.rollback.handler import rollback
 from lambdas.rotation.errors import AwsUnavailable, DatabaseUnreachable, DecisionLost, EpochSuperseded, LoginRefused
 from lambdas.rotation.ports import Step
 from lambdas.rotation.state import Rotation
+from lambdas.rotation.undoing import SLOWEST_FUNCTION
 from tests.fakes import (
     EXECUTION,
     ROTATION_ID,

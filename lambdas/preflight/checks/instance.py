@@ -3,7 +3,13 @@
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
-from lambdas.rotation.names import TAGS_AT_MOST, TAGS_OF_A_TARGET, owners_tags, target_identifier
+from lambdas.rotation.names import (
+    DEPLOYMENT_TAG,
+    TAGS_AT_MOST,
+    TAGS_OF_A_TARGET,
+    owners_tags,
+    target_identifier,
+)
 from lambdas.rotation.ports import Instance, Ports
 from lambdas.rotation.state import Finding, Rotation
 
@@ -16,22 +22,43 @@ _OLDEST = {"postgres": (14, 1), "mariadb": (10, 6)}
 def shape(source: Instance) -> Iterator[Finding]:
     """What a read replica cannot be made of, or would not carry over."""
     raw, identifier = source.raw, source.database.identifier
+    if not source.storage_encrypted or source.database.kms_key_arn is None:
+        yield Finding(
+            name="Unencrypted",
+            message=f"{identifier} is not encrypted under a KMS key",
+            advice="rotate it by strategy blue-green, or restore a copy of a snapshot under a key",
+        )
+    replicas = [
+        *(raw.get("ReadReplicaDBInstanceIdentifiers") or ()),
+        *(raw.get("ReadReplicaDBClusterIdentifiers") or ()),
+    ]
+    if replicas:
+        yield Finding(
+            name="HasReplicas",
+            message=f"{identifier} has the replicas {', '.join(replicas)}, which would stay with the source",
+            advice="delete them and make them anew from the target",
+        )
+
+
+def condition(rotation: Rotation, source: Instance) -> Iterator[Finding]:
+    """What keeps RDS from copying it, whichever way, or would not be carried over."""
+    raw, identifier = source.raw, source.database.identifier
+    if (other := source.tags.get(DEPLOYMENT_TAG)) not in (None, rotation.rotation_id):
+        yield Finding(
+            name="BelongsToRotation",
+            message=f"{identifier} carries the tag of rotation {other}, which has left it behind or is not done",
+            advice=f"start with its base name; where no rotation {other} is at work, remove the tag {DEPLOYMENT_TAG}",
+        )
     if source.status != "available":
         yield Finding(
             name="NotAvailable",
             message=f"{identifier} is {source.status}",
             advice="wait until it is available, then start again",
         )
-    if not source.storage_encrypted or source.database.kms_key_arn is None:
-        yield Finding(
-            name="Unencrypted",
-            message=f"{identifier} is not encrypted under a KMS key",
-            advice="encrypt it first: copy a snapshot under a key and restore it",
-        )
     if raw.get("MasterUserSecret"):
         yield Finding(
             name="ManagedMasterPassword",
-            message=f"RDS manages the master password of {identifier}, and makes no replica of such a database",
+            message=f"RDS manages the master password of {identifier}, and replicates no such database",
             advice="turn it off (ModifyDBInstance ManageMasterUserPassword=false with a password of your own)",
         )
     if source.backup_retention_days == 0:
@@ -51,16 +78,6 @@ def shape(source: Instance) -> Iterator[Finding]:
             name="ClusterMember",
             message=f"{identifier} belongs to cluster {raw['DBClusterIdentifier']}",
             advice="clusters are not supported yet",
-        )
-    replicas = [
-        *(raw.get("ReadReplicaDBInstanceIdentifiers") or ()),
-        *(raw.get("ReadReplicaDBClusterIdentifiers") or ()),
-    ]
-    if replicas:
-        yield Finding(
-            name="HasReplicas",
-            message=f"{identifier} has the replicas {', '.join(replicas)}, which would stay with the source",
-            advice="delete them and make them anew from the target",
         )
     if raw.get("DBInstanceAutomatedBackupsReplications"):
         yield Finding(
@@ -122,19 +139,24 @@ def surroundings(rotation: Rotation, source: Instance, ports: Ports) -> Iterator
             message=f"CloudFormation stack {stack} owns {database.identifier}; its next update may replace the target",
             advice='take it out of the stack (DeletionPolicy: Retain), or accept it: "Accept": ["iac-owned"]',
         )
-    vpcs = ports.settings.defaults.get("vpc_ids") or ()
-    if vpcs and database.vpc_id not in vpcs:
-        yield Finding(
-            name="VpcNotReachable",
-            message=f"{database.identifier} is in {database.vpc_id}; the functions run in {', '.join(vpcs)}",
-            advice=f"deploy a stack for {database.vpc_id}, and let its security group in on port {database.port}",
-        )
     target = target_identifier(plan.base_name, rotation.rotation_id)
     if ports.rds.describe_instance(target) is not None:
         yield Finding(
             name="TargetNameTaken",
             message=f"a database named {target} exists",
             advice="delete or rename it; a new start uses another name",
+        )
+
+
+def reachable(rotation: Rotation, ports: Ports) -> Iterator[Finding]:
+    """Only for what logs in to it."""
+    _, database = rotation.planned()
+    vpcs = ports.settings.defaults.get("vpc_ids") or ()
+    if vpcs and database.vpc_id not in vpcs:
+        yield Finding(
+            name="VpcNotReachable",
+            message=f"{database.identifier} is in {database.vpc_id}; the functions run in {', '.join(vpcs)}",
+            advice=f"deploy a stack for {database.vpc_id}, and let its security group in on port {database.port}",
         )
 
 

@@ -37,7 +37,7 @@ class AwsKms:
     def key_state(self, key_arn: str) -> str:
         return str(_metadata(key_arn)["KeyState"])
 
-    def ensure_key(self, alias: str, description: str, tags: Mapping[str, str], like: KeyFacts) -> str:
+    def ensure_key(self, alias: str, description: str, tags: Mapping[str, str], like: KeyFacts | None) -> str:
         """The ARN of this rotation's key: found by its alias, else by its tag, else made.
 
         CreateKey has no client token: a key whose answer got lost is found again by the tag that was set with it, by
@@ -82,18 +82,18 @@ class AwsKms:
         keys = sorted(resource["ResourceARN"] for resource in found)
         return next((arn for arn in keys if _metadata(arn)["KeyState"] in _USABLE), None)
 
-    def _create(self, description: str, tags: Mapping[str, str], like: KeyFacts) -> str:
-        inherited = names.owners_tags(like.tags)
+    def _create(self, description: str, tags: Mapping[str, str], like: KeyFacts | None) -> str:
+        inherited = names.owners_tags(like.tags) if like is not None else {}
         parameters: dict[str, Any] = {
             "Description": description,
             "KeySpec": "SYMMETRIC_DEFAULT",
             "KeyUsage": "ENCRYPT_DECRYPT",
             "Tags": [{"TagKey": n, "TagValue": v} for n, v in (inherited | dict(tags)).items()],
         }
-        if like.multi_region:
+        if like is not None and like.multi_region:
             parameters["MultiRegion"] = True
-        policy = _policy_for_a_new_key(like)
-        if policy is not None:
+        policy = _policy_for_a_new_key(like) if like is not None else None
+        if like is not None and policy is not None:
             try:
                 return self._create_with(parameters | {"Policy": policy})
             except AwsRefused as refused:
@@ -117,10 +117,10 @@ class AwsKms:
             if _metadata(alias)["Arn"] != arn:
                 raise NameTaken(f"{alias} leads to a key that this rotation did not make") from refused
 
-    def _ensure_rotation(self, arn: str, like: KeyFacts) -> None:
+    def _ensure_rotation(self, arn: str, like: KeyFacts | None) -> None:
         """Yearly, as AWS rotates its own keys, unless the old key says otherwise."""
         enabled, days = True, None
-        if like.manager == "CUSTOMER":
+        if like is not None and like.manager == "CUSTOMER":
             try:
                 with calls("kms:GetKeyRotationStatus"):
                     status = client("kms").get_key_rotation_status(KeyId=like.arn)

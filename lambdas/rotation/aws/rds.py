@@ -193,6 +193,10 @@ class AwsRds:
             quotas = client("rds").describe_account_attributes()["AccountQuotas"]
         return {quota["AccountQuotaName"]: (int(quota["Used"]), int(quota["Max"])) for quota in quotas}
 
+    def parameter(self, group: str, name: str) -> str | None:
+        found = pages("rds", "describe_db_parameters", "Parameters", DBParameterGroupName=group)
+        return next((one.get("ParameterValue") for one in found if one.get("ParameterName") == name), None)
+
     def proxies_of(self, identifier: str) -> Sequence[str]:
         leading: list[str] = []
         for proxy in pages("rds", "describe_db_proxies", "DBProxies"):

@@ -1,0 +1,94 @@
+"""What RDS makes no blue/green deployment of, or what one would break (RDS User Guide: limitations)."""
+
+from collections.abc import Iterator
+
+from lambdas.rotation.names import TAGS_AT_MOST, TAGS_OF_A_MEMBER, owners_tags
+from lambdas.rotation.ports import Instance, Ports
+from lambdas.rotation.state import Finding, Rotation
+
+ENGINES = ("postgres",)
+LOGICAL_REPLICATION = "rds.logical_replication"
+
+
+def shape(source: Instance, ports: Ports) -> Iterator[Finding]:
+    """Its replicas are copied along; not every kind of them."""
+    identifier = source.database.identifier
+    clusters = source.raw.get("ReadReplicaDBClusterIdentifiers") or ()
+    followers = source.raw.get("ReadReplicaDBInstanceIdentifiers") or ()
+    for elsewhere in [name for name in (*followers, *clusters) if ":" in name or name in clusters]:
+        yield Finding(
+            name="ReplicaElsewhere",
+            message=f"{elsewhere}, a replica of {identifier}, is a cluster or in another Region; RDS copies neither",
+            advice="delete it and make it anew after the rotation",
+        )
+    for name in [name for name in followers if ":" not in name]:
+        replica = ports.rds.describe_instance(name)
+        if replica is None or replica.status != "available":
+            yield Finding(
+                name="NotAvailable",
+                message=f"{name}, a replica of {identifier}, is {replica.status if replica else 'gone'}",
+                advice="wait until it is available, then start again",
+            )
+        elif replica.raw.get("ReadReplicaDBInstanceIdentifiers"):
+            yield Finding(
+                name="CascadingReplicas",
+                message=f"{name}, a replica of {identifier}, has replicas of its own; RDS does not copy those",
+                advice="let them follow the source itself, or delete them",
+            )
+    if len(tags := owners_tags(source.tags)) > TAGS_AT_MOST - TAGS_OF_A_MEMBER:
+        yield Finding(
+            name="TooManyTags",
+            message=f"{identifier} has {len(tags)} tags; in a deployment it gets {TAGS_OF_A_MEMBER} more, "
+            f"of {TAGS_AT_MOST}",
+            advice=f"leave {TAGS_AT_MOST - TAGS_OF_A_MEMBER} tags at most",
+        )
+    for deployment in ports.blue_green.deployments_of(source.database.arn):
+        yield Finding(
+            name="DeploymentExists",
+            message=f"{identifier} is in the blue/green deployment {deployment} already",
+            advice="finish or delete it; RDS takes a database into one at a time",
+        )
+
+
+def engine(source: Instance) -> Iterator[Finding]:
+    name = source.database.engine
+    if name not in ENGINES:
+        yield Finding(
+            name="EngineNotSupported",
+            message=f"strategy blue-green does not support {name} yet",
+            advice="PostgreSQL is supported",
+        )
+
+
+def replication(rotation: Rotation, source: Instance, ports: Ports) -> Iterator[Finding]:
+    """Slots, publications and subscriptions cannot be seen without a login; whether there can be any is a parameter."""
+    plan, _ = rotation.planned()
+    if "logical-slots" in plan.accept:
+        return
+    for group in source.raw.get("DBParameterGroups") or ():
+        name = group["DBParameterGroupName"]
+        if ports.rds.parameter(name, LOGICAL_REPLICATION) in ("1", "on"):
+            yield Finding(
+                name="LogicalSlots",
+                message=f"{LOGICAL_REPLICATION} is on in {name}: what replicates logically from or to "
+                f"{source.database.identifier} breaks at the switchover, and RDS may refuse it",
+                advice='remove slots, publications and subscriptions, then accept it: "Accept": ["logical-slots"]',
+            )
+
+
+def warnings(source: Instance) -> Iterator[Finding]:
+    yield Finding(
+        name="SwitchoverByRds",
+        message=f"RDS itself stops the writes on {source.database.identifier} and exchanges the names; the rotation "
+        "has no proof of its own that green has everything",
+        advice="choose read-replica where that proof is wanted",
+    )
+    if source.raw.get("PerformanceInsightsKMSKeyId") not in (None, source.database.kms_key_arn):
+        return
+    if source.raw.get("PerformanceInsightsEnabled"):
+        yield Finding(
+            name="InsightsKeepKey",
+            message=f"Performance Insights of {source.database.identifier} is under its storage's key, and RDS may "
+            "copy it so: then the old key stays in use",
+            advice="switch it off and on again after the rotation",
+        )

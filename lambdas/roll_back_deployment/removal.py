@@ -1,0 +1,76 @@
+"""The end of a deployment that was not switched over, and of its green members. Blue serves."""
+
+from datetime import timedelta
+
+from lambdas.rotation import names, switchover
+from lambdas.rotation.errors import AccessRefused, AwsRefused, AwsUnavailable
+from lambdas.rotation.ports import BlueGreenDeployment, Ports
+from lambdas.rotation.state import Deployment, Rotation
+
+PATIENCE = timedelta(hours=24)
+"""RDS deletes no deployment that it is still making, and may take hours to make one."""
+
+
+def remove(rotation: Rotation, ports: Ports) -> Rotation:
+    """Look once at what is left, and ask for its removal.
+
+    What cannot be removed, or not within a day, is left over with the command that removes it.
+    """
+    undo, deployment = rotation.undo, rotation.deployment
+    assert undo is not None
+    if undo.clean:
+        return rotation
+    if deployment is None:
+        return rotation.having(undo=undo.having(clean=True))
+    leftovers: list[str] = []
+    try:
+        waiting = _removed(deployment, rotation, ports)
+    except (AwsUnavailable, AwsRefused) as later:
+        waiting = f"{type(later).__name__}: {later}"
+    except AccessRefused as never:
+        waiting, leftovers = None, [f"{_command(deployment)}  # {never}"]
+    if waiting and ports.clock.now() - undo.started_at >= PATIENCE:
+        waiting, leftovers = None, [f"{_command(deployment)}  # {waiting}"]
+    undo = undo.having(
+        waiting_for=(waiting,) if waiting else (), leftovers=tuple(leftovers), clean=waiting is None,
+        ended_at=ports.clock.now(), look_again_seconds=30,
+    )  # fmt: skip
+    return rotation.having(undo=undo)
+
+
+def _removed(deployment: Deployment, rotation: Rotation, ports: Ports) -> str | None:
+    """What is being waited for; None when nothing is left."""
+    live = ports.blue_green.describe(deployment.name)
+    # One without our tag was there before (NameTaken), and is not for us to touch.
+    if live is not None and live.tags.get(names.ROTATION_ID_TAG) == rotation.rotation_id:
+        if live.status != switchover.DELETING:
+            _unprotect(deployment, live, rotation, ports)
+            ports.blue_green.request_deletion(live.identifier, with_target=True)
+        return f"{live.name} to be deleted (it is {live.status})"
+    for member in deployment.members:
+        green = ports.rds.describe_instance_by_resource_id(member.target_resource_id or "")
+        if green is not None:
+            return f"{green.database.identifier} to be deleted (it is {green.status})"
+    for member in deployment.members:
+        blue = ports.rds.describe_instance_by_resource_id(member.source_resource_id)
+        if blue is not None and blue.tags.get(names.DEPLOYMENT_TAG) == rotation.rotation_id:
+            ports.rds.remove_tags(blue.database.arn, [names.DEPLOYMENT_TAG])
+    return None
+
+
+def _unprotect(deployment: Deployment, live: BlueGreenDeployment, rotation: Rotation, ports: Ports) -> None:
+    """Green has blue's deletion protection. Never one whose resource id is a blue's: that would be production."""
+    blues = {member.source_resource_id for member in deployment.members}
+    for _, target_arn in live.members:
+        green = ports.rds.describe_instance(target_arn.rpartition(":")[2])
+        if green is None or green.database.resource_id in blues:
+            continue
+        if green.tags.get(names.GREEN_TAG) != rotation.rotation_id:
+            ports.rds.set_tags(green.database.arn, {names.GREEN_TAG: rotation.rotation_id})
+        if green.deletion_protection:
+            ports.rds.disable_deletion_protection(green.database.identifier)
+
+
+def _command(deployment: Deployment) -> str:
+    identifier = deployment.identifier or f"<identifier of {deployment.name}>"
+    return f"aws rds delete-blue-green-deployment --blue-green-deployment-identifier {identifier} --delete-target"

@@ -1,0 +1,36 @@
+"""Which side of a blue/green deployment serves: decided from what RDS shows now, never from the execution's state."""
+
+from typing import Literal
+
+from lambdas.rotation.ports import BlueGreenDeployment, Ports
+from lambdas.rotation.state import Rotation
+
+Serving = Literal["source", "target", "undecided"]
+
+UNDER_WAY = "SWITCHOVER_IN_PROGRESS"
+COMPLETED = "SWITCHOVER_COMPLETED"
+DELETING = "DELETING"
+
+
+def serving(rotation: Rotation, live: BlueGreenDeployment | None, ports: Ports) -> tuple[Serving, str]:
+    """The side that has the name that applications use, and why. ``undecided`` while RDS is at it.
+
+    The name decides together with the deployment: it is the instance's resource id that stays when names are exchanged.
+    """
+    primary = rotation.deployed().primary
+    if live is not None and live.status == UNDER_WAY:
+        return "undecided", f"RDS is switching {live.name} over"
+    holder = ports.rds.describe_instance(primary.source_identifier)
+    if holder is None:
+        return "undecided", f"no database is named {primary.source_identifier} at this moment"
+    resource_id = holder.database.resource_id
+    status = live.status if live is not None else None
+    if resource_id == primary.source_resource_id:
+        if status == COMPLETED:
+            return "undecided", f"RDS has switched {primary.source_identifier} over, and shows it under its old name"
+        return "source", f"{primary.source_identifier} is the source"
+    if primary.target_resource_id not in (None, resource_id):
+        return "undecided", f"{primary.source_identifier} is neither the source nor the target ({resource_id})"
+    if status == COMPLETED or (status in (None, DELETING) and resource_id == primary.target_resource_id):
+        return "target", f"{primary.source_identifier} is the target"
+    return "undecided", f"{primary.source_identifier} is the target, and its deployment {status}"

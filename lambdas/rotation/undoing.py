@@ -1,0 +1,70 @@
+"""What every way back begins with, whatever strategy it undoes: taking the rotation over, and telling people."""
+
+from datetime import timedelta
+from typing import Literal
+
+from aws_lambda_powertools.metrics import MetricUnit
+
+from lambdas.rotation import errors
+from lambdas.rotation.errors import RotationError
+from lambdas.rotation.notification import message_of, subject_of
+from lambdas.rotation.ports import Ports
+from lambdas.rotation.state import Moment, Rotation, Undo
+from lambdas.rotation.step import measure
+
+SLOWEST_FUNCTION = timedelta(seconds=75)
+"""Longer than any function may run, so that none of a dead execution is alive after it; a test compares."""
+PAGE_AFTER = timedelta(minutes=5)
+SELDOM_SECONDS = 60
+
+
+def taken_over(rotation: Rotation, ports: Ports) -> Rotation:
+    """Raise the epoch, so that no function of before can write any more, and go on with what the journal says *then*.
+
+    What such a function has already begun may go on until its timeout, unless it is known to have ended: an error of
+    ours is the last thing that a function says.
+    """
+    taken = ports.ledger.take_over(rotation, rotation.execution_arn).having(failure=rotation.failure)
+    now = ports.clock.now()
+    has_ended = rotation.failure is not None and _is_ours(rotation.failure.Error)
+    undo = Undo(outcome="undecided", started_at=now, not_before=now if has_ended else now + SLOWEST_FUNCTION)
+    taken = taken.having(undo=undo)
+    ports.ledger.record(taken)
+    return taken
+
+
+def _is_ours(name: str) -> bool:
+    error = getattr(errors, name, None)
+    return isinstance(error, type) and issubclass(error, RotationError)
+
+
+def ended_with(
+    rotation: Rotation, outcome: Literal["undecided", "decided", "committed", "rolled-back"], reason: str
+) -> Rotation:
+    assert rotation.undo is not None
+    return rotation.having(undo=rotation.undo.having(outcome=outcome, reason=reason))
+
+
+def rolled_back(rotation: Rotation, reason: str, ports: Ports) -> Rotation:
+    assert rotation.undo is not None
+    rotation = rotation.having(undo=rotation.undo.having(ended_at=ports.clock.now()))
+    if rotation.new_key is not None:
+        measure(rotation, "RotationRolledBack", MetricUnit.Count, 1)
+    return ended_with(rotation, "rolled-back", reason)
+
+
+def paged(rotation: Rotation, undo: Undo, ports: Ports) -> Rotation:
+    """Once, after five minutes: nobody may be asked to guess before that."""
+    now = ports.clock.now()
+    if now - undo.started_at < PAGE_AFTER:
+        return rotation
+    # From now on it waits for people, perhaps for a day: the execution's history has to last (25,000 events).
+    undo = undo.having(look_again_seconds=SELDOM_SECONDS)
+    if undo.paged_at is not None:
+        return rotation.having(undo=undo)
+    moment = Moment.UNDECIDED
+    measure(rotation, "RotationUndecided", MetricUnit.Count, 1)
+    ports.notifier.publish(
+        moment.value, subject_of(rotation, moment), message_of(rotation, moment) | {"waiting_for": undo.reason}
+    )
+    return rotation.having(undo=undo.having(paged_at=now))

@@ -1,0 +1,86 @@
+"""SwitchOver: the commit point. RDS is asked to let green take blue's place."""
+
+from lambdas.rotation import switchover
+from lambdas.rotation.errors import SwitchoverFailed, TargetMismatch, WrongKey
+from lambdas.rotation.ports import BlueGreenDeployment, Ports
+from lambdas.rotation.state import Member, Rotation
+from lambdas.rotation.step import logger, step
+
+SHORTEST_TIMEOUT_SECONDS = 30
+"""RDS takes 30 to 3600 seconds."""
+ASKED_FOR = (switchover.UNDER_WAY, switchover.COMPLETED)
+
+
+def switch_over(rotation: Rotation, ports: Ports) -> Rotation:
+    """Ask RDS for the switchover, provided that every member is what it has to be at this moment. Does not wait.
+
+    From the request on RDS alone decides; what it decided is read from RDS (WaitForSwitchover, or the way back). It
+    stops writes, lets green catch up, and exchanges the names, or rolls all of it back within the write outage budget.
+
+    Idempotent: one that is under way or done is left as it is. A request whose answer got lost is made again, which RDS
+    refuses while the first one is being worked on.
+
+    Raises:
+        WrongKey, TargetMismatch: terminal; switching over now would complete a rotation that did not happen.
+        SwitchoverFailed: terminal; RDS refuses it, or has rolled it back.
+    """
+    deployment = rotation.deployed()
+    live = ports.blue_green.describe(deployment.name)
+    if live is None or live.identifier != deployment.identifier:
+        raise TargetMismatch(f"{deployment.name} is not the deployment that was ready ({deployment.identifier})")
+    if live.status in ASKED_FOR:
+        return _requested(rotation, ports)
+    if live.status != "AVAILABLE":
+        raise SwitchoverFailed(f"{live.name} is {live.status}: {live.details}")
+    _refuse_unless_safe(rotation, live, ports)
+    rotation = _requested(rotation, ports)
+    plan, _ = rotation.planned()
+    try:
+        ports.blue_green.request_switchover(
+            live.identifier, max(SHORTEST_TIMEOUT_SECONDS, plan.write_outage_budget_seconds)
+        )
+    except SwitchoverFailed:
+        # The SDK repeats a call without an answer, and a second delivery repeats all of this.
+        again = ports.blue_green.describe(deployment.name)
+        if again is None or again.status not in ASKED_FOR:
+            raise
+    logger.info("switchover requested", deployment=live.identifier)
+    return rotation
+
+
+def _requested(rotation: Rotation, ports: Ports) -> Rotation:
+    """Written down before the call: from here on nobody may take for granted that blue serves."""
+    deployment = rotation.deployed()
+    at = deployment.switchover_requested_at or ports.clock.now()
+    rotation = rotation.having(deployment=deployment.having(switchover_requested_at=at))
+    ports.ledger.record(rotation)
+    return rotation
+
+
+def _refuse_unless_safe(rotation: Rotation, live: BlueGreenDeployment, ports: Ports) -> None:
+    """The last look at every member, as RDS shows it now."""
+    deployment = rotation.deployed()
+    if dict(live.members) != {member.source_arn: member.target_arn for member in deployment.members}:
+        raise TargetMismatch(f"the members of {live.name} are not those that were ready: {dict(live.members)}")
+    for member in deployment.members:
+        _refuse_member(rotation, member, ports)
+
+
+def _refuse_member(rotation: Rotation, member: Member, ports: Ports) -> None:
+    source = ports.rds.describe_instance(member.source_identifier)
+    if source is None or source.database.resource_id != member.source_resource_id:
+        raise TargetMismatch(f"{member.source_identifier} is not the database that was copied")
+    target = ports.rds.describe_instance_by_resource_id(member.target_resource_id or "")
+    if target is None:
+        raise TargetMismatch(f"the copy of {member.source_identifier} is gone")
+    if target.database.kms_key_arn != rotation.keyed().arn:
+        raise WrongKey(f"{target.database.identifier} is encrypted under {target.database.kms_key_arn}")
+    for instance in (source, target):
+        if instance.status != "available":
+            raise SwitchoverFailed(f"{instance.database.identifier} is {instance.status}: RDS would refuse")
+    state = ports.kms.key_state(rotation.keyed().arn)
+    if state != "Enabled":
+        raise TargetMismatch(f"the key of {target.database.identifier} is {state}: it could soon not be read")
+
+
+handler = step(switch_over)

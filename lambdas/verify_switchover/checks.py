@@ -1,0 +1,50 @@
+"""What has to be seen after a switchover, each as a reason that it is not, or None."""
+
+from collections.abc import Iterator
+
+from lambdas.rotation.ports import Instance, Ports
+from lambdas.rotation.state import Deployment, Member, Rotation
+from lambdas.rotation.switchover import DELETING
+
+NOT_COMPARED = ("Performance Insights key",)
+"""RDS copies Performance Insights with the key that it has."""
+
+
+def deployment_is_gone(deployment: Deployment, ports: Ports) -> str | None:
+    """Asks for its end, without its target: that is production now."""
+    live = ports.blue_green.describe(deployment.name)
+    if live is None:
+        return None
+    if live.status != DELETING:
+        ports.blue_green.request_deletion(live.identifier, with_target=False)
+    return f"{live.name} is to be deleted (it is {live.status})"
+
+
+def member(
+    rotation: Rotation, one: Member, source: Instance | None, target: Instance | None, ports: Ports
+) -> Iterator[str | None]:
+    assert target is not None
+    identifier = target.database.identifier
+    if identifier != one.source_identifier:
+        yield f"the copy of {one.source_identifier} is called {identifier}"
+    if target.status != "available":
+        yield f"{identifier} is {target.status}"
+    if one == rotation.deployed().primary and target.replica_of is not None:
+        yield f"{identifier} is a replica of {target.replica_of}"
+    if target.database.kms_key_arn != rotation.keyed().arn:
+        yield f"{identifier} is encrypted under {target.database.kms_key_arn}"
+    yield _name(source, target, ports)
+    if source is not None:
+        differences = set(ports.rds.settings_differences(source, target)) - set(NOT_COMPARED)
+        yield f"settings differ: {', '.join(sorted(differences))}" if differences else None
+
+
+def _name(source: Instance | None, target: Instance, ports: Ports) -> str | None:
+    """RDS's own names, as the resolver of the functions is told them."""
+    address = target.database.address
+    led_to = ports.names.addresses(address)
+    if not led_to:
+        return f"{address} does not lead anywhere yet"
+    if source is not None and led_to == ports.names.addresses(source.database.address):
+        return f"{address} leads to {source.database.identifier}"
+    return None

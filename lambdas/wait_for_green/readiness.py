@@ -1,0 +1,87 @@
+"""What has to be true of each member before the switchover. Each returns what is still being waited for."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lambdas.rotation import names
+from lambdas.rotation.errors import SettingsNotCarried, SyncIncomplete, WrongKey
+from lambdas.rotation.ports import BlueGreenDeployment, Instance, Ports
+from lambdas.rotation.state import Deployment, Member, Rotation
+
+UNUSABLE = ("failed", "incompatible", "restore-error", "inaccessible", "insufficient", "storage-full", "deleting")
+"""Beginnings of the states in which RDS leaves an instance to its owner."""
+NOT_COMPARED = ("tags", "Performance Insights key")
+"""RDS gives green blue's tags at the switchover; it copies Performance Insights with the key that it has, and that key
+then stays in use, which the retirement of keys sees."""
+
+
+def observed(
+    rotation: Rotation, deployment: Deployment, live: BlueGreenDeployment, ports: Ports
+) -> tuple[list[str], tuple[Member, ...]]:
+    """What is being waited for, and the members with their copies."""
+    waiting_for: list[str] = []
+    members: list[Member] = []
+    copies = dict(live.members)
+    for member in deployment.members:
+        target = ports.rds.describe_instance(_name(copies.get(member.source_arn, "")))
+        if target is None or target.database.resource_id == member.source_resource_id:
+            waiting_for.append(f"the copy of {member.source_identifier} to appear")
+        else:
+            member = member.having(target_resource_id=target.database.resource_id, target_arn=target.database.arn)
+            waiting_for += _ready(rotation, member, target, ports)
+        members.append(member)
+    return waiting_for, tuple(members)
+
+
+def _ready(rotation: Rotation, member: Member, target: Instance, ports: Ports) -> list[str]:
+    identifier, wanted = target.database.identifier, rotation.keyed().arn
+    found = target.database.kms_key_arn
+    # RDS may take a request and leave an entry of it out; what it has made is looked at, member by member.
+    if found != wanted and (found is not None or target.status != "creating"):
+        raise WrongKey(f"{identifier} is encrypted under {found}, not under {wanted}")
+    if target.status.startswith(UNUSABLE):
+        raise SyncIncomplete(f"{identifier} is {target.status}")
+    if target.status == "creating":
+        return [f"{identifier} to be made"]
+    _mark(rotation, target, ports)
+    if target.status != "available":
+        return [f"{identifier} to be available (it is {target.status})"]
+    if (operation := target.raw.get("StorageOperationStatus")) is not None:
+        return [f"the storage of {identifier} ({operation}, {target.raw.get('StorageOperationPercentProgress')} %)"]
+    if target.replica_of is None:
+        raise SyncIncomplete(f"{identifier} is no longer a replica: somebody has promoted it")
+    if not target.replication_normal:
+        return [f"{identifier} to replicate"]
+    source = ports.rds.describe_instance_by_resource_id(member.source_resource_id)
+    if source is None:
+        raise SyncIncomplete(f"{member.source_identifier} is gone")
+    if source.status != "available":
+        return [f"{source.database.identifier} to be available (it is {source.status})"]
+    return _settings(source, target, ports)
+
+
+def _mark(rotation: Rotation, target: Instance, ports: Ports) -> None:
+    """So that permissions can tell it from production; RDS takes the mark of green away when it becomes that."""
+    wanted = {names.DEPLOYMENT_TAG: rotation.rotation_id, names.GREEN_TAG: rotation.rotation_id}
+    if missing := {name: value for name, value in wanted.items() if target.tags.get(name) != value}:
+        ports.rds.set_tags(target.database.arn, missing)
+
+
+def _settings(source: Instance, target: Instance, ports: Ports) -> list[str]:
+    """Raises: SettingsNotCarried (terminal) for a difference that cannot be repaired."""
+    differences: Mapping[str, Any] = {
+        name: found
+        for name, found in ports.rds.settings_differences(source, target).items()
+        if name not in NOT_COMPARED
+    }
+    if not differences:
+        return []
+    hopeless = ports.rds.request_setting_repair(source, target, differences)
+    if hopeless:
+        listed = "; ".join(f"{name}: {differences[name][0]} became {differences[name][1]}" for name in sorted(hopeless))
+        raise SettingsNotCarried(f"{target.database.identifier} cannot be given {listed}")
+    return [f"the settings {', '.join(sorted(differences))} of {target.database.identifier}"]
+
+
+def _name(arn: str) -> str:
+    return arn.rpartition(":")[2]
