@@ -189,13 +189,14 @@ def expected(account: Account, built: world.World, output: Mapping[str, Any], ex
         target=target["DBInstanceIdentifier"],
         target_resource_id=target["DbiResourceId"],
         target_address=target["Endpoint"]["Address"],
-        old_key=output["old_key"]["arn"],
+        old_key=(output["old_key"] or {}).get("arn"),
         new_key=output["new_key"]["arn"],
         rotation_id=output["rotation_id"],
         execution=execution,
         record=built.record,
         endpoint_secret=built.endpoint_secret,
         target_parameter_group=target["DBParameterGroups"][0]["DBParameterGroupName"],
+        in_place=target["DBInstanceIdentifier"] == built.identifier,
     )
 
 
@@ -211,7 +212,7 @@ def _leftovers(
             line for line in inventory.leftovers(found, nothing) if not line.startswith(("missing: ", "still there: "))
         ]
     meant = expected(account, built, run.output, execution)
-    return inventory.leftovers(found, replace(meant, bystanders=inventory.bystanders(before, meant.source)))
+    return inventory.leftovers(found, replace(meant, bystanders=inventory.bystanders(before, built.identifier)))
 
 
 def _report(
@@ -276,6 +277,7 @@ def main(argv: Sequence[str]) -> int:
             connectivity=options.connectivity,
             rows=options.rows,
             writers=options.writers,
+            encrypted=not options.unencrypted,
         )
         outcome = rotate_under_load(
             account,
@@ -315,8 +317,9 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
         "Exit 0 only if the rotation succeeded and nothing was lost, duplicated, denied or left over.",
     )
     parser.add_argument("--engine", choices=dialects.ENGINES, default="postgres")
-    parser.add_argument("--strategy", choices=["read-replica"], default="read-replica")
-    parser.add_argument("--connectivity", choices=["dns", "secret"], default="dns")
+    parser.add_argument("--strategy", choices=["read-replica", "blue-green"], default="read-replica")
+    parser.add_argument("--connectivity", choices=["dns", "secret"], default="dns", help="of strategy read-replica")
+    parser.add_argument("--unencrypted", action="store_true", help="begin with no key (strategy blue-green only)")
     parser.add_argument("--writers", type=_positive(int), default=6)
     parser.add_argument("--rows", type=_positive(int), default=200_000)
     parser.add_argument(
@@ -326,7 +329,12 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--json", type=Path, help="write the report here")
     parser.add_argument("--acks", type=Path, help="write the acknowledged commits here, one a line")
     parser.add_argument("--picture", type=Path, default=Path("build/cutover.png"), help="write the picture here (PNG)")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    if options.strategy == "blue-green":
+        options.connectivity = "endpoint"  # the name stays what it is
+    elif options.unencrypted:
+        parser.error("--unencrypted needs --strategy blue-green")
+    return options
 
 
 def _positive(convert: Callable[[str], Any]) -> Callable[[str], Any]:

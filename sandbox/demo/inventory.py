@@ -50,7 +50,7 @@ class Expected:
     target: str
     target_resource_id: str
     target_address: str
-    old_key: str
+    old_key: str | None
     new_key: str
     rotation_id: str
     execution: str
@@ -61,6 +61,13 @@ class Expected:
     """It may be a new one: where the fence is a parameter, source and target cannot share a group."""
     bystanders: Mapping[str, str] = field(default_factory=dict)
     """Other instances of the account, with their keys: RDS backs them up every day."""
+    in_place: bool = False
+    """The target has the name that the source had before (blue/green), and the source one that RDS gave it."""
+
+    @property
+    def kept(self) -> str:
+        """The snapshot that is kept of the source."""
+        return f"{self.target}-rot-{self.rotation_id}-kept" if self.in_place else f"{self.target}-kept"
 
 
 def bystanders(before: Inventory, source: str) -> dict[str, str]:
@@ -85,9 +92,15 @@ def leftovers(found: Difference, expected: Expected) -> list[str]:
             for fact, (was, now) in facts.items()
             if not _may_change(name, fact, was, now, expected)
         ]
-    missing = [f"rds/instance/{expected.target}", f"kms/key/{expected.new_key}", f"rds/snapshot/{expected.target}-kept"]
+    missing = [f"kms/key/{expected.new_key}", f"rds/snapshot/{expected.kept}"]
+    if not expected.in_place:
+        missing.append(f"rds/instance/{expected.target}")
     lines += [f"missing: {name}" for name in missing if name not in found.added]
-    if f"rds/instance/{expected.source}" not in found.removed:
+    target = found.changed.get(f"rds/instance/{expected.target}", {})
+    if expected.in_place and not {"key", "resource_id"} <= set(target):
+        lines.append(f"missing: rds/instance/{expected.target} under the new key")
+    source = f"rds/instance/{expected.source}"
+    if source in found.added if expected.in_place else source not in found.removed:
         lines.append(f"still there: rds/instance/{expected.source}")
     return lines
 
@@ -100,7 +113,7 @@ def _may_be_added(name: str, facts: Mapping[str, Any], expected: Expected) -> bo
             return own == expected.target and bool(usable)
         case "rds", "snapshot":
             kept = facts["key"] == expected.new_key and facts["status"] == "available"
-            return own == f"{expected.target}-kept" and bool(kept)
+            return own == expected.kept and bool(kept)
         case "rds", "parameter-group":
             return own == expected.target_parameter_group
         case "rds", "automated-snapshot":
@@ -108,7 +121,10 @@ def _may_be_added(name: str, facts: Mapping[str, Any], expected: Expected) -> bo
                 return bool(facts["key"] == expected.bystanders[facts["instance"]])
             if facts["instance"] == expected.source:
                 return bool(facts["key"] == expected.old_key)  # of the retained backups, see there
-            return bool(facts["instance"] == expected.target and facts["key"] == expected.new_key)
+            if expected.in_place and facts["instance"] == expected.target and facts["key"] == expected.old_key:
+                return True  # as above, by the name of then
+            green = expected.in_place and facts["instance"].startswith(f"{expected.target}-green-")
+            return bool((facts["instance"] == expected.target or green) and facts["key"] == expected.new_key)
         case "rds", "automated-backup":
             if own == expected.target_resource_id:
                 return bool(facts["key"] == expected.new_key)
@@ -155,6 +171,14 @@ def _may_change(name: str, fact: str, was: Any, now: Any, expected: Expected) ->
             return all(grant.startswith('["rds.') for grant in set(was) ^ set(now))
         case "kms", "key", "state":
             return bool(own == expected.old_key and now == expected.old_key_state)
+        case "rds", "instance", "key" if expected.in_place and own == expected.target:
+            return bool(now == expected.new_key)
+        case "rds", "instance", "resource_id" if expected.in_place and own == expected.target:
+            return bool(now == expected.target_resource_id)
+        case "rds", "instance", "tags" if expected.in_place and own == expected.target:
+            return bool(was == {key: value for key, value in now.items() if not key.startswith("rds-key-rotation:")})
+        case "rds", "automated-backup", "instance" if expected.in_place:
+            return bool(own == expected.source_resource_id and now == expected.source)
         case "rds", "automated-backup", "status":
             return bool(own == expected.source_resource_id and now == "retained")
     return False

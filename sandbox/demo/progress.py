@@ -19,8 +19,11 @@ PHASES = {
     "promote": ("Promote", "WaitForPromotion", "CheckTarget"),
     "switch": ("UpdateConnectivity",),
     "release": ("ResumeWrites",),
+    "switchover": tuple(
+        f"{name}-BlueGreen" for name in ("SwitchOver", "WaitForSwitchover", "SwitchedOver?", "WaitWhileRdsSwitches")
+    ),
 }
-"""The cutover, in the states that make it. Each phase begins when its first state is entered."""
+"""The cutover, in the states that make it, by either strategy. Each phase begins when its first state is entered."""
 
 
 @dataclass(frozen=True)

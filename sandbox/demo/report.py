@@ -14,7 +14,10 @@ from sandbox.demo.writers import Ack
 
 BIN_SECONDS = 0.05
 AROUND_SECONDS = 3.0
-COLOURS = {"fence": "#d62728", "drain": "#ff7f0e", "promote": "#9467bd", "switch": "#1f77b4", "release": "#2ca02c"}
+COLOURS = {
+    "fence": "#d62728", "drain": "#ff7f0e", "promote": "#9467bd", "switch": "#1f77b4", "release": "#2ca02c",
+    "switchover": "#9467bd",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

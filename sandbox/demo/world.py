@@ -20,7 +20,8 @@ from sandbox.demo.account import Account
 from sandbox.demo.connection import Endpoint, Finder, Login, finder, hang_up, trusting
 from sandbox.demo.dialects import Dialect
 
-Connectivity = Literal["dns", "secret"]
+Connectivity = Literal["dns", "secret", "endpoint"]
+"""``endpoint``: applications use RDS's own name, which only a blue/green deployment lets them keep."""
 
 DATABASES = dialects.of("postgres").databases
 
@@ -39,7 +40,7 @@ class World:
 
     identifier: str
     resource_id: str
-    key_arn: str
+    key_arn: str | None
     parameter_group: str
     databases: tuple[str, ...]
     rows: int
@@ -78,6 +79,7 @@ def build(
     writers: int = 6,
     databases: tuple[str, ...] | None = None,
     key_arn: str | None = None,
+    encrypted: bool = True,
     tags: Mapping[str, str] | None = None,
 ) -> World:
     """Make all of it and wait until the database is available.
@@ -86,12 +88,13 @@ def build(
         rows: rows of data, spread over the databases.
         databases: their names, which the engine's dialect has if nobody else does.
         key_arn: an existing key, or `AWS_MANAGED_KEY`; without it a new one is made.
+        connectivity: with ``endpoint`` the database asks for strategy blue-green, and gives the rotation no login.
         tags: additional tags of the instance, or other values for the usual ones.
 
     Raises:
         TimeoutError: RDS did not make the instance in time.
     """
-    if key_arn is None:
+    if encrypted and key_arn is None:
         key_arn = make_key(account, "The key that the database was born with")
     master = Login(MASTER_USER, secrets.token_urlsafe(18))
     app = Login(APP_USER, secrets.token_urlsafe(18))
@@ -110,8 +113,8 @@ def build(
         Engine=engine,
         AllocatedStorage=20,
         StorageType="gp3",
-        StorageEncrypted=True,
-        KmsKeyId=key_arn,
+        StorageEncrypted=encrypted,
+        **({"KmsKeyId": key_arn} if encrypted else {}),
         MasterUsername=master.user,
         MasterUserPassword=master.password,
         DBName=databases[0],
@@ -131,6 +134,9 @@ def build(
         record = f"{identifier}.{ZONE}"
         zone_id = make_record(account, record, endpoint.name)
         opt_in["key-rotation:dns-record"] = f"{zone_id}/{record}"
+    elif connectivity == "endpoint":
+        record = endpoint.name
+        opt_in = {"key-rotation:strategy": "blue-green"}
     else:
         endpoint_secret = make_endpoint_secret(account, identifier, engine, endpoint, app)
         opt_in["key-rotation:endpoint-secret"] = endpoint_secret
@@ -140,7 +146,7 @@ def build(
     world = World(
         identifier=identifier,
         resource_id=instance["DbiResourceId"],
-        key_arn=instance["KmsKeyId"],
+        key_arn=instance.get("KmsKeyId"),
         parameter_group=group,
         databases=databases,
         rows=rows // len(databases),
