@@ -75,13 +75,15 @@ def _transitions(state: State) -> Iterator[tuple[str, str]]:
 
 
 def _condition(choice: Mapping[str, Any]) -> str:
-    """A comparison of one field with a constant, which is all that the machines use.
+    """A comparison of one field with a constant, or several that all have to hold; the machines use nothing else.
 
     >>> _condition({"Variable": "$.route", "StringEquals": "rotate", "Next": "Preflight"})
     'route = rotate'
     >>> _condition({"Variable": "$.sync.ready", "BooleanEquals": True, "Next": "PauseApplicationWrites"})
     'sync.ready'
     """
+    if "And" in choice:
+        return " and ".join(_condition(one) for one in choice["And"])
     value = next(choice[key] for key in choice if key not in ("Variable", "Next", "Comment"))
     field = _field(choice["Variable"])
     return field if value is True else f"{field} = {str(value).lower() if isinstance(value, bool) else value}"

@@ -22,9 +22,20 @@ from lambdas.rotation.errors import (
     FenceIncomplete,
     NameTaken,
     PromotionFailed,
+    SwitchoverFailed,
 )
 from lambdas.rotation.names import CONTROL_DATABASE, ROTATION_ID_TAG, key_alias, our_tags
-from lambdas.rotation.ports import ControlView, Entry, Instance, KeyFacts, Lag, Lock, Step, Watchers
+from lambdas.rotation.ports import (
+    BlueGreenDeployment,
+    ControlView,
+    Entry,
+    Instance,
+    KeyFacts,
+    Lag,
+    Lock,
+    Step,
+    Watchers,
+)
 from lambdas.rotation.state import (
     Connectivity,
     Database,
@@ -346,6 +357,7 @@ class FakeRds:
         self.snapshots: dict[str, dict[str, Any]] = {}
         self.quotas: dict[str, tuple[int, int]] = {}
         self.proxies: dict[str, list[str]] = {}
+        self.parameters: dict[str, str] = {}
         self.maintenance: dict[str, list[str]] = {}
         self.event_subscriptions: dict[str, list[str]] = {}
         self.promotion_takes = 2
@@ -425,6 +437,10 @@ class FakeRds:
 
     def account_quotas(self) -> Mapping[str, tuple[int, int]]:
         return self.quotas
+
+    def parameter(self, group: str, name: str) -> str | None:
+        self._calls.ask("rds.parameter")
+        return self.parameters.get(name)
 
     def proxies_of(self, identifier: str) -> Sequence[str]:
         return self.proxies.get(identifier, [])
@@ -515,6 +531,95 @@ class FakeRds:
             self.alter(identifier, status="deleting")
 
 
+class FakeBlueGreen:
+    """One deployment at a time, available at once. A switchover goes on until a test says how it ends."""
+
+    def __init__(self, calls: Calls, rds: FakeRds) -> None:
+        self._calls, self._rds = calls, rds
+        self.live: BlueGreenDeployment | None = None
+        self.pairs: list[tuple[str, str]] = []
+        """Resource ids of blue and green."""
+        self.left_out: set[str] = set()
+        """ARNs of members whose key RDS ignores, though it was told one."""
+        self.others: list[str] = []
+
+    def describe(self, name: str) -> BlueGreenDeployment | None:
+        self._calls.ask("blue_green.describe")
+        live = self.live
+        if live is None or live.name != name:
+            return None
+        if live.status == "DELETING":
+            self.live = None
+        return replace(live, members=tuple((self._arn(blue), self._arn(green)) for blue, green in self.pairs))
+
+    def deployments_of(self, source_arn: str) -> Sequence[str]:
+        return self.others
+
+    def request(self, name: str, source: Instance, keys: Mapping[str, str], tags: Mapping[str, str]) -> None:
+        if self.live is not None:
+            return
+        with self._calls.change("blue_green.request", name):
+            blues = [one for one in self._rds.instances.values() if one.database.arn in keys]
+            for blue in blues:
+                arn, identifier = blue.database.arn, blue.database.identifier
+                key = blue.database.kms_key_arn if arn in self.left_out else keys[arn]
+                green = self._rds.add(
+                    f"{identifier}-green-1", key_arn=key or "", replica_of=identifier, tags=blue.tags,
+                    deletion_protection=blue.deletion_protection,
+                )  # fmt: skip
+                self.pairs.append((blue.database.resource_id, green.database.resource_id))
+            self.live = BlueGreenDeployment("bgd-1", name, "AVAILABLE", "", dict(tags), ())
+
+    def request_switchover(self, identifier: str, timeout_seconds: int) -> None:
+        if self.live is None or self.live.status != "AVAILABLE":
+            raise SwitchoverFailed(f"{identifier} cannot be switched over now")
+        with self._calls.change("blue_green.request_switchover", identifier):
+            self.becomes("SWITCHOVER_IN_PROGRESS")
+
+    def request_deletion(self, identifier: str, *, with_target: bool) -> bool:
+        if self.live is None:
+            return True
+        if self.live.status in ("PROVISIONING", "SWITCHOVER_IN_PROGRESS"):
+            return False
+        if with_target and self.live.status == "SWITCHOVER_COMPLETED":
+            raise AwsRefused("DeleteTarget cannot be given now", "InvalidParameterCombination")
+        with self._calls.change("blue_green.request_deletion", f"{identifier} with_target={with_target}"):
+            for _, green in self.pairs if with_target else ():
+                del self._rds.instances[self._of(green).database.identifier]
+            self.becomes("DELETING")
+        return True
+
+    def becomes(self, status: str) -> None:
+        assert self.live is not None
+        self.live = replace(self.live, status=status)
+
+    def complete(self) -> None:
+        """RDS exchanges the names; green gets blue's tags."""
+        for blue_id, green_id in self.pairs:
+            blue, green = self._of(blue_id), self._of(green_id)
+            name = blue.database.identifier
+            del self._rds.instances[green.database.identifier]
+            followers = "ReadReplicaDBInstanceIdentifiers"
+            left = {followers: [f"{one}-old1" for one in blue.raw.get(followers, ())]}
+            self._put(replace(blue, raw={**blue.raw, **left}), f"{name}-old1")
+            self._put(replace(green, replica_of=blue.replica_of, tags=dict(blue.tags)), name)
+        self.becomes("SWITCHOVER_COMPLETED")
+
+    def _put(self, instance: Instance, name: str) -> None:
+        arn, address = ACCOUNT.format(service="rds", name=f"db:{name}"), f"{name}.abc123.eu-central-1.rds.amazonaws.com"
+        self._rds.servers[name] = FakeServer(self._calls, name)
+        self._rds.instances[name] = replace(
+            instance, database=instance.database.having(identifier=name, arn=arn, address=address)
+        )
+
+    def _of(self, resource_id: str) -> Instance:
+        return next(one for one in self._rds.instances.values() if one.database.resource_id == resource_id)
+
+    def _arn(self, resource_id: str) -> str:
+        found = [o.database.arn for o in self._rds.instances.values() if o.database.resource_id == resource_id]
+        return found[0] if found else ""
+
+
 def _snapshot(identifier: str, key_arn: str | None, tags: Mapping[str, str]) -> dict[str, Any]:
     return {"DBSnapshotIdentifier": identifier, "Status": "available", "KmsKeyId": key_arn, "Tags": dict(tags)}
 
@@ -540,7 +645,7 @@ class FakeKms:
     def key_state(self, key_arn: str) -> str:
         return self.describe_key(key_arn).state
 
-    def ensure_key(self, alias: str, description: str, tags: Mapping[str, str], like: KeyFacts) -> str:
+    def ensure_key(self, alias: str, description: str, tags: Mapping[str, str], like: KeyFacts | None) -> str:
         ours = [one.arn for one in self.keys.values() if one.tags.get(ROTATION_ID_TAG) == tags[ROTATION_ID_TAG]]
         if not ours:
             with self._calls.change("kms.ensure_key", alias):
@@ -831,6 +936,7 @@ class FakePorts:
         self.settings = FakeSettings(**defaults)
         self.ledger = FakeLedger(self._calls, self.clock)
         self.rds = FakeRds(self._calls, self.clock)
+        self.blue_green = FakeBlueGreen(self._calls, self.rds)
         self.kms = FakeKms(self._calls, self.clock)
         self.key_users = FakeKeyUsers(self.rds)
         self.dns = FakeDns(self._calls)

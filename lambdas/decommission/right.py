@@ -28,6 +28,9 @@ def limitation(rotation: Rotation, source: Instance, ports: Ports) -> str | None
     target = rotation.synced_target().identifier
     ours = {target, *(replica.database.identifier for replica in left_behind(rotation, ports))}
     replicas = set(source.raw.get("ReadReplicaDBInstanceIdentifiers") or ()) - ours
+    if rotation.deployment is not None:
+        # One that was removed a moment ago may still be listed; one of another Region cannot be looked up, and counts.
+        replicas = {name for name in replicas if ":" in name or ports.rds.describe_instance(name) is not None}
     if replicas:
         return f"{identifier} has replicas: {', '.join(sorted(replicas))}"
     return _name_leads_elsewhere(rotation, successor, ports)

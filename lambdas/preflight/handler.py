@@ -39,37 +39,40 @@ Check = Callable[[], Iterable[Finding]]
 
 
 def _checks(rotation: Rotation, source: Instance, ports: Ports) -> tuple[Check, ...]:
-    """What speaks against any rotation, then what speaks against one by this strategy."""
     plan, _ = rotation.planned()
-    of_the_strategy: Mapping[str, tuple[Check, ...]] = {
+    whichever: tuple[Check, ...] = (
+        lambda: instance.surroundings(rotation, source, ports),
+        lambda: instance.maintenance(source, ports),
+        lambda: instance.quotas(source, ports),
+        lambda: key.old_key(source, ports),
+    )
+    by_strategy: Mapping[str, tuple[Check, ...]] = {
         "read-replica": (
             lambda: instance.shape(source),
+            lambda: instance.condition(rotation, source),
             lambda: instance.engine(source),
+            *whichever,
             lambda: instance.reachable(rotation, ports),
             lambda: connectivity.connectivity(rotation, ports),
             lambda: login.login(rotation, ports),
         ),
         "blue-green": (
             lambda: blue_green.shape(source, ports),
+            lambda: instance.condition(rotation, source),
             lambda: blue_green.engine(source),
+            *whichever,
             lambda: blue_green.replication(rotation, source, ports),
+            lambda: blue_green.inside(rotation, ports),
         ),
     }
-    return (
-        lambda: instance.condition(rotation, source),
-        *of_the_strategy[plan.strategy],
-        lambda: instance.surroundings(rotation, source, ports),
-        lambda: instance.maintenance(source, ports),
-        lambda: instance.quotas(source, ports),
-        lambda: key.old_key(source, ports),
-    )
+    return by_strategy[plan.strategy]
 
 
 def _warnings(rotation: Rotation, source: Instance, ports: Ports) -> tuple[Check, ...]:
     plan, _ = rotation.planned()
     of_the_strategy: Mapping[str, Check] = {
         "read-replica": lambda: login.warnings(rotation, ports),
-        "blue-green": lambda: blue_green.warnings(source),
+        "blue-green": lambda: blue_green.warnings(rotation, source),
     }
     return (lambda: instance.warnings(source, ports), of_the_strategy[plan.strategy])
 

@@ -21,10 +21,12 @@ from lambdas.report_fleet.handler import report_fleet
 from lambdas.rotation.errors import FleetIncomplete
 from lambdas.rotation.state import (
     Decommission,
+    Deployment,
     Drain,
     Failure,
     Fence,
     Key,
+    Member,
     Plan,
     Position,
     Promotion,
@@ -50,6 +52,13 @@ Parts = dict[str, Any]
 Answer = Parts | Refusal
 
 PLAN = Plan(base_name=SOURCE)
+BLUE_GREEN = PLAN.having(strategy="blue-green")
+DEPLOYMENT = Deployment(
+    name=TARGET,
+    members=(Member(source_identifier=SOURCE, source_arn=SOURCE, source_resource_id=SOURCE),),
+    requested_at=NOW,
+    look_again_seconds=33,
+)
 UNDO = Undo(outcome="undecided", started_at=NOW, not_before=NOW, look_again_seconds=14)
 ROLLED_BACK = UNDO.having(outcome="rolled-back", clean=True, key_discarded=True)
 DECOMMISSION = Decommission(stage="copy", started_at=NOW, look_again_seconds=61)
@@ -73,6 +82,17 @@ DONE: dict[str, Parts] = {
         "verification": Verification(complete=True, started_at=NOW, observed_at=NOW),
         "grace_ends_at": NOW + WEEK + timedelta(milliseconds=700),
     },
+    "CreateBlueGreenDeployment": {"deployment": DEPLOYMENT},
+    "WaitForGreen": {"deployment": DEPLOYMENT.having(ready=True)},
+    "WaitForSwitchover": {
+        "deployment": DEPLOYMENT.having(ready=True, switched=True),
+        "release": Release(released_at=NOW, write_outage_seconds=9.5),
+    },
+    "VerifySwitchover": {
+        "verification": Verification(complete=True, started_at=NOW, observed_at=NOW),
+        "grace_ends_at": NOW + WEEK,
+    },
+    "RollBackDeployment": {"undo": ROLLED_BACK},
     "Decommission": {"decommission": DECOMMISSION.having(complete=True)},
     "ScheduleKeyDeletion": {"retirement": RETIREMENT.having(complete=True)},
     "Rollback": {"undo": ROLLED_BACK},
@@ -86,6 +106,10 @@ NOT_YET: dict[str, Parts] = {
     "ConfirmDrained": {"drain": Drain(complete=False, observed_at=NOW)},
     "WaitForPromotion": {"promotion": Promotion(requested_at=NOW)},
     "Verify": {"verification": Verification(complete=False, started_at=NOW, observed_at=NOW)},
+    "WaitForGreen": {"deployment": DEPLOYMENT},
+    "WaitForSwitchover": {"deployment": DEPLOYMENT.having(ready=True)},
+    "VerifySwitchover": {"verification": Verification(complete=False, started_at=NOW, observed_at=NOW)},
+    "RollBackDeployment": {"undo": UNDO},
     "Decommission": {"decommission": DECOMMISSION},
     "ScheduleKeyDeletion": {"retirement": RETIREMENT.having(look_again_at=NOW + 3 * WEEK)},
     "Rollback": {"undo": UNDO},
@@ -149,7 +173,21 @@ BASES = {
         StartRotation=started_as(route="verify"),
         Verify=[DONE["Verify"] | {"grace_ends_at": NOW - WEEK}],
     ),
-    "a strategy that there is not": rotation(StartRotation=started_as(plan=PLAN.having(strategy="blue-green"))),
+    "a strategy that there is not": rotation(StartRotation=started_as(plan=PLAN.having(strategy="snapshot"))),
+    "blue/green": rotation(StartRotation=started_as(plan=BLUE_GREEN)),
+    "blue/green, rolled back": rotation(
+        StartRotation=started_as(plan=BLUE_GREEN),
+        SwitchOver=[Refusal("WrongKey")],
+        RollBackDeployment=[{"undo": UNDO}, {"undo": ROLLED_BACK.having(clean=False)}, {"undo": ROLLED_BACK}],
+    ),
+    "blue/green, recovered after the switchover": rotation(
+        RECOVER,
+        StartRotation=started_as(plan=BLUE_GREEN, route="rollback", failure=ENDED),
+        RollBackDeployment=[{"undo": UNDO.having(outcome="committed")}],
+    ),
+    "blue/green, recovered after the release": rotation(
+        RECOVER, StartRotation=started_as(plan=BLUE_GREEN, route="verify")
+    ),
     "a fleet of seven": fleet(*(f"db-{number}" for number in range(7))),
     "one of the fleet fails": fleet("orders", "billing", "users", billing=[Refusal("TargetMismatch")]),
     "none of the fleet can be started": fleet(

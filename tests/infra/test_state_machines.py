@@ -9,9 +9,9 @@ import pytest
 from infra import embed
 from infra.config import load
 from infra.tasks import Task, permission_matrix
-from lambdas.rotation.undoing import SLOWEST_FUNCTION
 from lambdas.rotation import errors
 from lambdas.rotation.step import REHEARSAL
+from lambdas.rotation.undoing import SLOWEST_FUNCTION
 
 WORKFLOWS = ("rotate_key", "rotate_fleet")
 MACHINES = {workflow: embed.definition(workflow) for workflow in WORKFLOWS}

@@ -37,13 +37,16 @@ def test_keeps_in_mind_whose_the_old_key_is(manager: str) -> None:
     assert (OLD_KEY, manager) == (made.old_key.arn, made.old_key.manager)
 
 
-def test_needs_an_encrypted_source() -> None:
+def test_a_source_that_was_not_encrypted_has_no_old_key() -> None:
+    """A blue/green deployment encrypts it; there is no key before, whose policy could be taken over."""
     ports = FakePorts(with_target=False)
-    rotation = planned_rotation(ports)
+    rotation = planned_rotation(ports, strategy="blue-green").having(old_key=None)
     source = ports.rds.instances[SOURCE].database.having(kms_key_arn=None)
 
-    with pytest.raises(StateIncomplete):
-        create_new_kms_key(rotation.having(source=source), ports)
+    made = create_new_kms_key(rotation.having(source=source), ports)
+
+    assert made.old_key is None
+    assert made.new_key is not None
 
 
 def test_asks_for_the_target_under_the_new_key() -> None:

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator
 
+from lambdas.rotation.errors import DatabaseUnreachable, LoginRefused
 from lambdas.rotation.names import TAGS_AT_MOST, TAGS_OF_A_MEMBER, owners_tags
 from lambdas.rotation.ports import Instance, Ports
 from lambdas.rotation.state import Finding, Rotation
 
 ENGINES = ("postgres",)
+NOT_COPIED = ("LogicalSlots", "UnloggedTables")
 LOGICAL_REPLICATION = "rds.logical_replication"
 
 
@@ -76,7 +78,29 @@ def replication(rotation: Rotation, source: Instance, ports: Ports) -> Iterator[
             )
 
 
-def warnings(source: Instance) -> Iterator[Finding]:
+def inside(rotation: Rotation, ports: Ports) -> Iterator[Finding]:
+    """Only where the rotation has a login, which this strategy does not need."""
+    plan, source = rotation.planned()
+    if plan.login_secret is None or source.engine not in ENGINES:
+        return
+    try:
+        yield from (one for one in ports.engine(source, plan).limitations(plan.accept) if one.name in NOT_COPIED)
+    except (LoginRefused, DatabaseUnreachable) as unseen:
+        yield Finding(
+            name="InsideUnseen",
+            message=f"{plan.login_secret} is given, and nothing could be seen with it: {unseen}",
+            advice="correct it, or remove key-rotation:login-secret: this strategy needs no login",
+        )
+
+
+def warnings(rotation: Rotation, source: Instance) -> Iterator[Finding]:
+    if rotation.planned()[0].login_secret is None:
+        yield Finding(
+            name="UnloggedUnseen",
+            message=f"without a login nobody has looked into {source.database.identifier}: the content of unlogged "
+            "tables does not get to green",
+            advice="look for pg_class.relpersistence = 'u', or give a login (key-rotation:login-secret)",
+        )
     yield Finding(
         name="SwitchoverByRds",
         message=f"RDS itself stops the writes on {source.database.identifier} and exchanges the names; the rotation "

@@ -1,0 +1,501 @@
+"""Blue/green: RDS decides, so every step goes by what RDS shows, and nothing that serves is ever deleted."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from lambdas.create_blue_green_deployment.handler import create_blue_green_deployment
+from lambdas.decommission.handler import decommission
+from lambdas.preflight.handler import preflight
+from lambdas.roll_back_deployment.handler import roll_back_deployment
+from lambdas.rotation import names
+from lambdas.rotation.errors import (
+    AwsUnavailable,
+    EpochSuperseded,
+    PreflightRefused,
+    SettingsNotCarried,
+    SwitchoverFailed,
+    SyncIncomplete,
+    TargetMismatch,
+    WrongKey,
+)
+from lambdas.rotation.names import DECOMMISSION_TAG, DEPLOYMENT_TAG, GREEN_TAG, RELEASED_TAG, ROTATION_ID_TAG
+from lambdas.rotation.state import Key, Rotation
+from lambdas.rotation.undoing import PAGE_AFTER, SLOWEST_FUNCTION
+from lambdas.schedule_key_deletion.handler import schedule_key_deletion
+from lambdas.switch_over.handler import switch_over
+from lambdas.verify_switchover.handler import PATIENCE, verify_switchover
+from lambdas.wait_for_green.handler import wait_for_green
+from lambdas.wait_for_switchover.handler import wait_for_switchover
+from tests.fakes import (
+    NEW_KEY,
+    OLD_KEY,
+    RECOVERY,
+    ROTATION_ID,
+    SOURCE,
+    FakePorts,
+    failed,
+    journaled,
+    planned_rotation,
+    visit,
+)
+
+GREEN = f"{SOURCE}-green-1"
+OLD = f"{SOURCE}-old1"
+SWITCHOVER = "blue_green.request_switchover bgd-1"
+DELETION = "blue_green.request_deletion bgd-1 with_target=True"
+
+
+def ports_of(*, replica: bool = False) -> FakePorts:
+    ports = FakePorts(with_target=False)
+    ports.kms.add(NEW_KEY, tags=names.our_tags(SOURCE, ROTATION_ID))
+    ports.rds.alter(SOURCE, tags={"team": "orders", "key-rotation:enabled": "true"})
+    if replica:
+        ports.rds.add(f"{SOURCE}-r1", key_arn=OLD_KEY, replica_of=SOURCE)
+        raw = {**ports.rds.instances[SOURCE].raw, "ReadReplicaDBInstanceIdentifiers": [f"{SOURCE}-r1"]}
+        ports.rds.alter(SOURCE, raw=raw)
+    return ports
+
+
+def keyed(ports: FakePorts) -> Rotation:
+    rotation = planned_rotation(ports, strategy="blue-green", login_secret=None, connectivity=(), dns_record=None)
+    return journaled(ports, rotation.having(new_key=Key(arn=NEW_KEY, manager="CUSTOMER")))
+
+
+def created(ports: FakePorts) -> Rotation:
+    return visit(create_blue_green_deployment, keyed(ports), ports)
+
+
+def ready(ports: FakePorts) -> Rotation:
+    return visit(wait_for_green, created(ports), ports)
+
+
+def asked(ports: FakePorts) -> Rotation:
+    return visit(switch_over, ready(ports), ports)
+
+
+def switched(ports: FakePorts) -> Rotation:
+    rotation = asked(ports)
+    ports.blue_green.complete()
+    return visit(wait_for_switchover, rotation, ports)
+
+
+def undone(rotation: Rotation, ports: FakePorts, visits: int = 6) -> Rotation:
+    """The way back, as the state machine walks it: until it is clean or committed."""
+    rotation = failed(rotation)
+    for _ in range(visits):
+        rotation = visit(roll_back_deployment, rotation, ports, takes_over=True)
+        assert rotation.undo is not None
+        if rotation.undo.clean or rotation.undo.outcome == "committed":
+            break
+        ports.clock.advance(max(SLOWEST_FUNCTION.total_seconds(), rotation.undo.look_again_seconds))
+    return rotation
+
+
+# -- making it ---------------------------------------------------------------------------------------------------------
+
+
+def test_every_member_gets_the_new_key_and_the_tag_that_permissions_go_by() -> None:
+    """RDS leaves a member that is not named under its old key."""
+    ports = ports_of(replica=True)
+
+    rotation = ready(ports)
+
+    assert {NEW_KEY} == {ports.rds.instances[name].database.kms_key_arn for name in (GREEN, f"{SOURCE}-r1-green-1")}
+    assert rotation.deployed().ready
+    for name in (SOURCE, f"{SOURCE}-r1", GREEN):
+        assert ports.rds.instances[name].tags[DEPLOYMENT_TAG] == ROTATION_ID
+    assert GREEN_TAG not in ports.rds.instances[SOURCE].tags
+    assert ports.rds.instances[GREEN].tags[GREEN_TAG] == ROTATION_ID
+
+
+def test_a_deployment_whose_answer_got_lost_is_adopted() -> None:
+    ports = ports_of()
+    rotation = keyed(ports)
+    ports.fail("blue_green.request", AwsUnavailable("lost"), when="after")
+    with pytest.raises(AwsUnavailable):
+        visit(create_blue_green_deployment, rotation, ports)
+
+    visit(create_blue_green_deployment, rotation, ports)
+
+    assert 1 == sum(call.startswith("blue_green.request ") for call in ports.calls)
+
+
+def test_its_name_is_in_the_journal_before_rds_is_asked() -> None:
+    """Else nobody would look for a deployment of which nobody heard."""
+    ports = ports_of()
+    rotation = keyed(ports)
+    ports.fail("blue_green.request", AwsUnavailable("gone"))
+    with pytest.raises(AwsUnavailable):
+        visit(create_blue_green_deployment, rotation, ports)
+
+    assert ports.ledger.current(rotation).deployed().name == f"{SOURCE}-rot-{ROTATION_ID}"
+
+
+def test_a_member_that_rds_left_under_its_old_key_ends_the_rotation() -> None:
+    """The API may take a request and ignore an entry of it: the rotation would succeed half."""
+    ports = ports_of(replica=True)
+    ports.blue_green.left_out = {ports.rds.instances[f"{SOURCE}-r1"].database.arn}
+
+    with pytest.raises(WrongKey):
+        ready(ports)
+
+
+@pytest.mark.parametrize(
+    ("facts", "waiting"),
+    [
+        ({"status": "storage-initialization"}, "to be available"),
+        ({"raw": {"StorageOperationStatus": "Initializing"}}, "the storage of"),
+        ({"replication_normal": False}, "to replicate"),
+    ],
+)
+def test_waits_until_green_is_truly_ready(facts: dict[str, object], waiting: str) -> None:
+    """RDS calls a deployment available before its members are, and then refuses the switchover."""
+    ports = ports_of()
+    rotation = created(ports)
+    ports.rds.alter(GREEN, **facts)
+
+    rotation = visit(wait_for_green, rotation, ports)
+
+    assert not rotation.deployed().ready
+    assert waiting in rotation.deployed().waiting_for[0]
+
+
+def test_a_setting_that_green_cannot_be_given_ends_the_rotation() -> None:
+    ports = ports_of()
+    rotation = created(ports)
+    ports.rds.differences = {"port": (5432, 5433)}
+    ports.rds.unrepairable = ["port"]
+
+    with pytest.raises(SettingsNotCarried):
+        visit(wait_for_green, rotation, ports)
+
+
+@pytest.mark.parametrize("status", ["INVALID_CONFIGURATION", "SWITCHOVER_IN_PROGRESS", "DELETING"])
+def test_a_deployment_that_somebody_else_is_at_is_not_waited_for(status: str) -> None:
+    ports = ports_of()
+    rotation = created(ports)
+    ports.blue_green.becomes(status)
+
+    with pytest.raises(SyncIncomplete):
+        visit(wait_for_green, rotation, ports)
+
+
+# -- the commit point --------------------------------------------------------------------------------------------------
+
+
+def test_the_request_is_in_the_journal_before_rds_is_asked() -> None:
+    ports = ports_of()
+    rotation = ready(ports)
+    ports.fail("blue_green.request_switchover", AwsUnavailable("gone"))
+    with pytest.raises(AwsUnavailable):
+        visit(switch_over, rotation, ports)
+
+    assert ports.ledger.current(rotation).deployed().switchover_requested_at is not None
+
+
+def test_a_lost_answer_asks_rds_no_second_time() -> None:
+    ports = ports_of()
+    rotation = ready(ports)
+    ports.fail("blue_green.request_switchover", AwsUnavailable("lost"), when="after")
+    with pytest.raises(AwsUnavailable):
+        visit(switch_over, rotation, ports)
+
+    visit(switch_over, rotation, ports)
+
+    assert [SWITCHOVER] == [call for call in ports.calls if "switchover" in call]
+
+
+def test_a_key_that_was_exchanged_in_the_last_moment_is_seen() -> None:
+    ports = ports_of()
+    rotation = ready(ports)
+    database = ports.rds.instances[GREEN].database.having(kms_key_arn=OLD_KEY)
+    ports.rds.alter(GREEN, database=database)
+
+    with pytest.raises(WrongKey):
+        visit(switch_over, rotation, ports)
+    assert SWITCHOVER not in ports.calls
+
+
+def test_nothing_is_switched_to_under_a_key_that_goes_away() -> None:
+    ports = ports_of()
+    rotation = ready(ports)
+    ports.kms.keys[NEW_KEY] = replace(ports.kms.keys[NEW_KEY], state="PendingDeletion")
+
+    with pytest.raises(TargetMismatch):
+        visit(switch_over, rotation, ports)
+    assert SWITCHOVER not in ports.calls
+
+
+def test_a_rotation_that_was_taken_over_asks_for_nothing() -> None:
+    """Its rollback has begun: a switchover now would make production of what is being deleted."""
+    ports = ports_of()
+    rotation = ready(ports)
+    ports.ledger.take_over(rotation, RECOVERY)
+
+    with pytest.raises(EpochSuperseded):
+        switch_over(rotation, ports)
+    assert SWITCHOVER not in ports.calls
+
+
+def test_afterwards_the_target_has_the_name_and_the_source_another() -> None:
+    ports = ports_of()
+    rotation = asked(ports)
+    assert not visit(wait_for_switchover, rotation, ports).deployed().switched
+    ports.blue_green.complete()
+
+    rotation = visit(wait_for_switchover, rotation, ports)
+
+    _, source = rotation.planned()
+    assert (OLD, OLD_KEY) == (source.identifier, source.kms_key_arn)
+    assert (SOURCE, NEW_KEY) == (rotation.synced_target().identifier, rotation.synced_target().kms_key_arn)
+    assert rotation.release is not None
+
+
+def test_a_switchover_that_rds_rolled_back_is_none() -> None:
+    ports = ports_of()
+    rotation = asked(ports)
+    ports.blue_green.becomes("SWITCHOVER_FAILED")
+
+    with pytest.raises(SwitchoverFailed):
+        visit(wait_for_switchover, rotation, ports)
+
+
+# -- the way back ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("reached", [keyed, created, ready], ids=lambda one: one.__name__)
+def test_before_the_switchover_green_goes_and_blue_stays(reached: Callable[[FakePorts], Rotation]) -> None:
+    ports = ports_of()
+    rotation = undone(reached(ports), ports)
+
+    assert rotation.undo is not None
+    assert ("rolled-back", True, ()) == (rotation.undo.outcome, rotation.undo.clean, rotation.undo.leftovers)
+    assert {SOURCE} == set(ports.rds.instances)
+    assert DEPLOYMENT_TAG not in ports.rds.instances[SOURCE].tags
+
+
+def test_a_protected_green_is_unprotected_and_a_protected_blue_is_not() -> None:
+    ports = ports_of()
+    ports.rds.alter(SOURCE, deletion_protection=True)
+
+    undone(ready(ports), ports)
+
+    assert {SOURCE} == set(ports.rds.instances)
+    assert ports.rds.instances[SOURCE].deletion_protection
+
+
+def test_a_switchover_under_way_is_waited_for_and_people_are_told() -> None:
+    ports = ports_of()
+    rotation = undone(asked(ports), ports)
+    assert rotation.undo is not None
+    assert rotation.undo.outcome == "undecided"
+    assert not any("deletion" in call for call in ports.calls)
+    ports.clock.advance(PAGE_AFTER.total_seconds())
+    rotation = visit(roll_back_deployment, rotation, ports)
+    assert rotation.undo is not None
+    assert rotation.undo.paged_at is not None
+    ports.blue_green.complete()
+
+    rotation = visit(roll_back_deployment, rotation, ports)
+
+    assert rotation.undo is not None
+    assert rotation.undo.outcome == "committed"
+    assert {SOURCE, OLD} == set(ports.rds.instances)
+    released = visit(wait_for_switchover, rotation, ports)
+    assert released.synced_target().kms_key_arn == NEW_KEY
+
+
+def test_after_a_request_only_an_accepted_deletion_decides() -> None:
+    """RDS may still show a deployment as available whose switchover it has accepted."""
+    ports = ports_of()
+    rotation = ready(ports)
+    ports.fail("blue_green.request_switchover", AwsUnavailable("gone"))
+    with pytest.raises(AwsUnavailable):
+        visit(switch_over, rotation, ports)
+    rotation = failed(rotation)
+    outcomes = []
+    for _ in range(6):
+        rotation = visit(roll_back_deployment, rotation, ports, takes_over=True)
+        assert rotation.undo is not None
+        outcomes.append((rotation.undo.outcome, DELETION in ports.calls))
+        ports.clock.advance(SLOWEST_FUNCTION.total_seconds())
+
+    assert ("rolled-back", False) not in outcomes
+    assert ("rolled-back", True) == outcomes[-1]
+
+
+def test_waits_for_functions_that_may_still_be_running() -> None:
+    ports = ports_of()
+    rotation = failed(ready(ports), "States.Timeout")
+
+    rotation = visit(roll_back_deployment, rotation, ports, takes_over=True)
+
+    assert rotation.undo is not None
+    assert rotation.undo.outcome == "undecided"
+    assert DELETION not in ports.calls
+
+
+def test_a_switchover_by_hand_goes_forward_also_while_green_is_being_removed() -> None:
+    """Somebody presses the button in the console: then green is production."""
+    ports = ports_of()
+    rotation = failed(created(ports), "WrongKey")
+    ports.blue_green.becomes("PROVISIONING")
+    rotation = visit(roll_back_deployment, rotation, ports, takes_over=True)
+    assert rotation.undo is not None
+    assert (rotation.undo.outcome, rotation.undo.clean) == ("rolled-back", False)
+    ports.blue_green.complete()
+
+    rotation = visit(roll_back_deployment, rotation, ports)
+
+    assert rotation.undo is not None
+    assert rotation.undo.outcome == "committed"
+    assert {SOURCE, OLD} == set(ports.rds.instances)
+
+
+def test_a_deployment_of_somebody_else_is_not_touched() -> None:
+    ports = ports_of()
+    rotation = created(ports)
+    assert ports.blue_green.live is not None
+    ports.blue_green.live = replace(ports.blue_green.live, tags={ROTATION_ID_TAG: "another"})
+
+    undone(rotation, ports)
+
+    assert DELETION not in ports.calls
+
+
+def test_when_rds_does_not_answer_nothing_is_decided() -> None:
+    ports = ports_of()
+    rotation = failed(ready(ports), "WrongKey")
+    ports.fail("blue_green.describe", AwsUnavailable("503"))
+
+    rotation = visit(roll_back_deployment, rotation, ports, takes_over=True)
+
+    assert rotation.undo is not None
+    assert rotation.undo.outcome == "undecided"
+
+
+# -- afterwards --------------------------------------------------------------------------------------------------------
+
+
+def test_the_cutover_is_verified_and_the_deployment_ended() -> None:
+    ports = ports_of()
+    rotation = visit(verify_switchover, switched(ports), ports)
+    assert rotation.verification is not None
+    assert not rotation.verification.complete
+    for _ in range(2):
+        rotation = visit(verify_switchover, rotation, ports)
+
+    assert rotation.verification is not None
+    assert rotation.verification.complete
+    target, source = ports.rds.instances[SOURCE].tags, ports.rds.instances[OLD].tags
+    assert {"team": "orders", "key-rotation:enabled": "true", RELEASED_TAG: ROTATION_ID} == target
+    assert (ROTATION_ID, SOURCE) == (source[DECOMMISSION_TAG], source[names.BASE_NAME_TAG])
+    assert "key-rotation:enabled" not in source
+    assert ports.ledger.successor(SOURCE) == rotation.synced_target().resource_id
+    assert "blue_green.request_deletion bgd-1 with_target=False" in ports.calls
+    assert DELETION not in ports.calls
+
+
+def test_the_old_side_is_removed_after_the_grace_period_replicas_first() -> None:
+    ports = ports_of(replica=True)
+    rotation = switched(ports)
+    for _ in range(3):
+        rotation = visit(verify_switchover, rotation, ports)
+    ports.clock.advance(8 * 86400)
+    for _ in range(30):
+        rotation = visit(decommission, rotation, ports)
+        for snapshot in ports.rds.snapshots.values():
+            snapshot["Status"] = "available"
+
+    assert rotation.decommission is not None
+    assert rotation.decommission.complete
+    assert {SOURCE, f"{SOURCE}-r1"} == set(ports.rds.instances)
+    deletions = [call for call in ports.calls if "request_instance_deletion" in call]
+    assert [f"rds.request_instance_deletion {SOURCE}-r1-old1", f"rds.request_instance_deletion {OLD}"] == [
+        " ".join(call.split()[:2]) for call in dict.fromkeys(deletions)
+    ]
+    assert [f"{SOURCE}-rot-{ROTATION_ID}-kept"] == list(ports.rds.snapshots)
+
+
+def test_without_an_old_key_there_is_nothing_to_retire() -> None:
+    ports = ports_of()
+    rotation = switched(ports)
+    _, source = rotation.planned()
+    rotation = journaled(ports, rotation.having(old_key=None, source=source.having(kms_key_arn=None)))
+
+    retired = schedule_key_deletion(rotation, ports)
+
+    assert retired.retirement is not None
+    assert (retired.retirement.verdict, retired.retirement.complete) == ("no-key", True)
+
+
+def test_a_target_that_stays_wrong_is_for_a_person() -> None:
+    ports = ports_of()
+    rotation = visit(verify_switchover, switched(ports), ports)
+    ports.rds.alter(SOURCE, status="storage-full")
+    ports.clock.advance(PATIENCE.total_seconds() + 1)
+
+    with pytest.raises(Exception, match="storage-full"):
+        visit(verify_switchover, rotation, ports)
+
+
+# -- what it refuses ---------------------------------------------------------------------------------------------------
+
+
+def refused(ports: FakePorts) -> list[str]:
+    rotation = planned_rotation(ports, strategy="blue-green", login_secret=None, connectivity=(), dns_record=None)
+    try:
+        preflight(rotation, ports)
+    except PreflightRefused as refusal:
+        return [line.partition(":")[0] for line in str(refusal).splitlines()]
+    return []
+
+
+def test_needs_neither_login_nor_connectivity_nor_a_key_before() -> None:
+    ports = ports_of()
+    database = ports.rds.instances[SOURCE].database.having(kms_key_arn=None)
+    ports.rds.alter(SOURCE, database=database, storage_encrypted=False)
+
+    assert [] == refused(ports)
+
+
+@pytest.mark.parametrize(
+    ("raw", "reason"),
+    [
+        ({"MasterUserSecret": {"SecretArn": "arn"}}, "ManagedMasterPassword"),
+        ({"DBClusterIdentifier": "c"}, "ClusterMember"),
+        ({"ReadReplicaDBInstanceIdentifiers": ["arn:aws:rds:us-east-1:1:db:far"]}, "ReplicaElsewhere"),
+        ({"ReadReplicaDBClusterIdentifiers": ["cluster"]}, "ReplicaElsewhere"),
+        ({"ReadReplicaDBInstanceIdentifiers": ["gone"]}, "NotAvailable"),
+        ({"PendingModifiedValues": {"DBInstanceClass": "x"}}, "ChangesPending"),
+    ],
+)
+def test_refuses_by_name_what_rds_does_not_copy(raw: dict[str, object], reason: str) -> None:
+    ports = ports_of()
+    ports.rds.alter(SOURCE, raw=raw)
+
+    assert [reason] == refused(ports)
+
+
+def test_refuses_cascades_logical_replication_proxies_and_other_deployments() -> None:
+    ports = ports_of(replica=True)
+    ports.rds.alter(f"{SOURCE}-r1", raw={"ReadReplicaDBInstanceIdentifiers": ["r2"]})
+    raw = {**ports.rds.instances[SOURCE].raw, "DBParameterGroups": [{"DBParameterGroupName": "g"}]}
+    ports.rds.alter(SOURCE, raw=raw, replica_of="other", backup_retention_days=0)
+    ports.rds.parameters["rds.logical_replication"] = "1"
+    ports.rds.proxies[SOURCE] = ["proxy"]
+    ports.blue_green.others = ["upgrade"]
+
+    assert {
+        "CascadingReplicas", "DeploymentExists", "LogicalSlots", "ProxyTarget", "IsReplica", "BackupsOff",
+    } == set(refused(ports))  # fmt: skip
+
+
+def test_what_another_rotation_left_behind_is_no_database_to_rotate() -> None:
+    """Until it is verified nothing but this tag tells ``orders-old1`` from a database of its own."""
+    ports = ports_of()
+    ports.rds.alter(SOURCE, tags={DEPLOYMENT_TAG: "another"})
+
+    assert ["BelongsToRotation"] == refused(ports)
