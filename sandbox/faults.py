@@ -612,6 +612,9 @@ def _answer(answer: dict[str, Any], changes: Mapping[str, Any]) -> None:
 
 
 def _identifier(delivery: Delivery, side: str) -> str:
+    deployment = delivery.event.get("deployment")
+    if side == "target" and deployment and not delivery.event.get("target_identifier"):
+        return str(deployment["members"][0]["target_arn"]).rsplit(":", 1)[-1]
     if side == "target":
         return str(delivery.event["target_identifier"])
     return str(delivery.event["source"]["identifier"])

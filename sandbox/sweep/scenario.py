@@ -117,7 +117,8 @@ class Onlooker:
         with suppress(Exception):
             sql = connect(endpoint, self._built.databases[0], self._built.app, self._trust)
             try:
-                return bool(sql.run("SELECT pg_is_in_recovery()") == [[False]])
+                # RDS keeps the blue side of a deployment from writing; it goes on to let everybody read.
+                return bool(sql.run("SHOW transaction_read_only") == [["off"]])
             finally:
                 hang_up(sql)
         return False
@@ -167,7 +168,8 @@ def core_seconds(pid: int) -> dict[str, float]:
 def servers_of(customer: Customer, base_name: str) -> list[str]:
     """Targets first, the database that had the base name last."""
     found = [one["DBInstanceIdentifier"] for one in customer.client("rds").describe_db_instances()["DBInstances"]]
-    ours = [name for name in found if name == base_name or name.startswith(f"{base_name}-rot-")]
+    made = tuple(f"{base_name}-{kind}" for kind in ("rot-", "green-", "old"))
+    ours = [name for name in found if name == base_name or name.startswith(made)]
     return sorted(ours, key=lambda name: name == base_name)
 
 
@@ -198,7 +200,9 @@ class Outcome:
 
     @property
     def went_forward(self) -> bool:
-        return self.count.endpoint.split(".")[0] not in (self.built.identifier, NOWHERE)
+        # By blue/green the name stays, and the instance that has it is another one.
+        exchanged = "resource_id" in self.found.changed.get(f"rds/instance/{self.built.identifier}", {})
+        return exchanged or self.count.endpoint.split(".")[0] not in (self.built.identifier, NOWHERE)
 
     @property
     def story(self) -> str:

@@ -1,0 +1,88 @@
+"""Rotations by blue/green under live writes: RDS switches over or does not; whoever dies on the way, one side serves.
+
+The names of the databases stay, so the side that serves is told by the instance that has the name.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.rotation.scenarios import (
+    ROWS,
+    WRITERS,
+    Scenario,
+    assert_invariants,
+    params,
+    play,
+    sandbox_with,
+    table_line,
+)
+from tests.rotation.support import Customer
+
+SWITCHOVER = "rds.SwitchoverBlueGreenDeployment"
+RDS_ROLLS_BACK_SECONDS = 30
+"""The shortest time limit that RDS takes, longer than the budget of these rotations."""
+
+FORWARD = [
+    Scenario("bg-plain", ends="forward"),
+    Scenario(
+        "bg-dies-after-request",
+        ({"kind": "killed", "function": "switch-over", "call": SWITCHOVER, "when": "after"},),
+        ends="forward",
+    ),
+    # The journal says that it was about to ask; the function that was stopped lives on, and asks.
+    Scenario(
+        "bg-stopped-at-request",
+        ({"kind": "stopped", "function": "switch-over", "call": SWITCHOVER, "seconds": 1},),
+        ends="forward",
+        error="StoppedByHand",
+    ),
+    Scenario(
+        "bg-stopped-after-request",
+        ({"kind": "stopped", "function": "wait-for-switchover"},),
+        ends="forward",
+        error="StoppedByHand",
+    ),
+]
+BACK = [
+    Scenario(
+        "bg-stopped-before",
+        ({"kind": "stopped", "function": "wait-for-green", "seconds": 1},),
+        error="StoppedByHand",
+    ),
+    # Written down and never asked for: only an accepted deletion of the deployment proves that.
+    Scenario(
+        "bg-denied",
+        ({"kind": "error-before", "call": SWITCHOVER, "onwards": True, "code": "AccessDenied"},),
+        error="AccessRefused",
+    ),
+    Scenario(
+        "bg-rds-rolls-back",
+        ({"kind": "pause-replay", "function": "switch-over"},),
+        error="SwitchoverFailed",
+        outage_seconds=RDS_ROLLS_BACK_SECONDS + 15,
+    ),
+]
+SAMPLE = {"bg-plain", "bg-stopped-at-request", "bg-denied"}
+
+
+@pytest.fixture(scope="module")
+def customer() -> Iterator[Customer]:
+    with sandbox_with([*FORWARD, *BACK]) as customer:
+        yield customer
+
+
+@pytest.mark.parametrize("scenario", params([*FORWARD, *BACK], SAMPLE))
+def test_one_side_serves_and_nothing_is_lost(customer: Customer, tmp_path: Path, scenario: Scenario) -> None:
+    built = customer.build(scenario.name, rows=ROWS, writers=WRITERS, connectivity="endpoint")
+
+    outcome = play(customer, scenario, tmp_path / "acks", built=built)
+
+    print(table_line(outcome))
+    assert_invariants(customer, outcome)
+    if scenario.ends == "forward":
+        assert outcome.last.status == "SUCCEEDED", outcome.story
+        assert customer.instance(f"{scenario.name}-old1") is None
+    else:
+        assert customer.tags(scenario.name)["key-rotation:strategy"] == "blue-green"
