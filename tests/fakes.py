@@ -542,6 +542,8 @@ class FakeBlueGreen:
         self.left_out: set[str] = set()
         """ARNs of members whose key RDS ignores, though it was told one."""
         self.others: list[str] = []
+        self.shows_stale_status = False
+        """As RDS may for a moment: available, though it has accepted a switchover."""
 
     def describe(self, name: str) -> BlueGreenDeployment | None:
         self._calls.ask("blue_green.describe")
@@ -550,6 +552,8 @@ class FakeBlueGreen:
             return None
         if live.status == "DELETING":
             self.live = None
+        if self.shows_stale_status:
+            live = replace(live, status="AVAILABLE")
         return replace(live, members=tuple((self._arn(blue), self._arn(green)) for blue, green in self.pairs))
 
     def deployments_of(self, source_arn: str) -> Sequence[str]:
@@ -580,6 +584,8 @@ class FakeBlueGreen:
         if self.live is None:
             return True
         if self.live.status in ("PROVISIONING", "SWITCHOVER_IN_PROGRESS"):
+            return False
+        if with_target and any(self._of(green).deletion_protection for _, green in self.pairs):
             return False
         if with_target and self.live.status == "SWITCHOVER_COMPLETED":
             raise AwsRefused("DeleteTarget cannot be given now", "InvalidParameterCombination")

@@ -326,6 +326,23 @@ def test_after_a_request_only_an_accepted_deletion_decides() -> None:
     assert ("rolled-back", True) == outcomes[-1]
 
 
+def test_a_status_that_is_a_moment_old_does_not_make_blue_serve() -> None:
+    """The deletion of what RDS has begun to switch over is refused, whatever its status says."""
+    ports = ports_of()
+    rotation = asked(ports)
+    ports.blue_green.shows_stale_status = True
+
+    rotation = undone(rotation, ports)
+
+    assert rotation.undo is not None
+    assert rotation.undo.outcome == "undecided"
+    ports.blue_green.shows_stale_status = False
+    ports.blue_green.complete()
+    rotation = undone(rotation, ports)
+    assert rotation.undo is not None
+    assert rotation.undo.outcome == "committed"
+
+
 def test_waits_for_functions_that_may_still_be_running() -> None:
     ports = ports_of()
     rotation = failed(ready(ports), "States.Timeout")
@@ -345,6 +362,10 @@ def test_a_switchover_by_hand_goes_forward_also_while_green_is_being_removed() -
     rotation = visit(roll_back_deployment, rotation, ports, takes_over=True)
     assert rotation.undo is not None
     assert (rotation.undo.outcome, rotation.undo.clean) == ("rolled-back", False)
+    ports.blue_green.becomes("SWITCHOVER_IN_PROGRESS")
+    rotation = visit(roll_back_deployment, rotation, ports)
+    assert rotation.undo is not None
+    assert rotation.undo.outcome == "undecided"
     ports.blue_green.complete()
 
     rotation = visit(roll_back_deployment, rotation, ports)
@@ -417,6 +438,7 @@ def test_the_old_side_is_removed_after_the_grace_period_replicas_first() -> None
         " ".join(call.split()[:2]) for call in dict.fromkeys(deletions)
     ]
     assert [f"{SOURCE}-rot-{ROTATION_ID}-kept"] == list(ports.rds.snapshots)
+    assert not [call for call in ports.calls if call.startswith("engine.")], "no login is needed"
 
 
 def test_without_an_old_key_there_is_nothing_to_retire() -> None:
