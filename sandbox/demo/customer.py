@@ -63,7 +63,8 @@ class Customer:
         found = self.instance(identifier)
         return {tag["Key"]: tag["Value"] for tag in (found or {}).get("TagList", ())}
 
-    def key_state(self, arn: str) -> str:
+    def key_state(self, arn: str | None) -> str:
+        assert arn is not None, "not encrypted"
         return str(self.client("kms").describe_key(KeyId=arn)["KeyMetadata"]["KeyState"])
 
     def refusal(self, built: World, endpoint_name: str, database: str) -> str | None:
