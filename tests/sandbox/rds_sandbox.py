@@ -268,6 +268,10 @@ def _serve(work_dir: Path, options: dict[str, Any]) -> None:
             stop.set()
             thread.join()
 
+    def working(held: bool) -> None:
+        """Somebody works in real time, as a function between fence and release does: the clock does not jump."""
+        clock.hold() if held else clock.let_go()
+
     def settle_key(arn: str) -> None:
         from moto.kms.models import kms_backends
 
@@ -279,6 +283,7 @@ def _serve(work_dir: Path, options: dict[str, Any]) -> None:
     commands: dict[str, Callable[..., Any]] = {
         "jump": jump,
         "execution": execution,
+        "working": working,
         "settle_key": settle_key,
         "deny": deny,
         "asked": lambda: allow.asked,

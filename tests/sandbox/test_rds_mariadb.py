@@ -163,11 +163,16 @@ def test_a_parameter_changes_while_a_snapshot_is_taken(sandbox: Sandbox, major: 
     group = own_group(sandbox, "busy", major)
     instance = make(sandbox, "busy", DBParameterGroupName=group)
     sandbox.do("execution", running=True)
+    sandbox.do("working", held=True)
     try:
         sandbox.rds.create_db_snapshot(DBInstanceIdentifier="busy", DBSnapshotIdentifier="busy-1")
         set_parameter(sandbox, group, "read_only", "1")
         eventually(lambda: not writable(sandbox, instance), "it is read only", 10)
+        assert (
+            sandbox.rds.describe_db_snapshots(DBSnapshotIdentifier="busy-1")["DBSnapshots"][0]["Status"] == "creating"
+        )
     finally:
+        sandbox.do("working", held=False)
         sandbox.do("execution", running=False)
     sandbox.snapshot_available("busy-1")
 
@@ -200,7 +205,8 @@ def test_a_replaced_server_is_ahead_of_its_replica_in_numbers_only(sandbox: Sand
     source = make(sandbox, "swapped")
     replica = sandbox.replica("swapped", "swapped-r")
     sandbox.do("replace", name="swapped")
-    [[position]] = ask(sandbox, source, "INSERT INTO t VALUES (9)", "SELECT @@global.gtid_binlog_pos")
+    [[position]] = ask(sandbox, source, "INSERT INTO t VALUES (8), (9)", *["UPDATE t SET x = x + 10"] * 2,
+                       "SELECT @@global.gtid_binlog_pos")  # fmt: skip
 
     assert ask(sandbox, replica, f"SELECT MASTER_GTID_WAIT('{position}', 10)") == [(0,)]
     assert ask(sandbox, replica, "SELECT x FROM t ORDER BY x") == [(1,)]
