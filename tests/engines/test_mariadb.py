@@ -146,6 +146,20 @@ def test_no_commit_is_cut_off_from_its_answer(source: Endpoint, writers: list[Wr
         eventually(lambda so_far=so_far: sum(writer.acknowledged for writer in writers) > so_far + 20)  # type: ignore[misc]
 
 
+def test_without_the_right_to_block_commits_nothing_that_was_acknowledged_is_lost(
+    source: Endpoint, writers: list[Writer]
+) -> None:
+    """RDS may except more from RELOAD than it says. A commit may then be there that its client has no answer to."""
+    source.admin(f"REVOKE RELOAD ON *.* FROM {account(ROTATION)}")
+    assert source.engine().login_limitations() == []
+
+    fence = fenced(source)
+
+    acknowledged, unanswered = sum(w.acknowledged for w in writers), sum(w.unanswered for w in writers)
+    assert acknowledged <= source.written() <= acknowledged + unanswered
+    assert source.engine().fence_breach(fence) is None
+
+
 def test_a_transaction_that_was_open_is_rolled_back(source: Endpoint) -> None:
     with source.connect(autocommit=False) as connection:
         insert(connection)

@@ -1,7 +1,7 @@
 """MariaDB: locked accounts, a global read lock while sessions end, GTID positions, decision row.
 
 A fence here closes accounts, not databases. ``ACCOUNT LOCK`` keeps everybody out who is not in yet, and replicates, so
-that the target is born fenced. Whoever is in is ended while ``FLUSH TABLES WITH READ LOCK`` stands: no commit can be
+that the target is born fenced. Whoever is in is ended while ``BACKUP STAGE BLOCK_COMMIT`` stands: no commit can be
 under way then, so none is cut off between its effect and its answer, and no client has reason to write anything twice.
 The proof that nobody is left is the process list: MariaDB enters a client's name there before it looks at the account,
 so whoever is not in the list by name after the lock meets it.
@@ -48,7 +48,7 @@ TURN_SECONDS = 5
 """A fence and a decision of the same server take turns; each of them takes milliseconds."""
 LONG_TRANSACTION_SECONDS = 60
 
-_PRIVILEGES = ("CREATE USER", "RELOAD", "PROCESS", "SELECT", "INSERT", "CREATE", "DROP", "REPLICA MONITOR", "EXECUTE")
+_PRIVILEGES = ("CREATE USER", "PROCESS", "SELECT", "INSERT", "CREATE", "DROP", "REPLICA MONITOR", "EXECUTE")
 _OTHER_NAMES = {"SLAVE MONITOR": "REPLICA MONITOR"}
 
 # is_role: MariaDB keeps roles, which nobody logs in as, in the same table.
@@ -506,14 +506,19 @@ def _turn(sql: _Session) -> Iterator[None]:
 
 @contextmanager
 def _no_commits(sql: _Session) -> Iterator[None]:
-    """No commit is under way, and none can begin. Where a statement keeps it from that, sessions are ended without."""
-    with suppress(DatabaseUnreachable):
-        sql.run("FLUSH TABLES WITH READ LOCK")
+    """No commit is under way, and none can begin: what is ended meanwhile is not cut off from its answer.
+
+    Not FLUSH TABLES WITH READ LOCK, which RDS excepts from RELOAD. Where this is refused as well, or a backup or a long
+    statement is in the way, sessions are ended without it: a client may then not know whether its last commit was done.
+    """
+    with suppress(DatabaseUnreachable, LoginRefused, SqlRefused):
+        for stage in ("START", "FLUSH", "BLOCK_DDL", "BLOCK_COMMIT"):
+            sql.run(f"BACKUP STAGE {stage}")
     try:
         yield
     finally:
         with suppress(RotationError):
-            sql.run("UNLOCK TABLES")
+            sql.run("BACKUP STAGE END")
 
 
 def _accounts(sql: _Session) -> list[tuple[str, bool]]:
