@@ -37,7 +37,7 @@ types: .venv/installed
 	@$(PY) -m mypy
 
 proof: .venv/installed  ## The long proofs: every way to fail that has a scenario, each a whole rotation under load
-	@$(PY) -m pytest tests/infra/test_permissions.py tests/rotation $(ARGS)
+	@$(PY) -m pytest tests/infra/test_permissions.py tests/rotation tests/sandbox/test_customer_of_mariadb.py $(ARGS)
 
 sweep: .venv/installed  ## Let a rotation fail at every boundary in every way, and count what is lost; goes on where it stopped
 	@mkdir -p build/sweep

@@ -64,7 +64,7 @@ BACK = [
         outage_seconds=RDS_ROLLS_BACK_SECONDS + 15,
     ),
 ]
-SAMPLE = {"bg-plain", "bg-stopped-at-request", "bg-denied"}
+SAMPLE = {"bg-stopped-at-request", "bg-denied"}
 
 
 @pytest.fixture(scope="module")

@@ -40,7 +40,7 @@ def test_nothing_is_lost_on_the_way_to_the_target(customer: Customer, tmp_path: 
     assert found.acknowledged > 300
 
 
-@pytest.mark.parametrize("name", BACK)
+@pytest.mark.parametrize("name", [pytest.param("m-denied", marks=pytest.mark.proof), "m-stopped"])
 def test_nothing_is_lost_on_the_way_back(customer: Customer, tmp_path: Path, name: str) -> None:
     built = customer.build(name, rows=200, writers=3, engine="mariadb")
     load = writers.Writers(

@@ -649,7 +649,7 @@ ANSWERS: dict[str, tuple[str, dict[str, Any]]] = {
         DESCRIBE, {"DBInstances": {"DomainMemberships": [{"Domain": "d-1234567890", "Status": "joined"}]}}
     ),
     "activity-stream": (DESCRIBE, {"DBInstances": {"ActivityStreamStatus": "started"}}),
-    "mariadb": (DESCRIBE, {"DBInstances": {"Engine": "mariadb", "EngineVersion": "10.11.8"}}),
+    "mysql": (DESCRIBE, {"DBInstances": {"Engine": "mysql", "EngineVersion": "8.4.3"}}),
     "old-postgres": (DESCRIBE, {"DBInstances": {"EngineVersion": "13.22"}}),
     "maintenance-pending": (
         "rds.DescribePendingMaintenanceActions",
@@ -726,7 +726,7 @@ CASES = [
     Case("activity-stream", ("ActivityStream",)),
     Case("changes-pending", ("ChangesPending",), changes_pending, words=("MultiAZ",)),
     Case("too-many-tags", ("TooManyTags",), with_many_tags, words=("47 tags at most",)),
-    Case("mariadb", ("EngineNotSupported",), words=("mariadb",)),
+    Case("mysql", ("EngineNotSupported",), words=("mysql",)),
     Case("old-postgres", ("EngineNotSupported",), words=("13.22",)),
     # what is around it
     Case("proxy-target", ("ProxyTarget",), target_of_a_proxy, words=("RDS Proxy pool",)),
@@ -844,6 +844,7 @@ ONLY_PROOF = {
     # slow to bring about
     "changes-pending", "password-managed-by-rds", "prepared-transaction",
     # another case asks the same question
+    "mysql", "activity-stream",
     "AllocatedStorage", "ManualSnapshots", "old-postgres", "record-is-an-address", "endpoint-unknown",
     "endpoint-incomplete", "endpoint-about-to-rotate", "endpoint-rotated-by-others", "login-due", "login-incomplete",
     "login-names-the-source",
@@ -949,7 +950,7 @@ def test_a_database_that_does_not_exist(owner: Owner) -> None:
     [
         ("unknown-field", {"Grace": 1}, ("unknown input field Grace", "known: ", "GraceDays")),
         ("no-database", {"DBInstanceIdentifier": None}, ("the input needs DBInstanceIdentifier",)),
-        ("later-strategy", {"Strategy": "blue-green"}, ("Strategy: blue-green is not supported yet",)),
+        ("later-strategy", {"Strategy": "snapshot"}, ("Strategy: snapshot is not supported yet",)),
         ("unknown-risk", {"Accept": ["slots"]}, ("Accept: knows no slots", "known: logical-slots")),
         ("two-at-once", {"RetireKey": "maybe", "DryRun": "yes"}, ("RetireKey: must be", "DryRun: must be true or")),
     ],

@@ -22,6 +22,8 @@ from sandbox.demo.writers import Writers, read_acks
 from tests.mariadb import need_mariadb
 from tests.sandbox.rds_sandbox import REGION, Sandbox, eventually, running
 
+pytestmark = pytest.mark.proof
+
 WRITERS = 3
 MARIADB = of("mariadb")
 ACCOUNT_LOCKED = "4151"

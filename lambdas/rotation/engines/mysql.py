@@ -512,8 +512,10 @@ def _no_commits(sql: _Session) -> Iterator[None]:
     statement is in the way, sessions are ended without it: a client may then not know whether its last commit was done.
     """
     with suppress(DatabaseUnreachable, LoginRefused, SqlRefused):
-        for stage in ("START", "FLUSH", "BLOCK_DDL", "BLOCK_COMMIT"):
-            sql.run(f"BACKUP STAGE {stage}")
+        sql.run("BACKUP STAGE START")
+        sql.run("BACKUP STAGE FLUSH")
+        sql.run("BACKUP STAGE BLOCK_DDL")
+        sql.run("BACKUP STAGE BLOCK_COMMIT")
     try:
         yield
     finally:
