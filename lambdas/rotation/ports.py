@@ -48,6 +48,10 @@ class Settings(Protocol):
     def defaults(self) -> Mapping[str, Any]: ...
 
 
+UNUSABLE = ("failed", "incompatible", "restore-error", "inaccessible", "insufficient", "storage-full", "deleting")
+"""Beginnings of the states in which RDS leaves an instance to its owner."""
+
+
 @dataclass(frozen=True)
 class Instance:
     """What DescribeDBInstances says about one instance, in our words; ``raw`` is the whole answer."""
@@ -62,6 +66,11 @@ class Instance:
     replication_normal: bool
     has_status_infos: bool
     raw: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def is_unusable(self) -> bool:
+        """Waiting for it would be in vain."""
+        return self.status.startswith(UNUSABLE)
 
 
 class Rds(Protocol):

@@ -1,15 +1,11 @@
 """What has to be true of each member before the switchover. Each returns what is still being waited for."""
 
-from collections.abc import Mapping
-from typing import Any
-
 from lambdas.rotation import names
-from lambdas.rotation.errors import SettingsNotCarried, SyncIncomplete, WrongKey
+from lambdas.rotation.errors import SyncIncomplete, WrongKey
 from lambdas.rotation.ports import BlueGreenDeployment, Instance, Ports
+from lambdas.rotation.settings import request_repair
 from lambdas.rotation.state import Deployment, Member, Rotation
 
-UNUSABLE = ("failed", "incompatible", "restore-error", "inaccessible", "insufficient", "storage-full", "deleting")
-"""Beginnings of the states in which RDS leaves an instance to its owner."""
 NOT_COMPARED = ("tags", "Performance Insights key")
 """RDS gives green blue's tags at the switchover; it copies Performance Insights with the key that it has, and that key
 then stays in use, which the retirement of keys sees."""
@@ -39,7 +35,7 @@ def _ready(rotation: Rotation, member: Member, target: Instance, ports: Ports) -
     # RDS may take a request and leave an entry of it out; what it has made is looked at, member by member.
     if found != wanted and (found is not None or target.status != "creating"):
         raise WrongKey(f"{identifier} is encrypted under {found}, not under {wanted}")
-    if target.status.startswith(UNUSABLE):
+    if target.is_unusable:
         raise SyncIncomplete(f"{identifier} is {target.status}")
     if target.status == "creating":
         return [f"{identifier} to be made"]
@@ -69,18 +65,8 @@ def _mark(rotation: Rotation, target: Instance, ports: Ports) -> None:
 
 def _settings(source: Instance, target: Instance, ports: Ports) -> list[str]:
     """Raises: SettingsNotCarried (terminal) for a difference that cannot be repaired."""
-    differences: Mapping[str, Any] = {
-        name: found
-        for name, found in ports.rds.settings_differences(source, target).items()
-        if name not in NOT_COMPARED
-    }
-    if not differences:
-        return []
-    hopeless = ports.rds.request_setting_repair(source, target, differences)
-    if hopeless:
-        listed = "; ".join(f"{name}: {differences[name][0]} became {differences[name][1]}" for name in sorted(hopeless))
-        raise SettingsNotCarried(f"{target.database.identifier} cannot be given {listed}")
-    return [f"the settings {', '.join(sorted(differences))} of {target.database.identifier}"]
+    differing = request_repair(source, target, ports, besides=NOT_COMPARED)
+    return [f"the settings {', '.join(differing)} of {target.database.identifier}"] if differing else []
 
 
 def _name(arn: str) -> str:

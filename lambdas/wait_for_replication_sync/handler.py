@@ -15,8 +15,6 @@ STEADY_OBSERVATIONS = 3
 OFTEN_SECONDS, SELDOM_SECONDS = 30, 300
 OFTEN_FOR = timedelta(hours=1)
 """A day of looking every 30 s would fill the execution's history (25,000 events)."""
-UNUSABLE = ("failed", "incompatible", "restore-error", "inaccessible", "insufficient", "storage-full", "deleting")
-"""Beginnings of the states in which RDS leaves an instance to its owner."""
 
 
 def wait_for_replication_sync(rotation: Rotation, ports: Ports) -> Rotation:
@@ -70,7 +68,7 @@ def _usable(rotation: Rotation, target: Instance | None) -> list[str]:
     found, wanted = target.database.kms_key_arn, rotation.keyed().arn
     if found is not None and found != wanted:
         raise WrongKey(f"{target.database.identifier} is encrypted under {found}, not under {wanted}")
-    if target.status.startswith(UNUSABLE):
+    if target.is_unusable:
         raise SyncIncomplete(f"{target.database.identifier} is {target.status}")
     if target.status != "available":
         return [f"the target to be available (it is {target.status})"]

@@ -2,8 +2,8 @@
 
 from datetime import datetime, timedelta
 
-from lambdas.rotation.errors import SettingsNotCarried
 from lambdas.rotation.ports import Instance, Ports
+from lambdas.rotation.settings import request_repair
 from lambdas.rotation.state import Rotation, Sync
 
 SMALL_LAG_BYTES = 16 * 1024 * 1024
@@ -14,14 +14,8 @@ BACKUP_WINDOW_MARGIN = timedelta(minutes=45)
 
 def settings(source: Instance, target: Instance, ports: Ports) -> list[str]:
     """Raises: SettingsNotCarried (terminal) for a difference that cannot be repaired."""
-    differences = ports.rds.settings_differences(source, target)
-    if not differences:
-        return []
-    hopeless = ports.rds.request_setting_repair(source, target, differences)
-    if hopeless:
-        listed = "; ".join(f"{name}: {differences[name][0]} became {differences[name][1]}" for name in sorted(hopeless))
-        raise SettingsNotCarried(f"{target.database.identifier} cannot be given {listed}")
-    return [f"the settings {', '.join(sorted(differences))}"]
+    differing = request_repair(source, target, ports)
+    return [f"the settings {', '.join(differing)}"] if differing else []
 
 
 def backups(target: Instance, ports: Ports, now: datetime) -> list[str]:
