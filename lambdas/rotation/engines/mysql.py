@@ -19,6 +19,7 @@ import pymysql
 from pymysql.connections import Connection
 from pymysql.err import MySQLError, OperationalError
 
+from lambdas.rotation.engines.refusals import suppress_states
 from lambdas.rotation.errors import (
     DatabaseUnreachable,
     DecisionLost,
@@ -68,8 +69,8 @@ WHERE id <> CONNECTION_ID() AND user NOT IN %(internal)s
 """
 _POSITION = "SELECT @@global.gtid_current_pos"
 
-_NO_SUCH = (1046, 1049, 1146)  # no database selected, no such database, no such table
-_GONE = (1094,)  # unknown thread id: it has ended by itself
+_NOT_THERE = ("1046", "1049", "1146")  # no database selected, no such database, no such table
+_GONE = "1094"  # unknown thread id: it has ended by itself
 _NO_RIGHT = (1044, 1045, 1141, 1142, 1143, 1227, 1370, 1698, 3118, 4151)
 _PASSING = (1040, 1053, 1203, 1205, 1213, 1317, 1927, 1969, 2003, 2006, 2013, 2055)
 """No connection, too many of them, shutdown, lock waits, killed, timed out, gone."""
@@ -111,33 +112,27 @@ class MariadbEngine:
 
     def limitations(self, accept: Sequence[str]) -> Sequence[Finding]:
         with self._session() as sql:
-            return [
-                *_prepared_transactions(sql),
-                *_events(sql),
-                *([] if "memory-tables" in accept else _memory_tables(sql)),
-                *_replication_settings(sql),
-                *self._shared_login(sql),
-                *(
-                    [
-                        Finding(
-                            name="ControlDatabaseTaken",
-                            message=f"a database {CONTROL_DATABASE} exists that no rotation made",
-                            advice="rename it; the rotation needs the name",
-                        )
-                    ]
-                    if self._control_state(sql) == "foreign"
-                    else []
-                ),
-            ]
-
-    def _shared_login(self, sql: "_Session") -> Iterator[Finding]:
-        shared = [one for one in _sessions(sql) if one[1] == self._user]
-        if shared:
-            yield Finding(
-                name="LoginShared",
-                message=f"{len(shared)} session(s) of {self._user} are not the rotation's; its account stays open",
-                advice="give the rotation an account of its own in key-rotation:login-secret",
-            )
+            findings = [*_prepared_transactions(sql), *_events(sql), *_replication_settings(sql)]
+            if "memory-tables" not in accept:
+                findings += _memory_tables(sql)
+            if shared := [one for one in _sessions(sql) if one[1] == self._user]:
+                findings.append(
+                    Finding(
+                        name="LoginShared",
+                        message=f"{len(shared)} session(s) of {self._user} are not the rotation's; its account stays "
+                        "open",
+                        advice="give the rotation an account of its own in key-rotation:login-secret",
+                    )
+                )
+            if self._control_state(sql) == "foreign":
+                findings.append(
+                    Finding(
+                        name="ControlDatabaseTaken",
+                        message=f"a database {CONTROL_DATABASE} exists that no rotation made",
+                        advice="rename it; the rotation needs the name",
+                    )
+                )
+        return findings
 
     def warnings(self) -> Sequence[Finding]:
         with self._session() as sql:
@@ -248,7 +243,7 @@ class MariadbEngine:
             with _no_commits(sql):
                 met = _sessions(sql)
                 for thread, *_ in met:
-                    with suppress_codes(*_GONE):
+                    with suppress_states(_GONE):
                         sql.run("CALL mysql.rds_kill(%(thread)s)", thread=thread)
                 # Before commits may go on: who waits with one, and has been killed, must have given it up.
                 while met and _sessions(sql) and self._clock.monotonic() < deadline:
@@ -282,13 +277,9 @@ class MariadbEngine:
         return all(reached.get(domain, -1) >= sequence for domain, sequence in _by_domain(position).items())
 
     def shows_marker(self, token: str) -> bool:
-        try:
-            with self._control_session() as sql:
-                return bool(_marked(sql, token))
-        except SqlRefused as refused:
-            if refused.state in map(str, _NO_SUCH):
-                return False  # a target that has not yet replayed the making of the control database
-            raise
+        with suppress_states(*_NOT_THERE), self._control_session() as sql:
+            return _marked(sql, token)
+        return False  # a target that has not yet replayed the making of the control database
 
     def is_replica(self) -> bool:
         with self._control_session() as sql:
@@ -321,7 +312,7 @@ class MariadbEngine:
                 system_identifier=sql.value("SELECT uuid FROM identity"),
                 in_recovery=bool(sql.named("SHOW ALL SLAVES STATUS")),
                 position=Position(sql.value(_POSITION)),
-                marker_seen=bool(_marked(sql, rotation_id)),
+                marker_seen=_marked(sql, rotation_id),
                 databases=tuple(name for (name,) in names),
                 roles=tuple(account for (account,) in accounts),
                 fence_breach=_breach(sql, databases),
@@ -343,13 +334,9 @@ class MariadbEngine:
         return standing
 
     def verdict(self, rotation_id: str) -> Verdict | None:
-        try:
-            with self._control_session() as sql:
-                return _verdict(sql, rotation_id)
-        except SqlRefused as refused:
-            if refused.state in map(str, _NO_SUCH):
-                return None
-            raise
+        with suppress_states(*_NOT_THERE), self._control_session() as sql:
+            return _verdict(sql, rotation_id)
+        return None
 
     # -- after the release --
 
@@ -375,11 +362,8 @@ class MariadbEngine:
             self._kept = self._connect()
         try:
             yield _Session(self._kept)
-        except SqlRefused:
-            self._disconnect()  # whatever state it is in, the next call gets a new one
-            raise
         except RotationError:
-            self._disconnect()
+            self._disconnect()  # whatever state it is in, the next call gets a new one
             raise
 
     @contextmanager
@@ -415,7 +399,7 @@ class MariadbEngine:
         try:
             session.run(SESSION, seconds=STATEMENT_SECONDS)
             if in_control:
-                with suppress_codes(*_NO_SUCH):
+                with suppress_states(*_NOT_THERE):
                     # By this the fence tells the rotation's own sessions from an application's under the same account.
                     session.run(f"USE {quoted(CONTROL_DATABASE)}")
         except BaseException:
@@ -481,15 +465,6 @@ def _account(name: str) -> str:
 def _user_and_host(account: str) -> tuple[str, str]:
     user, _, host = account.rpartition("@")
     return user, host
-
-
-@contextmanager
-def suppress_codes(*codes: int) -> Iterator[None]:
-    try:
-        yield
-    except SqlRefused as refused:
-        if refused.state not in map(str, codes):
-            raise
 
 
 @contextmanager
@@ -560,8 +535,8 @@ def _by_domain(position: str) -> dict[int, int]:
     return {int(domain): int(sequence) for domain, _, sequence in gtids}
 
 
-def _marked(sql: _Session, token: str) -> int:
-    return int(sql.value("SELECT COUNT(*) FROM marker WHERE token = %(token)s", token=token))
+def _marked(sql: _Session, token: str) -> bool:
+    return bool(sql.value("SELECT COUNT(*) FROM marker WHERE token = %(token)s", token=token))
 
 
 def _verdict(sql: _Session, rotation_id: str) -> Verdict | None:

@@ -18,6 +18,7 @@ from pg8000.exceptions import DatabaseError, InterfaceError
 from pg8000.native import Connection
 from scramp import ScramException
 
+from lambdas.rotation.engines.refusals import suppress_states
 from lambdas.rotation.errors import (
     DatabaseUnreachable,
     DecisionLost,
@@ -472,13 +473,9 @@ class PostgresEngine:
             return bool(sql.value(_HAS_REPLAYED, position=position))
 
     def shows_marker(self, token: str) -> bool:
-        try:
-            with self._control_session() as sql:
-                return bool(sql.value("SELECT count(*) FROM public.marker WHERE token = :token", token=token))
-        except SqlRefused as refused:
-            if refused.state in _NOT_THERE:
-                return False  # a target that has not yet replayed the making of the control database
-            raise
+        with suppress_states(*_NOT_THERE), self._control_session() as sql:
+            return bool(sql.value("SELECT count(*) FROM public.marker WHERE token = :token", token=token))
+        return False  # a target that has not yet replayed the making of the control database
 
     def is_replica(self) -> bool:
         with self._any_session() as sql:
@@ -552,13 +549,9 @@ class PostgresEngine:
         return standing
 
     def verdict(self, rotation_id: str) -> Verdict | None:
-        try:
-            with self._control_session() as sql:
-                return _verdict(sql, rotation_id)
-        except SqlRefused as refused:
-            if refused.state in _NOT_THERE:
-                return None
-            raise
+        with suppress_states(*_NOT_THERE), self._control_session() as sql:
+            return _verdict(sql, rotation_id)
+        return None
 
     # -- after the release --
 
@@ -697,15 +690,6 @@ def quoted(identifier: str) -> str:
     "Käufe ""neu"" 2"
     """
     return '"' + identifier.replace('"', '""') + '"'
-
-
-@contextmanager
-def suppress_states(*states: str) -> Iterator[None]:
-    try:
-        yield
-    except SqlRefused as refused:
-        if refused.state not in states:
-            raise
 
 
 def _applications(sql: _Session) -> list[Row]:
