@@ -67,7 +67,9 @@ def finish_rollback(rotation: Rotation, ports: Ports) -> Rotation | None:
     plan, _ = rotation.planned()
     for entry in ports.ledger.entries(plan.base_name):
         left = entry.rotation
-        if entry.closed_at is not None or left.undo is None or ports.workflow.is_running(left.execution_arn):
+        # After a release it went forward; all that it may still do is wait for its key's users.
+        open_rollback = entry.closed_at is None and left.undo is not None and left.release is None
+        if not open_rollback or ports.workflow.is_running(left.execution_arn):
             continue
         ports.ledger.release_lock(rotation)
         if plan.dry_run:

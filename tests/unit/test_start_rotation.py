@@ -11,7 +11,7 @@ from lambdas.rotation.errors import AccessRefused, InputRefused, RecoveryExhaust
 from lambdas.rotation.names import BASE_NAME_TAG
 from lambdas.rotation.policy import TASK_TOKEN
 from lambdas.rotation.ports import Watchers
-from lambdas.rotation.state import Decommission, Finding, Release, Rotation
+from lambdas.rotation.state import Decommission, Finding, Release, Rotation, Undo
 from lambdas.start_rotation import takeover
 from lambdas.start_rotation.handler import start_rotation
 from tests.fakes import (
@@ -227,6 +227,17 @@ def test_leaves_a_rollback_alone_that_is_at_work() -> None:
     ports = FakePorts()
     left = rolled_back(ports)
     ports.ledger.release_lock(left)
+
+    assert start_rotation(begun(), ports).route == "rotate"
+
+
+def test_leaves_a_rotation_alone_whose_rollback_found_it_committed() -> None:
+    """It has freed the lock and waits for its old key's users; it must not hold up the next rotation."""
+    ports = FakePorts()
+    now = ports.clock.now()
+    undo = Undo(outcome="committed", reason="the target was released", started_at=now, not_before=now)
+    ports.ledger.release_lock(journaled(ports, released(ports).having(undo=undo)))
+    ports.workflow.running.clear()
 
     assert start_rotation(begun(), ports).route == "rotate"
 
