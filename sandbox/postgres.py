@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pg8000.native
 
+from sandbox import scram
 from sandbox.local_servers import LocalEngine, LocalServer, make_directory
 from sandbox.rds.servers import Server, ServerError
 from sandbox.reaper import Reaper
@@ -89,6 +90,9 @@ REVOKE ALL ON DATABASE rdsadmin FROM PUBLIC;
 """
 
 
+scram.remember()
+
+
 def quoted(identifier: str) -> str:
     """An SQL identifier."""
     return (
@@ -101,14 +105,14 @@ def literal(value: str) -> str:
     return "E'" + value.replace("\\", "\\\\").replace("'", "''") + "'"
 
 
-def crc32c(data: bytes) -> int:
-    """The checksum that guards pg_control."""
+def crc32c(data: bytes) -> Iterator[int]:
+    """The checksum that guards pg_control: of the first byte, of the first two, and so on."""
     crc = 0xFFFFFFFF
     for byte in data:
         crc ^= byte
         for _ in range(8):
             crc = (crc >> 1) ^ (0x82F63B78 if crc & 1 else 0)
-    return crc ^ 0xFFFFFFFF
+        yield crc ^ 0xFFFFFFFF
 
 
 def give_new_identity(control: Path) -> None:
@@ -118,9 +122,11 @@ def give_new_identity(control: Path) -> None:
     identifiers must be able to fail.
     """
     content = bytearray(control.read_bytes())
-    end = next(at for at in range(200, 512) if struct.unpack_from("<I", content, at)[0] == crc32c(bytes(content[:at])))
+    sums = enumerate(crc32c(bytes(content[:512])), start=1)
+    end = next(at for at, sum_ in sums if at >= 200 and struct.unpack_from("<I", content, at)[0] == sum_)
     struct.pack_into("<Q", content, 0, (int(time.time()) << 32) | secrets.randbits(32))
-    struct.pack_into("<I", content, end, crc32c(bytes(content[:end])))
+    *_, sum_ = crc32c(bytes(content[:end]))
+    struct.pack_into("<I", content, end, sum_)
     control.write_bytes(bytes(content))
 
 
@@ -475,7 +481,7 @@ class PostgresServer(LocalServer):
         """A session as ``rdsadmin``, the superuser that no customer has."""
         connection = pg8000.native.Connection(
             ADMIN, unix_sock=str(self.socket), database=database, password=self._engine.admin_password, timeout=70,
-            application_name="rdsadmin",
+            application_name="rdsadmin", ssl_context=False,
         )  # fmt: skip
         try:
             yield connection

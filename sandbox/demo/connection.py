@@ -17,7 +17,10 @@ import dnslib
 import pg8000.exceptions
 import pg8000.native
 
+from sandbox import scram
 from sandbox.demo.account import Account
+
+scram.remember()
 
 PORT = 5432
 CONNECT_SECONDS = 5.0

@@ -64,6 +64,7 @@ class Job:
     reads: bool = False
     latecomer: bool = False
     engine: str = "postgres"
+    back_off_seconds: float = BACK_OFF_SECONDS
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,8 @@ class _Pool:
 class _Gate:
     """While a database refuses connections, one thread of the process at a time asks whether it still does."""
 
-    def __init__(self) -> None:
+    def __init__(self, back_off_seconds: float) -> None:
+        self._back_off_seconds = back_off_seconds
         self._lock = threading.Lock()
 
     def __enter__(self) -> None:
@@ -143,7 +145,7 @@ class _Gate:
 
     def __exit__(self, refused: object, *_: object) -> None:
         if refused is not None:
-            time.sleep(BACK_OFF_SECONDS)
+            time.sleep(self._back_off_seconds)
         self._lock.release()
 
 
@@ -251,7 +253,7 @@ def _main() -> int:
     trust, login = trusting(account.ca_bundle), Login(job.user, job.password)
     dialect = dialects.of(job.engine)
     find = finder(account, record=job.record, secret=job.secret, port=dialect.port)
-    gates = {database: _Gate() for database in job.databases}
+    gates = {database: _Gate(job.back_off_seconds) for database in job.databases}
     acks, doubts = _Notebook(job.acks), _Notebook(job.ambiguous)
     stop, summaries, threads = threading.Event(), [], []
 
@@ -314,7 +316,9 @@ class Writers:
         reads: bool = True,
         latecomer: bool = False,
         processes: int = PROCESSES,
+        back_off_seconds: float = BACK_OFF_SECONDS,
     ) -> None:
+        """``back_off_seconds``: how long they wait before they ask again whether a database lets them in."""
         if latecomer and not dialects.of(engine).has_latecomers:
             raise ValueError(f"{engine} has no latecomers")
         acks.write_text("")
@@ -328,6 +332,7 @@ class Writers:
                 account=account.to_json(), databases=databases, user=login.user, password=login.password,
                 acks=str(acks), ambiguous=f"{acks}.ambiguous", writers=share, rate=rate, record=record, secret=secret,
                 reads=reads and index == 0, latecomer=latecomer and index == 0, engine=engine,
+                back_off_seconds=back_off_seconds,
             )  # fmt: skip
             process = subprocess.Popen(
                 [sys.executable, "-m", "sandbox.demo.writers"],

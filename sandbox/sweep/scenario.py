@@ -26,6 +26,9 @@ WRITES_PER_SECOND = 17.0
 """Of each writer."""
 
 ROWS = 100
+BACK_OFF_SECONDS = 0.2
+"""Of a writer that is shut out. Its logins were what a rotation of a sweep cost most; an outage is known to this."""
+
 SETTLE_SECONDS = 240.0
 WRITABLE_WITHIN_SECONDS = 60.0
 NOWHERE = "nowhere"
@@ -106,11 +109,9 @@ class Onlooker:
 
     def _servers(self) -> list[Endpoint]:
         found = []
-        for name in servers_of(self._customer, self._built.identifier):
+        for address in addresses_of(self._customer, self._built.identifier).values():
             with suppress(Exception):
-                instance = self._customer.instance(name)
-                assert instance is not None
-                found.append(self._resolver.resolve(instance["Endpoint"]["Address"]))
+                found.append(self._resolver.resolve(address))
         return found
 
     def _writable(self, endpoint: Endpoint) -> bool:
@@ -167,10 +168,18 @@ def core_seconds(pid: int) -> dict[str, float]:
 
 def servers_of(customer: Customer, base_name: str) -> list[str]:
     """Targets first, the database that had the base name last."""
-    found = [one["DBInstanceIdentifier"] for one in customer.client("rds").describe_db_instances()["DBInstances"]]
+    return list(addresses_of(customer, base_name))
+
+
+def addresses_of(customer: Customer, base_name: str) -> dict[str, str]:
+    """As `servers_of`, with the name of each one's endpoint; empty where RDS has not given it one."""
+    found = {
+        one["DBInstanceIdentifier"]: str(one.get("Endpoint", {}).get("Address", ""))
+        for one in customer.client("rds").describe_db_instances()["DBInstances"]
+    }
     made = tuple(f"{base_name}-{kind}" for kind in ("rot-", "green-", "old"))
     ours = [name for name in found if name == base_name or name.startswith(made)]
-    return sorted(ours, key=lambda name: name == base_name)
+    return {name: found[name] for name in sorted(ours, key=lambda name: name == base_name)}
 
 
 @dataclass(frozen=True)
@@ -244,7 +253,7 @@ def play(
     applications = writers.Writers(
         account, databases=built.databases, login=built.app, acks=acks_path, writers=WRITERS, rate=WRITES_PER_SECOND,
         record=customer.address(built.identifier) if scenario.by_endpoint else built.record, reads=False, processes=1,
-        latecomer=scenario.latecomer,
+        latecomer=scenario.latecomer, back_off_seconds=BACK_OFF_SECONDS,
     )  # fmt: skip
     with customer.notifications() as inbox, Onlooker(customer, built) as onlooker:
         try:
