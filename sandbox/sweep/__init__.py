@@ -1,8 +1,8 @@
 """``python -m sandbox sweep``: a rotation fails at every boundary, in every way; what holds afterwards?
 
 One rotation is recorded to list the boundaries. Then each cell, a boundary and a kind of failure there, is a whole
-rotation of its own under live writes, held against the invariants. Results are kept per commit: a sweep that was
-interrupted goes on where it stopped.
+rotation of its own under live writes, held against the invariants. Results are kept per engine, strategy and commit: a
+sweep that was interrupted goes on where it stopped.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from rich.console import Console
 from rich.table import Table
@@ -28,7 +28,7 @@ from rich.table import Table
 from sandbox import scratch
 from sandbox.sweep import page
 from sandbox.sweep.batch import Result, to_json
-from sandbox.sweep.boundaries import BASES, KINDS, Boundary, Cell, Way, cells, read
+from sandbox.sweep.boundaries import DEFAULT, KINDS, SUBJECTS, Boundary, Cell, Subject, Way, cells, read
 
 ROOT = Path(__file__).resolve().parents[2]
 CELLS_PER_SANDBOX = 32
@@ -52,17 +52,18 @@ GOOD = ("kept", "unreached")
 
 
 class Archive:
-    """Results of one commit, one JSON line each; the last one of a cell counts."""
+    """Results of one commit and subject, one JSON line each; the last one of a cell counts."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, subject: Subject = SUBJECTS[DEFAULT], commit: str = "") -> None:
         directory.mkdir(parents=True, exist_ok=True)
+        self.subject, self.commit = subject, commit
         self.boundaries = directory / "boundaries.json"
         self._path = directory / "results.jsonl"
         self._lock = threading.Lock()
 
     @classmethod
-    def of_this_commit(cls) -> "Archive":
-        return cls(ROOT / "build" / "sweep" / commit())
+    def of(cls, subject: Subject, commit: str) -> "Archive":
+        return cls(ROOT / "build" / "sweep" / commit / f"{subject.engine}-{subject.strategy}", subject, commit)
 
     def add(self, result: Result) -> None:
         with self._lock, self._path.open("a", encoding="utf-8") as file:
@@ -85,7 +86,7 @@ def commit() -> str:
     return f"{found}-changed" if git("status", "-s", "-uno") else found
 
 
-def record() -> tuple[list[Boundary], dict[str, Any]]:
+def record(subject: Subject) -> tuple[list[Boundary], dict[str, Any]]:
     """Rotate once on each way, and list what was crossed; and what such a rotation costs, in core seconds."""
     from sandbox.client import SandboxProcess
     from sandbox.demo.customer import Customer
@@ -95,7 +96,13 @@ def record() -> tuple[list[Boundary], dict[str, Any]]:
     cost: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="rds-key-rotation-sweep-") as scratch:
         recorded = Path(scratch) / "crossings.jsonl"
-        scenarios: dict[Way, Scenario] = {way: Scenario(f"recorded-{way}", faults) for way, faults in BASES.items()}
+        scenarios: dict[Way, Scenario] = {
+            way: Scenario(
+                f"recorded-{way}", subject.faults(way),
+                world={"engine": subject.engine, "connectivity": subject.connectivity},
+            )
+            for way in get_args(Way)
+        }  # fmt: skip
         faults = [fault for one in scenarios.values() for fault in one.in_sandbox()]
         with SandboxProcess(faults=faults, crossings=recorded) as sandbox:
             for way, scenario in scenarios.items():
@@ -103,7 +110,7 @@ def record() -> tuple[list[Boundary], dict[str, Any]]:
                 outcome = play(Customer.of(sandbox), scenario, Path(scratch) / way)
                 if outcome.went_forward != (way == "forward"):
                     raise RuntimeError(f"the recorded rotation did not go {way}: {outcome.story}")
-                found += read(way, recorded)
+                found += read(way, recorded, subject.name)
                 # The first rotation of a sandbox imports what the later ones find in memory.
                 cost = dict(outcome.core_seconds)
     return found, cost
@@ -113,7 +120,7 @@ def boundaries_of(archive: Archive, console: Console) -> list[Boundary]:
     if archive.boundaries.exists():
         return [Boundary(**one) for one in json.loads(archive.boundaries.read_text())]
     console.print("recording a rotation that succeeds and one that is rolled back")
-    found, cost = record()
+    found, cost = record(archive.subject)
     per_rotation = sum(cost.values())
     console.print(
         f"{len(found)} boundaries, {len(cells(found))} cells, {per_rotation:.1f} core seconds per rotation: "
@@ -143,7 +150,7 @@ def sweep(
                 f"{time.monotonic() - began:6.0f} s  {sum(done.values()):4d}/{len(missing)}  {told}  {result['cell']}"
             )
             if result["verdict"] not in GOOD:
-                line += f"\n{replay(result['cell'])}\n  {'; '.join(result['why'])}"
+                line += f"\n{replay(archive.subject, result['cell'])}\n  {'; '.join(result['why'])}"
             console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     with ThreadPoolExecutor(workers) as pool:
@@ -182,8 +189,9 @@ def _in_a_process(batch: Sequence[Cell]) -> Iterable[Result]:
             yield {"cell": cell.name, "verdict": "error", "why": why, "at": to_json(cell)}
 
 
-def replay(cell: str) -> str:
-    return f"  python -m sandbox sweep --cell {shlex.quote(cell)}"
+def replay(subject: Subject, cell: str) -> str:
+    which = "" if subject.name == DEFAULT else f"--engine {subject.engine} --strategy {subject.strategy} "
+    return f"  python -m sandbox sweep {which}--cell {shlex.quote(cell)}"
 
 
 def choose(found: Sequence[Boundary], options: argparse.Namespace) -> list[Cell]:
@@ -221,8 +229,8 @@ def show(console: Console, results: Iterable[Result]) -> None:
 def main(argv: Sequence[str]) -> int:
     """0 only if every chosen cell has a result and keeps every invariant."""
     parser = argparse.ArgumentParser(prog="python -m sandbox sweep", description=__doc__)
-    parser.add_argument("--engine", choices=("postgres",), default="postgres")
-    parser.add_argument("--strategy", choices=("read-replica",), default="read-replica")
+    parser.add_argument("--engine", default="postgres")
+    parser.add_argument("--strategy", default="read-replica")
     parser.add_argument("--kinds", help=f"only these, comma separated: {', '.join(KINDS)}")
     parser.add_argument("--sample", type=int, help="only so many cells, the same ones for the same --seed")
     parser.add_argument("--seed", default="sweep")
@@ -232,9 +240,12 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--workers", type=int, default=WORKERS, help="sandboxes at a time")
     parser.add_argument("--json", type=Path, help="write the results here")
     parser.add_argument("--html", type=Path, help="write a page with all results of this commit here")
-    parser.add_argument("--document", type=Path, help="write docs/reliability.md from all results of this commit")
+    parser.add_argument("--document", type=Path, help="write its part of docs/reliability.md from all results")
     options = parser.parse_args(argv)
-    console, archive = Console(), Archive.of_this_commit()
+    subject = SUBJECTS.get(f"{options.engine}/{options.strategy}")
+    if subject is None:
+        parser.error(f"there is no {options.strategy} of {options.engine}; there is {', '.join(SUBJECTS)}")
+    console, archive = Console(), Archive.of(subject, commit())
     found = boundaries_of(archive, console)
     chosen = choose(found, options)
     if options.list:
@@ -244,14 +255,18 @@ def main(argv: Sequence[str]) -> int:
     results = sweep(chosen, archive, console, options.workers, anew=bool(options.cell))
     show(console, results.values())
     if options.json:
-        options.json.write_text(json.dumps({"commit": commit(), "results": list(results.values())}, indent=1) + "\n")
+        options.json.write_text(
+            json.dumps({"commit": archive.commit, "results": list(results.values())}, indent=1) + "\n"
+        )
     if options.html:
-        options.html.write_text(page.render(commit(), archive.results().values()))
+        options.html.write_text(page.render(subject, archive.commit, archive.results().values()))
     if options.document:
+        before = options.document.read_text() if options.document.exists() else ""
         today, every = time.strftime("%Y-%m-%d"), archive.results().values()
-        options.document.write_text(page.document(commit(), today, len(cells(found)), every))
+        part = page.part(subject, archive.commit, today, len(cells(found)), every)
+        options.document.write_text(page.document(before, part))
     bad = {cell.name: results.get(cell.name, {}).get("verdict", "no result") for cell in chosen}
     bad = {name: verdict for name, verdict in bad.items() if verdict not in GOOD}
     for name, verdict in bad.items():
-        console.print(f"{verdict}:\n{replay(name)}", markup=False, soft_wrap=True)
+        console.print(f"{verdict}:\n{replay(subject, name)}", markup=False, soft_wrap=True)
     return 1 if bad else 0

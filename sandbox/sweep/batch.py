@@ -20,6 +20,7 @@ from sandbox.sweep.boundaries import (
     CALLED_OFF,
     PERMANENT,
     STOPPING,
+    SUBJECTS,
     WAITING,
     ZOMBIE_SECONDS,
     Boundary,
@@ -62,9 +63,11 @@ def run(cells: Sequence[Cell]) -> Iterator[Result]:
 
 
 def scenario_of(name: str, cell: Cell) -> Scenario:
+    subject = SUBJECTS[cell.boundary.subject]
     return Scenario(
-        name, cell.faults(), ends="either", latecomer=cell.kind == "late", by_endpoint=cell.kind == "led-back"
-    )
+        name, cell.faults(), ends="either", latecomer=cell.kind == "late", by_endpoint=cell.kind == "led-back",
+        world={"engine": subject.engine, "connectivity": subject.connectivity},
+    )  # fmt: skip
 
 
 def play_cell(customer: Customer, cell: Cell, scenario: Scenario, acks: Path) -> Result:
@@ -79,7 +82,7 @@ def play_cell(customer: Customer, cell: Cell, scenario: Scenario, acks: Path) ->
 
 
 def _play(customer: Customer, cell: Cell, scenario: Scenario, acks: Path) -> tuple[Outcome, str]:
-    built = customer.build(scenario.name, rows=ROWS, writers=WRITERS)
+    built = customer.build(scenario.name, rows=ROWS, writers=WRITERS, **scenario.world)
     helped = ["nobody"]
 
     def finish(first: progress.Run) -> None:

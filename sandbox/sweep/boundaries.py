@@ -17,11 +17,51 @@ from typing import Any, Literal
 
 Way = Literal["forward", "back"]
 
+
+@dataclass(frozen=True)
+class Subject:
+    """What is swept: an engine, by a strategy."""
+
+    engine: str
+    strategy: str
+    lasting: Mapping[str, Any]
+    """What goes wrong anyway on the way back, as late as can be: all that was made by then has to be undone."""
+    undone_by: str
+    """The function that decides a rollback."""
+    never: tuple[str, ...] = ()
+    """Kinds of failure that it cannot have."""
+    connectivity: str = "dns"
+
+    @property
+    def name(self) -> str:
+        return f"{self.engine}/{self.strategy}"
+
+    def faults(self, way: Way) -> tuple[Mapping[str, Any], ...]:
+        """What goes wrong anyway, so that this way is taken."""
+        return (self.lasting,) if way == "back" else ()
+
+
+DEFAULT = "postgres/read-replica"
+_NAME_STAYS = {"kind": "denied", "function": "update-connectivity", "call": "route53.ChangeResourceRecordSets"}
+_NOT_SWITCHED = {"kind": "denied", "function": "switch-over", "call": "rds.SwitchoverBlueGreenDeployment"}
+SUBJECTS: Mapping[str, Subject] = {
+    subject.name: subject
+    for subject in (
+        Subject("postgres", "read-replica", _NAME_STAYS, "rollback"),
+        # No session of MariaDB sleeps where a fence does not see it.
+        Subject("mariadb", "read-replica", _NAME_STAYS, "rollback", ("late",)),
+        # RDS fences, and the name that applications use stays.
+        Subject(
+            "postgres", "blue-green", _NOT_SWITCHED, "roll-back-deployment", ("late", "led-back", "stalled"), "endpoint"
+        ),
+    )
+}
+
 ZOMBIE_SECONDS = 4.0
 """So long a function that was stopped sleeps before it lives on: its recovery has begun by then."""
 
 READS = ("Describe", "Get", "List", "Lookup", "Query", "Scan")
-READING = ("SELECT", "SET", "SHOW", "BEGIN", "ROLLBACK", "LOCK")
+READING = ("SELECT", "SET", "SHOW", "BEGIN", "START", "ROLLBACK", "LOCK", "USE", "DO")
 
 AT_WRITES: Mapping[str, Mapping[str, Any]] = {
     "error-before": {"kind": "error-before"},
@@ -47,7 +87,7 @@ BEFORE_RELEASE = (
 )  # fmt: skip
 BEFORE_FENCE = (
     "create-new-kms-key", "create-encrypted-read-replica", "prepare-connectivity", "wait-for-replication-sync",
-    "pause-application-writes",
+    "pause-application-writes", "create-blue-green-deployment", "wait-for-green", "switch-over",
 )  # fmt: skip
 STALLED_SECONDS = 6 * 3600
 PATIENCE_SECONDS = 120
@@ -56,10 +96,7 @@ AT_SOME_INVOCATIONS: Mapping[str, tuple[tuple[str, ...], Mapping[str, Any]]] = {
     # Only while nobody can write: at any other time nobody minds.
     "stalled": (BEFORE_RELEASE, {"kind": "stalled", "seconds": STALLED_SECONDS}),
     # It comes to work when a rollback has opened what was closed, or found nothing to open.
-    "overtaken": (
-        (*BEFORE_FENCE, *BEFORE_RELEASE),
-        {"kind": "stopped", "until": "rollback", "seconds": PATIENCE_SECONDS},
-    ),
+    "overtaken": ((*BEFORE_FENCE, *BEFORE_RELEASE), {"kind": "stopped", "seconds": PATIENCE_SECONDS}),
     # A session that began before the fence, and is awake when nobody may be in the source any more.
     "late": ((*BEFORE_RELEASE, "verify"), {"kind": "reload", "side": "source"}),
     # The last moment at which applications can still write to what takes the source's place.
@@ -76,14 +113,9 @@ CALLED_OFF = ("stalled", "replaced")
 WAITING = ("led-back",)
 """It ends with a question to a person."""
 
-BASES: Mapping[Way, tuple[Mapping[str, Any], ...]] = {
-    "forward": (),
-    # As late as can be: the target is promoted by then, and all of it has to be undone.
-    "back": ({"kind": "denied", "function": "update-connectivity", "call": "route53.ChangeResourceRecordSets"},),
-}
-"""What goes wrong anyway on each way, so that it is taken."""
-
-ON_THE_WAY_BACK = ("rollback", "restore-connectivity", "clean-up", "discard-new-key", "notify")
+ON_THE_WAY_BACK = (
+    "rollback", "roll-back-deployment", "restore-connectivity", "clean-up", "discard-new-key", "notify",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -97,6 +129,7 @@ class Boundary:
     function: str
     what: str
     nth: int = 1
+    subject: str = DEFAULT
 
     @property
     def is_call(self) -> bool:
@@ -114,10 +147,14 @@ class Boundary:
         return f"{self.way}/{self.function}/{words}" + (f"/{self.nth}" if self.nth > 1 else "")
 
     def kinds(self) -> Mapping[str, Mapping[str, Any]]:
+        subject = SUBJECTS[self.subject]
         if self.what == "invocation":
-            return AT_INVOCATIONS | {
-                kind: fault for kind, (functions, fault) in AT_SOME_INVOCATIONS.items() if self.function in functions
+            some = {
+                kind: {**fault, "until": subject.undone_by} if kind == "overtaken" else fault
+                for kind, (functions, fault) in AT_SOME_INVOCATIONS.items()
+                if self.function in functions and kind not in subject.never
             }
+            return AT_INVOCATIONS | some
         if self.is_call:
             return AT_READS if self.what.split(".")[1].startswith(READS) else AT_WRITES
         return AT_READING_STATEMENTS if self.what.startswith(READING) else AT_CHANGING_STATEMENTS
@@ -141,10 +178,11 @@ class Cell:
         return f"{self.boundary.name}:{self.kind}"
 
     def faults(self) -> tuple[Mapping[str, Any], ...]:
-        return (*BASES[self.boundary.way], {**self.boundary.place(), **self.boundary.kinds()[self.kind]})
+        lasting = SUBJECTS[self.boundary.subject].faults(self.boundary.way)
+        return (*lasting, {**self.boundary.place(), **self.boundary.kinds()[self.kind]})
 
 
-def read(way: Way, recorded: Path) -> list[Boundary]:
+def read(way: Way, recorded: Path, subject: str = DEFAULT) -> list[Boundary]:
     """The boundaries of a rotation, in the order in which they were first crossed.
 
     First and last occurrence: of a call, where the function is invoked once (how often one is polled is not the same in
@@ -157,22 +195,19 @@ def read(way: Way, recorded: Path) -> list[Boundary]:
         if way == "back" and function not in ON_THE_WAY_BACK:
             continue
         own = [one for one in invocations if one["function"] == function]
-        found[Boundary(way, function, "invocation")] = None
-        found |= dict.fromkeys(
-            _ends(way, function, Counter(call for one in own for call in one["calls"]), times[function] == 1)
-        )
-        most: Counter[str] = Counter()
+        calls, most = Counter(call for one in own for call in one["calls"]), Counter[str]()
         for one in own:
             most |= Counter(one["statements"])
-        found |= dict.fromkeys(_ends(way, function, most, True))
+        places = [("invocation", 1), *_ends(calls, times[function] == 1), *_ends(most, True)]
+        found |= dict.fromkeys(Boundary(way, function, what, nth, subject) for what, nth in places)
     return list(found)
 
 
-def _ends(way: Way, function: str, counted: Counter[str], with_last: bool) -> Iterator[Boundary]:
+def _ends(counted: Counter[str], with_last: bool) -> Iterator[tuple[str, int]]:
     for what, times in counted.items():
-        yield Boundary(way, function, what)
+        yield what, 1
         if with_last and times > 1:
-            yield Boundary(way, function, what, times)
+            yield what, times
 
 
 def cells(boundaries: Iterable[Boundary], kinds: Iterable[str] = KINDS) -> list[Cell]:

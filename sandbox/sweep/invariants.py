@@ -10,8 +10,6 @@ from sandbox.demo import flow, inventory
 from sandbox.demo.customer import Customer
 from sandbox.sweep.scenario import Outcome
 
-SERVERS_OWN = frozenset({"postgres", "rdsadmin", "template0", "template1"})
-
 
 def broken(customer: Customer, outcome: Outcome) -> list[str]:
     """Every invariant that does not hold, as ``<its name>: <how>``."""
@@ -72,7 +70,8 @@ def _nothing_else_is_gone_and_nothing_is_left(customer: Customer, outcome: Outco
         for line in inventory.leftovers(outcome.found, expected):
             if "states/execution" not in line:
                 yield line
-    for name in sorted(set(outcome.count.databases) - SERVERS_OWN - set(outcome.built.databases)):
+    own = outcome.built.dialect.own_databases
+    for name in sorted(set(outcome.count.databases) - own - set(outcome.built.databases)):
         yield f"database {name}"
 
 

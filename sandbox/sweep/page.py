@@ -5,7 +5,9 @@ from collections.abc import Iterable
 from html import escape
 
 from sandbox.sweep.batch import Result
-from sandbox.sweep.boundaries import KINDS
+from sandbox.sweep.boundaries import KINDS, Subject
+
+ENGINES = {"postgres": "PostgreSQL", "mariadb": "MariaDB"}
 
 STYLE = """
 body { font: 14px/1.4 system-ui, sans-serif; margin: 2rem; color: #1c1c1c; background: #fff; }
@@ -16,7 +18,7 @@ th { position: sticky; top: 0; background: #f4f4f4; } td.place { font-family: ui
 """
 
 
-def render(commit: str, results: Iterable[Result]) -> str:
+def render(subject: Subject, commit: str, results: Iterable[Result]) -> str:
     """A cell shows where the rotation went and its longest write outage; what broke is in its title."""
     every = {one["cell"]: one for one in results}
     rows: dict[str, dict[str, Result]] = {}
@@ -29,14 +31,15 @@ def render(commit: str, results: Iterable[Result]) -> str:
     )
     acknowledged = sum(one.get("acknowledged", 0) for one in every.values())
     lost = sum(one.get("lost", 0) for one in every.values())
+    title = escape(f"{heading(subject)}, {commit}")
     head = "".join(f"<th>{escape(kind)}</th>" for kind in KINDS)
     body = "".join(
         f'<tr><td class="place">{escape(boundary)}</td>{"".join(_cell(of_it.get(kind)) for kind in KINDS)}</tr>'
         for boundary, of_it in rows.items()
     )
     return (
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Sweep of {escape(commit)}</title>'
-        f"<style>{STYLE}</style><h1>Sweep of {escape(commit)}</h1>"
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Sweep of {title}</title>'
+        f"<style>{STYLE}</style><h1>Sweep of {title}</h1>"
         f"<p>{len(every)} cells: {counts}. {acknowledged:,} acknowledged writes, {lost} lost.</p>"
         "<p>Each cell is a whole rotation under live writes that failed there, in that way: where it went, and its "
         "longest write outage.</p>"
@@ -56,31 +59,51 @@ for each. Three clients, one of each kind, write without pause. After each rotat
 there exactly once, two sides never took writes at once, the name leads to a database that can be written, no key in use
 is disabled, nothing else is gone, nothing is left, the next rotation can start, no secret was told.
 
-{date}, commit `{commit}`, PostgreSQL by read replica: **{cells:,} of {of:,} cells played**, as many rotations and more
-({executions:,} executions), {acknowledged:,} acknowledged writes, **{lost:,} lost, {duplicated:,} duplicated**; longest
-write outage {outage:.1f} s in the sandbox, whose RDS promotes in about a second.
-
-| kind of failure | cells | kept | not reached | broken | went forward | went back | longest outage (s) |
-|---|---|---|---|---|---|---|---|
-{rows}
-
 What the kinds are: `error-before` (AWS answers with an error once; SQL: the connection is lost), `lost-answer` (it took
 effect, and nobody is told), `throttle` (three times in a row), `denied` (for good, until somebody starts the rotation
 anew), `killed` (the process dies after it took effect), `zombie` (somebody stops the execution there; the function
 lives on when its recovery has begun), `twice` and `again` (an invocation is delivered twice, at once or one after the
-other), `stopped` (somebody stops the execution before the function does anything).
+other), `stopped` (somebody stops the execution before the function does anything), `unheard` (as `stopped`, and the
+event that would start a recovery is lost), `overtaken` (the function that was stopped comes to work after the
+rollback), `stalled` (nobody carries the execution on for six hours), `late` (a session that was let in before the fence
+wakes up there), `replaced` (somebody restores another instance under the source's name), `led-back` (somebody leads
+applications back to the source after the cutover).
 
 A place that was not reached: a function that is polled was polled once less than in the rotation that was recorded.
-The rotation was held against the invariants all the same.
+The rotation was held against the invariants all the same. Outages are those of the sandbox, whose RDS takes about a
+second for what takes RDS minutes.
+"""
+
+PART = """\
+## {heading}
+
+{date}, commit `{commit}`: **{cells:,} of {of:,} cells played**, as many rotations and more ({executions:,} executions),
+{acknowledged:,} acknowledged writes, **{lost:,} lost, {duplicated:,} duplicated**; longest write outage {outage:.1f} s.
+
+| kind of failure | cells | kept | not reached | broken | went forward | went back | longest outage (s) |
+|---|---|---|---|---|---|---|---|
+{rows}
 """
 
 
-def document(commit: str, date: str, of: int, results: Iterable[Result]) -> str:
-    """``docs/reliability.md``. ``of``: how many cells there are."""
+def heading(subject: Subject) -> str:
+    return f"{ENGINES[subject.engine]} by {subject.strategy}"
+
+
+def document(before: str, part: str) -> str:
+    """``docs/reliability.md`` with this part in it, in place of the one with the same heading."""
+    parts = {text.splitlines()[0]: text for text in [*before.split("\n## ")[1:], part.removeprefix("## ")]}
+    return "\n## ".join([DOCUMENT, *(parts[name].rstrip() + "\n" for name in sorted(parts))])
+
+
+def part(subject: Subject, commit: str, date: str, of: int, results: Iterable[Result]) -> str:
+    """What was found of one subject. ``of``: how many cells there are."""
     every = list(results)
     rows = []
     for kind in KINDS:
         of_it = [one for one in every if one["cell"].rsplit(":", 1)[-1] == kind]
+        if not of_it:
+            continue
         verdicts, went = Counter(one["verdict"] for one in of_it), Counter(one.get("went") for one in of_it)
         bad = verdicts["broken"] + verdicts["error"]
         rows.append(
@@ -90,9 +113,10 @@ def document(commit: str, date: str, of: int, results: Iterable[Result]) -> str:
     total = {
         name: sum(one.get(name, 0) for one in every) for name in ("executions", "acknowledged", "lost", "duplicated")
     }
-    return DOCUMENT.format(
-        date=date, commit=commit, cells=len(every), of=of, outage=longest(every), rows="\n".join(rows), **total
-    )
+    return PART.format(
+        heading=heading(subject), date=date, commit=commit, cells=len(every), of=of, outage=longest(every),
+        rows="\n".join(rows), **total,
+    )  # fmt: skip
 
 
 def longest(results: Iterable[Result]) -> float:

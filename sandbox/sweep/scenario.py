@@ -10,10 +10,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-import pg8000.exceptions
-
 from sandbox.demo import inventory, progress, report, writers
-from sandbox.demo.connection import Endpoint, Resolver, connect, hang_up, sqlstate, trusting
+from sandbox.demo.connection import Endpoint, Resolver, connect, hang_up, trusting
 from sandbox.demo.count import CONTROL_DATABASE, Count, recount
 from sandbox.demo.customer import Customer
 from sandbox.demo.world import World
@@ -52,6 +50,8 @@ class Scenario:
     """An application begins to log in before the rotation, and is let in when its server wakes it."""
     by_endpoint: bool = False
     """Applications use the endpoint of the instance, and so never get to the target."""
+    world: Mapping[str, Any] = field(default_factory=dict)
+    """What its database is like: options of `Customer.build`."""
 
     def in_sandbox(self) -> list[dict[str, Any]]:
         return [{"database": self.name, **fault} for fault in self.faults]
@@ -72,7 +72,8 @@ class Onlooker:
     def __init__(self, customer: Customer, built: World) -> None:
         self._customer, self._built = customer, built
         self._trust = trusting(customer.account.ca_bundle)
-        self._resolver = Resolver(customer.account.dns_host, customer.account.dns_port)
+        self._dialect = built.dialect
+        self._resolver = Resolver(customer.account.dns_host, customer.account.dns_port, self._dialect.port)
         self._both: list[str] = []
         self._verdicts: set[tuple[str, str]] = set()
         self._ended = threading.Event()
@@ -116,17 +117,17 @@ class Onlooker:
 
     def _writable(self, endpoint: Endpoint) -> bool:
         with suppress(Exception):
-            sql = connect(endpoint, self._built.databases[0], self._built.app, self._trust)
+            sql = self._dialect.connect(endpoint, self._built.databases[0], self._built.app, self._trust)
             try:
                 # RDS keeps the blue side of a deployment from writing; it goes on to let everybody read.
-                return bool(sql.run("SHOW transaction_read_only") == [["off"]])
+                return self._dialect.takes_writes(sql)
             finally:
                 hang_up(sql)
         return False
 
     def _read_verdicts(self, endpoint: Endpoint) -> None:
         with suppress(Exception):
-            sql = connect(endpoint, CONTROL_DATABASE, self._built.master, self._trust)
+            sql = self._dialect.connect(endpoint, CONTROL_DATABASE, self._built.master, self._trust)
             try:
                 self._verdicts |= {tuple(row) for row in sql.run("SELECT rotation_id, verdict FROM decision")}
             finally:
@@ -159,7 +160,7 @@ def core_seconds(pid: int) -> dict[str, float]:
             part = (
                 "lambda" if "zygote" in line
                 else "front" if "tls_front" in line
-                else "servers" if "postgres" in line
+                else "servers" if "postgres" in line or "maria" in line
                 else "api"
             )  # fmt: skip
             spent[part] += seconds
@@ -243,7 +244,7 @@ def play(
         settles: wait for that end; if not, ``afterwards`` has.
     """
     account = customer.account
-    built = built or customer.build(scenario.name, rows=ROWS, writers=WRITERS)
+    built = built or customer.build(scenario.name, rows=ROWS, writers=WRITERS, **scenario.world)
     before = inventory.take(account)
     earlier = set(executions(customer))
     request = {
@@ -253,7 +254,7 @@ def play(
     applications = writers.Writers(
         account, databases=built.databases, login=built.app, acks=acks_path, writers=WRITERS, rate=WRITES_PER_SECOND,
         record=customer.address(built.identifier) if scenario.by_endpoint else built.record, reads=False, processes=1,
-        latecomer=scenario.latecomer, back_off_seconds=BACK_OFF_SECONDS,
+        latecomer=scenario.latecomer, back_off_seconds=BACK_OFF_SECONDS, engine=built.engine,
     )  # fmt: skip
     with customer.notifications() as inbox, Onlooker(customer, built) as onlooker:
         try:
@@ -320,11 +321,11 @@ def _count(customer: Customer, built: World, acks: Sequence[writers.Ack]) -> Cou
     """What can be read where the name leads; where that is no database that anybody may enter, all is lost to them."""
     try:
         return recount(customer.account, built, acks)
-    except (OSError, pg8000.exceptions.Error) as error:
+    except built.dialect.errors as error:
         endpoint = NOWHERE
         with suppress(OSError):
             endpoint = built.finder(customer.account).find().name
-        refused = sqlstate(error) or type(error).__name__
+        refused = built.dialect.code(error) or type(error).__name__
         return Count(len(acks), len(acks), 0, endpoint, (), (f"nothing can be read at {endpoint}: {refused}",))
 
 

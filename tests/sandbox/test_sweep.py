@@ -4,7 +4,7 @@ import argparse
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from rich.console import Console
@@ -12,7 +12,7 @@ from rich.console import Console
 from sandbox import sweep
 from sandbox.sweep import Archive, page
 from sandbox.sweep.batch import from_json, scenario_of, to_json
-from sandbox.sweep.boundaries import AT_SOME_INVOCATIONS, BASES, Boundary, Cell, Way, cells, read
+from sandbox.sweep.boundaries import AT_SOME_INVOCATIONS, DEFAULT, SUBJECTS, Boundary, Cell, Way, cells, read
 
 PROMOTE = Boundary("forward", "promote", "rds.PromoteReadReplica")
 DECOMMISSION = Boundary("forward", "decommission", "invocation")
@@ -94,7 +94,7 @@ def test_cells_have_names_of_their_own_and_survive_the_journey_to_another_proces
     found = cells(
         [
             Boundary(way, "f", what, nth)
-            for way in BASES
+            for way in get_args(Way)
             for what in ("SELECT a", "SELECT b", "s3.Put")
             for nth in (1, 2)
         ]
@@ -108,7 +108,7 @@ def test_the_way_back_is_taken_because_something_else_goes_wrong() -> None:
     cell = Cell(Boundary("back", "rollback", "ALTER ?", 2), "killed")
 
     assert cell.faults() == (
-        *BASES["back"],
+        *SUBJECTS[DEFAULT].faults("back"),
         {"function": "rollback", "statement": 2, "shape": "ALTER ?", "kind": "killed", "when": "after"},
     )
 
@@ -156,7 +156,7 @@ def test_one_bad_cell_fails_the_sweep(
 ) -> None:  # fmt: skip
     archive = Archive(tmp_path)
     archive.boundaries.write_text(json.dumps([vars(PROMOTE)]))
-    monkeypatch.setattr(Archive, "of_this_commit", lambda: archive)
+    monkeypatch.setattr(Archive, "of", lambda subject, commit: archive)
     played({"lost-answer": verdict})
 
     assert sweep.main(["--json", str(tmp_path / "found.json")]) == code
@@ -196,7 +196,7 @@ def test_shards_are_all_of_it_and_samples_stay_the_same() -> None:
 def test_the_page_shows_what_broke() -> None:
     good, bad = cells([PROMOTE])[:2]
 
-    shown = page.render("abc123", [result(good), result(bad, "broken")])
+    shown = page.render(SUBJECTS[DEFAULT], "abc123", [result(good), result(bad, "broken")])
 
     assert 'class="kept" title="">↩ 1.5 s<' in shown
     assert 'class="broken" title="nothing is lost: 3 lost &lt;of&gt; 100"' in shown
@@ -207,9 +207,50 @@ def test_the_document_counts_what_was_found() -> None:
     good, bad, *_ = cells([PROMOTE])
     found = [{**result(good), "acknowledged": 900, "executions": 2}, result(bad, "broken")]
 
-    shown = page.document("abc123", "2026-11-21", 6, found)
+    shown = page.part(SUBJECTS[DEFAULT], "abc123", "2026-11-21", 6, found)
 
     assert "2026-11-21, commit `abc123`" in shown
     assert "**2 of 6 cells played**" in shown
     assert "900 acknowledged writes, **1 lost, 0 duplicated**" in shown
     assert "| `lost-answer` | 1 | 0 | 0 | 1 | 0 | 1 | 1.5 |" in shown
+
+
+def test_a_new_sweep_replaces_its_own_part_of_the_document() -> None:
+    postgres, mariadb = (SUBJECTS[name] for name in (DEFAULT, "mariadb/read-replica"))
+    shown = ""
+    for subject, commit in [(postgres, "old"), (mariadb, "other"), (postgres, "new")]:
+        shown = page.document(shown, page.part(subject, commit, "2026-11-21", 6, []))
+
+    assert [line for line in shown.splitlines() if line.startswith("#")] == [
+        "# Reliability", "## MariaDB by read-replica", "## PostgreSQL by read-replica",
+    ]  # fmt: skip
+    assert ("`new`" in shown, "`other`" in shown, "`old`" in shown) == (True, True, False)
+
+
+@pytest.mark.parametrize(
+    ("subject", "function", "until"),
+    [(DEFAULT, "promote", "rollback"), ("postgres/blue-green", "switch-over", "roll-back-deployment")],
+)
+def test_who_is_overtaken_sleeps_until_its_own_rollback(subject: str, function: str, until: str) -> None:
+    (cell,) = cells([Boundary("forward", function, "invocation", subject=subject)], ["overtaken"])
+
+    assert cell.faults()[-1]["until"] == until
+
+
+def test_what_an_engine_or_a_strategy_cannot_have_is_left_out() -> None:
+    found = {
+        subject: [cell.kind for cell in cells([Boundary("forward", "verify", "invocation", subject=subject)])]
+        for subject in SUBJECTS
+    }
+
+    assert {subject for subject, kinds in found.items() if "late" in kinds} == {DEFAULT}
+
+
+def test_replaying_names_what_was_swept(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "sweep --cell 'a b'" in sweep.replay(SUBJECTS[DEFAULT], "a b")
+    assert "sweep --engine mariadb --strategy read-replica --cell x" in sweep.replay(
+        SUBJECTS["mariadb/read-replica"], "x"
+    )
+    with pytest.raises(SystemExit):
+        sweep.main(["--engine", "oracle"])
+    assert "there is no read-replica of oracle" in capsys.readouterr().err

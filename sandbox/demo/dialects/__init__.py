@@ -36,6 +36,8 @@ class Dialect(Protocol):
     """What every server has."""
     duplicate_key: str
     """The code of the refusal of a row that is there."""
+    errors: tuple[type[Exception], ...]
+    """What says that there is no connection, or no more, or that the server refuses."""
     has_latecomers: bool
     """Whether a session can sleep after the server has let it in and before anybody sees it."""
 
@@ -82,6 +84,10 @@ class Dialect(Protocol):
 
     def distrust_indexes(self, sql: Session) -> None:
         """Let this session read tables themselves: a broken unique index would hide just what is looked for."""
+        ...
+
+    def takes_writes(self, sql: Session) -> bool:
+        """Whether a session that could log in could write, too."""
         ...
 
     def all_databases(self, admin: Session) -> list[str]:

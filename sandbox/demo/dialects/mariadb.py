@@ -54,6 +54,7 @@ class Mariadb:
     setting = ("sql_mode", "STRICT_ALL_TABLES,NO_ZERO_DATE")
     own_databases = frozenset({"information_schema", "mysql", "performance_schema", "sys"})
     duplicate_key = str(ER.DUP_ENTRY)
+    errors = (OSError, pymysql.MySQLError)
     has_latecomers = False
 
     def connect(
@@ -119,6 +120,9 @@ class Mariadb:
 
     def distrust_indexes(self, sql: Session) -> None:
         """A table of InnoDB is its primary key; there is nothing else to read."""
+
+    def takes_writes(self, sql: Session) -> bool:
+        return bool(sql.run("SELECT @@global.read_only") == [(0,)])
 
     def all_databases(self, admin: Session) -> list[str]:
         return sorted(name for (name,) in admin.run("SHOW DATABASES"))

@@ -4,6 +4,8 @@ import ssl
 from collections.abc import Sequence
 from typing import Any
 
+import pg8000.exceptions
+
 from sandbox.demo import connection
 from sandbox.demo.connection import ANSWER_SECONDS, Endpoint, Login, literal, quoted, sqlstate
 from sandbox.demo.dialects import LATE, Session
@@ -38,6 +40,7 @@ class Postgres:
     setting = ("work_mem", "8192")
     own_databases = frozenset({"postgres", "rdsadmin", "template0", "template1"})
     duplicate_key = "23505"
+    errors = (OSError, pg8000.exceptions.Error)
     has_latecomers = True
 
     def connect(
@@ -95,6 +98,9 @@ class Postgres:
 
     def distrust_indexes(self, sql: Session) -> None:
         sql.run("SET enable_indexscan = off; SET enable_indexonlyscan = off; SET enable_bitmapscan = off")
+
+    def takes_writes(self, sql: Session) -> bool:
+        return bool(sql.run("SHOW transaction_read_only") == [["off"]])
 
     def all_databases(self, admin: Session) -> list[str]:
         return [name for (name,) in admin.run("SELECT datname FROM pg_database ORDER BY datname")]
