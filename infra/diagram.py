@@ -81,9 +81,13 @@ def _condition(choice: Mapping[str, Any]) -> str:
     'route = rotate'
     >>> _condition({"Variable": "$.sync.ready", "BooleanEquals": True, "Next": "PauseApplicationWrites"})
     'sync.ready'
+    >>> _condition({"Variable": "$.failure", "IsNull": True, "Next": "Preflight"})
+    'no failure'
     """
     if "And" in choice:
         return " and ".join(_condition(one) for one in choice["And"])
+    if "IsNull" in choice:
+        return f"no {_field(choice['Variable'])}"
     value = next(choice[key] for key in choice if key not in ("Variable", "Next", "Comment"))
     field = _field(choice["Variable"])
     return field if value is True else f"{field} = {str(value).lower() if isinstance(value, bool) else value}"

@@ -540,6 +540,11 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
             timeout_seconds=60,
         ),
         Task(
+            "TakeNextStrategy",
+            "After a rollback: takes the lock again for the strategy that auto falls back to",
+            (journal,),
+        ),
+        Task(
             "DiscardNewKey",
             "After a rollback: schedules the deletion of the key that nothing is encrypted under",
             (

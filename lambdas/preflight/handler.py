@@ -1,31 +1,51 @@
 """Preflight: everything that can be known before anything is created."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from lambdas.preflight.checks import blue_green, connectivity, instance, key, login
 from lambdas.rotation.errors import AccessRefused, AwsRefused, PreflightRefused
 from lambdas.rotation.ports import Instance, Ports
-from lambdas.rotation.state import Finding, Preflight, Rotation
+from lambdas.rotation.state import Finding, NotTaken, Preflight, Rotation, Strategy
 from lambdas.rotation.step import logger, step
+
+IN_THIS_ORDER: tuple[Strategy, ...] = ("read-replica", "blue-green")
+"""Of ``auto``: first what proves by itself that nothing is lost, then what leaves the proof to RDS."""
 
 KEY_COST_USD = 1.0
 """Per month and customer managed key; the target's instance hours come on top during sync and grace period."""
 
 
 def preflight(rotation: Rotation, ports: Ports) -> Rotation:
-    """Read-only. Collect every reason to refuse and every warning.
+    """Read-only. Collect every reason to refuse and every warning; with ``auto``, choose the strategy.
+
+    ``auto`` takes the first strategy that nothing speaks against, and keeps the next such one to fall back to.
 
     Raises:
         PreflightRefused: terminal; lists all reasons, one line each, with what to do. Nothing was created.
     """
-    _, database = rotation.planned()
+    plan, database = rotation.planned()
     source = ports.rds.describe_instance(database.identifier)
     if source is None:
         raise PreflightRefused(f"UnknownDatabase: {database.identifier} is gone — start again with an existing one")
-    reasons = [finding for check in _checks(rotation, source, ports) for finding in _answer(check)]
-    if reasons:
-        logger.info("rotation refused", reasons=[reason.name for reason in reasons])
-        raise PreflightRefused("\n".join(f"{r.name}: {r.message} — {r.advice}" for r in reasons))
+    candidates = IN_THIS_ORDER if plan.strategy == "auto" else (plan.strategy,)
+    against = {strategy: _reasons(_by(strategy, rotation), source, ports) for strategy in candidates}
+    possible = [strategy for strategy in candidates if not against[strategy]]
+    if not possible:
+        logger.info("rotation refused", reasons={s: [one.name for one in found] for s, found in against.items()})
+        raise PreflightRefused("\n".join(_told(against)))
+    if plan.strategy == "auto":
+        rotation = rotation.having(
+            plan=plan.having(
+                strategy=possible[0],
+                fallback=possible[1] if possible[1:] else None,
+                not_taken=tuple(
+                    NotTaken(strategy=strategy, reasons=tuple(map(_line, found)))
+                    for strategy, found in against.items()
+                    if found
+                ),
+            )
+        )
+        logger.info("strategy chosen", strategy=possible[0], fallback=possible[1:])
     seen = (
         *(rotation.first_look.warnings if rotation.first_look else ()),
         *(finding for warning in _warnings(rotation, source, ports) for finding in _answer(warning)),
@@ -33,6 +53,30 @@ def preflight(rotation: Rotation, ports: Ports) -> Rotation:
     return rotation.having(
         preflight=Preflight(warnings=seen, monthly_cost_usd=KEY_COST_USD, checked_at=ports.clock.now())
     )
+
+
+def _by(strategy: Strategy, rotation: Rotation) -> Rotation:
+    plan, _ = rotation.planned()
+    return rotation.having(plan=plan.having(strategy=strategy))
+
+
+def _reasons(rotation: Rotation, source: Instance, ports: Ports) -> list[Finding]:
+    return [finding for check in _checks(rotation, source, ports) for finding in _answer(check)]
+
+
+def _told(against: Mapping[Strategy, Sequence[Finding]]) -> list[str]:
+    """A line for each reason; where there was a choice, with the strategies that it speaks against."""
+    told: dict[str, list[Strategy]] = {}
+    for strategy, reasons in against.items():
+        for reason in reasons:
+            told.setdefault(_line(reason), []).append(strategy)
+    if len(against) == 1:
+        return list(told)
+    return [f"{line} (against {', '.join(strategies)})" for line, strategies in told.items()]
+
+
+def _line(reason: Finding) -> str:
+    return f"{reason.name}: {reason.message} — {reason.advice}"
 
 
 Check = Callable[[], Iterable[Finding]]

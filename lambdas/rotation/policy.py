@@ -104,12 +104,6 @@ def _choice(*known: str, later: tuple[str, ...] = ()) -> Parser:
     return parse
 
 
-def _strategy(value: Any) -> str:
-    """``auto`` is the one that RDS documents for every engine."""
-    chosen: str = _choice("read-replica", "blue-green", "auto", later=("snapshot",))(value)
-    return "read-replica" if chosen == "auto" else chosen
-
-
 def _connectivity(value: Any) -> tuple[str, ...]:
     parse = _choice("dns", "secret", later=("parameter", "proxy", "rename", "hook"))
     return tuple(dict.fromkeys(parse(word) for word in _words(value)))
@@ -137,7 +131,7 @@ class _Option:
 
 
 _OPTIONS = (
-    _Option("strategy", _strategy, "Strategy", "strategy"),
+    _Option("strategy", _choice("read-replica", "blue-green", "auto", later=("snapshot",)), "Strategy", "strategy"),
     _Option("grace_days", _number, "GraceDays", "grace-days"),
     _Option("retire_key", _choice("auto", "true", "false"), "RetireKey", "retire-key"),
     _Option("login_secret", _text, "LoginSecret", "login-secret"),

@@ -52,11 +52,25 @@ class DnsRecordName(_Part):
     name: str
 
 
+Strategy = Literal["read-replica", "blue-green", "snapshot", "auto"]
+
+
+class NotTaken(_Part):
+    """A strategy that ``auto`` passed over, and why."""
+
+    strategy: Strategy
+    reasons: tuple[str, ...]
+
+
 class Plan(_Part):
     """What this rotation will do: input over tags over the stack's defaults. Written by StartRotation."""
 
     base_name: str
-    strategy: Literal["read-replica", "blue-green", "snapshot", "auto"] = "read-replica"
+    strategy: Strategy = "read-replica"
+    """``auto`` until Preflight has chosen."""
+    fallback: Strategy | None = None
+    """What ``auto`` takes, once, if AWS refuses the strategy that Preflight has chosen."""
+    not_taken: tuple[NotTaken, ...] = ()
     login_secret: str | None = None
     connectivity: tuple[Literal["dns", "secret"], ...] = ()
     dns_record: DnsRecordName | None = None

@@ -188,6 +188,15 @@ BASES = {
     "blue/green, recovered after the release": rotation(
         RECOVER, StartRotation=started_as(plan=BLUE_GREEN, route="verify")
     ),
+    "auto falls back": rotation(
+        StartRotation=started_as(plan=PLAN.having(fallback="blue-green")),
+        CreateEncryptedReadReplica=[Refusal("ReplicaKeyRefused")],
+        TakeNextStrategy=[{"plan": BLUE_GREEN, "undo": None, "failure": None}],
+    ),
+    "auto cannot fall back": rotation(
+        StartRotation=started_as(plan=PLAN.having(fallback="blue-green")),
+        CreateEncryptedReadReplica=[Refusal("ReplicaKeyRefused")],
+    ),
     "a fleet of seven": fleet(*(f"db-{number}" for number in range(7))),
     "one of the fleet fails": fleet("orders", "billing", "users", billing=[Refusal("TargetMismatch")]),
     "none of the fleet can be started": fleet(
@@ -256,7 +265,7 @@ LOOPS = {state["Default"]: name for name, state in CHOICES.items() if STATES[sta
 PARTS = {
     name: path[1]
     for name, state in CHOICES.items()
-    if len(path := state["Choices"][0]["Variable"].split(".")) > 2  # "$.route" belongs to no part: it is always there
+    if len(path := state["Choices"][0].get("Variable", "").split(".")) > 2  # "$.route" belongs to no part: it is always there
 }
 """The part of the rotation that a Choice looks into."""
 

@@ -71,8 +71,8 @@ def test_a_tag_that_the_input_overrides_is_not_judged() -> None:
     assert plan.grace_days == 0
 
 
-def test_auto_is_the_strategy_that_exists() -> None:
-    assert plan_of("orders", REQUEST | {"Strategy": "auto"}, {}, {}).strategy == "read-replica"
+def test_auto_is_for_preflight_to_choose() -> None:
+    assert plan_of("orders", REQUEST | {"Strategy": "auto"}, {}, {}).strategy == "auto"
 
 
 def test_the_fleets_plumbing_is_known_input() -> None:

@@ -364,3 +364,56 @@ def test_all_reasons_come_together() -> None:
     ports.rds.alter(SOURCE, backup_retention_days=0, storage_encrypted=False)
 
     assert ["Unencrypted", "BackupsOff", "NoConnectivity", "NoLoginSecret"] == refusal(ports, rotation)
+
+
+# -- auto --------------------------------------------------------------------------------------------------------------
+
+
+def test_auto_takes_what_proves_most_and_keeps_the_next_to_fall_back_to() -> None:
+    ports, rotation = ready(strategy="auto")
+
+    plan, _ = preflight(rotation, ports).planned()
+
+    assert (plan.strategy, plan.fallback, plan.not_taken) == ("read-replica", "blue-green", ())
+
+
+def test_auto_says_why_it_passes_a_strategy_over() -> None:
+    ports, rotation = ready(strategy="auto")
+    ports.rds.alter(SOURCE, raw=RAW["HasReplicas"])
+    replica = ports.rds.instances[SOURCE]
+    ports.rds.instances["r"] = replace(replica, database=replica.database.having(identifier="r"), raw={})
+
+    passed = preflight(rotation, ports)
+
+    plan, _ = passed.planned()
+    assert (plan.strategy, plan.fallback) == ("blue-green", None)
+    [not_taken] = plan.not_taken
+    assert not_taken.strategy == "read-replica"
+    assert [reason.split(":")[0] for reason in not_taken.reasons] == ["HasReplicas"]
+    assert passed.preflight is not None
+    assert "SwitchoverByRds" in [warning.name for warning in passed.preflight.warnings]
+
+
+def test_auto_refuses_where_something_speaks_against_every_strategy() -> None:
+    """Each reason once, with what it speaks against: what is to be removed first follows from that."""
+    ports, rotation = ready(strategy="auto")
+    ports.rds.alter(SOURCE, raw=RAW["HasReplicas"] | RAW["ChangesPending"])
+
+    with pytest.raises(PreflightRefused) as refused:
+        preflight(rotation, ports)
+
+    lines = {line.split(":")[0]: line.rpartition(" (")[2] for line in str(refused.value).splitlines()}
+    assert lines == {
+        "HasReplicas": "against read-replica)",
+        "ChangesPending": "against read-replica, blue-green)",
+        "NotAvailable": "against blue-green)",
+    }
+
+
+@pytest.mark.parametrize("strategy", ["read-replica", "blue-green"])
+def test_a_strategy_that_was_asked_for_is_not_exchanged(strategy: str) -> None:
+    ports, rotation = ready(strategy=strategy)
+
+    plan, _ = preflight(rotation, ports).planned()
+
+    assert (plan.strategy, plan.fallback) == (strategy, None)
