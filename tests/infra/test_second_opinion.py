@@ -265,9 +265,9 @@ LOOPS = {state["Default"]: name for name, state in CHOICES.items() if STATES[sta
 PARTS = {
     name: path[1]
     for name, state in CHOICES.items()
-    if len(path := state["Choices"][0].get("Variable", "").split(".")) > 2  # "$.route" belongs to no part: it is always there
+    if len(path := state["Choices"][0].get("Variable", "").split(".")) > 2
 }
-"""The part of the rotation that a Choice looks into."""
+"""The part of the rotation that a Choice looks into; ``$.route`` belongs to none, it is always there."""
 
 
 DERIVED = (
