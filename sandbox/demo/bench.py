@@ -1,5 +1,7 @@
 """``python -m sandbox bench``: three ways to the same end, side by side, measured by the same clients.
 
+With ``--strategies``: every strategy of every engine instead, which is another comparison.
+
 * ``article``: replica under the new key, lag zero, promote, switch the name. No fence. How much does it lose?
 * ``rotation``: this product.
 * ``floor``: nothing but what no procedure can do without: turn clients away, promote, switch, wait until RDS has
@@ -23,10 +25,11 @@ import pg8000.exceptions
 from rich.console import Console
 from rich.table import Table
 
-from sandbox.demo import flow, progress, report, world, writers
+from sandbox.demo import dialects, flow, inventory, progress, report, strategies, world, writers
 from sandbox.demo.account import Account
 from sandbox.demo.connection import Endpoint, Resolver, connect, quoted, trusting
 from sandbox.demo.count import recount
+from sandbox.mariadb import HOW_TO_INSTALL, is_installed
 
 ROWS = 20_000
 STATES = tuple(state for states in progress.PHASES.values() for state in states)
@@ -224,7 +227,11 @@ def _by_way(results: Sequence[Result]) -> dict[str, list[Result]]:
 
 
 def main(argv: Sequence[str]) -> int:
-    """0 only if no rotation lost or duplicated anything."""
+    """0 only if no rotation lost or duplicated anything.
+
+    Raises:
+        RuntimeError: a rotation failed, and there is nothing to compare.
+    """
     parser = argparse.ArgumentParser(prog="python -m sandbox bench", description=__doc__)
     parser.add_argument(
         "--runs", type=int, default=3, help="of each way; one more rotation comes first, and is not counted"
@@ -232,7 +239,11 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--writers", type=int, default=6)
     parser.add_argument("--rate", type=float, default=flow.DEFAULT_RATE)
     parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--strategies", action="store_true", help="compare the strategies, of every engine there is")
+    parser.add_argument("--document", type=Path, help="write docs/strategies.md (with --strategies)")
     options = parser.parse_args(argv)
+    if options.document and not options.strategies:
+        parser.error("--document needs --strategies")
     from sandbox.client import SandboxProcess
 
     console, load = Console(), flow.Load(writers=options.writers, rate=options.rate)
@@ -240,6 +251,8 @@ def main(argv: Sequence[str]) -> int:
     results: list[Result] = []
     with SandboxProcess() as sandbox:
         account = Account.from_facts(sandbox.facts)
+        if options.strategies:
+            return _compare_strategies(account, load, options, console, watcher)
         watcher.say("the first rotation, cold")
         cold = rotation(account, "cold", load)
         world.remove(account, "cold")
@@ -256,3 +269,21 @@ def main(argv: Sequence[str]) -> int:
         found: dict[str, Any] = {"cold": asdict(cold), "results": [asdict(one) for one in results]}
         options.json.write_text(json.dumps(found, indent=2) + "\n")
     return 1 if any(one.lost or one.duplicated for one in (cold, *results) if one.way == "rotation") else 0
+
+
+def _compare_strategies(
+    account: Account, load: flow.Load, options: argparse.Namespace, console: Console, watcher: flow.Watcher
+) -> int:
+    engines = [engine for engine in dialects.ENGINES if engine != "mariadb" or is_installed()]
+    if missing := sorted(set(dialects.ENGINES) - set(engines)):
+        console.print(f"Without {', '.join(missing)}: {HOW_TO_INSTALL}.", highlight=False)
+        if options.document:
+            return 2  # half a table would look like a whole one
+    rows = strategies.measure(account, load, options.runs, watcher, engines)
+    strategies.show(console, rows)
+    if options.json:
+        found = {row.subject.name: [one.to_json() for one in row.reports] for row in rows}
+        options.json.write_text(json.dumps(inventory.jsonable(found), indent=2) + "\n")
+    if options.document:
+        options.document.write_text(strategies.document(rows, load))
+    return 0

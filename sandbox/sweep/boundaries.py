@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from sandbox.demo.world import Connectivity
+
 Way = Literal["forward", "back"]
 
 
@@ -30,7 +32,7 @@ class Subject:
     """The function that decides a rollback."""
     never: tuple[str, ...] = ()
     """Kinds of failure that it cannot have."""
-    connectivity: str = "dns"
+    connectivity: Connectivity = "dns"
 
     @property
     def name(self) -> str:
