@@ -100,31 +100,44 @@ def test_somebody_elses_change_is_not_overwritten(dns: Route53, zone: str, now: 
     assert dns.describe_record(zone, NAME) == now
 
 
-def test_the_condition_is_route_53s_own(dns: Route53, zone: str) -> None:
+def refused_after_our_read(stub: Stubber, found: tuple[str, int]) -> None:
+    """Route 53 refuses the exchange of the record that was read; ``found``: what is there then."""
+
+    def record(value: str, ttl_seconds: int) -> dict[str, Any]:
+        return {"Name": f"{NAME}.", "Type": "CNAME", "TTL": ttl_seconds, "ResourceRecords": [{"Value": value}]}
+
+    def listed(one: dict[str, Any]) -> dict[str, Any]:
+        return {"ResourceRecordSets": [one], "IsTruncated": False, "MaxItems": "100"}
+
+    changes = [
+        {"Action": "DELETE", "ResourceRecordSet": record(SOURCE, 300)},
+        {"Action": "CREATE", "ResourceRecordSet": record(TARGET, 5)},
+    ]
+    stub.add_response("list_resource_record_sets", listed(record(SOURCE, 300)))
+    stub.add_client_error(
+        "change_resource_record_sets",
+        "InvalidChangeBatch",
+        expected_params={"HostedZoneId": ANY, "ChangeBatch": {"Changes": changes}},
+    )
+    stub.add_response("list_resource_record_sets", listed(record(*found)))
+
+
+@pytest.mark.parametrize("found", [(SOURCE, 60), ("elsewhere.example.com", 300), (TARGET, 300)])
+def test_the_condition_is_route_53s_own(dns: Route53, zone: str, found: tuple[str, int]) -> None:
     """Between our read and our write somebody may change the record: the DELETE of what we saw then fails the batch."""
-    record = {"Name": f"{NAME}.", "Type": "CNAME", "TTL": 300, "ResourceRecords": [{"Value": SOURCE}]}
     with Stubber(client("route53")) as stub:
-        listed = {"ResourceRecordSets": [record], "IsTruncated": False, "MaxItems": "100"}
-        stub.add_response("list_resource_record_sets", listed)
-        stub.add_client_error(
-            "change_resource_record_sets",
-            "InvalidChangeBatch",
-            expected_params={
-                "HostedZoneId": ANY,
-                "ChangeBatch": {
-                    "Changes": [
-                        {"Action": "DELETE", "ResourceRecordSet": record},
-                        {
-                            "Action": "CREATE",
-                            "ResourceRecordSet": {**record, "TTL": 5, "ResourceRecords": [{"Value": TARGET}]},
-                        },
-                    ]
-                },
-            },
-        )
+        refused_after_our_read(stub, found)
 
         with pytest.raises(ConnectivityChanged, match="while it was being replaced"):
             dns.write_record(zone, NAME, TARGET, 5, expected=(SOURCE, 300))
+
+
+def test_a_call_that_the_sdk_repeats_finds_its_own_change(dns: Route53, zone: str) -> None:
+    """The answer got lost: the second attempt deletes a record that the first one has replaced."""
+    with Stubber(client("route53")) as stub:
+        refused_after_our_read(stub, (TARGET, 5))
+
+        assert dns.write_record(zone, NAME, TARGET, 5, expected=(SOURCE, 300)) == ""
 
 
 def test_limitations_by_name(dns: Route53, zone: str) -> None:
