@@ -11,6 +11,7 @@ from pathlib import Path
 import pymysql
 import pytest
 
+from lambdas.rotation.engines import mysql
 from lambdas.rotation.errors import DatabaseUnreachable, DecisionLost, FenceIncomplete, LoginRefused, NameTaken
 from lambdas.rotation.state import DatabaseFence
 from tests.engines.mariadb_servers import APPLICATION, MASTER, ROTATION, Endpoint, World, account
@@ -226,6 +227,17 @@ def test_a_client_that_has_told_its_name_does_not_get_in(source: Endpoint, is_fe
     assert source.written() == int(not is_fenced)
 
 
+def test_one_empty_list_of_sessions_is_no_proof(source: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who has passed the account's lock and is on no list yet is on the next one."""
+    gone = 2**40
+    looks = [[], [(gone, "app", "Sleep")], [], [], []]
+    monkeypatch.setattr(mysql, "_sessions", lambda sql: looks.pop(0))
+
+    fenced(source)
+
+    assert looks == []
+
+
 def test_the_replica_stays_fenced_when_it_is_restarted(source: Endpoint, replica: Endpoint) -> None:
     fence = fenced(source)
     position = source.engine().mark(OURS)
@@ -396,9 +408,10 @@ def test_a_replica_says_how_far_it_is(source: Endpoint, replica: Endpoint) -> No
     assert replica.engine().is_replica()
     assert not source.engine().lag().streaming
     replica.server.pause_replay()
-    with source.connect() as connection:
-        insert(connection)
+    later = source.engine().mark("rot-2")
     eventually(lambda: not replica.engine().lag().streaming)
+    assert (replica.engine().has_replayed(later), replica.engine().shows_marker("rot-2")) == (False, False)
+    assert (source.engine().has_replayed(later), source.engine().shows_marker("rot-2")) == (True, True)
 
 
 def test_a_control_database_of_somebody_else_is_not_taken(world: World) -> None:
