@@ -2,7 +2,7 @@
 
 from lambdas.rotation import switchover
 from lambdas.rotation.errors import SwitchoverFailed, TargetMismatch, WrongKey
-from lambdas.rotation.ports import BlueGreenDeployment, Ports
+from lambdas.rotation.ports import BlueGreenDeployment, Instance, Ports
 from lambdas.rotation.state import Member, Rotation
 from lambdas.rotation.step import logger, step
 
@@ -17,6 +17,7 @@ def switch_over(rotation: Rotation, ports: Ports) -> Rotation:
     From the request on RDS alone decides; what it decided is read from RDS (WaitForSwitchover, or the way back). It
     stops writes, lets green catch up, and exchanges the names, or rolls all of it back within the write outage budget.
 
+    Where a member is not available (its daily backup has begun) nothing is asked, and the deployment no longer ready.
     Idempotent: one that is under way or done is left as it is. A request whose answer got lost is made again, which RDS
     refuses while the first one is being worked on.
 
@@ -32,7 +33,9 @@ def switch_over(rotation: Rotation, ports: Ports) -> Rotation:
         return _requested(rotation, ports)
     if live.status != "AVAILABLE":
         raise SwitchoverFailed(f"{live.name} is {live.status}: {live.details}")
-    _refuse_unless_safe(rotation, live, ports)
+    waiting_for = _seen_once_more(rotation, live, ports)
+    if waiting_for and deployment.switchover_requested_at is None:
+        return rotation.having(deployment=deployment.having(ready=False, waiting_for=waiting_for))
     rotation = _requested(rotation, ports)
     plan, _ = rotation.planned()
     try:
@@ -57,16 +60,23 @@ def _requested(rotation: Rotation, ports: Ports) -> Rotation:
     return rotation
 
 
-def _refuse_unless_safe(rotation: Rotation, live: BlueGreenDeployment, ports: Ports) -> None:
-    """The last look at every member, as RDS shows it now."""
+def _seen_once_more(rotation: Rotation, live: BlueGreenDeployment, ports: Ports) -> tuple[str, ...]:
+    """The last look at every member, as RDS shows it now; what has to be waited for."""
     deployment = rotation.deployed()
     if dict(live.members) != {member.source_arn: member.target_arn for member in deployment.members}:
         raise TargetMismatch(f"the members of {live.name} are not those that were ready: {dict(live.members)}")
-    for member in deployment.members:
-        _refuse_member(rotation, member, ports)
+    state = ports.kms.key_state(rotation.keyed().arn)
+    if state != "Enabled":
+        raise TargetMismatch(f"the key of {live.name} is {state}: it could soon not be read")
+    return tuple(
+        f"{instance.database.identifier} to be available (it is {instance.status})"
+        for member in deployment.members
+        for instance in _both_sides(rotation, member, ports)
+        if instance.status != "available"
+    )
 
 
-def _refuse_member(rotation: Rotation, member: Member, ports: Ports) -> None:
+def _both_sides(rotation: Rotation, member: Member, ports: Ports) -> tuple[Instance, Instance]:
     source = ports.rds.describe_instance(member.source_identifier)
     if source is None or source.database.resource_id != member.source_resource_id:
         raise TargetMismatch(f"{member.source_identifier} is not the database that was copied")
@@ -75,12 +85,7 @@ def _refuse_member(rotation: Rotation, member: Member, ports: Ports) -> None:
         raise TargetMismatch(f"the copy of {member.source_identifier} is gone")
     if target.database.kms_key_arn != rotation.keyed().arn:
         raise WrongKey(f"{target.database.identifier} is encrypted under {target.database.kms_key_arn}")
-    for instance in (source, target):
-        if instance.status != "available":
-            raise SwitchoverFailed(f"{instance.database.identifier} is {instance.status}: RDS would refuse")
-    state = ports.kms.key_state(rotation.keyed().arn)
-    if state != "Enabled":
-        raise TargetMismatch(f"the key of {target.database.identifier} is {state}: it could soon not be read")
+    return source, target
 
 
 handler = step(switch_over)

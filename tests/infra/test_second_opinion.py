@@ -107,6 +107,7 @@ NOT_YET: dict[str, Parts] = {
     "WaitForPromotion": {"promotion": Promotion(requested_at=NOW)},
     "Verify": {"verification": Verification(complete=False, started_at=NOW, observed_at=NOW)},
     "WaitForGreen": {"deployment": DEPLOYMENT},
+    "SwitchOver": {"deployment": DEPLOYMENT},
     "WaitForSwitchover": {"deployment": DEPLOYMENT.having(ready=True)},
     "VerifySwitchover": {"verification": Verification(complete=False, started_at=NOW, observed_at=NOW)},
     "RollBackDeployment": {"undo": UNDO},
@@ -260,8 +261,8 @@ STATES = {name: state for machine in MACHINES.values() for name, state in embed.
 CHOICES = {name: state for name, state in STATES.items() if state["Type"] == "Choice"}
 LOST = Refusal("DatabaseUnreachable")
 FUNCTIONS = [name for name, state in STATES.items() if state.get("Resource") == "${LambdaInvoke}"]
-LOOPS = {state["Default"]: name for name, state in CHOICES.items() if STATES[state["Default"]]["Type"] == "Wait"}
-"""The Wait states of the polls, each with the Choice that leads there."""
+LOOPS = [name for name, state in CHOICES.items() if STATES[state["Default"]]["Type"] == "Wait"]
+"""The Choices that lead back to a poll, through a Wait."""
 PARTS = {
     name: path[1]
     for name, state in CHOICES.items()
@@ -273,7 +274,7 @@ PARTS = {
 DERIVED = (
     [f"{name} fails" for name in FUNCTIONS]
     + [f"{name} cannot read its part" for name in PARTS]
-    + [f"{wait} {times}" for wait in LOOPS for times in ("once", "three times")]
+    + [f"{choice} not yet {times}" for choice in LOOPS for times in ("once", "three times")]
     + [f"{base}, with every answer lost once" for base in BASES]
     + [f"{error} until it counts" for error in sorted(RETRYABLE | LAMBDA_RETRYABLE)]
 )
@@ -289,12 +290,12 @@ def derived(seen: Mapping[str, Run]) -> dict[str, Scenario]:
     scenarios = {f"{name} fails": before(*on_the_way_to(name), [Refusal("AccessRefused")]) for name in FUNCTIONS}
     for name, part in PARTS.items():
         scenarios[f"{name} cannot read its part"] = before(*on_the_way_to(name), [{part: None}])
-    for wait, choice in LOOPS.items():
+    for choice in LOOPS:
         call = on_the_way_to(choice)
         not_yet = NOT_YET[call[1]]
-        scenarios[f"{wait} once"] = before(*call, [not_yet])
+        scenarios[f"{choice} not yet once"] = before(*call, [not_yet])
         # More attempts than a Retry has: it counts them anew at every visit.
-        scenarios[f"{wait} three times"] = before(*call, [LOST, LOST, LOST, not_yet] * 3)
+        scenarios[f"{choice} not yet three times"] = before(*call, [LOST, LOST, LOST, not_yet] * 3)
     for name, scenario in BASES.items():
         for step, calls in Counter(step for _, step in steps_of(seen[name])).items():
             script = [*scenario.script.get(step, ()), *[DONE.get(step, {})] * calls][:calls]

@@ -228,6 +228,24 @@ def test_nothing_is_switched_to_under_a_key_that_goes_away() -> None:
     assert SWITCHOVER not in ports.calls
 
 
+@pytest.mark.parametrize("name", [SOURCE, GREEN])
+def test_a_daily_backup_that_begins_in_the_last_moment_is_waited_for(name: str) -> None:
+    """RDS would refuse; to undo a copy of hours for that would be to begin anew before the next backup."""
+    ports = ports_of()
+    rotation = ready(ports)
+    ports.rds.alter(name, status="backing-up")
+
+    rotation = visit(switch_over, rotation, ports)
+
+    assert not rotation.deployed().ready
+    assert rotation.deployed().waiting_for == (f"{name} to be available (it is backing-up)",)
+    assert rotation.deployed().switchover_requested_at is None
+    assert not visit(wait_for_green, rotation, ports).deployed().ready
+    assert SWITCHOVER not in ports.calls
+    ports.rds.alter(name, status="available")
+    assert visit(switch_over, visit(wait_for_green, rotation, ports), ports).deployed().switchover_requested_at
+
+
 def test_a_rotation_that_was_taken_over_asks_for_nothing() -> None:
     """Its rollback has begun: a switchover now would make production of what is being deleted."""
     ports = ports_of()
