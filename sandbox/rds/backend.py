@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from moto.rds.models import DBParameterGroup, RDSBackend
@@ -45,6 +45,11 @@ class SandboxRds(ParameterGroups, BlueGreen):
         if db_instance_identifier:
             return [self.instance(db_instance_identifier)]
         return list(self.databases.values())
+
+    def iter_tagged_resources(self) -> Iterator[Any]:
+        """All of one moment: the others go on making and removing some."""
+        with self.lock:
+            return iter(list(super().iter_tagged_resources()))
 
     def views_of_instances(self, params: Params) -> list[View]:
         with self.lock:

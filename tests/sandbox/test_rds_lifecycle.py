@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pg8000
 import pytest
 
+from sandbox.rds.backend import SandboxRds
 from tests.sandbox.rds_sandbox import Sandbox, code_of, eventually, running
 
 
@@ -373,3 +377,20 @@ def test_a_window_that_nobody_chose_is_not_over_the_one_that_somebody_did(sandbo
     again = sandbox.create("windows", PreferredBackupWindow=f"{hour}:00-{int(hour) + 1:02}:00")
 
     assert again["PreferredMaintenanceWindow"][4:6] != hour
+
+
+def test_an_instance_that_is_made_meanwhile_does_not_disturb_a_look_at_all_tags() -> None:
+    """Whoever asks what a call may do looks at all of them, and is told of a server error when that fails."""
+    books: Any = object.__new__(SandboxRds)
+    one = SimpleNamespace(arn="arn:aws:rds:::db:one", get_tags=list)
+    empty: dict[str, dict[str, object]] = {
+        name: {} for name in ("clusters", "cluster_snapshots", "db_proxies", "database_snapshots")
+    }
+    books.__dict__.update(lock=threading.RLock(), databases={"one": one}, **empty)
+
+    look = books.iter_tagged_resources()
+    found = [next(look).arn]
+    books.databases["two"] = one
+    found += [resource.arn for resource in look]
+
+    assert found == [one.arn]
