@@ -99,6 +99,11 @@ BEGIN
 END
 """
 
+CLIENTS = f"""
+SELECT id FROM information_schema.processlist
+WHERE user NOT IN ('{ADMIN}', '{REPLICATION}', 'system user', 'event_scheduler') AND command <> 'Binlog Dump'
+"""
+
 Row = tuple[Any, ...]
 
 
@@ -426,6 +431,32 @@ class MariadbServer(LocalServer):
             sql.run(
                 f"INSERT INTO mysql.rds_heartbeat2(id, value) values (1,{now}) ON DUPLICATE KEY UPDATE value = {now}"
             )
+
+    def refuse_writes(self, within_seconds: float) -> None:
+        """End every client's session, and let later ones only read."""
+        deadline = time.monotonic() + within_seconds
+        with self.session() as sql:
+            # Waits for the commits that are under way.
+            sql.run("SET GLOBAL read_only = 1")
+            while clients := sql.run(CLIENTS):
+                if time.monotonic() > deadline:
+                    raise ServerError(f"{self.name} does not get rid of its clients")
+                for (thread,) in clients:
+                    with contextlib.suppress(pymysql.Error):  # it has ended by itself
+                        sql.run(f"KILL {thread}")
+                time.sleep(0.02)
+
+    def accept_writes(self) -> None:
+        with self.session() as sql:
+            sql.run("SET GLOBAL read_only = 0")
+
+    def position(self) -> str:
+        with self.session() as sql:
+            return str(sql.run("SELECT @@global.gtid_binlog_pos")[0][0])
+
+    def has_replayed(self, position: str) -> bool:
+        with self.session() as sql:
+            return str(sql.run("SELECT MASTER_GTID_WAIT(%s, 0)", position)[0][0]) == "0"
 
     def go_on(self) -> None:
         self.heartbeat(skipping=NUMBERS_AHEAD)

@@ -46,13 +46,14 @@ class Subject:
 DEFAULT = "postgres/read-replica"
 _NAME_STAYS = {"kind": "denied", "function": "update-connectivity", "call": "route53.ChangeResourceRecordSets"}
 _NOT_SWITCHED = {"kind": "denied", "function": "switch-over", "call": "rds.SwitchoverBlueGreenDeployment"}
+_NOT_BY_RDS = ("late", "led-back", "stalled")
+"""Kinds that RDS does not let happen: it fences itself, and the name that applications use stays."""
 SUBJECTS: Mapping[str, Subject] = {
     subject.name: subject
     for subject in (
         Subject("postgres", "read-replica", _NAME_STAYS, "rollback"),
         # No session of MariaDB sleeps where a fence does not see it.
         Subject("mariadb", "read-replica", _NAME_STAYS, "rollback", ("late",)),
-        # RDS fences, and the name that applications use stays.
         Subject(
             "postgres", "blue-green", _NOT_SWITCHED, "roll-back-deployment", ("late", "led-back", "stalled"), "endpoint"
         ),

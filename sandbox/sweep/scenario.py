@@ -160,7 +160,7 @@ def core_seconds(pid: int) -> dict[str, float]:
             part = (
                 "lambda" if "zygote" in line
                 else "front" if "tls_front" in line
-                else "servers" if "postgres" in line or "maria" in line
+                else "servers" if line.startswith("postgres") or "/postgres" in line or "/mariadb" in line
                 else "api"
             )  # fmt: skip
             spent[part] += seconds

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.demo.world import DATABASES
+from tests.mariadb import need_mariadb
 from tests.rotation.scenarios import (
     ROWS,
     WRITERS,
@@ -26,6 +27,7 @@ RDS_ROLLS_BACK_SECONDS = 30
 """The shortest time limit that RDS takes, longer than the budget of these rotations."""
 
 BY_ENDPOINT = {"connectivity": "endpoint"}
+MARIADB = {"engine": "mariadb", "connectivity": "endpoint"}
 FORWARD = [
     Scenario("bg-plain", ends="forward"),
     # Both strategies are possible, and RDS does not do what the first one needs.
@@ -44,6 +46,7 @@ FORWARD = [
         request={"Strategy": "auto"},
         world={"connectivity": "dns"},
     ),
+    Scenario("bg-mariadb", ends="forward", world=MARIADB),
     Scenario(
         "bg-dies-after-request",
         ({"kind": "killed", "function": "switch-over", "call": SWITCHOVER, "when": "after"},),
@@ -81,8 +84,14 @@ BACK = [
         error="SwitchoverFailed",
         outage_seconds=RDS_ROLLS_BACK_SECONDS + 15,
     ),
+    Scenario(
+        "bg-mariadb-rolls-back",
+        ({"kind": "pause-replay", "function": "switch-over"},),
+        error="SwitchoverFailed",
+        world=MARIADB,
+    ),
 ]
-SAMPLE = {"bg-after-all", "bg-denied"}
+SAMPLE = {"bg-after-all", "bg-mariadb", "bg-denied"}
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +102,8 @@ def customer() -> Iterator[Customer]:
 
 @pytest.mark.parametrize("scenario", params([*FORWARD, *BACK], SAMPLE))
 def test_one_side_serves_and_nothing_is_lost(customer: Customer, tmp_path: Path, scenario: Scenario) -> None:
+    if scenario.world == MARIADB:
+        need_mariadb()
     built = customer.build(scenario.name, rows=ROWS, writers=WRITERS, **(scenario.world or BY_ENDPOINT))
 
     outcome = play(customer, scenario, tmp_path / "acks", built=built)

@@ -533,6 +533,39 @@ def test_refuses_cascades_logical_replication_proxies_and_other_deployments() ->
     } == set(refused(ports))  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("engine", "parameter", "value", "reasons"),
+    [
+        ("mariadb", "event_scheduler", "ON", ["EventsEnabled"]),
+        ("mariadb", "event_scheduler", "OFF", []),
+        ("mariadb", "binlog_format", "STATEMENT", ["StatementReplication"]),
+        ("mariadb", "binlog_format", "MIXED", []),
+        ("mariadb", "rds.logical_replication", "1", []),
+        ("postgres", "event_scheduler", "ON", []),
+    ],
+)
+def test_refuses_what_green_would_do_differently(engine: str, parameter: str, value: str, reasons: list[str]) -> None:
+    ports = ports_of()
+    raw = {**ports.rds.instances[SOURCE].raw, "DBParameterGroups": [{"DBParameterGroupName": "g"}]}
+    database = ports.rds.instances[SOURCE].database.having(engine=engine)
+    ports.rds.alter(SOURCE, raw=raw, database=database)
+    ports.rds.parameters[parameter] = value
+
+    assert reasons == refused(ports)
+
+
+@pytest.mark.parametrize(("engine", "name"), [("postgres", "UnloggedUnseen"), ("mariadb", "MemoryUnseen")])
+def test_says_what_nobody_has_looked_for(engine: str, name: str) -> None:
+    ports = ports_of()
+    ports.rds.alter(SOURCE, database=ports.rds.instances[SOURCE].database.having(engine=engine))
+    rotation = planned_rotation(ports, strategy="blue-green", login_secret=None, connectivity=(), dns_record=None)
+
+    seen = preflight(rotation, ports).preflight
+
+    assert seen is not None
+    assert [name, "SwitchoverByRds"] == [warning.name for warning in seen.warnings]
+
+
 def test_what_another_rotation_left_behind_is_no_database_to_rotate() -> None:
     """Until it is verified nothing but this tag tells ``orders-old1`` from a database of its own."""
     ports = ports_of()

@@ -1,15 +1,73 @@
 """What RDS makes no blue/green deployment of, or what one would break (RDS User Guide: limitations)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from lambdas.rotation.errors import DatabaseUnreachable, LoginRefused
 from lambdas.rotation.names import TAGS_AT_MOST, TAGS_OF_A_MEMBER, owners_tags
 from lambdas.rotation.ports import Instance, Ports
 from lambdas.rotation.state import Finding, Rotation
 
-ENGINES = ("postgres",)
-NOT_COPIED = ("LogicalSlots", "UnloggedTables")
-LOGICAL_REPLICATION = "rds.logical_replication"
+ENGINES = ("postgres", "mariadb")
+NOT_COPIED = (
+    "LogicalSlots", "UnloggedTables", "MemoryTables", "EventsEnabled", "StatementReplication", "ReplicationFilters",
+)  # fmt: skip
+"""Of what an engine finds inside; the rest of that is about a fence of our own."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A parameter that keeps green from becoming what blue is: asked for without a login."""
+
+    parameter: str
+    values: tuple[str, ...]
+    name: str
+    why: str
+    advice: str
+    risk: str | None = None
+
+
+IN_THE_WAY: Mapping[str, tuple[Setting, ...]] = {
+    "postgres": (
+        Setting(
+            "rds.logical_replication",
+            ("1", "on"),
+            "LogicalSlots",
+            "what replicates logically from or to the database breaks at the switchover, and RDS may refuse it",
+            'remove slots, publications and subscriptions, then accept it: "Accept": ["logical-slots"]',
+            "logical-slots",
+        ),
+    ),
+    # RDS User Guide: green has to have no event scheduler, and replicates what blue's binary log says.
+    "mariadb": (
+        Setting(
+            "event_scheduler",
+            ("1", "on"),
+            "EventsEnabled",
+            "green has the same group, and would run every event a second time",
+            "switch it off until the rotation is over",
+        ),
+        Setting(
+            "binlog_format",
+            ("statement",),
+            "StatementReplication",
+            "a statement may have another effect on green than it had on blue",
+            "set it to MIXED or ROW",
+        ),
+    ),
+}
+UNSEEN: Mapping[str, Finding] = {
+    "postgres": Finding(
+        name="UnloggedUnseen",
+        message="without a login nobody has looked for unlogged tables, whose content does not get to green",
+        advice="look for pg_class.relpersistence = 'u', or give a login (key-rotation:login-secret)",
+    ),
+    "mariadb": Finding(
+        name="MemoryUnseen",
+        message="without a login nobody has looked for MEMORY tables, whose content does not get to green",
+        advice="look for information_schema.tables.engine = 'MEMORY', or give a login (key-rotation:login-secret)",
+    ),
+}
 
 
 def shape(source: Instance, ports: Ports) -> Iterator[Finding]:
@@ -58,24 +116,25 @@ def engine(source: Instance) -> Iterator[Finding]:
         yield Finding(
             name="EngineNotSupported",
             message=f"strategy blue-green does not support {name} yet",
-            advice="PostgreSQL is supported",
+            advice="PostgreSQL and MariaDB are supported",
         )
 
 
 def replication(rotation: Rotation, source: Instance, ports: Ports) -> Iterator[Finding]:
-    """Slots, publications and subscriptions cannot be seen without a login; whether there can be any is a parameter."""
+    """Slots, subscriptions and events cannot be seen without a login; whether there can be any is a parameter."""
     plan, _ = rotation.planned()
-    if "logical-slots" in plan.accept:
-        return
-    for group in source.raw.get("DBParameterGroups") or ():
-        name = group["DBParameterGroupName"]
-        if ports.rds.parameter(name, LOGICAL_REPLICATION) in ("1", "on"):
-            yield Finding(
-                name="LogicalSlots",
-                message=f"{LOGICAL_REPLICATION} is on in {name}: what replicates logically from or to "
-                f"{source.database.identifier} breaks at the switchover, and RDS may refuse it",
-                advice='remove slots, publications and subscriptions, then accept it: "Accept": ["logical-slots"]',
-            )
+    for setting in IN_THE_WAY.get(source.database.engine, ()):
+        if setting.risk in plan.accept:
+            continue
+        for group in source.raw.get("DBParameterGroups") or ():
+            name = group["DBParameterGroupName"]
+            value = ports.rds.parameter(name, setting.parameter)
+            if value is not None and value.lower() in setting.values:
+                yield Finding(
+                    name=setting.name,
+                    message=f"{setting.parameter} is {value} in {name}: {setting.why}",
+                    advice=setting.advice,
+                )
 
 
 def inside(rotation: Rotation, ports: Ports) -> Iterator[Finding]:
@@ -95,12 +154,7 @@ def inside(rotation: Rotation, ports: Ports) -> Iterator[Finding]:
 
 def warnings(rotation: Rotation, source: Instance) -> Iterator[Finding]:
     if rotation.planned()[0].login_secret is None:
-        yield Finding(
-            name="UnloggedUnseen",
-            message=f"without a login nobody has looked into {source.database.identifier}: the content of unlogged "
-            "tables does not get to green",
-            advice="look for pg_class.relpersistence = 'u', or give a login (key-rotation:login-secret)",
-        )
+        yield UNSEEN[source.database.engine]
     yield Finding(
         name="SwitchoverByRds",
         message=f"RDS itself stops the writes on {source.database.identifier} and exchanges the names; the rotation "
