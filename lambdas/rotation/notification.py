@@ -49,6 +49,8 @@ def message_of(rotation: Rotation, moment: Moment) -> dict[str, Any]:
         "execution": rotation.execution_arn,
         "base_name": plan.base_name if plan else None,
         "reason": plan.reason if plan else _asked(rotation, "Reason"),
+        "strategy": plan.strategy if plan else None,
+        "not_taken": [one.model_dump(mode="json") for one in plan.not_taken] if plan else [],
         "source": rotation.source.identifier if rotation.source else _asked(rotation, DATABASE),
         "target": rotation.target_identifier,
         "old_key": {

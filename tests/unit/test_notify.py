@@ -9,7 +9,7 @@ from lambdas.notify.handler import notify
 from lambdas.rotation.errors import AwsUnavailable
 from lambdas.rotation.notification import message_of
 from lambdas.rotation.policy import TASK_TOKEN
-from lambdas.rotation.state import Failure, KeyUser, Moment, Release, Retirement, Rotation, Undo
+from lambdas.rotation.state import Failure, KeyUser, Moment, NotTaken, Release, Retirement, Rotation, Undo
 from tests.fakes import EXECUTION, SOURCE, FakePorts, failed, journaled, planned_rotation, switched_rotation
 
 TOKEN = {TASK_TOKEN: "fleet"}
@@ -147,6 +147,21 @@ def test_the_other_user_of_the_old_key_is_named() -> None:
     assert message["old_key"]["verdict"] == "kept"
 
 
+def test_auto_tells_what_it_took_and_why_not_another() -> None:
+    """Who asked for auto would otherwise not know whose proof they have."""
+    ports = FakePorts()
+    rotation = cut_over(ports)
+    plan, _ = rotation.planned()
+    not_taken = (NotTaken(strategy="read-replica", reasons=("LoginRefused: m — a",)),)
+    rotation = journaled(ports, rotation.having(plan=plan.having(strategy="blue-green", not_taken=not_taken)))
+
+    notify(rotation, ports)
+
+    (_, _, message) = ports.notifier.sent[0]
+    assert message["strategy"] == "blue-green"
+    assert message["not_taken"] == [{"strategy": "read-replica", "reasons": ["LoginRefused: m — a"]}]
+
+
 def test_what_could_not_be_undone_comes_with_the_commands() -> None:
     ports = FakePorts()
 
@@ -167,6 +182,8 @@ def test_one_schema_for_every_moment(make: Any, moment: Moment) -> None:
         "schema",
         "moment",
         "rotation_id",
+        "strategy",
+        "not_taken",
         "source",
         "target",
         "old_key",
