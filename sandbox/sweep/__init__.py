@@ -259,7 +259,7 @@ def main(argv: Sequence[str]) -> int:
             json.dumps({"commit": archive.commit, "results": list(results.values())}, indent=1) + "\n"
         )
     if options.html:
-        options.html.write_text(page.render(subject, archive.commit, archive.results().values()))
+        options.html.write_text(page.render(subject, archive.commit, found, archive.results().values()))
     if options.document:
         before = options.document.read_text() if options.document.exists() else ""
         today, every = time.strftime("%Y-%m-%d"), archive.results().values()

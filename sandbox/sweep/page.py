@@ -5,26 +5,30 @@ from collections.abc import Iterable
 from html import escape
 
 from sandbox.sweep.batch import Result
-from sandbox.sweep.boundaries import KINDS, Subject
+from sandbox.sweep.boundaries import KINDS, Boundary, Subject
 
 ENGINES = {"postgres": "PostgreSQL", "mariadb": "MariaDB"}
 
 STYLE = """
 body { font: 14px/1.4 system-ui, sans-serif; margin: 2rem; color: #1c1c1c; background: #fff; }
 table { border-collapse: collapse; } th, td { padding: .15rem .5rem; border: 1px solid #ddd; text-align: left; }
-th { position: sticky; top: 0; background: #f4f4f4; } td.place { font-family: ui-monospace, monospace; }
+th { position: sticky; top: 0; background: #f4f4f4; } td { white-space: nowrap; }
+td.place { font-family: ui-monospace, monospace; }
 .kept { background: #e6f4e6; } .unreached { background: #f0f0f0; color: #666; }
 .broken, .error { background: #f9d6d5; font-weight: 600; } .empty { background: #fafafa; }
 """
 
 
-def render(subject: Subject, commit: str, results: Iterable[Result]) -> str:
-    """A cell shows where the rotation went and its longest write outage; what broke is in its title."""
+def render(subject: Subject, commit: str, boundaries: Iterable[Boundary], results: Iterable[Result]) -> str:
+    """A row for each boundary, in the order in which a rotation crosses them.
+
+    A cell shows where the rotation went and its longest write outage; what broke is in its title.
+    """
     every = {one["cell"]: one for one in results}
-    rows: dict[str, dict[str, Result]] = {}
-    for name, result in every.items():
-        boundary, _, kind = name.rpartition(":")
-        rows.setdefault(boundary, {})[kind] = result
+    rows = {
+        boundary.name: {kind: every.get(f"{boundary.name}:{kind}") for kind in boundary.kinds()}
+        for boundary in boundaries
+    }
     counts = ", ".join(
         f"{sum(one['verdict'] == verdict for one in every.values())} {verdict}"
         for verdict in ("kept", "unreached", "broken", "error")

@@ -196,10 +196,11 @@ def test_shards_are_all_of_it_and_samples_stay_the_same() -> None:
 def test_the_page_shows_what_broke() -> None:
     good, bad = cells([PROMOTE])[:2]
 
-    shown = page.render(SUBJECTS[DEFAULT], "abc123", [result(good), result(bad, "broken")])
+    shown = page.render(SUBJECTS[DEFAULT], "abc123", [DECOMMISSION, PROMOTE], [result(good), result(bad, "broken")])
 
     assert 'class="kept" title="">↩ 1.5 s<' in shown
     assert 'class="broken" title="nothing is lost: 3 lost &lt;of&gt; 100"' in shown
+    assert shown.index(DECOMMISSION.name) < shown.index(PROMOTE.name)
     assert "2 cells: 1 kept, 0 unreached, 1 broken, 0 error" in shown
 
 
