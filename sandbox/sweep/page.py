@@ -13,7 +13,7 @@ STYLE = """
 body { font: 14px/1.4 system-ui, sans-serif; margin: 2rem; color: #1c1c1c; background: #fff; }
 table { border-collapse: collapse; } th, td { padding: .15rem .5rem; border: 1px solid #ddd; text-align: left; }
 th { position: sticky; top: 0; background: #f4f4f4; } td { white-space: nowrap; }
-td.place { font-family: ui-monospace, monospace; }
+td.place { font: 12px/1.3 ui-monospace, monospace; white-space: normal; }
 .kept { background: #e6f4e6; } .unreached { background: #f0f0f0; color: #666; }
 .broken, .error { background: #f9d6d5; font-weight: 600; } .empty { background: #fafafa; }
 """
