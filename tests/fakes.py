@@ -426,6 +426,25 @@ class FakeRds:
         with self._calls.change("rds.request_read_replica", target_identifier):
             self.add(target_identifier, key_arn=key_arn, replica_of=source.database.identifier, tags=tags)
 
+    def request_restore(self, source: Instance, target_identifier: str, snapshot: str, tags: Mapping[str, str]) -> None:
+        """The target has what the snapshot has, on a server of its own; it is there when `finish_restore` says so."""
+        if (existing := self.instances.get(target_identifier)) is not None:
+            if existing.tags.get(ROTATION_ID_TAG) != tags[ROTATION_ID_TAG]:
+                raise NameTaken(f"{target_identifier} exists")
+            return
+        with self._calls.change("rds.request_restore", target_identifier):
+            key_arn = self.snapshots[snapshot]["KmsKeyId"]
+            made = self.add(target_identifier, key_arn=key_arn, tags=tags, status="creating")
+            self.alter(target_identifier, database=made.database.having(address="", port=0))
+            server = self.servers[target_identifier]
+            server.own, server.reachable = self.snapshots[snapshot]["Catalog"].copy(), False
+
+    def finish_restore(self, identifier: str) -> None:
+        database = self.instances[identifier].database
+        address = f"{identifier}.abc123.eu-central-1.rds.amazonaws.com"
+        self.alter(identifier, status="available", database=database.having(address=address, port=5432))
+        self.servers[identifier].reachable = True
+
     def settings_differences(self, source: Instance, target: Instance) -> Mapping[str, tuple[Any, Any]]:
         return dict(self.differences)
 
@@ -502,17 +521,19 @@ class FakeRds:
         return sorted(
             name
             for name, one in self.snapshots.items()
-            if one["KmsKeyId"] == key_arn and tags.items() <= one["Tags"].items()
+            if one["KmsKeyId"] == key_arn
+            and tags.items() <= {tag["Key"]: tag["Value"] for tag in one["TagList"]}.items()
         )
 
     def request_snapshot(self, identifier: str, source_identifier: str, tags: Mapping[str, str]) -> None:
         with self._calls.change("rds.request_snapshot", identifier):
             key_arn = self.instances[source_identifier].database.kms_key_arn
-            self.snapshots[identifier] = _snapshot(identifier, key_arn, tags)
+            catalog = self.servers[source_identifier].catalog.copy()
+            self.snapshots[identifier] = snapshot(identifier, key_arn, tags, catalog)
 
     def request_snapshot_copy(self, source: str, copy: str, key_arn: str, tags: Mapping[str, str]) -> None:
         with self._calls.change("rds.request_snapshot_copy", copy):
-            self.snapshots[copy] = _snapshot(copy, key_arn, tags)
+            self.snapshots[copy] = snapshot(copy, key_arn, tags, self.snapshots[source]["Catalog"])
 
     def request_snapshot_deletion(self, identifier: str) -> None:
         with self._calls.change("rds.request_snapshot_deletion", identifier):
@@ -626,8 +647,15 @@ class FakeBlueGreen:
         return found[0] if found else ""
 
 
-def _snapshot(identifier: str, key_arn: str | None, tags: Mapping[str, str]) -> dict[str, Any]:
-    return {"DBSnapshotIdentifier": identifier, "Status": "available", "KmsKeyId": key_arn, "Tags": dict(tags)}
+def snapshot(identifier: str, key_arn: str | None, tags: Mapping[str, str], catalog: Catalog) -> dict[str, Any]:
+    """``Catalog``: the data, which RDS does not show."""
+    return {
+        "DBSnapshotIdentifier": identifier,
+        "Status": "available",
+        "KmsKeyId": key_arn,
+        "TagList": [{"Key": name, "Value": value} for name, value in tags.items()],
+        "Catalog": catalog,
+    }
 
 
 class FakeKms:

@@ -95,6 +95,13 @@ class Rds(Protocol):
         """
         ...
 
+    def request_restore(self, source: Instance, target_identifier: str, snapshot: str, tags: Mapping[str, str]) -> None:
+        """Ask for the target of a snapshot, under that snapshot's key, with the source's settings.
+
+        Raises: NameTaken, AwsRefused (terminal).
+        """
+        ...
+
     def settings_differences(self, source: Instance, target: Instance) -> Mapping[str, tuple[Any, Any]]:
         """Setting name -> (source's, target's), for every carried setting that differs."""
         ...

@@ -140,6 +140,31 @@ def test_its_own_target_is_adopted_and_a_strangers_is_not(rds: AwsRds, source: I
         rds.request_read_replica(source, "orders-rot-42", KEY, our_tags("orders", "43"))
 
 
+def test_a_restored_target_carries_the_tags_and_is_adopted_like_any(rds: AwsRds, source: Instance) -> None:
+    source = with_settings(source, OptionGroupMemberships=[])  # moto does not know the default one
+    rds.request_snapshot("orders-rot-42-kept", "orders", OURS)
+    for _ in range(2):
+        rds.request_restore(source, "orders-rot-42", "orders-rot-42-kept", OURS)
+
+    assert live(rds, "orders-rot-42").tags == {"team": "pay", **OURS}
+    with pytest.raises(NameTaken, match="orders-rot-42"):
+        rds.request_restore(source, "orders-rot-42", "orders-rot-42-kept", our_tags("orders", "43"))
+
+
+def test_a_restore_whose_answer_got_lost_is_its_own(rds: AwsRds, source: Instance) -> None:
+    """The SDK repeats the call, and RDS says that the name is taken."""
+    ours = {
+        "DBInstanceIdentifier": "orders-rot-42", "DBInstanceArn": "arn:t", "DbiResourceId": "db-T",
+        "Engine": "postgres", "EngineVersion": "16.4", "TagList": [{"Key": ROTATION_ID_TAG, "Value": "42"}],
+    }  # fmt: skip
+    with Refusing() as stub:
+        absent(stub)
+        stub.add_client_error("restore_db_instance_from_db_snapshot", "DBInstanceAlreadyExists")
+        stub.add_response("describe_db_instances", {"DBInstances": [ours]})
+
+        rds.request_restore(source, "orders-rot-42", "orders-rot-42-kept", OURS)
+
+
 @pytest.mark.parametrize(
     ("code", "message", "error"),
     [
@@ -248,6 +273,22 @@ AT_CREATION = {
 }
 
 
+NOT_AT_RESTORE = {
+    "MaxAllocatedStorage",
+    "DatabaseInsightsMode",
+    "EnablePerformanceInsights",
+    "PerformanceInsightsKMSKeyId",
+    "PerformanceInsightsRetentionPeriod",
+    "MonitoringInterval",
+    "MonitoringRoleArn",
+}
+AT_RESTORE = {name: value for name, value in AT_CREATION.items() if name not in NOT_AT_RESTORE} | {
+    "BackupRetentionPeriod": 14,
+    "PreferredBackupWindow": "03:00-03:30",
+    "EngineLifecycleSupport": "open-source-rds-extended-support-disabled",
+}
+
+
 @pytest.fixture
 def full(source: Instance) -> Instance:
     return with_settings(source, **FULL)
@@ -263,6 +304,30 @@ def target_of(source: Instance, **raw: Any) -> Instance:
 def test_everything_that_can_be_given_is_given_at_creation(full: Instance) -> None:
     """What is left out RDS fills with defaults; Performance Insights would stay under the old key."""
     assert carried_settings.creation_parameters(full.raw, KEY) == AT_CREATION
+
+
+def test_everything_that_a_restore_takes_is_given(full: Instance) -> None:
+    """Left out, these fall back to the default security group, the default parameters, and no protection."""
+    assert carried_settings.restoration_parameters(full.raw) == AT_RESTORE
+
+
+def test_what_a_restore_does_not_take_is_repaired_with_one_call(rds: AwsRds, full: Instance) -> None:
+    """Performance Insights gets its key only while it is being switched on; switched on without, it has another."""
+    bare = target_of(
+        full, MaxAllocatedStorage=None, PerformanceInsightsEnabled=False, PerformanceInsightsKMSKeyId=None,
+        MonitoringInterval=0, MonitoringRoleArn=None,
+    )  # fmt: skip
+    with asked_of("ModifyDBInstance") as asked, Refusing() as stub:
+        stub.add_response("modify_db_instance", {})
+
+        assert () == tuple(rds.request_setting_repair(full, bare, rds.settings_differences(full, bare)))
+
+    taken = {"MaxAllocatedStorage", "MonitoringInterval", "MonitoringRoleArn", "EnablePerformanceInsights"}
+    assert taken | {"PerformanceInsightsRetentionPeriod", "PerformanceInsightsKMSKeyId"} == set(asked[0]) - {
+        "DBInstanceIdentifier",
+        "ApplyImmediately",
+    }
+    assert asked[0]["PerformanceInsightsKMSKeyId"] == KEY
 
 
 def test_a_key_of_its_own_stays_with_performance_insights(full: Instance) -> None:
@@ -283,14 +348,17 @@ def test_parameters_of_creation_and_repair_exist(full: Instance) -> None:
     """A parameter that the SDK does not know would fail on the day of the rotation."""
     operations = client("rds").meta.service_model
     creation = operations.operation_model("CreateDBInstanceReadReplica").input_shape.members
+    restoration = operations.operation_model("RestoreDBInstanceFromDBSnapshot").input_shape.members
     repair = operations.operation_model("ModifyDBInstance").input_shape.members
     described = operations.operation_model("DescribeDBInstances").output_shape.members["DBInstances"].member.members
 
     assert set(AT_CREATION) <= set(creation)
+    assert set(AT_RESTORE) <= set(restoration)
+    assert not NOT_AT_RESTORE & set(restoration)
     assert set(FULL) <= set(described)
     for setting in carried_settings.SETTINGS:
         if setting.repair is not None:
-            assert set(setting.repair(setting.seen(full.raw), setting.seen({}))) <= set(repair), setting.name
+            assert set(setting.repair(setting.seen(full.raw), setting.seen({})) or {}) <= set(repair), setting.name
 
 
 def test_a_faithful_target_has_no_differences(rds: AwsRds, full: Instance) -> None:

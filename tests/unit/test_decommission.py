@@ -15,9 +15,11 @@ from tests.fakes import (
     ROTATION_ID,
     SOURCE,
     TARGET,
+    Catalog,
     FakeEngine,
     FakePorts,
     journaled,
+    snapshot,
     switched_rotation,
 )
 
@@ -282,8 +284,7 @@ def test_an_earlier_copy_is_not_deleted_for_one_under_the_wrong_key() -> None:
 
 
 def _kept(name: str, key_arn: str, base_name: str | None) -> dict[str, Any]:
-    tags = {} if base_name is None else our_tags(base_name, "00000000")
-    return {"DBSnapshotIdentifier": name, "Status": "available", "KmsKeyId": key_arn, "Tags": tags}
+    return snapshot(name, key_arn, {} if base_name is None else our_tags(base_name, "00000000"), Catalog())
 
 
 def test_looks_less_often_after_an_hour() -> None:

@@ -1,8 +1,8 @@
 """What a target must have of its source: one table, read at creation, at the comparison and at every repair.
 
-A replica does not inherit most of it: RDS fills what is left out with defaults. Each row says how a setting reads in
-DescribeDBInstances, which parameter gives it at creation, and which parameter of ModifyDBInstance repairs it. A setting
-without either is still compared: a difference then ends the rotation before the fence.
+Neither a replica nor what is restored inherits most of it: RDS fills what is left out with defaults. Each row says how
+a setting reads in DescribeDBInstances, which parameter gives it at creation, and which parameter of ModifyDBInstance
+repairs it. A setting without either is still compared: a difference then ends the rotation.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -24,7 +24,8 @@ class Setting:
         wanted: the value that the target must have, given the source and the target's (new) key.
         seen: the value that an instance has.
         create: parameters of CreateDBInstanceReadReplica for a wanted value; empty when it cannot be given there.
-        repair: parameters of ModifyDBInstance for (wanted, seen); None when ModifyDBInstance cannot change it.
+        restore: the same of RestoreDBInstanceFromDBSnapshot; None where it takes what the other call takes.
+        repair: parameters of ModifyDBInstance for (wanted, seen); None when ModifyDBInstance cannot change it (so).
         satisfied: whether a seen value is as good as the wanted one.
         pending: the name under PendingModifiedValues that says that a repair is under way.
     """
@@ -32,7 +33,8 @@ class Setting:
     name: str
     seen: Callable[[Raw], Any]
     create: Callable[[Any], Parameters] = lambda wanted: {}
-    repair: Callable[[Any, Any], Parameters] | None = None
+    restore: Callable[[Any], Parameters] | None = None
+    repair: Callable[[Any, Any], Parameters | None] | None = None
     wanted: Callable[[Raw, str | None], Any] | None = None
     satisfied: Callable[[Any, Any], bool] = lambda wanted, seen: bool(wanted == seen)
     pending: str | None = None
@@ -41,14 +43,28 @@ class Setting:
         return self.seen(source) if self.wanted is None else self.wanted(source, key_arn)
 
 
+def _not_taken(wanted: Any) -> Parameters:
+    return {}
+
+
 def _plain(
-    name: str, field: str, *, create: str | None = None, modify: str | None = None, default: Any = None
+    name: str,
+    field: str,
+    *,
+    create: str | None = None,
+    restore: str | None = None,
+    modify: str | None = None,
+    default: Any = None,
 ) -> Setting:
-    """A setting that is one field, and one parameter in each call; an absent value is not passed."""
+    """A setting that is one field, and one parameter in each call; an absent value is not passed.
+
+    ``restore``: where it is not the one of ``create``; empty where that call has none.
+    """
     return Setting(
         name,
         seen=lambda raw: raw.get(field, default),
         create=lambda wanted: {create: wanted} if create and wanted is not None else {},
+        restore=None if restore is None else lambda wanted: {restore: wanted} if restore and wanted is not None else {},
         repair=(lambda wanted, seen: {modify: wanted}) if modify else None,
         satisfied=lambda wanted, seen: wanted is None or wanted == seen,
         pending=modify,
@@ -164,6 +180,7 @@ SETTINGS: tuple[Setting, ...] = (
         "storage autoscaling limit",
         "MaxAllocatedStorage",
         create="MaxAllocatedStorage",
+        restore="",
         modify="MaxAllocatedStorage",
     ),
     _plain("dedicated log volume", "DedicatedLogVolume", create="DedicatedLogVolume", modify="DedicatedLogVolume"),
@@ -228,11 +245,13 @@ SETTINGS: tuple[Setting, ...] = (
         create="AutoMinorVersionUpgrade",
         modify="AutoMinorVersionUpgrade",
     ),
-    _plain("Extended Support", "EngineLifecycleSupport", modify="EngineLifecycleSupport"),
     _plain(
-        "backup retention", "BackupRetentionPeriod", modify="BackupRetentionPeriod"
+        "Extended Support", "EngineLifecycleSupport", restore="EngineLifecycleSupport", modify="EngineLifecycleSupport"
+    ),
+    _plain(
+        "backup retention", "BackupRetentionPeriod", restore="BackupRetentionPeriod", modify="BackupRetentionPeriod"
     ),  # a replica is born with backups off
-    _plain("backup window", "PreferredBackupWindow", modify="PreferredBackupWindow"),
+    _plain("backup window", "PreferredBackupWindow", restore="PreferredBackupWindow", modify="PreferredBackupWindow"),
     _plain("maintenance window", "PreferredMaintenanceWindow", modify="PreferredMaintenanceWindow"),
     _plain(
         "deletion protection",
@@ -256,24 +275,32 @@ SETTINGS: tuple[Setting, ...] = (
         default=False,
     ),
     _plain(
-        "Database Insights mode", "DatabaseInsightsMode", create="DatabaseInsightsMode", modify="DatabaseInsightsMode"
+        "Database Insights mode",
+        "DatabaseInsightsMode",
+        create="DatabaseInsightsMode",
+        restore="",
+        modify="DatabaseInsightsMode",
     ),
     Setting(
         "Performance Insights",
         seen=_insights,
         create=_insights_parameters,
+        restore=_not_taken,
         repair=lambda wanted, seen: _insights_parameters(wanted),
     ),
-    Setting(  # cannot be changed while Performance Insights is on, so it is given at creation or not at all
+    Setting(  # cannot be changed while Performance Insights is on: given at creation, or together with switching it on
         "Performance Insights key",
         seen=lambda raw: raw.get("PerformanceInsightsKMSKeyId") if raw.get("PerformanceInsightsEnabled") else None,
         wanted=_insights_key,
         create=lambda wanted: _when(wanted, PerformanceInsightsKMSKeyId=wanted),
+        restore=_not_taken,
+        repair=lambda wanted, seen: {"PerformanceInsightsKMSKeyId": wanted} if seen is None else None,
     ),
     Setting(
         "enhanced monitoring",
         seen=_monitoring,
         create=_monitoring_parameters,
+        restore=_not_taken,
         repair=lambda wanted, seen: _monitoring_parameters(wanted),
     ),
     Setting(
@@ -295,6 +322,14 @@ def creation_parameters(source: Raw, key_arn: str) -> dict[str, Any]:
     parameters: dict[str, Any] = {}
     for setting in SETTINGS:
         parameters |= setting.create(setting.wanted_of(source, key_arn))
+    return parameters
+
+
+def restoration_parameters(source: Raw) -> dict[str, Any]:
+    """Every setting of the source that RestoreDBInstanceFromDBSnapshot takes; the others are repaired afterwards."""
+    parameters: dict[str, Any] = {}
+    for setting in SETTINGS:
+        parameters |= (setting.restore or setting.create)(setting.wanted_of(source, None))
     return parameters
 
 

@@ -92,6 +92,30 @@ class AwsRds:
             with calls("rds:CreateDBInstanceReadReplica"):
                 client("rds").create_db_instance_read_replica(**without)
 
+    def request_restore(self, source: Instance, target_identifier: str, snapshot: str, tags: Mapping[str, str]) -> None:
+        """Ask for the target of a snapshot, with every setting of the source that can be given then. Does not wait.
+
+        It is under the snapshot's key: the call takes no other (RDS API reference: RestoreDBInstanceFromDBSnapshot).
+        Idempotent: a target of that name that carries ``tags`` is adopted.
+
+        Raises:
+            NameTaken: terminal; an instance of that name exists that this rotation did not make.
+            AwsRefused: terminal; RDS does not make it.
+        """
+        if self._adopted(target_identifier, tags):
+            return
+        parameters = carried_settings.restoration_parameters(source.raw) | {
+            "DBInstanceIdentifier": target_identifier,
+            "DBSnapshotIdentifier": snapshot,
+            "Tags": _tag_list(carried_settings.carried_tags(source.tags) | dict(tags)),
+        }
+        try:
+            with calls("rds:RestoreDBInstanceFromDBSnapshot"):
+                client("rds").restore_db_instance_from_db_snapshot(**parameters)
+        except AwsRefused as refused:
+            if refused.code != "DBInstanceAlreadyExists" or not self._adopted(target_identifier, tags):
+                raise
+
     def _adopted(self, identifier: str, tags: Mapping[str, str]) -> bool:
         existing = self.describe_instance(identifier)
         if existing is None:
@@ -118,11 +142,12 @@ class AwsRds:
         for setting in carried_settings.SETTINGS:
             if setting.name not in differences or (setting.pending in pending):
                 continue
-            if setting.repair is None:
-                hopeless.append(setting.name)
-                continue
             wanted = setting.wanted_of(source.raw, target.database.kms_key_arn)
-            parameters |= setting.repair(wanted, setting.seen(target.raw))
+            asked = setting.repair(wanted, setting.seen(target.raw)) if setting.repair is not None else None
+            if asked is None:
+                hopeless.append(setting.name)
+            else:
+                parameters |= asked
         if parameters:
             self._modify(target.database.identifier, parameters)
         if carried_settings.ASSOCIATED_ROLES in differences:
