@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 from lambdas.decommission.right import establish, left_behind
-from lambdas.rotation import names
+from lambdas.rotation import names, snapshots
 from lambdas.rotation.errors import RetirementRefused
 from lambdas.rotation.ports import Instance, Ports
 from lambdas.rotation.state import Decommission, Rotation
@@ -22,7 +22,8 @@ def decommission(rotation: Rotation, ports: Ports) -> Rotation:
     The right to act is established from live facts at every visit. A source that is gone already is fine.
 
     Raises:
-        RetirementRefused: terminal; the live facts do not give the right, or a copy failed. Nothing more is deleted.
+        RetirementRefused: terminal; the live facts do not give the right. Nothing more is deleted.
+        SnapshotFailed: terminal; there is no copy to rely on. Nothing more is deleted.
     """
     seen, now = rotation.decommission, ports.clock.now()
     if seen is not None and seen.complete:
@@ -31,14 +32,8 @@ def decommission(rotation: Rotation, ports: Ports) -> Rotation:
     source = ports.rds.describe_instance_by_resource_id(database.resource_id)
     if source is not None and source.status != "deleting":
         establish(rotation, source, ports)
-    # Not after the target, which may have the name of a database that many rotations will have made snapshots of.
-    stem = names.target_identifier(rotation.planned()[0].base_name, rotation.rotation_id)
-    progress = seen or Decommission(
-        stage="snapshot",
-        temporary_snapshot=names.temporary_snapshot(stem),
-        kept_snapshot=names.kept_snapshot(stem),
-        started_at=now,
-    )
+    temporary, kept = snapshots.pair_of(rotation)
+    progress = seen or Decommission(stage="snapshot", temporary_snapshot=temporary, kept_snapshot=kept, started_at=now)
     if now - progress.started_at > PATIENCE:
         raise RetirementRefused(f"{progress.stage} of {database.identifier} is not done after {PATIENCE.days} days")
     progress = _STAGES[progress.stage](rotation, progress, source, ports)
@@ -50,24 +45,20 @@ def decommission(rotation: Rotation, ports: Ports) -> Rotation:
 
 def _snapshot(rotation: Rotation, progress: Decommission, source: Instance | None, ports: Ports) -> Decommission:
     temporary, kept = _snapshots(progress)
-    if ports.rds.describe_snapshot(kept) is not None or _is_available(temporary, ports):
+    if ports.rds.describe_snapshot(kept) is not None or snapshots.is_available(temporary, ports):
         return progress.having(stage="copy")
     if source is None:
         logger.warning("source was deleted by somebody else", kept_snapshot=None)
         return progress.having(stage="delete-snapshot")
-    ports.rds.request_snapshot(temporary, source.database.identifier, _tags(rotation))
+    ports.rds.request_snapshot(temporary, source.database.identifier, snapshots.tags(rotation))
     return progress
 
 
 def _copy(rotation: Rotation, progress: Decommission, source: Instance | None, ports: Ports) -> Decommission:
     temporary, kept = _snapshots(progress)
-    if not _is_available(kept, ports):
-        ports.rds.request_snapshot_copy(temporary, kept, rotation.keyed().arn, _tags(rotation))
-        return progress
-    copy = ports.rds.describe_snapshot(kept) or {}
-    if copy.get("KmsKeyId") != rotation.keyed().arn:
-        raise RetirementRefused(f"snapshot {kept} is under {copy.get('KmsKeyId')}, not under the new key")
-    return progress.having(stage="delete-snapshot")
+    return (
+        progress.having(stage="delete-snapshot") if snapshots.is_copied(temporary, kept, rotation, ports) else progress
+    )
 
 
 def _delete_snapshot(rotation: Rotation, progress: Decommission, source: Instance | None, ports: Ports) -> Decommission:
@@ -98,19 +89,13 @@ def _rekey_kept(rotation: Rotation, progress: Decommission, source: Instance | N
     One at a time: copied under the new key, and deleted only when the copy is available under it.
     """
     plan, _ = rotation.planned()
-    old, new = rotation.old_key, rotation.keyed()
+    old = rotation.old_key
     ours = {names.BASE_NAME_TAG: plan.base_name}
     kept = ports.rds.snapshots_under(old.arn, ours) if old is not None else ()
     if not kept:
         return _finished(rotation, progress, ports)
-    copy = names.rekeyed_snapshot(kept[0], rotation.rotation_id)
-    if not _is_available(copy, ports):
-        ports.rds.request_snapshot_copy(kept[0], copy, new.arn, _tags(rotation))
-        return progress
-    found = ports.rds.describe_snapshot(copy) or {}
-    if found.get("KmsKeyId") != new.arn:
-        raise RetirementRefused(f"snapshot {copy} is under {found.get('KmsKeyId')}, not under the new key")
-    ports.rds.request_snapshot_deletion(kept[0])
+    if snapshots.is_copied(kept[0], names.rekeyed_snapshot(kept[0], rotation.rotation_id), rotation, ports):
+        ports.rds.request_snapshot_deletion(kept[0])
     return progress
 
 
@@ -135,17 +120,6 @@ _STAGES = {
 
 def _snapshots(progress: Decommission) -> tuple[str, str]:
     return str(progress.temporary_snapshot), str(progress.kept_snapshot)
-
-
-def _is_available(identifier: str, ports: Ports) -> bool:
-    snapshot = ports.rds.describe_snapshot(identifier)
-    if snapshot is not None and snapshot.get("Status") == "failed":
-        raise RetirementRefused(f"snapshot {identifier} failed; delete it and start the rotation again to finish it")
-    return snapshot is not None and snapshot.get("Status") == "available"
-
-
-def _tags(rotation: Rotation) -> dict[str, str]:
-    return names.our_tags(rotation.planned()[0].base_name, rotation.rotation_id)
 
 
 handler = step(decommission)

@@ -99,6 +99,10 @@ class StateIncomplete(Terminal):
     """The state lacks a part that the step needs: the state machine or its input is wrong."""
 
 
+class SnapshotFailed(Terminal):
+    """RDS has given up a snapshot or its copy, or made the copy under another key: there is nothing to rely on."""
+
+
 # -- terminal: before the fence --------------------------------------------------------------------------------------
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from lambdas.decommission.handler import decommission
-from lambdas.rotation.errors import AwsUnavailable, RetirementRefused
+from lambdas.rotation.errors import AwsUnavailable, RetirementRefused, SnapshotFailed
 from lambdas.rotation.names import CONTROL_DATABASE, DECOMMISSION_TAG, our_tags
 from lambdas.rotation.state import EndpointSecret, Release, Rotation, Verification
 from tests.fakes import (
@@ -194,7 +194,7 @@ def test_a_copy_under_the_wrong_key_stops_everything() -> None:
     ports, rotation = after_grace()
     ports.rds.snapshots[KEPT] = {"Status": "available", "KmsKeyId": OLD_KEY}
 
-    with pytest.raises(RetirementRefused, match="not under the new key"):
+    with pytest.raises(SnapshotFailed, match="not under the new key"):
         to_the_end(ports, rotation)
 
     assert SOURCE in ports.rds.instances
@@ -221,7 +221,7 @@ def test_a_failed_copy_is_told() -> None:
         rotation = decommission(rotation, ports)
     ports.rds.snapshots[KEPT]["Status"] = "failed"
 
-    with pytest.raises(RetirementRefused, match="failed"):
+    with pytest.raises(SnapshotFailed, match="failed"):
         decommission(rotation, ports)
 
 
@@ -277,7 +277,7 @@ def test_an_earlier_copy_is_not_deleted_for_one_under_the_wrong_key() -> None:
     ports.rds.snapshots[earlier] = _kept(earlier, OLD_KEY, "orders")
     ports.rds.snapshots[rekeyed] = _kept(rekeyed, "arn:another", "orders")
 
-    with pytest.raises(RetirementRefused, match="arn:another"):
+    with pytest.raises(SnapshotFailed, match="arn:another"):
         to_the_end(ports, rotation)
 
     assert earlier in ports.rds.snapshots
