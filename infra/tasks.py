@@ -206,6 +206,19 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
     )
     pass_monitoring_role = allow("iam:PassRole", on=config.monitoring_role_arns, when=passed_to("monitoring.rds"))
     pass_associated_role = allow("iam:PassRole", on=config.associated_role_arns, when=passed_to("rds"))
+    repair_settings = (
+        allow("rds:ModifyDBInstance", on=our_db, when=MADE_BY_A_ROTATION),
+        allow("rds:ModifyDBInstance", on=groups),
+        allow("rds:AddRoleToDBInstance", on=our_db, when=MADE_BY_A_ROTATION),
+        allow("rds:AddTagsToResource", on=our_db, when=all_of(MADE_BY_A_ROTATION, NONE_OF_OUR_TAGS)),
+        pass_monitoring_role,
+        pass_associated_role,
+    )
+    copy_snapshot = (
+        allow("rds:CopyDBSnapshot", "rds:AddTagsToResource", on=our_snapshot, when=TAGGED_BY_THIS_CALL),
+        *lend_key_to_rds,
+        allow(*COPY_UNDER_A_KEY, on=any_key, when=through_rds),
+    )
     see_key_users = (
         allow("kms:ListGrants", "kms:GetKeyLastUsage", on=any_key),
         see_db,
@@ -302,12 +315,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 journal,
                 see_db,
                 see_snapshots,
-                allow("rds:ModifyDBInstance", on=our_db, when=MADE_BY_A_ROTATION),
-                allow("rds:ModifyDBInstance", on=groups),
-                allow("rds:AddRoleToDBInstance", on=our_db, when=MADE_BY_A_ROTATION),
-                allow("rds:AddTagsToResource", on=our_db, when=all_of(MADE_BY_A_ROTATION, NONE_OF_OUR_TAGS)),
-                pass_monitoring_role,
-                pass_associated_role,
+                *repair_settings,
                 *log_in,
             ),
             connects_to_databases=True,
@@ -360,6 +368,54 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
             "The commit point: writes the decision and opens the target",
             (journal, *log_in, see_recovery, end_recovery),
             connects_to_databases=True,
+        ),
+        Task(
+            "WaitForSource",
+            "Observes the source once, where the target is made under the fence: ready for it, or not yet",
+            (journal, see_db, *log_in),
+            connects_to_databases=True,
+            timeout_seconds=60,
+        ),
+        Task(
+            "TakeSnapshot",
+            "Asks RDS for a snapshot of the fenced source",
+            (
+                journal,
+                see_db,
+                see_snapshots,
+                allow("rds:CreateDBSnapshot", on=(any_db, our_snapshot), when=TAGGED_BY_THIS_CALL),
+                allow("rds:AddTagsToResource", on=our_snapshot, when=TAGGED_BY_THIS_CALL),
+                *log_in,
+            ),
+            connects_to_databases=True,
+        ),
+        Task(
+            "CopySnapshot",
+            "Asks RDS for a copy of that snapshot under the new key",
+            (journal, see_snapshots, *copy_snapshot),
+        ),
+        Task(
+            "RestoreTarget",
+            "Asks RDS for the target, made of that copy",
+            (
+                journal,
+                see_db,
+                allow("rds:RestoreDBInstanceFromDBSnapshot", on=(our_db, *groups), when=TAGGED_BY_THIS_CALL),
+                allow(
+                    "rds:RestoreDBInstanceFromDBSnapshot",
+                    on=our_snapshot,
+                    when=all_of(MADE_BY_A_ROTATION, TAGGED_BY_THIS_CALL),
+                ),
+                allow("rds:AddTagsToResource", on=our_db, when=TAGGED_BY_THIS_CALL),
+                *lend_key_to_rds,
+            ),
+        ),
+        Task(
+            "WaitForRestore",
+            "Observes the target once, repairs what a restore does not take, proves the fence on it",
+            (journal, see_db, *repair_settings, *lend_key_to_rds, *log_in),
+            connects_to_databases=True,
+            timeout_seconds=60,
         ),
         Task(
             "CreateBlueGreenDeployment",
@@ -451,15 +507,8 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 see_key_state,
                 *log_in,
                 allow("rds:CreateDBSnapshot", on=any_db, when=all_of(MARKED_FOR_REMOVAL, TAGGED_BY_THIS_CALL)),
-                allow(
-                    "rds:CreateDBSnapshot",
-                    "rds:CopyDBSnapshot",
-                    "rds:AddTagsToResource",
-                    on=our_snapshot,
-                    when=TAGGED_BY_THIS_CALL,
-                ),
-                *lend_key_to_rds,
-                allow(*COPY_UNDER_A_KEY, on=any_key, when=through_rds),
+                allow("rds:CreateDBSnapshot", on=our_snapshot, when=TAGGED_BY_THIS_CALL),
+                *copy_snapshot,
                 allow("rds:DeleteDBSnapshot", on=our_snapshot, when=MADE_BY_A_ROTATION),
                 allow("rds:ModifyDBInstance", "rds:DeleteDBInstance", on=any_db, when=MARKED_FOR_REMOVAL),
             ),
@@ -528,6 +577,8 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 *log_in,
                 end_recovery,
                 see_db,
+                see_snapshots,
+                allow("rds:DeleteDBSnapshot", on=our_snapshot, when=MADE_BY_A_ROTATION),
                 # Not what Verify has marked: applications write to it.
                 allow(
                     "rds:ModifyDBInstance",

@@ -526,12 +526,16 @@ class FakeRds:
         )
 
     def request_snapshot(self, identifier: str, source_identifier: str, tags: Mapping[str, str]) -> None:
+        if identifier in self.snapshots:
+            return
         with self._calls.change("rds.request_snapshot", identifier):
             key_arn = self.instances[source_identifier].database.kms_key_arn
             catalog = self.servers[source_identifier].catalog.copy()
             self.snapshots[identifier] = snapshot(identifier, key_arn, tags, catalog)
 
     def request_snapshot_copy(self, source: str, copy: str, key_arn: str, tags: Mapping[str, str]) -> None:
+        if copy in self.snapshots:
+            return
         with self._calls.change("rds.request_snapshot_copy", copy):
             self.snapshots[copy] = snapshot(copy, key_arn, tags, self.snapshots[source]["Catalog"])
 

@@ -1,4 +1,4 @@
-"""CheckTarget: is the promoted target the continuation of the source?"""
+"""CheckTarget: is the target, promoted or restored, the continuation of the source?"""
 
 from lambdas.rotation import reach
 from lambdas.rotation.errors import StateIncomplete, TargetMismatch
@@ -18,8 +18,8 @@ def check_target(rotation: Rotation, ports: Ports) -> Rotation:
     """
     plan, _ = rotation.planned()
     source, target, fence, position = rotation.fenced()
-    if rotation.promotion is None or not rotation.promotion.complete:
-        raise StateIncomplete("needs a promoted target: WaitForPromotion has not finished")
+    if not rotation.target_stands_alone:
+        raise StateIncomplete("needs a fenced primary: WaitForPromotion or WaitForRestore has not finished")
     on_target = ports.engine(target, plan)
     there = on_target.control_view(rotation.rotation_id, fence.databases)
     here = ports.engine(source, plan).control_view(rotation.rotation_id, fence.databases)

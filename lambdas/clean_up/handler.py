@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import timedelta
+from functools import partial
 
 from lambdas.rotation.errors import (
     AccessRefused,
@@ -90,6 +91,11 @@ def _chores(rotation: Rotation) -> list[tuple[Chore, str]]:
         command = f"aws rds delete-db-instance --db-instance-identifier {target} --skip-final-snapshot"
         chores.append((_target, f"{command} --delete-automated-backups"))
         chores.append((_control_database, _DROP[source.engine].format(CONTROL_DATABASE)))
+    if rotation.restoration is not None:
+        # After the target, which may still be being made of one of them.
+        for snapshot in (rotation.restoration.kept_snapshot, rotation.restoration.temporary_snapshot):
+            command = f"aws rds delete-db-snapshot --db-snapshot-identifier {snapshot}"
+            chores.append((partial(_snapshot, snapshot), command))
     return chores
 
 
@@ -115,6 +121,15 @@ def _ours(rotation: Rotation, ports: Ports) -> Instance | None:
     """The target; one without our tag was there before (NameTaken), and is not for us to touch."""
     target = ports.rds.describe_instance(rotation.target_identifier or "")
     return target if target is not None and target.tags.get(ROTATION_ID_TAG) == rotation.rotation_id else None
+
+
+def _snapshot(identifier: str, rotation: Rotation, ports: Ports) -> str | None:
+    found = ports.rds.describe_snapshot(identifier)
+    tags = {tag["Key"]: tag["Value"] for tag in (found or {}).get("TagList") or ()}
+    if found is None or tags.get(ROTATION_ID_TAG) != rotation.rotation_id:
+        return None
+    ports.rds.request_snapshot_deletion(identifier)
+    return f"snapshot {identifier} to be deleted (it is {found.get('Status')})"
 
 
 def _control_database(rotation: Rotation, ports: Ports) -> str | None:

@@ -17,7 +17,7 @@ def confirm_drained(rotation: Rotation, ports: Ports) -> Rotation:
         DrainIncomplete: terminal; not within the write outage budget. Rollback re-opens the source, nothing is lost.
     """
     plan, _ = rotation.planned()
-    _, target, fence, position = rotation.fenced()
+    _, target, _, position = rotation.fenced()
     engine = ports.engine(target, plan)
     began = ports.clock.monotonic()
     while True:
@@ -25,7 +25,7 @@ def confirm_drained(rotation: Rotation, ports: Ports) -> Rotation:
         now = ports.clock.now()
         if complete or ports.clock.monotonic() - began >= POLL_SECONDS:
             break
-        if (now - fence.requested_at).total_seconds() >= plan.write_outage_budget_seconds:
+        if now >= rotation.outage_ends_by:
             raise DrainIncomplete(
                 f"{target.identifier} has replayed {engine.replayed()}, not {position}, "
                 f"within {plan.write_outage_budget_seconds} s"

@@ -27,12 +27,14 @@ def pause_application_writes(rotation: Rotation, ports: Ports) -> Rotation:
     """
     plan, source = rotation.planned()
     if rotation.sync is None or not rotation.sync.ready:
-        raise StateIncomplete("needs a target in sync: WaitForReplicationSync has not finished")
+        raise StateIncomplete(
+            "needs everything ready for the fence: WaitForReplicationSync or WaitForSource has not finished"
+        )
     if rotation.fence is not None and rotation.fence.position is not None:
         return rotation
     engine = ports.engine(source, plan)
     rotation, fence = _written_down(rotation, engine, ports)
-    deadline = fence.requested_at + timedelta(seconds=plan.write_outage_budget_seconds)
+    deadline = rotation.outage_ends_by
     ports.recovery.set(rotation, deadline + RECOVERY_MARGIN)
     while True:
         left = (deadline - ports.clock.now()).total_seconds()

@@ -2,14 +2,17 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from lambdas.preflight.checks import blue_green, connectivity, instance, key, login
+from lambdas.preflight.checks import blue_green, connectivity, instance, key, login, snapshot
 from lambdas.rotation.errors import AccessRefused, AwsRefused, PreflightRefused
 from lambdas.rotation.ports import Instance, Ports
 from lambdas.rotation.state import Finding, NotTaken, Preflight, Rotation, Strategy
 from lambdas.rotation.step import logger, step
 
 IN_THIS_ORDER: tuple[Strategy, ...] = ("read-replica", "blue-green")
-"""Of ``auto``: first what proves by itself that nothing is lost, then what leaves the proof to RDS."""
+"""Of ``auto``: first what proves by itself that nothing is lost, then what leaves the proof to RDS.
+
+Not a snapshot: hours without writes have to be asked for by name.
+"""
 
 KEY_COST_USD = 1.0
 """Per month and customer managed key; the target's instance hours come on top during sync and grace period."""
@@ -90,19 +93,30 @@ def _checks(rotation: Rotation, source: Instance, ports: Ports) -> tuple[Check, 
         lambda: instance.quotas(source, ports),
         lambda: key.old_key(source, ports),
     )
+    by_fence: tuple[Check, ...] = (
+        lambda: instance.replicas(source),
+        lambda: instance.condition(rotation, source),
+        *whichever,
+        lambda: instance.reachable(rotation, ports),
+        lambda: connectivity.connectivity(rotation, ports),
+        lambda: login.login(rotation, ports),
+    )
     by_strategy: Mapping[str, tuple[Check, ...]] = {
         "read-replica": (
-            lambda: instance.shape(source),
-            lambda: instance.condition(rotation, source),
-            lambda: instance.engine(source),
-            *whichever,
-            lambda: instance.reachable(rotation, ports),
-            lambda: connectivity.connectivity(rotation, ports),
-            lambda: login.login(rotation, ports),
+            lambda: instance.encrypted(source),
+            lambda: instance.backups(source),
+            lambda: instance.engine(rotation, source),
+            *by_fence,
+        ),
+        "snapshot": (
+            lambda: snapshot.downtime(rotation, source),
+            lambda: instance.engine(rotation, source, snapshot.SERVED),
+            *by_fence,
         ),
         "blue-green": (
             lambda: blue_green.shape(source, ports),
             lambda: instance.condition(rotation, source),
+            lambda: instance.backups(source),
             lambda: blue_green.engine(source),
             *whichever,
             lambda: blue_green.replication(rotation, source, ports),
@@ -116,6 +130,7 @@ def _warnings(rotation: Rotation, source: Instance, ports: Ports) -> tuple[Check
     plan, _ = rotation.planned()
     of_the_strategy: Mapping[str, Check] = {
         "read-replica": lambda: login.warnings(rotation, ports),
+        "snapshot": lambda: snapshot.warnings(rotation, source, ports),
         "blue-green": lambda: blue_green.warnings(rotation, source),
     }
     return (lambda: instance.warnings(source, ports), of_the_strategy[plan.strategy])

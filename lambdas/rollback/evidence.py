@@ -1,8 +1,8 @@
-"""What became of a promotion that was requested. Facts from RDS and from the server itself, never from the state."""
+"""What became of a target that was asked for. Facts from RDS and from the server itself, never from the state."""
 
 from datetime import timedelta
 
-from lambdas.rotation.ports import Ports
+from lambdas.rotation.ports import Instance, Ports
 from lambdas.rotation.state import Database, Rotation, Undo
 
 STILL_A_REPLICA = timedelta(seconds=10)
@@ -19,6 +19,36 @@ class Undecided(Exception):
         self.undo = undo.having(outcome="undecided", reason=reason)
 
 
+def releasable_target(rotation: Rotation, undo: Undo, ports: Ports) -> Database | None:
+    """The target as a primary, where it may have been released; None when it is certain that it never will be.
+
+    Raises:
+        Undecided: not known yet.
+    """
+    if rotation.promotion is not None:
+        return promoted_target(rotation, undo, ports)
+    if rotation.restoration is not None:
+        return restored_target(rotation, undo, ports)
+    return None
+
+
+def restored_target(rotation: Rotation, undo: Undo, ports: Ports) -> Database | None:
+    """None when it does not exist, or was never checked, whatever RDS makes of it meanwhile.
+
+    Only ResumeWrites releases, and only where the journal has CheckTarget's result. Nobody of before writes to the
+    journal any more, and nobody of before is alive: without that result no target of this rotation was released, or
+    ever can be (ADR 14). It need not be waited for while RDS is still making it, nor while it does not answer: it is
+    born fenced, and CleanUp removes it.
+
+    Raises:
+        Undecided: not known yet.
+    """
+    if rotation.target_check is None:
+        return None
+    found = _existing(rotation, undo, ports)
+    return found.database if found is not None else None
+
+
 def promoted_target(rotation: Rotation, undo: Undo, ports: Ports) -> Database | None:
     """The target as a primary; None when it is certain that it can no longer become one.
 
@@ -30,13 +60,9 @@ def promoted_target(rotation: Rotation, undo: Undo, ports: Ports) -> Database | 
     """
     plan, _ = rotation.planned()
     target = rotation.synced_target()
-    instance = ports.rds.describe_instance_by_resource_id(target.resource_id)
+    instance = _existing(rotation, undo, ports)
     if instance is None:
-        if ports.rds.describe_instance(target.identifier) is not None:
-            raise Undecided(undo, f"{target.identifier} is not the instance that was to be promoted")
         return None
-    if instance.status == "deleting":
-        raise Undecided(undo, f"{target.identifier} is being deleted")
     if not ports.engine(instance.database, plan).is_replica():
         return instance.database
     if not instance.status.startswith(NOTHING_UNDER_WAY) or instance.replica_of is None:
@@ -47,3 +73,13 @@ def promoted_target(rotation: Rotation, undo: Undo, ports: Ports) -> Database | 
         seen = undo.having(replica_seen_at=undo.replica_seen_at or now)
         raise Undecided(seen, f"{target.identifier} is a replica; to be seen once more")
     return None
+
+
+def _existing(rotation: Rotation, undo: Undo, ports: Ports) -> Instance | None:
+    target = rotation.synced_target()
+    instance = ports.rds.describe_instance_by_resource_id(target.resource_id)
+    if instance is None and ports.rds.describe_instance(target.identifier) is not None:
+        raise Undecided(undo, f"{target.identifier} is not the instance that this rotation has seen")
+    if instance is not None and instance.status == "deleting":
+        raise Undecided(undo, f"{target.identifier} is being deleted")
+    return instance

@@ -1,6 +1,6 @@
 """Rollback: return to the source, or find out that it is too late, or not yet known."""
 
-from lambdas.rollback.evidence import Undecided, promoted_target
+from lambdas.rollback.evidence import Undecided, releasable_target
 from lambdas.rotation import reach
 from lambdas.rotation.errors import (
     AccessRefused,
@@ -56,9 +56,9 @@ def _settled(rotation: Rotation, ports: Ports) -> Rotation:
     fence = rotation.fence
     if fence is None:
         return rolled_back(rotation, "nothing was fenced", ports)
-    if rotation.promotion is not None and undo.decided_at is None:
+    if undo.decided_at is None:
         plan, _ = rotation.planned()
-        target = promoted_target(rotation, undo, ports)
+        target = releasable_target(rotation, undo, ports)
         # Nothing is opened there: the row keeps a late ResumeWrites from doing it.
         if target and ports.engine(target, plan).decide(rotation.rotation_id, "rollback", ()) == "release":
             return ended_with(rotation, "committed", "the target was released")

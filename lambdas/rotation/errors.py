@@ -127,7 +127,7 @@ class SettingsNotCarried(Terminal):
 
 
 class SyncIncomplete(Terminal):
-    """The target did not become ready within the time that a rotation waits for it."""
+    """The target, or the source before a snapshot, was not ready for the fence within the time that is given to it."""
 
 
 class ConnectivityChanged(Terminal):
@@ -145,12 +145,20 @@ class FenceBroken(Terminal):
     """A database that was fenced accepts connections again, or a database appeared that was never fenced."""
 
 
+class BudgetSpent(Terminal):
+    """Applications have not been able to write for as long as the plan allows, and no target is ready: it ends here."""
+
+
 class DrainIncomplete(Terminal):
     """The target has not replayed the fence position within the write outage budget; promoting would lose commits."""
 
 
 class PromotionFailed(Terminal):
     """RDS refused or failed the promotion, or did not finish it in time."""
+
+
+class RestoreFailed(Terminal):
+    """RDS accepted the restore of the target and gave it up; the source is the truth as before."""
 
 
 class SwitchoverFailed(Terminal):

@@ -24,11 +24,18 @@ RECOVER = "Recover"
 TASK_TOKEN = "TaskToken"  # noqa: S105 - the name of a field
 STARTED_BY = "AWS_STEP_FUNCTIONS_STARTED_BY_EXECUTION_ID"
 
-RISKS = ("logical-slots", "unlogged-tables", "memory-tables", "pg-cron", "iac-owned")
+RISKS = ("logical-slots", "unlogged-tables", "memory-tables", "pg-cron", "iac-owned", "downtime")
 """What a person may accept in ``Accept``; Preflight's reason is the same word as a name (``LogicalSlots``)."""
 
 INPUT_BYTES = 16 * 1024
 """The state carries the input through every step, and Step Functions ends an execution whose state is too large."""
+
+OF_STRATEGY: Mapping[str, Mapping[str, Any]] = {"snapshot": {"write_outage_budget_seconds": 4 * 60 * 60}}
+"""What takes the place of the stack's defaults: what fits a promotion does not fit a copy of all data."""
+
+_BUDGETS: Mapping[str, tuple[int, int]] = {"snapshot": (601, 24 * 60 * 60)}
+_BUDGET = (5, 600)
+"""Seconds of write outage that a strategy can be given; a shorter one would stop applications for nothing."""
 
 LONGEST_AGE_DAYS = 36_500
 _LARGEST_NUMBER = 1e15
@@ -131,7 +138,7 @@ class _Option:
 
 
 _OPTIONS = (
-    _Option("strategy", _choice("read-replica", "blue-green", "auto", later=("snapshot",)), "Strategy", "strategy"),
+    _Option("strategy", _choice("read-replica", "blue-green", "snapshot", "auto"), "Strategy", "strategy"),
     _Option("grace_days", _number, "GraceDays", "grace-days"),
     _Option("retire_key", _choice("auto", "true", "false"), "RetireKey", "retire-key"),
     _Option("login_secret", _text, "LoginSecret", "login-secret"),
@@ -211,10 +218,12 @@ def plan_of(base_name: str, request: Mapping[str, Any], tags: Mapping[str, str],
     decided: dict[str, Any] = {}
     problems: list[str] = []
     for option in _OPTIONS:
+        # The first option is the strategy.
+        default = {**defaults, **OF_STRATEGY.get(decided.get("strategy", ""), {})}.get(option.field)
         given = [
             (source, value)
             for source, value in (
-                (f"the stack's default {option.field}", defaults.get(option.field)),
+                (f"the stack's default {option.field}", default),
                 (OPT_IN + (option.tag or ""), tags.get(OPT_IN + option.tag) if option.tag else None),
                 (option.input, request.get(option.input) if option.input else None),
             )
@@ -225,6 +234,7 @@ def plan_of(base_name: str, request: Mapping[str, Any], tags: Mapping[str, str],
                 decided[option.field] = option.parse(value)
             except ValueError as problem:
                 problems.append(f"{source}: {problem}")
+    problems += _budget_problems(decided)
     if MIN_AGE in tags:
         try:
             _age(tags[MIN_AGE])
@@ -236,6 +246,14 @@ def plan_of(base_name: str, request: Mapping[str, Any], tags: Mapping[str, str],
         except ValidationError as error:
             problems = [f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()]
     raise InputRefused("; ".join(problems))
+
+
+def _budget_problems(decided: Mapping[str, Any]) -> list[str]:
+    strategy, seconds = decided.get("strategy", "read-replica"), decided.get("write_outage_budget_seconds")
+    least, most = _BUDGETS.get(strategy, _BUDGET)
+    if seconds is None or least <= seconds <= most:
+        return []
+    return [f"WriteOutageBudgetSeconds: strategy {strategy} takes {least} to {most} seconds, not {seconds}"]
 
 
 def min_age_days(tags: Mapping[str, str], defaults: Mapping[str, Any]) -> float:

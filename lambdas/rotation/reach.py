@@ -7,6 +7,7 @@ call would raise.
 
 from collections.abc import Callable
 
+from lambdas.rotation import snapshots
 from lambdas.rotation.ports import Ports
 from lambdas.rotation.state import Rotation
 
@@ -14,7 +15,12 @@ Probe = Callable[[Rotation, Ports], None]
 
 
 def rds(rotation: Rotation, ports: Ports) -> None:
-    ports.rds.describe_instance(rotation.synced_target().identifier)
+    ports.rds.describe_instance(rotation.target_or_source.identifier)
+
+
+def snapshot(rotation: Rotation, ports: Ports) -> None:
+    temporary, _ = snapshots.pair_of(rotation)
+    ports.rds.describe_snapshot(temporary)
 
 
 def new_key(rotation: Rotation, ports: Ports) -> None:
@@ -28,7 +34,7 @@ def source_server(rotation: Rotation, ports: Ports) -> None:
 
 def target_server(rotation: Rotation, ports: Ports) -> None:
     plan, _ = rotation.planned()
-    ports.engine(rotation.synced_target(), plan).verdict(rotation.rotation_id)
+    ports.engine(rotation.target_or_source, plan).verdict(rotation.rotation_id)
 
 
 def record(rotation: Rotation, ports: Ports) -> None:

@@ -5,7 +5,7 @@ part asks for it by a method that refuses (`StateIncomplete`) when an earlier st
 it. Times are aware UTC, durations seconds, positions opaque outside `engines/`.
 """
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal, NewType, Self
 
@@ -76,7 +76,8 @@ class Plan(_Part):
     dns_record: DnsRecordName | None = None
     endpoint_secret: str | None = None
     grace_days: Annotated[float, Field(ge=0, le=300)] = 7
-    write_outage_budget_seconds: Annotated[int, Field(ge=5, le=600)] = 120
+    write_outage_budget_seconds: Annotated[int, Field(ge=5, le=86_400)] = 120
+    """`policy` has narrower bounds, by strategy."""
     retire_key: Literal["auto", "true", "false"] = "auto"
     accept: tuple[str, ...] = ()
     dry_run: bool = False
@@ -212,8 +213,30 @@ class Promotion(_Part):
     completed_at: AwareDatetime | None = None
 
 
+class Restoration(_Part):
+    """The way from the fenced source to a target by a snapshot; ``stage`` says what is being waited for.
+
+    Written down before RDS is asked for the snapshot, and again before it is asked for the target.
+    """
+
+    stage: Literal["snapshot", "copy", "restore", "done"] = "snapshot"
+    temporary_snapshot: str
+    """Under the old key."""
+    kept_snapshot: str
+    """Its copy under the new key, of which the target is made."""
+    requested_at: AwareDatetime | None = None
+    """When RDS was about to be asked for the target."""
+    waiting_for: tuple[str, ...] = ()
+    look_again_seconds: int = 15
+
+    @property
+    def complete(self) -> bool:
+        """The target is a primary, available, with the source's settings, and the fence stands on it."""
+        return self.stage == "done"
+
+
 class TargetCheck(_Part):
-    """What the control database of the promoted, still fenced target showed."""
+    """What the control database of the fenced target showed, once that was a primary."""
 
     system_identifier: str
     databases: tuple[str, ...]
@@ -368,6 +391,7 @@ class Rotation(_Part):
     fence: Fence | None = None
     drain: Drain | None = None
     promotion: Promotion | None = None
+    restoration: Restoration | None = None
     target_check: TargetCheck | None = None
     deployment: Deployment | None = None
     release: Release | None = None
@@ -404,15 +428,42 @@ class Rotation(_Part):
 
     def synced_target(self) -> Database:
         if self.target is None:
-            raise StateIncomplete("needs a target: CreateEncryptedReadReplica has not run")
+            raise StateIncomplete("needs a target: no step has seen it yet")
         return self.target
 
-    def fenced(self) -> tuple[Database, Database, Fence, Position]:
-        """Source, target, fence and fence position; only a raised fence has a position."""
+    @property
+    def target_or_source(self) -> Database:
         _, source = self.planned()
+        return self.target or source
+
+    def fenced_source(self) -> tuple[Fence, Position]:
+        """Only a raised fence has a position."""
         if self.fence is None or self.fence.position is None:
             raise StateIncomplete("needs a raised fence: PauseApplicationWrites has not finished")
-        return source, self.synced_target(), self.fence, self.fence.position
+        return self.fence, self.fence.position
+
+    def fenced(self) -> tuple[Database, Database, Fence, Position]:
+        """Source, target, fence and fence position."""
+        _, source = self.planned()
+        return source, self.synced_target(), *self.fenced_source()
+
+    def restored(self) -> Restoration:
+        if self.restoration is None:
+            raise StateIncomplete("needs a snapshot: TakeSnapshot has not run")
+        return self.restoration
+
+    @property
+    def target_stands_alone(self) -> bool:
+        """The target was promoted, or restored, and the fence stands on it."""
+        return any(part is not None and part.complete for part in (self.promotion, self.restoration))
+
+    @property
+    def outage_ends_by(self) -> datetime:
+        """When the write outage budget is spent; only a fence has begun to spend it."""
+        plan, _ = self.planned()
+        if self.fence is None:
+            raise StateIncomplete("needs a fence: PauseApplicationWrites has not run")
+        return self.fence.requested_at + timedelta(seconds=plan.write_outage_budget_seconds)
 
     def deployed(self) -> Deployment:
         if self.deployment is None:

@@ -113,8 +113,7 @@ def _hangs(left: Rotation, now: datetime) -> bool:
         return False
     if left.promotion is not None:
         return now >= left.promotion.requested_at + PROMOTION_MAY_TAKE
-    budget = timedelta(seconds=left.planned()[0].write_outage_budget_seconds)
-    return now >= left.fence.requested_at + budget + FENCE_MARGIN
+    return now >= left.outage_ends_by + FENCE_MARGIN
 
 
 def without_stale_lock(rotation: Rotation, holder: Lock, ports: Ports) -> Lock | None:

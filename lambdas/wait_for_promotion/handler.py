@@ -3,7 +3,8 @@
 from datetime import timedelta
 
 from lambdas.rotation import reach
-from lambdas.rotation.errors import DatabaseUnreachable, FenceBroken, PromotionFailed, StateIncomplete
+from lambdas.rotation.errors import PromotionFailed, StateIncomplete
+from lambdas.rotation.inherited_fence import is_fenced_primary
 from lambdas.rotation.ports import Ports
 from lambdas.rotation.state import Promotion, Rotation
 from lambdas.rotation.step import logger, step
@@ -12,7 +13,6 @@ PATIENCE = timedelta(minutes=30)
 POLL_SECONDS = 10.0
 PAUSE_SECONDS = 1.0
 CLEAN_OBSERVATIONS = 2
-FENCE_SECONDS = 5
 GIVEN_UP = ("failed", "incompatible", "restore-error", "storage-full", "inaccessible")
 """Beginnings of the states in which RDS leaves an instance to its owner: the outage need not last for nothing."""
 
@@ -55,26 +55,9 @@ def _observed(rotation: Rotation, promotion: Promotion, ports: Ports) -> Promoti
     if not clean:
         return promotion.having(clean_observations=0)
     seen = promotion.clean_observations + 1
-    if seen < CLEAN_OBSERVATIONS or not _is_fenced_primary(rotation, ports):
+    if seen < CLEAN_OBSERVATIONS or not is_fenced_primary(rotation, ports):
         return promotion.having(clean_observations=min(seen, CLEAN_OBSERVATIONS - 1))
     return promotion.having(clean_observations=seen, complete=True, completed_at=ports.clock.now())
-
-
-def _is_fenced_primary(rotation: Rotation, ports: Ports) -> bool:
-    plan, _ = rotation.planned()
-    _, target, fence, _ = rotation.fenced()
-    engine = ports.engine(target, plan)
-    try:
-        if engine.is_replica():
-            return False
-        # The fence arrived by replication, which ends no session: whoever was reading from the replica could write now.
-        engine.raise_fence(rotation.rotation_id, fence.databases, FENCE_SECONDS)
-        breach = engine.fence_breach(fence.databases)
-    except DatabaseUnreachable:
-        return False  # the reboot that belongs to a promotion
-    if breach:
-        raise FenceBroken(f"{target.identifier}: {breach}")
-    return True
 
 
 handler = step(wait_for_promotion, reaches=(reach.rds, reach.source_server, reach.target_server))

@@ -6,9 +6,10 @@ from aws_lambda_powertools.metrics import MetricUnit
 
 from lambdas.rotation.errors import SyncIncomplete, UnknownDatabase, WrongKey
 from lambdas.rotation.ports import Instance, Ports
+from lambdas.rotation.readiness import connectivity
 from lambdas.rotation.state import Rotation, Sync
 from lambdas.rotation.step import logger, measure, step
-from lambdas.wait_for_replication_sync.readiness import backups, connectivity, replication, settings
+from lambdas.wait_for_replication_sync.readiness import backups, replication, settings
 
 PATIENCE = timedelta(hours=24)
 STEADY_OBSERVATIONS = 3

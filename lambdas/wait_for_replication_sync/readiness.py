@@ -1,15 +1,14 @@
 """What has to be true before the fence, part by part. Each returns what is still being waited for."""
 
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from lambdas.rotation.ports import Instance, Ports
+from lambdas.rotation.readiness import backup_window
 from lambdas.rotation.settings import request_repair
 from lambdas.rotation.state import Rotation, Sync
 
 SMALL_LAG_BYTES = 16 * 1024 * 1024
 SMALL_LAG_SECONDS = 10.0
-BACKUP_WINDOW_MARGIN = timedelta(minutes=45)
-"""RDS refuses to promote an instance that is backing up, so no backup may begin before the promotion is under way."""
 
 
 def settings(source: Instance, target: Instance, ports: Ports) -> list[str]:
@@ -23,37 +22,7 @@ def backups(target: Instance, ports: Ports, now: datetime) -> list[str]:
         return ["backups of the target to be enabled"]
     if ports.rds.last_backup_at(target.database.resource_id) is None:
         return ["the target's first backup"]
-    window = target.raw.get("PreferredBackupWindow")
-    if window and _is_near(window, now):
-        return [f"the target's backup window ({window} UTC) to pass"]
-    return []
-
-
-def _is_near(window: str, now: datetime) -> bool:
-    """Whether ``hh:mm-hh:mm`` (UTC) is open at ``now``, or opens soon.
-
-    >>> from datetime import UTC
-    >>> late, early = datetime(2027, 1, 1, 23, 50, tzinfo=UTC), datetime(2027, 1, 1, 3, 31, tzinfo=UTC)
-    >>> _is_near("23:30-00:00", late), _is_near("00:10-00:40", late), _is_near("03:00-03:30", early)
-    (True, True, False)
-    """
-    start, end = (timedelta(hours=int(part[:2]), minutes=int(part[3:])) for part in window.split("-"))
-    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
-    for day in (-1, 0, 1):
-        opens = midnight + timedelta(days=day) + start
-        closes = midnight + timedelta(days=day + int(end <= start)) + end
-        if opens - BACKUP_WINDOW_MARGIN <= now < closes:
-            return True
-    return False
-
-
-def connectivity(rotation: Rotation, now: datetime) -> list[str]:
-    """Resolvers may keep the old answer for as long as its TTL said."""
-    seen = rotation.connectivity
-    if seen is None or seen.record is None or seen.ttl_lowered_at is None:
-        return []
-    passed_at = seen.ttl_lowered_at + timedelta(seconds=seen.record.ttl_seconds)
-    return [] if now >= passed_at else [f"the old TTL of {seen.record.name} to pass (at {passed_at:%H:%M:%S} UTC)"]
+    return backup_window(target, now)
 
 
 def replication(rotation: Rotation, sync: Sync, target: Instance, ports: Ports) -> tuple[list[str], Sync]:

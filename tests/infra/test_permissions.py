@@ -70,7 +70,8 @@ FURTHER: dict[str, set[str]] = {
         "kms:ReEncryptFrom",
         "kms:ReEncryptTo",
     },
-    "rds:ModifyDBInstance": {"iam:PassRole"},
+    "rds:RestoreDBInstanceFromDBSnapshot": {"rds:AddTagsToResource", "kms:CreateGrant", "kms:DescribeKey"},
+    "rds:ModifyDBInstance": {"iam:PassRole", "kms:CreateGrant", "kms:DescribeKey"},  # Performance Insights' own key
     "rds:AddRoleToDBInstance": {"iam:PassRole"},
     "kms:CreateKey": {"kms:TagResource"},
     "scheduler:CreateSchedule": {"iam:PassRole"},

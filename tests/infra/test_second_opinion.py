@@ -31,6 +31,7 @@ from lambdas.rotation.state import (
     Position,
     Promotion,
     Release,
+    Restoration,
     Retirement,
     Rotation,
     Sync,
@@ -53,6 +54,8 @@ Answer = Parts | Refusal
 
 PLAN = Plan(base_name=SOURCE)
 BLUE_GREEN = PLAN.having(strategy="blue-green")
+SNAPSHOT = PLAN.having(strategy="snapshot", write_outage_budget_seconds=14_400)
+RESTORATION = Restoration(temporary_snapshot="s", kept_snapshot="k", look_again_seconds=16)
 DEPLOYMENT = Deployment(
     name=TARGET,
     members=(Member(source_identifier=SOURCE, source_arn=SOURCE, source_resource_id=SOURCE),),
@@ -76,6 +79,11 @@ DONE: dict[str, Parts] = {
     "ConfirmDrained": {"drain": Drain(complete=True, observed_at=NOW)},
     "Promote": {"promotion": Promotion(requested_at=NOW)},
     "WaitForPromotion": {"promotion": Promotion(requested_at=NOW, complete=True)},
+    "WaitForSource": {"target_identifier": TARGET, "sync": SYNC.having(ready=True)},
+    "TakeSnapshot": {"restoration": RESTORATION.having(stage="copy")},
+    "CopySnapshot": {"restoration": RESTORATION.having(stage="restore")},
+    "RestoreTarget": {"restoration": RESTORATION.having(stage="restore", requested_at=NOW)},
+    "WaitForRestore": {"restoration": RESTORATION.having(stage="done", requested_at=NOW)},
     "CheckTarget": {"target_check": TargetCheck(system_identifier="7", databases=(SOURCE,), checked_at=NOW)},
     "ResumeWrites": {"release": Release(released_at=NOW, write_outage_seconds=9.5)},
     "Verify": {
@@ -105,6 +113,10 @@ NOT_YET: dict[str, Parts] = {
     "WaitForReplicationSync": {"sync": SYNC},
     "ConfirmDrained": {"drain": Drain(complete=False, observed_at=NOW)},
     "WaitForPromotion": {"promotion": Promotion(requested_at=NOW)},
+    "WaitForSource": {"sync": SYNC},
+    "TakeSnapshot": {"restoration": RESTORATION},
+    "CopySnapshot": {"restoration": RESTORATION.having(stage="copy")},
+    "WaitForRestore": {"restoration": RESTORATION.having(stage="restore", requested_at=NOW)},
     "Verify": {"verification": Verification(complete=False, started_at=NOW, observed_at=NOW)},
     "WaitForGreen": {"deployment": DEPLOYMENT},
     "SwitchOver": {"deployment": DEPLOYMENT},
@@ -174,7 +186,8 @@ BASES = {
         StartRotation=started_as(route="verify"),
         Verify=[DONE["Verify"] | {"grace_ends_at": NOW - WEEK}],
     ),
-    "a strategy that there is not": rotation(StartRotation=started_as(plan=PLAN.having(strategy="snapshot"))),
+    "a strategy that there is not": rotation(StartRotation=started_as(plan=PLAN.having(strategy="auto"))),
+    "snapshot": rotation(StartRotation=started_as(plan=SNAPSHOT)),
     "blue/green": rotation(StartRotation=started_as(plan=BLUE_GREEN)),
     "blue/green, rolled back": rotation(
         StartRotation=started_as(plan=BLUE_GREEN),

@@ -69,20 +69,23 @@ def test_passes_the_whole_rotation_in_and_out(state: dict[str, Any]) -> None:
     assert "$.Payload" == state["OutputPath"]
 
 
-def test_every_function_of_the_cutover_and_of_its_rollback_is_rehearsed() -> None:
+@pytest.mark.parametrize("suffix", ["", "-Snapshot"])
+def test_every_function_of_the_cutover_and_of_its_rollback_is_rehearsed(suffix: str) -> None:
     """What cannot be reached under the fence costs the write outage; found before it, it costs nothing."""
     states = embed.states(MACHINES["rotate_key"])
     names = list(states)
-    outage = names[names.index("PauseApplicationWrites") : names.index("ResumeWrites") + 1]
+    outage = names[names.index(f"PauseApplicationWrites{suffix}") : names.index(f"ResumeWrites{suffix}") + 1]
     needed = {states[name]["Parameters"]["FunctionName"] for name in outage if states[name]["Type"] == "Task"}
+    proof = states[f"ProveReach{suffix}"]
     rehearsed = {
         state["Parameters"]["FunctionName"]
-        for state in states.values()
-        if state["Type"] == "Task" and REHEARSAL + ".$" in state["Parameters"].get("Payload", {})
+        for branch in proof["Branches"]
+        for state in branch["States"].values()
+        if state["Parameters"]["Payload"] == {f"{REHEARSAL}.$": "$"}
     }
 
     assert needed | {"${RollbackFunctionArn}", "${RestoreConnectivityFunctionArn}"} == rehearsed
-    assert states["ProveReach"]["Next"] == "PauseApplicationWrites"
+    assert proof["Next"] == f"PauseApplicationWrites{suffix}"
 
 
 @pytest.mark.parametrize("workflow", WORKFLOWS)

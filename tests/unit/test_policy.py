@@ -42,7 +42,12 @@ def test_input_wins_over_tags_and_tags_over_defaults() -> None:
         ({"DryRun": "yes"}, {}, "DryRun: must be true or false"),
         ({"WriteOutageBudgetSeconds": 1.5}, {}, "whole number"),
         ({}, {"key-rotation:dns-record": "db.example.com"}, "key-rotation:dns-record: must be"),
-        ({"Strategy": "snapshot"}, {}, "snapshot is not supported yet"),
+        ({"WriteOutageBudgetSeconds": 601}, {}, "strategy read-replica takes 5 to 600 seconds, not 601"),
+        (
+            {"Strategy": "snapshot"},
+            {"key-rotation:write-outage-budget": "600"},
+            "strategy snapshot takes 601 to 86400 seconds, not 600",
+        ),
         ({}, {"key-rotation:connectivity": "proxy"}, "proxy is not supported yet"),
         ({}, {"key-rotation:approval": "required"}, "key-rotation:approval: is not supported yet"),
         ({}, {"key-rotation:window": "sun:02:00-sun:04:00"}, "key-rotation:window"),
@@ -73,6 +78,14 @@ def test_a_tag_that_the_input_overrides_is_not_judged() -> None:
 
 def test_auto_is_for_preflight_to_choose() -> None:
     assert plan_of("orders", REQUEST | {"Strategy": "auto"}, {}, {}).strategy == "auto"
+
+
+@pytest.mark.parametrize(("given", "seconds"), [({}, 14_400), ({"WriteOutageBudgetSeconds": 86_400}, 86_400)])
+def test_a_snapshot_has_a_budget_of_its_own(given: dict[str, Any], seconds: int) -> None:
+    """The stack's default is made for a promotion; by it applications would be stopped two minutes for nothing."""
+    plan = plan_of("orders", REQUEST | {"Strategy": "snapshot"} | given, {}, {"write_outage_budget_seconds": 120})
+
+    assert plan.write_outage_budget_seconds == seconds
 
 
 def test_the_fleets_plumbing_is_known_input() -> None:

@@ -7,9 +7,9 @@ import pytest
 
 from lambdas.rotation.errors import SettingsNotCarried, SyncIncomplete, WrongKey
 from lambdas.rotation.names import CONTROL_DATABASE
+from lambdas.rotation.readiness import _is_near
 from lambdas.rotation.state import Rotation
 from lambdas.wait_for_replication_sync.handler import wait_for_replication_sync
-from lambdas.wait_for_replication_sync.readiness import _is_near
 from tests.fakes import OLD_KEY, TARGET, FakePorts, replicating_rotation, visit
 
 

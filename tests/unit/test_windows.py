@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 from lambdas.preflight.checks.instance import MAINTENANCE_IS_NEAR
 from lambdas.preflight.checks.instance import _is_near as maintenance_is_near
-from lambdas.wait_for_replication_sync.readiness import BACKUP_WINDOW_MARGIN
-from lambdas.wait_for_replication_sync.readiness import _is_near as backup_is_near
+from lambdas.rotation.readiness import BACKUP_WINDOW_MARGIN
+from lambdas.rotation.readiness import _is_near as backup_is_near
 
 DAY, WEEK = 24 * 60, 7 * 24 * 60
 DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")

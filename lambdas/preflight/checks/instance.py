@@ -1,6 +1,6 @@
 """What the source is, and is part of, by RDS's own account."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 
 from lambdas.rotation.names import (
@@ -15,19 +15,33 @@ from lambdas.rotation.state import Finding, Rotation
 
 MAINTENANCE_IS_NEAR = timedelta(hours=6)
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-_OLDEST = {"postgres": (14, 1), "mariadb": (10, 6)}
+OF_A_REPLICA: Mapping[str, tuple[int, int]] = {"postgres": (14, 1), "mariadb": (10, 6)}
 """A replica of an older PostgreSQL takes no backup before its promotion; RDS has no older MariaDB."""
 
 
-def shape(source: Instance) -> Iterator[Finding]:
-    """What a read replica cannot be made of, or would not carry over."""
-    raw, identifier = source.raw, source.database.identifier
+def encrypted(source: Instance) -> Iterator[Finding]:
+    """RDS makes no encrypted replica of an unencrypted database."""
+    identifier = source.database.identifier
     if not source.storage_encrypted or source.database.kms_key_arn is None:
         yield Finding(
             name="Unencrypted",
             message=f"{identifier} is not encrypted under a KMS key",
-            advice="rotate it by strategy blue-green, or restore a copy of a snapshot under a key",
+            advice="rotate it by strategy blue-green or snapshot",
         )
+
+
+def backups(source: Instance) -> Iterator[Finding]:
+    if source.backup_retention_days == 0:
+        yield Finding(
+            name="BackupsOff",
+            message=f"{source.database.identifier} has no automated backups, and RDS replicates only databases that "
+            "have",
+            advice="set a backup retention of at least one day",
+        )
+
+
+def replicas(source: Instance) -> Iterator[Finding]:
+    raw, identifier = source.raw, source.database.identifier
     replicas = [
         *(raw.get("ReadReplicaDBInstanceIdentifiers") or ()),
         *(raw.get("ReadReplicaDBClusterIdentifiers") or ()),
@@ -58,14 +72,9 @@ def condition(rotation: Rotation, source: Instance) -> Iterator[Finding]:
     if raw.get("MasterUserSecret"):
         yield Finding(
             name="ManagedMasterPassword",
-            message=f"RDS manages the master password of {identifier}, and replicates no such database",
+            message=f"RDS manages the master password of {identifier}: it replicates no such database, and a restore "
+            "does not carry that over",
             advice="turn it off (ModifyDBInstance ManageMasterUserPassword=false with a password of your own)",
-        )
-    if source.backup_retention_days == 0:
-        yield Finding(
-            name="BackupsOff",
-            message=f"{identifier} has no automated backups, and RDS replicates only databases that have",
-            advice="set a backup retention of at least one day",
         )
     if source.replica_of is not None:
         yield Finding(
@@ -112,14 +121,18 @@ def condition(rotation: Rotation, source: Instance) -> Iterator[Finding]:
         )
 
 
-def engine(source: Instance) -> Iterator[Finding]:
+def engine(
+    rotation: Rotation, source: Instance, served: Mapping[str, tuple[int, int]] = OF_A_REPLICA
+) -> Iterator[Finding]:
+    """``served``: the oldest version of each engine."""
+    plan, _ = rotation.planned()
     name, version = source.database.engine, source.database.engine_version
-    if name not in _OLDEST or _numbers(version) < _OLDEST[name]:
-        served = ", ".join(f"{engine} {'.'.join(map(str, oldest))}" for engine, oldest in sorted(_OLDEST.items()))
+    if name not in served or _numbers(version) < served[name]:
+        listed = ", ".join(f"{engine} {'.'.join(map(str, oldest))}" for engine, oldest in sorted(served.items()))
         yield Finding(
             name="EngineNotSupported",
-            message=f"strategy read-replica does not support {name} {version}",
-            advice=f"these versions, and later ones, are supported: {served}",
+            message=f"strategy {plan.strategy} does not support {name} {version}",
+            advice=f"these versions, and later ones, are supported: {listed}",
         )
 
 

@@ -17,7 +17,7 @@ def login(rotation: Rotation, ports: Ports) -> Iterator[Finding]:
     if plan.login_secret is None:
         yield Finding(
             name="NoLoginSecret",
-            message="strategy read-replica needs a login of its own to fence the databases",
+            message=f"strategy {plan.strategy} needs a login of its own to fence the databases",
             advice="tag it key-rotation:login-secret = <name or ARN of a secret with username and password>",
         )
         return

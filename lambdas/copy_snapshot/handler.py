@@ -1,0 +1,29 @@
+"""CopySnapshot: the same data under the new key."""
+
+from lambdas.rotation import reach, snapshots
+from lambdas.rotation.outage import look_again_seconds, refuse_if_spent
+from lambdas.rotation.ports import Ports
+from lambdas.rotation.state import Rotation
+from lambdas.rotation.step import logger, step
+
+
+def copy_snapshot(rotation: Rotation, ports: Ports) -> Rotation:
+    """Look whether the copy is available under the new key, and ask for it where it is not there. Does not wait.
+
+    RDS writes all of it anew: a restore takes no key, a copy does (RDS API reference: CopyDBSnapshot). The copy stays,
+    as what Decommission would otherwise make to be kept. Idempotent by name and tag.
+
+    Raises:
+        SnapshotFailed, NameTaken, BudgetSpent: terminal; the rollback opens the source, and nothing is lost.
+    """
+    restoration = rotation.restored()
+    if restoration.stage != "copy":
+        return rotation
+    refuse_if_spent(rotation, f"snapshot {restoration.kept_snapshot}", ports)
+    if snapshots.is_copied(restoration.temporary_snapshot, restoration.kept_snapshot, rotation, ports):
+        logger.info("snapshot copied", snapshot=restoration.kept_snapshot)
+        return rotation.having(restoration=restoration.having(stage="restore"))
+    return rotation.having(restoration=restoration.having(look_again_seconds=look_again_seconds(rotation, ports)))
+
+
+handler = step(copy_snapshot, reaches=(reach.snapshot,))

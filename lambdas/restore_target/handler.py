@@ -1,0 +1,38 @@
+"""RestoreTarget: ask RDS for the target."""
+
+from lambdas.rotation import names, reach, snapshots
+from lambdas.rotation.errors import UnknownDatabase
+from lambdas.rotation.outage import refuse_if_spent
+from lambdas.rotation.ports import Ports
+from lambdas.rotation.state import Rotation
+from lambdas.rotation.step import logger, step
+
+
+def restore_target(rotation: Rotation, ports: Ports) -> Rotation:
+    """Ask for the target, made of the copy under the new key, with every setting that can be given then.
+
+    It is born fenced: the fence is in the data. Idempotent: a target with this rotation's tag is adopted. Does not
+    wait: WaitForRestore observes.
+
+    Raises:
+        NameTaken, AwsRefused, BudgetSpent: terminal; the rollback opens the source, and nothing is lost.
+    """
+    plan, database = rotation.planned()
+    restoration = rotation.restored()
+    if restoration.stage != "restore":
+        return rotation
+    target = names.target_identifier(plan.base_name, rotation.rotation_id)
+    refuse_if_spent(rotation, target, ports)
+    source = ports.rds.describe_instance_by_resource_id(database.resource_id)
+    if source is None:
+        raise UnknownDatabase(f"{database.identifier} is gone")
+    requested_at = restoration.requested_at or ports.clock.now()
+    rotation = rotation.having(target_identifier=target, restoration=restoration.having(requested_at=requested_at))
+    # Written down before the call: from here on a target may come to exist, and a rollback has to look for it.
+    ports.ledger.record(rotation)
+    ports.rds.request_restore(source, target, restoration.kept_snapshot, snapshots.tags(rotation))
+    logger.info("target requested", target=target, snapshot=restoration.kept_snapshot)
+    return rotation
+
+
+handler = step(restore_target, reaches=(reach.rds,))

@@ -1,0 +1,69 @@
+"""WaitForRestore: is the target there, is it what the source is, and does the fence stand on it? Looks once."""
+
+from lambdas.rotation import reach
+from lambdas.rotation.errors import RestoreFailed, StateIncomplete, UnknownDatabase, WrongKey
+from lambdas.rotation.inherited_fence import is_fenced_primary
+from lambdas.rotation.outage import look_again_seconds, refuse_if_spent
+from lambdas.rotation.ports import Instance, Ports
+from lambdas.rotation.settings import request_repair
+from lambdas.rotation.state import Rotation
+from lambdas.rotation.step import logger, step
+
+
+def wait_for_restore(rotation: Rotation, ports: Ports) -> Rotation:
+    """Observe the target once, ask for the settings that a restore does not take, and prove the fence on it at last.
+
+    Raises:
+        WrongKey, SettingsNotCarried, RestoreFailed: terminal; it is not, and will not be, what the source is.
+        FenceBroken, FenceIncomplete: terminal; applications can reach the target before its release.
+        BudgetSpent: terminal; RDS takes longer than applications may be kept from writing.
+    """
+    restoration = rotation.restored()
+    if restoration.requested_at is None:
+        raise StateIncomplete("needs a target: RestoreTarget has not run")
+    if restoration.complete:
+        return rotation
+    target = ports.rds.describe_instance(rotation.target_identifier or "")
+    waiting_for = _usable(rotation, target)
+    if target is not None and target.database.address:
+        rotation = rotation.having(target=target.database)
+    if target is not None and not waiting_for:
+        waiting_for = _finished(rotation, target, ports)
+    logger.info("target observed", target=rotation.target_identifier, waiting_for=waiting_for)
+    if not waiting_for:
+        return rotation.having(restoration=restoration.having(stage="done", waiting_for=()))
+    refuse_if_spent(rotation, "; ".join(waiting_for), ports)
+    return rotation.having(
+        restoration=restoration.having(
+            waiting_for=tuple(waiting_for), look_again_seconds=look_again_seconds(rotation, ports)
+        )
+    )
+
+
+def _usable(rotation: Rotation, target: Instance | None) -> list[str]:
+    if target is None:
+        return ["the target to appear"]
+    found, wanted = target.database.kms_key_arn, rotation.keyed().arn
+    if found is not None and found != wanted:
+        raise WrongKey(f"{target.database.identifier} is encrypted under {found}, not under {wanted}")
+    if target.is_unusable:
+        raise RestoreFailed(f"{target.database.identifier} is {target.status}")
+    if target.status != "available":
+        return [f"the target to be available (it is {target.status})"]
+    if found is None:
+        raise WrongKey(f"{target.database.identifier} is not encrypted")
+    return []
+
+
+def _finished(rotation: Rotation, target: Instance, ports: Ports) -> list[str]:
+    """The settings before the fence: some of them restart the server, or let in whoever may not come in."""
+    _, database = rotation.planned()
+    source = ports.rds.describe_instance_by_resource_id(database.resource_id)
+    if source is None:
+        raise UnknownDatabase(f"{database.identifier} is gone")
+    if differing := request_repair(source, target, ports):
+        return [f"the settings {', '.join(differing)}"]
+    return [] if is_fenced_primary(rotation, ports) else [f"{target.database.identifier} to answer"]
+
+
+handler = step(wait_for_restore, reaches=(reach.rds, reach.source_server))

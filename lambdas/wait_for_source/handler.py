@@ -1,0 +1,63 @@
+"""WaitForSource: is the source ready for the fence, where the target is made under it? Looks once."""
+
+from datetime import timedelta
+
+from lambdas.rotation import names
+from lambdas.rotation.errors import SyncIncomplete, UnknownDatabase
+from lambdas.rotation.ports import Ports
+from lambdas.rotation.readiness import backup_window, connectivity
+from lambdas.rotation.state import Rotation, Sync
+from lambdas.rotation.step import logger, step
+
+PATIENCE = timedelta(hours=24)
+OBSERVATIONS = 3
+"""So often somebody looks for sessions of RDS's own agent, which come and go, and decide how a database is fenced."""
+OFTEN_SECONDS, SELDOM_SECONDS = 30, 300
+OFTEN_FOR = timedelta(hours=1)
+
+
+def wait_for_source(rotation: Rotation, ports: Ports) -> Rotation:
+    """Observe the source once, and say what is still being waited for. Makes the control database; fences nothing.
+
+    Raises:
+        UnknownDatabase: terminal; the source is gone.
+        SyncIncomplete: terminal; it is not ready after 24 hours.
+    """
+    plan, database = rotation.planned()
+    now = ports.clock.now()
+    source = ports.rds.describe_instance_by_resource_id(database.resource_id)
+    if source is None:
+        raise UnknownDatabase(f"{database.identifier} is gone")
+    # The journal has the name before anything of it exists: a rollback removes the control database by it, too.
+    rotation = rotation.having(target_identifier=names.target_identifier(plan.base_name, rotation.rotation_id))
+    ports.ledger.record(rotation)
+    seen = rotation.sync
+    looks, superusers = (seen.steady_observations, set(seen.superuser_databases)) if seen else (0, set())
+    waiting_for = [*backup_window(source, now), *connectivity(rotation, now)]
+    if source.status == "available":
+        engine = ports.engine(database, plan)
+        engine.ensure_control_database()
+        superusers |= {*engine.databases_with_superuser_sessions()}
+        looks = min(looks + 1, OBSERVATIONS)
+    else:
+        waiting_for.append(f"{database.identifier} to be available (it is {source.status})")
+    if looks < OBSERVATIONS:
+        waiting_for.append(f"superusers' sessions to be looked for ({looks} of {OBSERVATIONS} times)")
+    started_at = rotation.started_at_or(seen, now)
+    if waiting_for and now - started_at >= PATIENCE:
+        raise SyncIncomplete(f"{database.identifier}: after 24 hours still waiting for {'; '.join(waiting_for)}")
+    logger.info("source observed", waiting_for=waiting_for)
+    return rotation.having(
+        sync=Sync(
+            started_at=started_at,
+            observed_at=now,
+            waiting_for=tuple(waiting_for),
+            steady_observations=looks,
+            superuser_databases=tuple(sorted(superusers)),
+            ready=not waiting_for,
+            look_again_seconds=OFTEN_SECONDS if now - started_at < OFTEN_FOR else SELDOM_SECONDS,
+        )
+    )
+
+
+handler = step(wait_for_source)
