@@ -1,4 +1,4 @@
-"""What became of a target that was asked for. Facts from RDS and from the server itself, never from the state."""
+"""What became of a target that was asked for: by RDS, the server itself and the journal, never by the state passed."""
 
 from datetime import timedelta
 

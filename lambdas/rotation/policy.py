@@ -30,7 +30,7 @@ RISKS = ("logical-slots", "unlogged-tables", "memory-tables", "pg-cron", "iac-ow
 INPUT_BYTES = 16 * 1024
 """The state carries the input through every step, and Step Functions ends an execution whose state is too large."""
 
-OF_STRATEGY: Mapping[str, Mapping[str, Any]] = {"snapshot": {"write_outage_budget_seconds": 4 * 60 * 60}}
+_OF_STRATEGY: Mapping[str, Mapping[str, Any]] = {"snapshot": {"write_outage_budget_seconds": 4 * 60 * 60}}
 """What takes the place of the stack's defaults: what fits a promotion does not fit a copy of all data."""
 
 _BUDGETS: Mapping[str, tuple[int, int]] = {"snapshot": (601, 24 * 60 * 60)}
@@ -219,7 +219,7 @@ def plan_of(base_name: str, request: Mapping[str, Any], tags: Mapping[str, str],
     problems: list[str] = []
     for option in _OPTIONS:
         # The first option is the strategy.
-        default = {**defaults, **OF_STRATEGY.get(decided.get("strategy", ""), {})}.get(option.field)
+        default = {**defaults, **_OF_STRATEGY.get(decided.get("strategy", ""), {})}.get(option.field)
         given = [
             (source, value)
             for source, value in (

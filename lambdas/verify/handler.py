@@ -79,6 +79,7 @@ def _evidence(rotation: Rotation, target: Instance, found: dict[str, Any]) -> di
         "fence_position": fence.position if fence else None,
         "fence_raised_at": fence.raised_at.isoformat() if fence and fence.raised_at else None,
         "replayed": rotation.drain.replayed if rotation.drain else None,
+        "restored_from": rotation.restoration.kept_snapshot if rotation.restoration else None,
         "system_identifier": check.system_identifier if check else None,
         "released_at": release.released_at.isoformat() if release else None,
         "write_outage_seconds": release.write_outage_seconds if release else None,

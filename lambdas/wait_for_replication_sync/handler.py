@@ -4,8 +4,9 @@ from datetime import timedelta
 
 from aws_lambda_powertools.metrics import MetricUnit
 
-from lambdas.rotation.errors import SyncIncomplete, UnknownDatabase, WrongKey
-from lambdas.rotation.ports import Instance, Ports
+from lambdas.rotation import making
+from lambdas.rotation.errors import SyncIncomplete, UnknownDatabase
+from lambdas.rotation.ports import Ports
 from lambdas.rotation.readiness import connectivity
 from lambdas.rotation.state import Rotation, Sync
 from lambdas.rotation.step import logger, measure, step
@@ -33,7 +34,9 @@ def wait_for_replication_sync(rotation: Rotation, ports: Ports) -> Rotation:
     if source is None:
         raise UnknownDatabase(f"{source_database.identifier} is gone")
     target = ports.rds.describe_instance(rotation.target_identifier or "")
-    waiting_for = _usable(rotation, target)
+    waiting_for = making.waiting_for(rotation, target, SyncIncomplete)
+    if target is not None and not waiting_for and target.replica_of is None:
+        raise SyncIncomplete(f"{target.database.identifier} is no longer a replica: somebody has promoted it")
     sync = Sync(
         started_at=rotation.started_at_or(rotation.sync, now),
         observed_at=now,
@@ -61,23 +64,6 @@ def wait_for_replication_sync(rotation: Rotation, ports: Ports) -> Rotation:
             look_again_seconds=OFTEN_SECONDS if often else SELDOM_SECONDS,
         )
     )
-
-
-def _usable(rotation: Rotation, target: Instance | None) -> list[str]:
-    if target is None:
-        return ["the target to appear"]
-    found, wanted = target.database.kms_key_arn, rotation.keyed().arn
-    if found is not None and found != wanted:
-        raise WrongKey(f"{target.database.identifier} is encrypted under {found}, not under {wanted}")
-    if target.is_unusable:
-        raise SyncIncomplete(f"{target.database.identifier} is {target.status}")
-    if target.status != "available":
-        return [f"the target to be available (it is {target.status})"]
-    if found is None:
-        raise WrongKey(f"{target.database.identifier} is not encrypted")
-    if target.replica_of is None:
-        raise SyncIncomplete(f"{target.database.identifier} is no longer a replica: somebody has promoted it")
-    return []
 
 
 handler = step(wait_for_replication_sync)

@@ -1,7 +1,7 @@
 """WaitForRestore: is the target there, is it what the source is, and does the fence stand on it? Looks once."""
 
-from lambdas.rotation import reach
-from lambdas.rotation.errors import RestoreFailed, StateIncomplete, UnknownDatabase, WrongKey
+from lambdas.rotation import making, reach
+from lambdas.rotation.errors import RestoreFailed, StateIncomplete, UnknownDatabase
 from lambdas.rotation.inherited_fence import is_fenced_primary
 from lambdas.rotation.outage import look_again_seconds, refuse_if_spent
 from lambdas.rotation.ports import Instance, Ports
@@ -24,7 +24,7 @@ def wait_for_restore(rotation: Rotation, ports: Ports) -> Rotation:
     if restoration.complete:
         return rotation
     target = ports.rds.describe_instance(rotation.target_identifier or "")
-    waiting_for = _usable(rotation, target)
+    waiting_for = making.waiting_for(rotation, target, RestoreFailed)
     if target is not None and target.database.address:
         rotation = rotation.having(target=target.database)
     if target is not None and not waiting_for:
@@ -38,21 +38,6 @@ def wait_for_restore(rotation: Rotation, ports: Ports) -> Rotation:
             waiting_for=tuple(waiting_for), look_again_seconds=look_again_seconds(rotation, ports)
         )
     )
-
-
-def _usable(rotation: Rotation, target: Instance | None) -> list[str]:
-    if target is None:
-        return ["the target to appear"]
-    found, wanted = target.database.kms_key_arn, rotation.keyed().arn
-    if found is not None and found != wanted:
-        raise WrongKey(f"{target.database.identifier} is encrypted under {found}, not under {wanted}")
-    if target.is_unusable:
-        raise RestoreFailed(f"{target.database.identifier} is {target.status}")
-    if target.status != "available":
-        return [f"the target to be available (it is {target.status})"]
-    if found is None:
-        raise WrongKey(f"{target.database.identifier} is not encrypted")
-    return []
 
 
 def _finished(rotation: Rotation, target: Instance, ports: Ports) -> list[str]:
