@@ -25,6 +25,8 @@ from sandbox.mariadb import HOW_TO_INSTALL, is_installed
 WARM_UP_SECONDS = 1.0
 COOL_DOWN_SECONDS = 1.0
 DEFAULT_RATE = 50.0
+ACCEPTED: Mapping[str, Sequence[str]] = {"snapshot": ["downtime"]}
+"""Risks, by strategy, without which it is refused."""
 
 
 @dataclass(frozen=True)
@@ -278,12 +280,13 @@ def main(argv: Sequence[str]) -> int:
             rows=options.rows,
             writers=options.writers,
             encrypted=not options.unencrypted,
+            tags={"key-rotation:strategy": options.strategy},
         )
         outcome = rotate_under_load(
             account,
             built,
             Load(writers=options.writers, rate=options.rate, acks=options.acks),
-            request={"GraceDays": options.grace_days},
+            request={"GraceDays": options.grace_days, "Accept": ACCEPTED.get(options.strategy, [])},
             watcher=watcher,
         )
         finish(console, outcome, options.picture)
@@ -317,9 +320,11 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
         "Exit 0 only if the rotation succeeded and nothing was lost, duplicated, denied or left over.",
     )
     parser.add_argument("--engine", choices=dialects.ENGINES, default="postgres")
-    parser.add_argument("--strategy", choices=["read-replica", "blue-green"], default="read-replica")
-    parser.add_argument("--connectivity", choices=["dns", "secret"], default="dns", help="of strategy read-replica")
-    parser.add_argument("--unencrypted", action="store_true", help="begin with no key (strategy blue-green only)")
+    parser.add_argument("--strategy", choices=["read-replica", "blue-green", "snapshot"], default="read-replica")
+    parser.add_argument(
+        "--connectivity", choices=["dns", "secret"], default="dns", help="of every strategy but blue-green"
+    )
+    parser.add_argument("--unencrypted", action="store_true", help="begin with no key (not by read-replica)")
     parser.add_argument("--writers", type=_positive(int), default=6)
     parser.add_argument("--rows", type=_positive(int), default=200_000)
     parser.add_argument(
@@ -332,8 +337,8 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if options.strategy == "blue-green":
         options.connectivity = "endpoint"  # the name stays what it is
-    elif options.unencrypted:
-        parser.error("--unencrypted needs --strategy blue-green")
+    elif options.unencrypted and options.strategy == "read-replica":
+        parser.error("--unencrypted needs --strategy blue-green or snapshot")
     return options
 
 

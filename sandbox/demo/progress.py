@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -14,16 +14,22 @@ LOOK_DURING_CUTOVER_SECONDS = 0.05
 OVER = ("SUCCEEDED", "FAILED", "TIMED_OUT", "ABORTED")
 
 PHASES = {
-    "fence": ("PauseApplicationWrites",),
+    "fence": ("PauseApplicationWrites", "PauseApplicationWrites-Snapshot"),
     "drain": ("ConfirmDrained",),
     "promote": ("Promote", "WaitForPromotion", "CheckTarget"),
-    "switch": ("UpdateConnectivity",),
-    "release": ("ResumeWrites",),
+    "snapshot": tuple(f"{name}-Snapshot" for name in ("TakeSnapshot", "SnapshotTaken?", "WaitForSnapshot")),
+    "copy": tuple(f"{name}-Snapshot" for name in ("CopySnapshot", "Copied?", "WaitForCopy")),
+    "restore": tuple(
+        f"{name}-Snapshot"
+        for name in ("RestoreTarget", "WaitForRestore", "Restored?", "WaitWhileRdsRestores", "CheckTarget")
+    ),
+    "switch": ("UpdateConnectivity", "UpdateConnectivity-Snapshot"),
+    "release": ("ResumeWrites", "ResumeWrites-Snapshot"),
     "switchover": tuple(
         f"{name}-BlueGreen" for name in ("SwitchOver", "WaitForSwitchover", "SwitchedOver?", "WaitWhileRdsSwitches")
     ),
 }
-"""The cutover, in the states that make it, by either strategy. Each phase begins when its first state is entered."""
+"""The cutover, in the states that make it, by any strategy. Each phase begins when its first state is entered."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,9 @@ class StateVisit:
     """The sandbox's clock."""
     exited_at: datetime | None
     kind: str
+    entered_seen: float = 0.0
+    """The monotonic clock, halfway between the last look that did not show it and the first one that did."""
+    exited_seen: float = 0.0
 
     @property
     def seconds(self) -> float | None:
@@ -43,9 +52,9 @@ class StateVisit:
 class Run:
     """One execution.
 
-    ``earliest`` and ``latest`` bound the difference between the monotonic clock and the sandbox's during the cutover,
-    when the latter does not jump: an event has happened after the last look that did not show it, and before the first
-    that did.
+    ``earliest`` and ``latest`` bound the difference between the monotonic clock and the sandbox's during the cutover:
+    an event has happened after the last look that did not show it, and before the first that did. Where the sandbox's
+    clock jumps meanwhile, as it does while RDS copies a snapshot, they exclude each other.
     """
 
     arn: str
@@ -57,11 +66,13 @@ class Run:
     transitions: int = 0
     earliest: float | None = None
     latest: float | None = None
+    looks: list[float] = field(default_factory=list)
+    """When each entry or exit was seen."""
 
     @property
     def offset(self) -> float | None:
-        """Monotonic seconds minus the sandbox's clock, during the cutover."""
-        if self.earliest is None or self.latest is None:
+        """Monotonic seconds minus the sandbox's clock, during the cutover; None also where that has jumped."""
+        if self.earliest is None or self.latest is None or self.earliest > self.latest:
             return None
         return (self.earliest + self.latest) / 2
 
@@ -79,18 +90,20 @@ class Run:
 
     def phases(self) -> dict[str, tuple[float, float]]:
         """Phase -> begin and end on the monotonic clock; only phases that were reached."""
-        if self.offset is None:
-            return {}
         found: dict[str, tuple[float, float]] = {}
         for phase, states in PHASES.items():
             visits = [visit for visit in self.visits if visit.name in states and visit.exited_at]
             if visits:
-                ends = [visit.exited_at for visit in visits if visit.exited_at]
-                found[phase] = (
-                    min(visit.entered_at for visit in visits).timestamp() + self.offset,
-                    max(ends).timestamp() + self.offset,
-                )
+                found[phase] = (min(map(self._began, visits)), max(map(self._ended, visits)))
         return found
+
+    def _began(self, visit: StateVisit) -> float:
+        return visit.entered_seen if self.offset is None else visit.entered_at.timestamp() + self.offset
+
+    def _ended(self, visit: StateVisit) -> float:
+        if self.offset is None or visit.exited_at is None:
+            return visit.exited_seen
+        return visit.exited_at.timestamp() + self.offset
 
 
 def start(account: Account, request: Mapping[str, Any], name: str) -> str:
@@ -148,24 +161,26 @@ def _history(states: Any, arn: str) -> list[dict[str, Any]]:
 def _read(run: Run, events: Sequence[Mapping[str, Any]], after: float, before: float) -> None:
     visits: list[StateVisit] = []
     open_visits: dict[str, int] = {}
-    known = sum(1 + (visit.exited_at is not None) for visit in run.visits)
     fresh = 0
     for event in events:
         kind: str = event["type"]
-        if entered := event.get("stateEnteredEventDetails"):
-            open_visits[entered["name"]] = len(visits)
-            visits.append(StateVisit(entered["name"], event["timestamp"], None, kind.removesuffix("StateEntered")))
-        elif exited := event.get("stateExitedEventDetails"):
-            at = open_visits.pop(exited["name"], None)
-            if at is None:
-                continue
-            visit = visits[at]
-            visits[at] = StateVisit(visit.name, visit.entered_at, event["timestamp"], visit.kind)
-        else:
+        entered, exited = event.get("stateEnteredEventDetails"), event.get("stateExitedEventDetails")
+        if not entered and (not exited or exited["name"] not in open_visits):
             continue
-        fresh += 1
-        if fresh > known:
+        if fresh == len(run.looks):
+            run.looks.append((after + before) / 2)
             _calibrate(run, event, after, before)
+        if entered:
+            open_visits[entered["name"]] = len(visits)
+            visits.append(
+                StateVisit(
+                    entered["name"], event["timestamp"], None, kind.removesuffix("StateEntered"), run.looks[fresh]
+                )
+            )
+        elif exited:
+            at = open_visits.pop(exited["name"])
+            visits[at] = replace(visits[at], exited_at=event["timestamp"], exited_seen=run.looks[fresh])
+        fresh += 1
     run.visits, run.transitions = visits, len(visits)
 
 

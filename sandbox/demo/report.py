@@ -16,7 +16,7 @@ BIN_SECONDS = 0.05
 AROUND_SECONDS = 3.0
 COLOURS = {
     "fence": "#d62728", "drain": "#ff7f0e", "promote": "#9467bd", "switch": "#1f77b4", "release": "#2ca02c",
-    "switchover": "#9467bd",
+    "switchover": "#9467bd", "snapshot": "#ff7f0e", "copy": "#8c564b", "restore": "#9467bd",
 }  # fmt: skip
 
 
@@ -81,6 +81,7 @@ def show(
     table.add_row("lost", _count(report.lost))
     table.add_row("duplicated", _count(report.duplicated))
     table.add_row("write outage", _seconds(report.write_outage_seconds))
+    table.add_row("… on the sandbox's clock", _seconds(report.evidence.get("write_outage_seconds")))
     table.add_row("read outage", _seconds(report.read_outage_seconds))
     table.add_row("state transitions", str(report.state_transitions))
     table.add_row("API calls of the roles", f"{sum(report.api_calls.values()):,} ({report.decisions:,} decisions)")
