@@ -113,6 +113,36 @@ def test_a_snapshot_copied_under_another_key_restores_with_its_data(sandbox: San
         sql.run("INSERT INTO t VALUES (43)")
 
 
+def test_what_a_restore_does_not_name_it_loses(sandbox: Sandbox) -> None:
+    """Whoever restores a database and names nothing opens it to the default security group, with RDS's parameters."""
+    key = sandbox.key()
+    sandbox.rds.create_db_parameter_group(
+        DBParameterGroupName="strict", DBParameterGroupFamily="postgres16", Description="of the customer"
+    )
+    sandbox.create(
+        "careful", StorageEncrypted=True, KmsKeyId=key, DBParameterGroupName="strict", DeletionProtection=True,
+        MultiAZ=True, EnableIAMDatabaseAuthentication=True, Port=6432, BackupRetentionPeriod=9,
+        EnableCloudwatchLogsExports=["postgresql"], CopyTagsToSnapshot=True,
+    )  # fmt: skip
+    sandbox.rds.create_db_snapshot(DBInstanceIdentifier="careful", DBSnapshotIdentifier="careful-s")
+    sandbox.snapshot_available("careful-s")
+    bare = {"DBInstanceIdentifier": "careless", "DBSnapshotIdentifier": "careful-s"}
+    taken = bare | {"DBInstanceIdentifier": "careful"}
+    assert code_of(sandbox.rds.restore_db_instance_from_db_snapshot, **taken) == "DBInstanceAlreadyExists"
+    sandbox.kms.disable_key(KeyId=key)
+    assert code_of(sandbox.rds.restore_db_instance_from_db_snapshot, **bare) == "KMSKeyNotAccessibleFault"
+    sandbox.kms.enable_key(KeyId=key)
+
+    sandbox.rds.restore_db_instance_from_db_snapshot(**bare)
+
+    restored = sandbox.available("careless")
+    assert restored["DBParameterGroups"][0]["DBParameterGroupName"] == "default.postgres16"
+    lost = ("DeletionProtection", "MultiAZ", "IAMDatabaseAuthenticationEnabled", "CopyTagsToSnapshot")
+    assert [False] * 4 == [restored[name] for name in lost]
+    assert restored.get("EnabledCloudwatchLogsExports", []) == []
+    assert (restored["Endpoint"]["Port"], restored["BackupRetentionPeriod"]) == (6432, 9), "in the snapshot"
+
+
 def test_a_rename_moves_the_name_and_leaves_the_address(sandbox: Sandbox) -> None:
     """Who has resolved the old name before still reaches the database, as with RDS."""
     before = sandbox.create("blue")
