@@ -109,6 +109,8 @@ class Lab:
             DBInstanceIdentifier=identifier,
             MonitoringInterval=60,
             MonitoringRoleArn=CONFIG.monitoring_role_arns[0],
+            EnablePerformanceInsights=True,
+            PerformanceInsightsKMSKeyId=built.key_arn,
             BackupRetentionPeriod=1,  # the sooner the backups of a source expire, the sooner its key can be retired
             ApplyImmediately=True,
         )

@@ -33,6 +33,7 @@ HELD_UP: list[dict[str, Any]] = [
     for where in (
         {"function": "prepare-connectivity"},
         {"function": "confirm-drained"},
+        {"function": "wait-for-restore"},
         {"function": "schedule-key-deletion", "call": "kms.DisableKey"},
     )
 ]
@@ -54,6 +55,9 @@ WITH_A_KEY = ("CreateEncryptedReadReplica", "rds:CreateDBInstanceReadReplica")
 WITH_A_TARGET = ("WaitForReplicationSync", "rds:AddRoleToDBInstance")
 FENCED = ("ConfirmDrained", "dynamodb:UpdateItem")
 SWITCHED = ("UpdateConnectivity", "route53:ChangeResourceRecordSets")
+SNAPSHOTTED = ("CopySnapshot", "rds:CopyDBSnapshot")
+
+BY_SNAPSHOT: Mapping[str, Any] = {"Strategy": "snapshot", "Accept": ["downtime"], "WriteOutageBudgetSeconds": 14_400}
 
 
 def forward(lab: Lab, missing: Permission | None) -> Ended:
@@ -64,6 +68,10 @@ def forward(lab: Lab, missing: Permission | None) -> Ended:
         if ended.cause:
             return ended
     return lab.rotate(lab.quick, RetireKey="false")
+
+
+def by_snapshot(lab: Lab, missing: Permission | None) -> Ended:
+    return lab.rotate(lab.quick, RetireKey="false", **BY_SNAPSHOT)
 
 
 def planned(lab: Lab, missing: Permission | None) -> Ended:
@@ -91,6 +99,7 @@ refused = back(BEFORE_ANYTHING, DryRun=True)
 back_with_a_target = back(WITH_A_TARGET)
 back_from_the_fence = back(FENCED)
 back_from_the_switch = back(SWITCHED)
+back_with_a_snapshot = back(SNAPSHOTTED, **BY_SNAPSHOT)
 
 
 def back_with_a_key(lab: Lab, missing: Permission | None) -> Ended:
@@ -136,18 +145,26 @@ def fleet(lab: Lab, missing: Permission | None) -> Ended:
     return lab.run_fleet()
 
 
-def tagged_meanwhile(lab: Lab, missing: Permission | None) -> Ended:
-    """The owner changes a tag of the source when the target was made already."""
-    tagged: list[str] = []
+def tagged(far_enough: Permission, **request: Any) -> Way:
+    """The owner changes a tag of the source when the target was asked for already."""
 
-    def tag() -> bool:
-        target = lab.journal(lab.slow).get("target_identifier")
-        if target and not tagged and lab.customer.instance(target):
-            tagged.append(lab.change_owner(lab.slow))
-        return False
+    def way(lab: Lab, missing: Permission | None) -> Ended:
+        changed: list[str] = []
 
-    with lab.without(FENCED):  # far enough
-        return lab.rotate(lab.slow, until=tag)
+        def tag() -> bool:
+            target = lab.journal(lab.slow).get("target_identifier")
+            if target and not changed and lab.customer.instance(target):
+                changed.append(lab.change_owner(lab.slow))
+            return False
+
+        with lab.without(far_enough):
+            return lab.rotate(lab.slow, until=tag, **request)
+
+    return way
+
+
+tagged_meanwhile = tagged(FENCED)
+tagged_under_the_fence = tagged(SWITCHED, **BY_SNAPSHOT)
 
 
 def without_a_schedule(lab: Lab, missing: Permission | None) -> Ended:
@@ -230,6 +247,7 @@ QUESTIONS = ACCOUNT_WIDE_QUESTIONS + tuple(f"rds:{action}" for action, _ in KEYE
 # -- which way leads to which grant ------------------------------------------------------------------------------------
 
 USUAL: Mapping[str, Way] = {
+    **dict.fromkeys(("WaitForSource", "TakeSnapshot", "CopySnapshot", "RestoreTarget", "WaitForRestore"), by_snapshot),
     "StartRotation": planned,
     "Preflight": planned,
     "Notify": planned,
@@ -252,6 +270,7 @@ UNUSUAL: Mapping[Permission, Way] = {
     ("CreateNewKMSKey", "kms:GetKeyRotationStatus"): back_with_a_key,
     ("CreateNewKMSKey", "kms:ListResourceTags"): back_with_a_key,
     ("WaitForReplicationSync", "rds:AddTagsToResource"): tagged_meanwhile,
+    ("WaitForRestore", "rds:AddTagsToResource"): tagged_under_the_fence,
     ("Promote", "scheduler:CreateSchedule"): without_a_schedule,
     **{("ScheduleKeyDeletion", question): waiting_for_users for question in QUESTIONS},
     ("ScheduleKeyDeletion", "kms:DisableKey"): retired,
@@ -273,6 +292,8 @@ UNUSUAL: Mapping[Permission, Way] = {
     ("Rollback", "sns:Publish"): undecided,
     ("CleanUp", "kms:Decrypt"): back_with_a_target,
     ("CleanUp", "rds:DeleteDBInstance"): left_with_a_target,
+    ("CleanUp", "rds:DeleteDBSnapshot"): back_with_a_snapshot,
+    ("CleanUp", "rds:DescribeDBSnapshots"): back_with_a_snapshot,
     ("CleanUp", "rds:DescribeDBInstances"): left_with_a_target,
     ("CleanUp", "rds:ModifyDBInstance"): left_with_a_target,
     ("CleanUp", "scheduler:DeleteSchedule"): back_from_the_fence,
@@ -321,8 +342,8 @@ GOES_ON_AND_TELLS: Mapping[str, tuple[str, ...]] = {
         "lambda:InvokeFunction", "route53:ChangeResourceRecordSets", "secretsmanager:RotateSecret",
     ),
     "CleanUp": (
-        "kms:Decrypt", "rds:DeleteDBInstance", "rds:DescribeDBInstances", "rds:ModifyDBInstance",
-        "scheduler:DeleteSchedule", "secretsmanager:GetSecretValue",
+        "kms:Decrypt", "rds:DeleteDBInstance", "rds:DeleteDBSnapshot", "rds:DescribeDBInstances",
+        "rds:DescribeDBSnapshots", "rds:ModifyDBInstance", "scheduler:DeleteSchedule", "secretsmanager:GetSecretValue",
     ),
     "ScheduleKeyDeletion": QUESTIONS,
     "DiscardNewKey": (*QUESTIONS, "kms:DeleteAlias", "kms:ScheduleKeyDeletion"),
@@ -336,6 +357,12 @@ LEFT_TO_A_PERSON = {
 
 RDS_DOES_NOT_SAY: Mapping[str, tuple[str, ...]] = {
     "CreateEncryptedReadReplica": ("kms:CreateGrant", "kms:DescribeKey"),
+    "CopySnapshot": (
+        "kms:CreateGrant", "kms:Decrypt", "kms:DescribeKey", "kms:Encrypt", "kms:GenerateDataKey",
+        "kms:GenerateDataKeyWithoutPlaintext", "kms:ReEncryptFrom", "kms:ReEncryptTo",
+    ),
+    "RestoreTarget": ("kms:CreateGrant", "kms:DescribeKey"),
+    "WaitForRestore": ("kms:CreateGrant", "kms:DescribeKey"),
     "Decommission": (
         "kms:CreateGrant", "kms:Encrypt", "kms:GenerateDataKey", "kms:GenerateDataKeyWithoutPlaintext",
         "kms:ReEncryptFrom", "kms:ReEncryptTo",

@@ -836,6 +836,8 @@ CASES = [
             "DROP SCHEMA cron CASCADE",
         ),
     ),
+    # what it would cost
+    Case("downtime", ("Downtime",), request={"Strategy": "snapshot"}, words=("14400 s at most", "downtime")),
     Case("control-database-taken", ("ControlDatabaseTaken",), control_database_of_somebody_else),
 ]
 
@@ -864,11 +866,13 @@ def test_by_name(owner: Owner, case: Case) -> None:
     seen.assert_nothing_was_changed()
 
 
-@pytest.mark.parametrize("risk", ["logical-slots", "unlogged-tables", "pg-cron", "iac-owned"])
+@pytest.mark.parametrize("risk", ["logical-slots", "unlogged-tables", "pg-cron", "iac-owned", "downtime"])
 def test_a_risk_that_is_accepted_by_name_is_let_through(owner: Owner, risk: str) -> None:
     case = next(case for case in CASES if case.name == risk)
     with case.arrange(owner) as request:
-        seen = owner.rotation(f"{risk}-accepted", {**request, "Accept": [risk], "DryRun": True}, reason=risk)
+        seen = owner.rotation(
+            f"{risk}-accepted", case.request | request | {"Accept": [risk], "DryRun": True}, reason=risk
+        )
 
     assert seen.status == "SUCCEEDED", seen.cause
     assert seen.message["moment"] == "RotationPlanned"
@@ -950,7 +954,11 @@ def test_a_database_that_does_not_exist(owner: Owner) -> None:
     [
         ("unknown-field", {"Grace": 1}, ("unknown input field Grace", "known: ", "GraceDays")),
         ("no-database", {"DBInstanceIdentifier": None}, ("the input needs DBInstanceIdentifier",)),
-        ("later-strategy", {"Strategy": "snapshot"}, ("Strategy: snapshot is not supported yet",)),
+        (
+            "short-budget",
+            {"Strategy": "snapshot", "WriteOutageBudgetSeconds": 600},
+            ("strategy snapshot takes 601 to 86400 seconds, not 600",),
+        ),
         ("unknown-risk", {"Accept": ["slots"]}, ("Accept: knows no slots", "known: logical-slots")),
         ("two-at-once", {"RetireKey": "maybe", "DryRun": "yes"}, ("RetireKey: must be", "DryRun: must be true or")),
     ],
