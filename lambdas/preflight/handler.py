@@ -96,6 +96,7 @@ def _checks(rotation: Rotation, source: Instance, ports: Ports) -> tuple[Check, 
     by_fence: tuple[Check, ...] = (
         lambda: instance.replicas(source),
         lambda: instance.condition(rotation, source),
+        lambda: instance.engine(rotation, source),
         *whichever,
         lambda: instance.reachable(rotation, ports),
         lambda: connectivity.connectivity(rotation, ports),
@@ -105,14 +106,9 @@ def _checks(rotation: Rotation, source: Instance, ports: Ports) -> tuple[Check, 
         "read-replica": (
             lambda: instance.encrypted(source),
             lambda: instance.backups(source),
-            lambda: instance.engine(rotation, source),
             *by_fence,
         ),
-        "snapshot": (
-            lambda: snapshot.downtime(rotation, source),
-            lambda: instance.engine(rotation, source, snapshot.SERVED),
-            *by_fence,
-        ),
+        "snapshot": (lambda: snapshot.downtime(rotation, source), *by_fence),
         "blue-green": (
             lambda: blue_green.shape(source, ports),
             lambda: instance.condition(rotation, source),

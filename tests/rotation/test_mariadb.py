@@ -29,10 +29,12 @@ def customer() -> Iterator[Customer]:
         yield Customer.of(sandbox)
 
 
-def test_nothing_is_lost_on_the_way_to_the_target(customer: Customer, tmp_path: Path) -> None:
-    built = customer.build("m-forward", rows=5000, engine="mariadb")
+@pytest.mark.parametrize("strategy", ["read-replica", pytest.param("snapshot", marks=pytest.mark.proof)])
+def test_nothing_is_lost_on_the_way_to_the_target(customer: Customer, tmp_path: Path, strategy: str) -> None:
+    built = customer.build(f"m-by-{strategy}", rows=5000, engine="mariadb")
+    request = {"Strategy": strategy, "Accept": flow.ACCEPTED.get(strategy, ())}
 
-    outcome = flow.rotate_under_load(customer.account, built, flow.Load(acks=tmp_path / "acks"))
+    outcome = flow.rotate_under_load(customer.account, built, flow.Load(acks=tmp_path / "acks"), request=request)
 
     found = outcome.report
     assert found.good, (found.status, outcome.run.error, outcome.run.cause, outcome.count.remarks, found.leftovers)

@@ -1,6 +1,6 @@
 """What the source is, and is part of, by RDS's own account."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from datetime import datetime, timedelta
 
 from lambdas.rotation.names import (
@@ -15,7 +15,7 @@ from lambdas.rotation.state import Finding, Rotation
 
 MAINTENANCE_IS_NEAR = timedelta(hours=6)
 _DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
-OF_A_REPLICA: Mapping[str, tuple[int, int]] = {"postgres": (14, 1), "mariadb": (10, 6)}
+_OLDEST = {"postgres": (14, 1), "mariadb": (10, 6)}
 """A replica of an older PostgreSQL takes no backup before its promotion; RDS has no older MariaDB."""
 
 
@@ -121,18 +121,16 @@ def condition(rotation: Rotation, source: Instance) -> Iterator[Finding]:
         )
 
 
-def engine(
-    rotation: Rotation, source: Instance, served: Mapping[str, tuple[int, int]] = OF_A_REPLICA
-) -> Iterator[Finding]:
-    """``served``: the oldest version of each engine."""
+def engine(rotation: Rotation, source: Instance) -> Iterator[Finding]:
+    """What the rotation's own fence knows."""
     plan, _ = rotation.planned()
     name, version = source.database.engine, source.database.engine_version
-    if name not in served or _numbers(version) < served[name]:
-        listed = ", ".join(f"{engine} {'.'.join(map(str, oldest))}" for engine, oldest in sorted(served.items()))
+    if name not in _OLDEST or _numbers(version) < _OLDEST[name]:
+        served = ", ".join(f"{engine} {'.'.join(map(str, oldest))}" for engine, oldest in sorted(_OLDEST.items()))
         yield Finding(
             name="EngineNotSupported",
             message=f"strategy {plan.strategy} does not support {name} {version}",
-            advice=f"these versions, and later ones, are supported: {listed}",
+            advice=f"these versions, and later ones, are supported: {served}",
         )
 
 

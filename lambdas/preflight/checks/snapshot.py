@@ -6,8 +6,6 @@ from lambdas.preflight.checks import login
 from lambdas.rotation.ports import Instance, Ports
 from lambdas.rotation.state import Finding, Rotation
 
-SERVED = {"postgres": (14, 1)}
-
 
 def downtime(rotation: Rotation, source: Instance) -> Iterator[Finding]:
     """RDS takes a snapshot, copies all of it and restores the copy while nobody can write."""
