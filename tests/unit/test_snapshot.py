@@ -291,6 +291,25 @@ def test_waits_while_rds_is_at_it() -> None:
     assert stage(visit(take_snapshot, rotation, ports)) == "copy"
 
 
+def test_a_server_that_stands_still_for_its_snapshot_is_left_alone() -> None:
+    """RDS suspends the storage of a single instance for a moment: that is no reason to go back."""
+    ports, rotation = after(*FENCED)
+    rotation = visit(take_snapshot, rotation, ports)
+    ports.rds.snapshots[TEMPORARY]["Status"] = "creating"
+    ports.source_server.reachable = False
+
+    assert stage(visit(take_snapshot, rotation, ports)) == "snapshot"
+
+
+def test_a_busy_instance_is_asked_for_its_snapshot_again() -> None:
+    ports, rotation = after(*FENCED)
+    rotation = visit(take_snapshot, rotation, ports)
+    del ports.rds.snapshots[TEMPORARY]  # RDS refused: it was backing up
+    rotation = visit(take_snapshot, rotation, ports)
+
+    assert stage(visit(take_snapshot, rotation, ports)) == "copy"
+
+
 def test_no_snapshot_is_taken_of_a_source_that_somebody_can_write_to() -> None:
     """What is written after it would be lost."""
     ports, rotation = after(*FENCED)
