@@ -93,7 +93,7 @@ def measure(account: Account, load: flow.Load, runs: int, watcher: flow.Watcher,
                 account, identifier=name, engine=subject.engine, connectivity=subject.connectivity, rows=ROWS,
                 writers=load.writers,
             )  # fmt: skip
-            outcome = flow.rotate_under_load(account, built, load, request={"GraceDays": 0})
+            outcome = flow.rotate_under_load(account, built, load, request={"GraceDays": 0, **subject.request})
             found = outcome.report
             world.remove(account, name)
             if not found.good:

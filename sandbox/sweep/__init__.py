@@ -98,7 +98,7 @@ def record(subject: Subject) -> tuple[list[Boundary], dict[str, Any]]:
         recorded = Path(scratch) / "crossings.jsonl"
         scenarios: dict[Way, Scenario] = {
             way: Scenario(
-                f"recorded-{way}", subject.faults(way),
+                f"recorded-{way}", subject.faults(way), request=subject.request,
                 world={"engine": subject.engine, "connectivity": subject.connectivity},
             )
             for way in get_args(Way)

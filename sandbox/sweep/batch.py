@@ -34,7 +34,7 @@ QUIET_SECONDS = 4.0
 
 HOUR_AND_A_HALF_DAYS = 1.5 / 24
 SHUT_OUT_SECONDS = 3000.0
-"""Of the sandbox's clock. The schedule that recovers a promotion that hangs comes after 35 minutes."""
+"""Of the sandbox's clock, and on top of a budget. The schedule that recovers a promotion comes after 35 minutes."""
 
 Result = dict[str, Any]
 """``cell``, ``verdict`` (``kept``, ``broken``, ``unreached``, ``error``) and what was seen; see `_result`."""
@@ -66,7 +66,7 @@ def scenario_of(name: str, cell: Cell) -> Scenario:
     subject = SUBJECTS[cell.boundary.subject]
     return Scenario(
         name, cell.faults(), ends="either", latecomer=cell.kind == "late", by_endpoint=cell.kind == "led-back",
-        world={"engine": subject.engine, "connectivity": subject.connectivity},
+        world={"engine": subject.engine, "connectivity": subject.connectivity}, request=subject.request,
     )  # fmt: skip
 
 
@@ -97,7 +97,7 @@ def _play(customer: Customer, cell: Cell, scenario: Scenario, acks: Path) -> tup
         if _comes_to_rest(customer, scenario.name) or cell.kind not in PERMANENT:
             return
         helped.append("a new start")
-        customer.rotate({"DBInstanceIdentifier": scenario.name, "GraceDays": 0})
+        customer.rotate({"DBInstanceIdentifier": scenario.name, "GraceDays": 0, **scenario.request})
         _comes_to_rest(customer, scenario.name)
 
     return play(customer, scenario, acks, afterwards=finish, built=built, settles=False), helped[-1]
@@ -142,7 +142,8 @@ def _result(customer: Customer, cell: Cell, played: tuple[Outcome, str]) -> Resu
 def _not_as_meant(cell: Cell, outcome: Outcome, helped: str) -> Iterator[str]:
     """A passing fault ends in success; a lasting one as the next start leaves it; what is stopped is carried on."""
     wanted = "SUCCEEDED" if cell.boundary.way == "forward" else "FAILED"
-    if outcome.shut_out_seconds > SHUT_OUT_SECONDS and cell.kind not in PERMANENT:
+    budget = SUBJECTS[cell.boundary.subject].request.get("WriteOutageBudgetSeconds", 0)
+    if outcome.shut_out_seconds > SHUT_OUT_SECONDS + budget and cell.kind not in PERMANENT:
         yield f"nobody could write for {outcome.shut_out_seconds:.0f} s"
     if cell.kind in WAITING and not any("RetirementRefused" in moment for moment in outcome.moments):
         yield "nobody was told"

@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,6 +33,8 @@ class Subject:
     never: tuple[str, ...] = ()
     """Kinds of failure that it cannot have."""
     connectivity: Connectivity = "dns"
+    request: Mapping[str, Any] = field(default_factory=dict)
+    """More fields of the execution's input."""
 
     @property
     def name(self) -> str:
@@ -46,6 +48,7 @@ class Subject:
 DEFAULT = "postgres/read-replica"
 _NAME_STAYS = {"kind": "denied", "function": "update-connectivity", "call": "route53.ChangeResourceRecordSets"}
 _NOT_SWITCHED = {"kind": "denied", "function": "switch-over", "call": "rds.SwitchoverBlueGreenDeployment"}
+_WITH_DOWNTIME = {"Strategy": "snapshot", "Accept": ["downtime"], "WriteOutageBudgetSeconds": 4 * 60 * 60}
 _NOT_BY_RDS = ("late", "led-back", "stalled")
 """Kinds that RDS does not let happen: it fences itself, and the name that applications use stays."""
 SUBJECTS: Mapping[str, Subject] = {
@@ -86,11 +89,12 @@ AT_INVOCATIONS: dict[str, Mapping[str, Any]] = {
     "unheard": {"kind": "stopped", "unheard": True},
 }
 BEFORE_RELEASE = (
-    "confirm-drained", "promote", "wait-for-promotion", "check-target", "update-connectivity", "resume-writes",
+    "confirm-drained", "promote", "wait-for-promotion", "take-snapshot", "copy-snapshot", "restore-target",
+    "wait-for-restore", "check-target", "update-connectivity", "resume-writes",
 )  # fmt: skip
 BEFORE_FENCE = (
     "create-new-kms-key", "create-encrypted-read-replica", "prepare-connectivity", "wait-for-replication-sync",
-    "pause-application-writes", "create-blue-green-deployment", "wait-for-green", "switch-over",
+    "wait-for-source", "pause-application-writes", "create-blue-green-deployment", "wait-for-green", "switch-over",
 )  # fmt: skip
 STALLED_SECONDS = 6 * 3600
 PATIENCE_SECONDS = 120
