@@ -24,7 +24,7 @@ from tests.rotation.support import Customer
 RESTORE = "rds.RestoreDBInstanceFromDBSnapshot"
 REQUEST: dict[str, Any] = {"Strategy": "snapshot", "Accept": ["downtime"], "WriteOutageBudgetSeconds": 4 * 60 * 60}
 SHORT = 601
-"""Seconds, in which RDS takes the snapshot and does not get done with the copy."""
+"""Seconds, in which RDS takes the snapshot and copies it, and does not get done with the restore."""
 
 FORWARD = [
     Scenario("sn-plain", ends="forward", request=REQUEST),
