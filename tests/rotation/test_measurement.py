@@ -9,7 +9,7 @@ import time
 import types
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,21 +78,25 @@ def place() -> Iterator[Place]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def write_for(place: Place, acks: Path, seconds: float, meanwhile: Any = None) -> tuple[list[Ack], Any]:
+def write_for(place: Place, acks: Path, more: int, meanwhile: Callable[[], None]) -> tuple[list[Ack], Any]:
+    """Write, let something happen meanwhile, and go on until so many ``more`` are acknowledged."""
     writers = Writers(
         place.account, databases=place.world.databases, login=place.world.app, acks=acks, writers=WRITERS, rate=60,
         record=RECORD,
     )  # fmt: skip
     try:
-        give_up_at = time.monotonic() + 20
-        while writers.acknowledged() < 20 and time.monotonic() < give_up_at:
-            time.sleep(0.02)
-        if meanwhile:
-            meanwhile()
-        time.sleep(seconds)
+        _until_acknowledged(writers, 20)
+        meanwhile()
+        _until_acknowledged(writers, writers.acknowledged() + more)
     finally:
         stopped = writers.stop()
     return read_acks(acks), stopped
+
+
+def _until_acknowledged(writers: Writers, wanted: int) -> None:
+    give_up_at = time.monotonic() + 120
+    while writers.acknowledged() < wanted and time.monotonic() < give_up_at:
+        time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +116,7 @@ def written(place: Place, tmp_path_factory: pytest.TempPathFactory) -> list[Ack]
         place.server.crash()
         place.server.start()
 
-    found, _ = write_for(place, acks, 1.0, disturb)
+    found, _ = write_for(place, acks, 100, disturb)
     return found
 
 
@@ -184,7 +188,7 @@ def test_two_kinds_of_writers_do_not_mind_a_read_only_database(place: Place, tmp
             sql.run("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'app'")
 
     try:
-        found, stopped = write_for(place, tmp_path / "acks", 0.5, terminate)
+        found, stopped = write_for(place, tmp_path / "acks", 50, terminate)
     finally:
         with place.server.session("postgres") as sql:
             for database in DATABASES:
@@ -203,7 +207,7 @@ def test_a_commit_whose_answer_was_lost_is_settled_and_not_repeated(place: Place
             place.front.restore("orders")
             time.sleep(0.1)
 
-    found, stopped = write_for(place, tmp_path / "acks", 1.0, cut_often)
+    found, stopped = write_for(place, tmp_path / "acks", 50, cut_often)
 
     with place.app(DATABASES[0]) as one, place.app(DATABASES[1]) as two:
         present = Counter(row[0] for sql in (one, two) for row in sql.run("SELECT id FROM ledger"))

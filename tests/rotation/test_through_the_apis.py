@@ -321,7 +321,7 @@ class TestNothingSecretIsTold:
         """A message that quotes what it complains of, and a line of log that repeats the message."""
         for path, careful, careless in (
             ("lambdas/rotation/aws/secrets.py", 'f"{secret_id} is not a JSON object with', 'f"{text} is not one with'),
-            ("lambdas/preflight/handler.py", "[reason.name for", "[reason.message for"),
+            ("lambdas/preflight/handler.py", "[one.name for", "[one.message for"),
         ):
             assert careful in files[path]
             files[path] = files[path].replace(careful, careless)
