@@ -25,6 +25,7 @@ from sandbox.mariadb import HOW_TO_INSTALL, is_installed
 WARM_UP_SECONDS = 1.0
 COOL_DOWN_SECONDS = 1.0
 DEFAULT_RATE = 50.0
+STRATEGIES = ("read-replica", "blue-green", "snapshot")
 ACCEPTED: Mapping[str, Sequence[str]] = {"snapshot": ["downtime"]}
 """Risks, by strategy, without which it is refused."""
 
@@ -320,7 +321,7 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
         "Exit 0 only if the rotation succeeded and nothing was lost, duplicated, denied or left over.",
     )
     parser.add_argument("--engine", choices=dialects.ENGINES, default="postgres")
-    parser.add_argument("--strategy", choices=["read-replica", "blue-green", "snapshot"], default="read-replica")
+    parser.add_argument("--strategy", choices=STRATEGIES, default="read-replica")
     parser.add_argument(
         "--connectivity", choices=["dns", "secret"], default="dns", help="of every strategy but blue-green"
     )

@@ -57,9 +57,10 @@ SUBJECTS: Mapping[str, Subject] = {
         Subject("postgres", "read-replica", _NAME_STAYS, "rollback"),
         # No session of MariaDB sleeps where a fence does not see it.
         Subject("mariadb", "read-replica", _NAME_STAYS, "rollback", ("late",)),
-        Subject(
-            "postgres", "blue-green", _NOT_SWITCHED, "roll-back-deployment", ("late", "led-back", "stalled"), "endpoint"
-        ),
+        Subject("postgres", "blue-green", _NOT_SWITCHED, "roll-back-deployment", _NOT_BY_RDS, "endpoint"),
+        Subject("mariadb", "blue-green", _NOT_SWITCHED, "roll-back-deployment", _NOT_BY_RDS, "endpoint"),
+        Subject("postgres", "snapshot", _NAME_STAYS, "rollback", request=_WITH_DOWNTIME),
+        Subject("mariadb", "snapshot", _NAME_STAYS, "rollback", ("late",), request=_WITH_DOWNTIME),
     )
 }
 
