@@ -40,6 +40,7 @@ without an acknowledged write, or a read, as the clients saw it. *Until cut over
 start to `{cut_over}`. What RDS takes for its own part is the sandbox's assumption in all of these: a promotion and a
 switchover take about a second there and minutes on RDS, and copying data takes as long as there is data. Compare the
 columns with each other; what a strategy takes for a database of yours, [only that database can show](limits.md).
+Above all the outage of `snapshot`: RDS's minutes pass on the sandbox's clock alone, and no client waits for them.
 State transitions are of the whole rotation, without a grace period; the price is for 25 USD per million.
 """
 
