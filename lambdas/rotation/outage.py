@@ -1,13 +1,11 @@
 """The write outage budget, where a step waits for RDS under the fence."""
 
-from datetime import timedelta
-
+from lambdas.rotation import polling
 from lambdas.rotation.errors import BudgetSpent
 from lambdas.rotation.ports import Ports
 from lambdas.rotation.state import Rotation
 
 OFTEN_SECONDS, SELDOM_SECONDS = 15, 120
-OFTEN_FOR = timedelta(hours=1)
 
 
 def refuse_if_spent(rotation: Rotation, waiting_for: str, ports: Ports) -> None:
@@ -20,6 +18,6 @@ def refuse_if_spent(rotation: Rotation, waiting_for: str, ports: Ports) -> None:
 
 
 def look_again_seconds(rotation: Rotation, ports: Ports) -> int:
-    """Until the next look at what RDS is making; a day of looking often would fill the history (25,000 events)."""
-    long = rotation.fence is not None and ports.clock.now() - rotation.fence.requested_at >= OFTEN_FOR
-    return SELDOM_SECONDS if long else OFTEN_SECONDS
+    """Until the next look at what RDS is making."""
+    fence, _ = rotation.fenced_source()
+    return polling.look_again_seconds(fence.requested_at, ports.clock.now(), often=OFTEN_SECONDS, seldom=SELDOM_SECONDS)

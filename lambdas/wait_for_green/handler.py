@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 from lambdas.rotation.errors import SyncIncomplete
+from lambdas.rotation.polling import look_again_seconds
 from lambdas.rotation.ports import BlueGreenDeployment, Ports
 from lambdas.rotation.state import Deployment, Rotation
 from lambdas.rotation.step import logger, step
@@ -11,8 +12,6 @@ from lambdas.wait_for_green.readiness import observed
 PATIENCE = timedelta(hours=48)
 """Longer than a replica's: RDS copies every member, and loads its storage, before it may be switched over."""
 OFTEN_SECONDS, SELDOM_SECONDS = 60, 300
-OFTEN_FOR = timedelta(hours=1)
-"""Two days of looking every minute would fill the execution's history (25,000 events)."""
 
 
 def wait_for_green(rotation: Rotation, ports: Ports) -> Rotation:
@@ -36,13 +35,14 @@ def wait_for_green(rotation: Rotation, ports: Ports) -> Rotation:
     if waiting_for and now - deployment.requested_at >= PATIENCE:
         raise SyncIncomplete(f"{deployment.name}: after 48 hours still waiting for {'; '.join(waiting_for)}")
     logger.info("deployment observed", deployment=deployment.name, waiting_for=waiting_for)
-    often = now - deployment.requested_at < OFTEN_FOR
     return rotation.having(
         deployment=deployment.having(
             observed_at=now,
             waiting_for=tuple(waiting_for),
             ready=not waiting_for,
-            look_again_seconds=OFTEN_SECONDS if often else SELDOM_SECONDS,
+            look_again_seconds=look_again_seconds(
+                deployment.requested_at, now, often=OFTEN_SECONDS, seldom=SELDOM_SECONDS
+            ),
         )
     )
 

@@ -6,6 +6,7 @@ from aws_lambda_powertools.metrics import MetricUnit
 
 from lambdas.rotation import making
 from lambdas.rotation.errors import SyncIncomplete, UnknownDatabase
+from lambdas.rotation.polling import look_again_seconds
 from lambdas.rotation.ports import Ports
 from lambdas.rotation.readiness import connectivity
 from lambdas.rotation.state import Rotation, Sync
@@ -15,8 +16,6 @@ from lambdas.wait_for_replication_sync.readiness import backups, replication, se
 PATIENCE = timedelta(hours=24)
 STEADY_OBSERVATIONS = 3
 OFTEN_SECONDS, SELDOM_SECONDS = 30, 300
-OFTEN_FOR = timedelta(hours=1)
-"""A day of looking every 30 s would fill the execution's history (25,000 events)."""
 
 
 def wait_for_replication_sync(rotation: Rotation, ports: Ports) -> Rotation:
@@ -56,12 +55,14 @@ def wait_for_replication_sync(rotation: Rotation, ports: Ports) -> Rotation:
     if waiting_for and now - sync.started_at >= PATIENCE:
         raise SyncIncomplete(f"{rotation.target_identifier}: after 24 hours still waiting for {'; '.join(waiting_for)}")
     logger.info("target observed", target=rotation.target_identifier, waiting_for=waiting_for, lag_bytes=sync.lag_bytes)
-    often = now - sync.started_at < OFTEN_FOR or 0 < sync.steady_observations < STEADY_OBSERVATIONS
+    steadying = 0 < sync.steady_observations < STEADY_OBSERVATIONS
     return rotation.having(
         sync=sync.having(
             waiting_for=tuple(waiting_for),
             ready=not waiting_for,
-            look_again_seconds=OFTEN_SECONDS if often else SELDOM_SECONDS,
+            look_again_seconds=OFTEN_SECONDS
+            if steadying
+            else look_again_seconds(sync.started_at, now, often=OFTEN_SECONDS, seldom=SELDOM_SECONDS),
         )
     )
 

@@ -4,6 +4,7 @@ from datetime import timedelta
 
 from lambdas.rotation import names
 from lambdas.rotation.errors import SyncIncomplete, UnknownDatabase
+from lambdas.rotation.polling import look_again_seconds
 from lambdas.rotation.ports import Ports
 from lambdas.rotation.readiness import backup_window, connectivity
 from lambdas.rotation.state import Rotation, Sync
@@ -13,7 +14,6 @@ PATIENCE = timedelta(hours=24)
 OBSERVATIONS = 3
 """So often somebody looks for sessions of RDS's own agent, which come and go, and decide how a database is fenced."""
 OFTEN_SECONDS, SELDOM_SECONDS = 30, 300
-OFTEN_FOR = timedelta(hours=1)
 
 
 def wait_for_source(rotation: Rotation, ports: Ports) -> Rotation:
@@ -55,7 +55,7 @@ def wait_for_source(rotation: Rotation, ports: Ports) -> Rotation:
             steady_observations=looks,
             superuser_databases=tuple(sorted(superusers)),
             ready=not waiting_for,
-            look_again_seconds=OFTEN_SECONDS if now - started_at < OFTEN_FOR else SELDOM_SECONDS,
+            look_again_seconds=look_again_seconds(started_at, now, often=OFTEN_SECONDS, seldom=SELDOM_SECONDS),
         )
     )
 
