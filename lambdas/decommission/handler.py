@@ -45,7 +45,7 @@ def decommission(rotation: Rotation, ports: Ports) -> Rotation:
 
 def _snapshot(rotation: Rotation, progress: Decommission, source: Instance | None, ports: Ports) -> Decommission:
     temporary, kept = _snapshots(progress)
-    if ports.rds.describe_snapshot(kept) is not None or snapshots.is_available(temporary, ports):
+    if ports.rds.describe_snapshot(kept) is not None or snapshots.seen(temporary, ports)[1]:
         return progress.having(stage="copy")
     if source is None:
         logger.warning("source was deleted by somebody else", kept_snapshot=None)

@@ -1,17 +1,21 @@
 """A snapshot of the source and its copy under the new key, whichever step needs them: asked for, seen, trusted."""
 
+from collections.abc import Mapping
+from typing import Any
+
 from lambdas.rotation import names
 from lambdas.rotation.errors import SnapshotFailed
 from lambdas.rotation.ports import Ports
 from lambdas.rotation.state import Rotation
 
 
-def is_available(identifier: str, ports: Ports) -> bool:
-    """Raises: SnapshotFailed (terminal); RDS has given it up."""
+def seen(identifier: str, ports: Ports) -> tuple[Mapping[str, Any] | None, bool]:
+    """What RDS says of it, and whether it is available. Raises: SnapshotFailed (terminal); RDS has given it up."""
     snapshot = ports.rds.describe_snapshot(identifier)
-    if snapshot is not None and snapshot.get("Status") == "failed":
+    status = snapshot.get("Status") if snapshot is not None else None
+    if status == "failed":
         raise SnapshotFailed(f"snapshot {identifier} failed; delete it, then start the rotation again")
-    return snapshot is not None and snapshot.get("Status") == "available"
+    return snapshot, status == "available"
 
 
 def is_copied(original: str, copy: str, rotation: Rotation, ports: Ports) -> bool:
@@ -21,10 +25,10 @@ def is_copied(original: str, copy: str, rotation: Rotation, ports: Ports) -> boo
         SnapshotFailed: terminal; RDS has given it up, or it is under another key.
     """
     key_arn = rotation.keyed().arn
-    if not is_available(copy, ports):
+    found, available = seen(copy, ports)
+    if found is None or not available:
         ports.rds.request_snapshot_copy(original, copy, key_arn, tags(rotation))
         return False
-    found = ports.rds.describe_snapshot(copy) or {}
     if found.get("KmsKeyId") != key_arn:
         raise SnapshotFailed(f"snapshot {copy} is under {found.get('KmsKeyId')}, not under the new key")
     return True

@@ -26,10 +26,11 @@ def take_snapshot(rotation: Rotation, ports: Ports) -> Rotation:
     refuse_if_spent(rotation, f"snapshot {temporary}", ports)
     restoration = restoration.having(look_again_seconds=look_again_seconds(rotation, ports))
     # Not at every look: while RDS takes a snapshot the server may not answer for a moment.
-    if rotation.restoration is None or ports.rds.describe_snapshot(temporary) is None:
+    found, available = snapshots.seen(temporary, ports) if rotation.restoration is not None else (None, False)
+    if found is None:
         rotation = rotation.having(restoration=restoration)
         _ask(rotation, temporary, ports)
-    elif snapshots.is_available(temporary, ports):
+    elif available:
         logger.info("snapshot taken", snapshot=temporary)
         restoration = restoration.having(stage="copy")
     return rotation.having(restoration=restoration)
