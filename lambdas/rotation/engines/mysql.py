@@ -19,7 +19,7 @@ import pymysql
 from pymysql.connections import Connection
 from pymysql.err import MySQLError, OperationalError
 
-from lambdas.rotation.engines.refusals import suppress_states
+from lambdas.rotation.engines.refusals import CONTROL_DATABASE_TAKEN, suppress_states
 from lambdas.rotation.errors import (
     DatabaseUnreachable,
     DecisionLost,
@@ -125,13 +125,7 @@ class MariadbEngine:
                     )
                 )
             if self._control_state(sql) == "foreign":
-                findings.append(
-                    Finding(
-                        name="ControlDatabaseTaken",
-                        message=f"a database {CONTROL_DATABASE} exists that no rotation made",
-                        advice="rename it; the rotation needs the name",
-                    )
-                )
+                findings.append(CONTROL_DATABASE_TAKEN)
         return findings
 
     def warnings(self) -> Sequence[Finding]:

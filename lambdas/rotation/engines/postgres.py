@@ -18,7 +18,7 @@ from pg8000.exceptions import DatabaseError, InterfaceError
 from pg8000.native import Connection
 from scramp import ScramException
 
-from lambdas.rotation.engines.refusals import suppress_states
+from lambdas.rotation.engines.refusals import CONTROL_DATABASE_TAKEN, suppress_states
 from lambdas.rotation.errors import (
     DatabaseUnreachable,
     DecisionLost,
@@ -153,13 +153,7 @@ class PostgresEngine:
                     )
                 )
             if self._control_state(sql) == "foreign":
-                findings.append(
-                    Finding(
-                        name="ControlDatabaseTaken",
-                        message=f"a database {CONTROL_DATABASE} exists that no rotation made",
-                        advice="rename it; the rotation needs the name",
-                    )
-                )
+                findings.append(CONTROL_DATABASE_TAKEN)
             databases = [name for name, *_ in _applications(sql)]
         for name in databases:
             findings += self._limitations_inside(name, accept)
