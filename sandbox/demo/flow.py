@@ -174,6 +174,24 @@ def rotate_under_load(
     )
 
 
+def rotate_well(account: Account, built: world.World, load: Load, **request: Any) -> Outcome:
+    """`rotate_under_load` for a measurement: a rotation that is not good measures nothing.
+
+    Args:
+        request: more fields of the execution's input. There is no grace period, which is no part of the cutover.
+
+    Raises:
+        RuntimeError: it failed, or lost, left or was denied something.
+    """
+    outcome = rotate_under_load(account, built, load, request={"GraceDays": 0, **request})
+    found = outcome.report
+    if not found.good:
+        raise RuntimeError(
+            f"{built.identifier}: {outcome.run.error} {outcome.run.cause} {found.leftovers} {found.denied}"
+        )
+    return outcome
+
+
 def _wait_for_writes(applications: writers.Writers, load: Load) -> None:
     give_up_at = time.monotonic() + 30
     while applications.acknowledged() < load.writers:
@@ -353,4 +371,4 @@ def _positive(convert: Callable[[str], Any]) -> Callable[[str], Any]:
     return parse
 
 
-__all__ = ["CONTROL_DATABASE", "Load", "Outcome", "Watcher", "main", "rotate_under_load"]
+__all__ = ["CONTROL_DATABASE", "Load", "Outcome", "Watcher", "main", "rotate_under_load", "rotate_well"]

@@ -51,19 +51,16 @@ class Row:
     reports: tuple[Report, ...]
 
     def cells(self) -> tuple[str, ...]:
-        def median(values: Sequence[float]) -> float:
-            return statistics.median(values)
-
-        transitions = median([one.state_transitions for one in self.reports])
+        transitions = statistics.median([one.state_transitions for one in self.reports])
         return (
             self.subject.engine,
             self.subject.strategy,
             _with_worst([one.write_outage_seconds or 0.0 for one in self.reports]),
             _with_worst([one.read_outage_seconds or 0.0 for one in self.reports]),
-            f"{median([until_cut_over(one) for one in self.reports]):,.0f}",
+            f"{statistics.median([until_cut_over(one) for one in self.reports]):,.0f}",
             f"{transitions:.0f}",
             f"{transitions * USD_PER_TRANSITION:.4f}",
-            f"{median([sum(one.api_calls.values()) for one in self.reports]):.0f}",
+            f"{statistics.median([sum(one.api_calls.values()) for one in self.reports]):.0f}",
             f"{sum(one.acknowledged for one in self.reports):,}",
             str(sum(one.lost + one.duplicated for one in self.reports)),
         )
@@ -90,15 +87,9 @@ def measure(account: Account, load: flow.Load, runs: int, watcher: flow.Watcher,
         reports = []
         for run in range(runs + 1):
             name = f"{subject.engine}-{subject.strategy}-{run}"
-            built = world.build(
-                account, identifier=name, engine=subject.engine, connectivity=subject.connectivity, rows=ROWS,
-                writers=load.writers,
-            )  # fmt: skip
-            outcome = flow.rotate_under_load(account, built, load, request={"GraceDays": 0, **subject.request})
-            found = outcome.report
+            built = world.build(account, identifier=name, rows=ROWS, writers=load.writers, **subject.world)
+            found = flow.rotate_well(account, built, load, **subject.request).report
             world.remove(account, name)
-            if not found.good:
-                raise RuntimeError(f"{name}: {outcome.run.error} {outcome.run.cause} {found.leftovers} {found.denied}")
             watcher.say(f"{name}: {found.write_outage_seconds:.2f} s, {found.lost} lost")
             reports.append(found)
         rows.append(Row(subject, tuple(reports[1:])))

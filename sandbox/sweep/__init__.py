@@ -99,7 +99,7 @@ def record(subject: Subject) -> tuple[list[Boundary], dict[str, Any]]:
         scenarios: dict[Way, Scenario] = {
             way: Scenario(
                 f"recorded-{way}", subject.faults(way), request=subject.request,
-                world={"engine": subject.engine, "connectivity": subject.connectivity},
+                world=subject.world,
             )
             for way in get_args(Way)
         }  # fmt: skip

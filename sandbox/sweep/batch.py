@@ -66,7 +66,7 @@ def scenario_of(name: str, cell: Cell) -> Scenario:
     subject = SUBJECTS[cell.boundary.subject]
     return Scenario(
         name, cell.faults(), ends="either", latecomer=cell.kind == "late", by_endpoint=cell.kind == "led-back",
-        world={"engine": subject.engine, "connectivity": subject.connectivity}, request=subject.request,
+        world=subject.world, request=subject.request,
     )  # fmt: skip
 
 

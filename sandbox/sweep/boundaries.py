@@ -40,6 +40,11 @@ class Subject:
     def name(self) -> str:
         return f"{self.engine}/{self.strategy}"
 
+    @property
+    def world(self) -> dict[str, Any]:
+        """What its databases are like: options of `world.build`."""
+        return {"engine": self.engine, "connectivity": self.connectivity}
+
     def faults(self, way: Way) -> tuple[Mapping[str, Any], ...]:
         """What goes wrong anyway, so that this way is taken."""
         return (self.lasting,) if way == "back" else ()
@@ -48,7 +53,11 @@ class Subject:
 DEFAULT = "postgres/read-replica"
 _NAME_STAYS = {"kind": "denied", "function": "update-connectivity", "call": "route53.ChangeResourceRecordSets"}
 _NOT_SWITCHED = {"kind": "denied", "function": "switch-over", "call": "rds.SwitchoverBlueGreenDeployment"}
-_WITH_DOWNTIME = {"Strategy": "snapshot", "Accept": ["downtime"], "WriteOutageBudgetSeconds": 4 * 60 * 60}
+BY_SNAPSHOT: Mapping[str, Any] = {
+    "Strategy": "snapshot",
+    "Accept": ["downtime"],
+    "WriteOutageBudgetSeconds": 4 * 60 * 60,
+}
 _NOT_BY_RDS = ("late", "led-back", "stalled")
 """Kinds that RDS does not let happen: it fences itself, and the name that applications use stays."""
 SUBJECTS: Mapping[str, Subject] = {
@@ -59,8 +68,8 @@ SUBJECTS: Mapping[str, Subject] = {
         Subject("mariadb", "read-replica", _NAME_STAYS, "rollback", ("late",)),
         Subject("postgres", "blue-green", _NOT_SWITCHED, "roll-back-deployment", _NOT_BY_RDS, "endpoint"),
         Subject("mariadb", "blue-green", _NOT_SWITCHED, "roll-back-deployment", _NOT_BY_RDS, "endpoint"),
-        Subject("postgres", "snapshot", _NAME_STAYS, "rollback", request=_WITH_DOWNTIME),
-        Subject("mariadb", "snapshot", _NAME_STAYS, "rollback", ("late",), request=_WITH_DOWNTIME),
+        Subject("postgres", "snapshot", _NAME_STAYS, "rollback", request=BY_SNAPSHOT),
+        Subject("mariadb", "snapshot", _NAME_STAYS, "rollback", ("late",), request=BY_SNAPSHOT),
     )
 }
 

@@ -2,16 +2,15 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from sandbox.sweep.boundaries import BY_SNAPSHOT
 from tests.mariadb import need_mariadb
 from tests.rotation.scenarios import Scenario, assert_invariants, params, play, sandbox_with, table_line
 from tests.rotation.support import Customer
 
 MARIADB = {"engine": "mariadb"}
-BY_SNAPSHOT: dict[str, Any] = {"Strategy": "snapshot", "Accept": ["downtime"], "WriteOutageBudgetSeconds": 4 * 60 * 60}
 RESTORE = "rds.RestoreDBInstanceFromDBSnapshot"
 
 SCENARIOS = [

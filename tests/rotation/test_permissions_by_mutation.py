@@ -13,6 +13,7 @@ import pytest
 from infra.tasks import ACCOUNT_WIDE_QUESTIONS, KEYED
 from lambdas.rotation.names import ROTATION_ID_TAG
 from sandbox.client import SandboxProcess
+from sandbox.sweep.boundaries import BY_SNAPSHOT
 from tests.rotation.permissions import (
     KEY_ROTATION_DAYS,
     PERMISSIONS,
@@ -56,8 +57,6 @@ WITH_A_TARGET = ("WaitForReplicationSync", "rds:AddRoleToDBInstance")
 FENCED = ("ConfirmDrained", "dynamodb:UpdateItem")
 SWITCHED = ("UpdateConnectivity", "route53:ChangeResourceRecordSets")
 SNAPSHOTTED = ("CopySnapshot", "rds:CopyDBSnapshot")
-
-BY_SNAPSHOT: Mapping[str, Any] = {"Strategy": "snapshot", "Accept": ["downtime"], "WriteOutageBudgetSeconds": 14_400}
 
 
 def forward(lab: Lab, missing: Permission | None) -> Ended:

@@ -5,10 +5,10 @@ RDS's minutes are virtual, so the outages here are to be read on the sandbox's c
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from sandbox.sweep.boundaries import BY_SNAPSHOT
 from tests.rotation.scenarios import (
     ROWS,
     WRITERS,
@@ -22,17 +22,16 @@ from tests.rotation.scenarios import (
 from tests.rotation.support import Customer
 
 RESTORE = "rds.RestoreDBInstanceFromDBSnapshot"
-REQUEST: dict[str, Any] = {"Strategy": "snapshot", "Accept": ["downtime"], "WriteOutageBudgetSeconds": 4 * 60 * 60}
 SHORT = 601
 """Seconds, in which RDS takes the snapshot and copies it, and does not get done with the restore."""
 
 FORWARD = [
-    Scenario("sn-plain", ends="forward", request=REQUEST),
+    Scenario("sn-plain", ends="forward", request=BY_SNAPSHOT),
     Scenario(
         "sn-dies-after-request",
         ({"kind": "killed", "function": "restore-target", "call": RESTORE, "when": "after"},),
         ends="forward",
-        request=REQUEST,
+        request=BY_SNAPSHOT,
     ),
 ]
 BACK = [
@@ -41,9 +40,9 @@ BACK = [
         "sn-stopped-at-request",
         ({"kind": "stopped", "function": "restore-target", "call": RESTORE, "seconds": 1},),
         error="StoppedByHand",
-        request=REQUEST,
+        request=BY_SNAPSHOT,
     ),
-    Scenario("sn-budget", error="BudgetSpent", request=REQUEST | {"WriteOutageBudgetSeconds": SHORT}),
+    Scenario("sn-budget", error="BudgetSpent", request={**BY_SNAPSHOT, "WriteOutageBudgetSeconds": SHORT}),
 ]
 SAMPLE = {"sn-plain"}
 
@@ -69,4 +68,4 @@ def test_one_side_serves_and_nothing_is_lost(customer: Customer, tmp_path: Path,
         assert kept == [outcome.last.output["new_key"]["arn"]], "one copy, under the new key"
     else:
         assert kept == []
-        assert outcome.shut_out_seconds < REQUEST["WriteOutageBudgetSeconds"], "RDS was not waited for"
+        assert outcome.shut_out_seconds < BY_SNAPSHOT["WriteOutageBudgetSeconds"], "RDS was not waited for"
