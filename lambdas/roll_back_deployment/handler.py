@@ -63,8 +63,9 @@ def _settled(rotation: Rotation, ports: Ports) -> Rotation:
         return remove(rotation, ports)
     asked_for = rotation.deployment.switchover_requested_at is not None
     if asked_for and live is not None and live.status != switchover.DELETING:
-        remove(rotation, ports)  # accepted or not: the next visit sees it
-        return ended_with(rotation, "undecided", f"{live.name} has to be deleted before it is certain that {why}")
+        seen = remove(rotation, ports).undo  # accepted or not: the next visit sees it
+        left = "; ".join((*seen.waiting_for, *seen.leftovers)) if seen else ""
+        return ended_with(rotation, "undecided", f"{why}, which is certain once its deployment is deleted: {left}")
     return remove(rolled_back(rotation, why, ports), ports)
 
 

@@ -11,6 +11,7 @@ from lambdas.preflight.handler import preflight
 from lambdas.roll_back_deployment.handler import roll_back_deployment
 from lambdas.rotation import names
 from lambdas.rotation.errors import (
+    AccessRefused,
     AwsUnavailable,
     EpochSuperseded,
     PreflightRefused,
@@ -342,6 +343,22 @@ def test_after_a_request_only_an_accepted_deletion_decides() -> None:
 
     assert ("rolled-back", False) not in outcomes
     assert ("rolled-back", True) == outcomes[-1]
+
+
+def test_people_are_told_what_keeps_the_deployment_from_being_deleted() -> None:
+    ports = ports_of()
+    rotation = failed(asked(ports))
+    ports.blue_green.becomes("AVAILABLE")
+    ports.clock.advance(SLOWEST_FUNCTION.total_seconds())
+    rotation = visit(roll_back_deployment, rotation, ports, takes_over=True)
+    ports.clock.advance(PAGE_AFTER.total_seconds())
+    ports.fail("blue_green.request_deletion", AccessRefused("rds:DeleteBlueGreenDeployment is not allowed"))
+
+    visit(roll_back_deployment, rotation, ports)
+
+    [(moment, _, message)] = ports.notifier.sent
+    assert moment == "RotationUndecided"
+    assert "rds:DeleteBlueGreenDeployment is not allowed" in str(message)
 
 
 def test_a_status_that_is_a_moment_old_does_not_make_blue_serve() -> None:
