@@ -15,7 +15,7 @@ from typing import Any
 
 from infra.config import load
 from infra.tasks import permission_matrix
-from lambdas.rotation.names import BASE_NAME_TAG, ROTATION_ID_TAG
+from lambdas.rotation.names import BASE_NAME_TAG, DEPLOYMENT_TAG, ROTATION_ID_TAG
 from sandbox.demo import world
 from sandbox.demo.world import World
 from tests.rotation.support import Customer, Inbox
@@ -80,6 +80,21 @@ class Lab:
         return self._furnished("slow")
 
     @cached_property
+    def served(self) -> World:
+        return self.one_served("served")
+
+    def one_served(self, identifier: str) -> World:
+        """Its applications use RDS's own name, so that only a blue/green deployment will do."""
+        built = self.customer.build(identifier, rows=20, writers=1, databases=("orders",), connectivity="endpoint")
+        self._built.append(built)
+        return built
+
+    @cached_property
+    def fickle(self) -> World:
+        """RDS makes no replica of it under another key (the sandbox's fault), and a deployment all the same."""
+        return self._furnished("fickle")
+
+    @cached_property
     def bystander(self) -> World:
         """Takes part in the fleet, whose schedule it never fits, and came with the tags of somebody else's snapshot."""
         tags = {
@@ -96,28 +111,19 @@ class Lab:
         """A database with everything that some grant is for."""
         account, rds, kms = self.customer.account, self.customer.client("rds"), self.customer.client("kms")
         built = self.customer.build(identifier, rows=20, writers=1, databases=("orders",))
+        self.lend_roles_to(built)
         policy = json.loads(kms.get_key_policy(KeyId=built.key_arn, PolicyName="default")["Policy"])
         policy["Statement"][0]["Sid"] = POLICY_MARK
         kms.put_key_policy(KeyId=built.key_arn, PolicyName="default", Policy=json.dumps(policy))
         kms.enable_key_rotation(KeyId=built.key_arn, RotationPeriodInDays=KEY_ROTATION_DAYS)
-        monitoring, imports = (
-            arn.rsplit("/", 1)[-1] for arn in (CONFIG.monitoring_role_arns + CONFIG.associated_role_arns)
-        )
-        for role in (monitoring, imports):
-            self._role(role, "rds")
         rds.modify_db_instance(
             DBInstanceIdentifier=identifier,
-            MonitoringInterval=60,
-            MonitoringRoleArn=CONFIG.monitoring_role_arns[0],
             EnablePerformanceInsights=True,
             PerformanceInsightsKMSKeyId=built.key_arn,
             BackupRetentionPeriod=1,  # the sooner the backups of a source expire, the sooner its key can be retired
             ApplyImmediately=True,
         )
         self._wait_idle(identifier)
-        rds.add_role_to_db_instance(
-            DBInstanceIdentifier=identifier, RoleArn=CONFIG.associated_role_arns[0], FeatureName="s3Import"
-        )
         instance = self.customer.instance(identifier)
         assert instance is not None
         key = world.make_key(account, "The key of the secrets")
@@ -136,6 +142,28 @@ class Lab:
         )
         self._built.append(built)
         return built
+
+    def lend_roles_to(self, built: World) -> None:
+        """One that RDS monitors it by, and one that it imports by: what a copy of before does not have."""
+        rds = self.customer.client("rds")
+        for arn in CONFIG.monitoring_role_arns + CONFIG.associated_role_arns:
+            self._role(arn.rsplit("/", 1)[-1], "rds")
+        rds.modify_db_instance(
+            DBInstanceIdentifier=built.identifier,
+            MonitoringInterval=60,
+            MonitoringRoleArn=CONFIG.monitoring_role_arns[0],
+            ApplyImmediately=True,
+        )
+        self._wait_idle(built.identifier)
+        rds.add_role_to_db_instance(
+            DBInstanceIdentifier=built.identifier, RoleArn=CONFIG.associated_role_arns[0], FeatureName="s3Import"
+        )
+
+    def greens_of(self, built: World) -> list[str]:
+        """Copies that RDS has made of a database for a deployment."""
+        found = self.customer.client("rds").describe_db_instances()["DBInstances"]
+        names = [str(one["DBInstanceIdentifier"]) for one in found]
+        return [name for name in names if name.startswith(f"{built.identifier}-green-")]
 
     def _wait_idle(self, identifier: str) -> None:
         """For a moment after an order RDS still shows the status from before it."""
@@ -410,7 +438,28 @@ class Lab:
             rds.delete_db_snapshot(DBSnapshotIdentifier=snapshot["DBSnapshotIdentifier"])
         for built in self._built:
             self._keep_backups_away(self._now(built))
-        return [*self.remove_targets(), *self._owners_settings_restored()]
+        return [*self.remove_deployments(), *self.remove_targets(), *self._owners_settings_restored()]
+
+    def remove_deployments(self) -> list[str]:
+        """Those that a rotation has left, as its message says: with green, and without its mark on blue."""
+        rds, removed = self.customer.client("rds"), []
+        for deployment in rds.describe_blue_green_deployments()["BlueGreenDeployments"]:
+            if deployment["Status"] == "DELETING":
+                continue
+            name, identifier = deployment["BlueGreenDeploymentName"], deployment["BlueGreenDeploymentIdentifier"]
+            green = deployment["Target"].rpartition(":")[2]
+            self._wait_idle(green)
+            rds.modify_db_instance(DBInstanceIdentifier=green, DeletionProtection=False, ApplyImmediately=True)
+            self._wait_idle(green)
+            rds.delete_blue_green_deployment(BlueGreenDeploymentIdentifier=identifier, DeleteTarget=True)
+            removed.append(f"deployment {name}")
+        for built in self._built:
+            instance = self.customer.instance(built.identifier)
+            marks = [tag["Key"] for tag in (instance or {}).get("TagList", ()) if tag["Key"] == DEPLOYMENT_TAG]
+            if instance and marks:
+                rds.remove_tags_from_resource(ResourceName=instance["DBInstanceArn"], TagKeys=marks)
+                removed.append(f"mark of {built.identifier}")
+        return removed
 
     def remove_targets(self) -> list[str]:
         """Those to which no name leads, and that nobody removes."""
@@ -427,6 +476,8 @@ class Lab:
         restored = []
         manager, route53 = self.customer.client("secretsmanager"), self.customer.client("route53")
         for built in self._built:
+            if built.zone_id is None:
+                continue  # nor a login of its own
             login = f"{built.identifier}/login-under-a-key"
             if not manager.describe_secret(SecretId=login).get("RotationEnabled"):
                 self._switch_rotation_on(login)

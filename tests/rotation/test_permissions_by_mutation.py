@@ -5,6 +5,7 @@ and the denial shows: the execution fails and its cause names the action, or, wh
 message does. The parameters are the rows of `infra/tasks.py`: a new grant is proved without a line here, or fails here.
 """
 
+import secrets
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -40,9 +41,15 @@ HELD_UP: list[dict[str, Any]] = [
 ]
 
 
+NO_REPLICA: dict[str, Any] = {
+    "kind": "error-before", "database": "fickle", "call": "rds.CreateDBInstanceReadReplica", "onwards": True,
+    "code": "InvalidParameterCombination", "message": "KmsKeyId cannot differ from that of the source.",
+}  # fmt: skip
+
+
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    with SandboxProcess(faults=HELD_UP) as sandbox:
+    with SandboxProcess(faults=[*HELD_UP, NO_REPLICA]) as sandbox:
         customer = Customer.of(sandbox)
         with customer.notifications() as inbox:
             yield Lab(customer, inbox)
@@ -57,6 +64,8 @@ WITH_A_TARGET = ("WaitForReplicationSync", "rds:AddRoleToDBInstance")
 FENCED = ("ConfirmDrained", "dynamodb:UpdateItem")
 SWITCHED = ("UpdateConnectivity", "route53:ChangeResourceRecordSets")
 SNAPSHOTTED = ("CopySnapshot", "rds:CopyDBSnapshot")
+WITH_A_DEPLOYMENT = ("WaitForGreen", "rds:DescribeBlueGreenDeployments")
+WITH_GREEN = ("SwitchOver", "rds:SwitchoverBlueGreenDeployment")
 
 
 def forward(lab: Lab, missing: Permission | None) -> Ended:
@@ -71,6 +80,10 @@ def forward(lab: Lab, missing: Permission | None) -> Ended:
 
 def by_snapshot(lab: Lab, missing: Permission | None) -> Ended:
     return lab.rotate(lab.quick, RetireKey="false", **BY_SNAPSHOT)
+
+
+def by_deployment(lab: Lab, missing: Permission | None) -> Ended:
+    return lab.rotate(lab.served, RetireKey="false")
 
 
 def planned(lab: Lab, missing: Permission | None) -> Ended:
@@ -166,6 +179,58 @@ tagged_meanwhile = tagged(FENCED)
 tagged_under_the_fence = tagged(SWITCHED, **BY_SNAPSHOT)
 
 
+def back_with_a_deployment(lab: Lab, missing: Permission | None) -> Ended:
+    """It stays, and the new key with it, until somebody runs the command that the rotation has left."""
+    with lab.without(WITH_A_DEPLOYMENT):
+        ended = lab.rotate(
+            lab.served,
+            until=lambda: missing is not None and lab.names(missing, str(lab.journal(lab.served).get("undo"))),
+        )
+    assert bool(lab.remove_deployments()) == (missing is not None)
+    return ended
+
+
+def back_with_green(lab: Lab, missing: Permission | None, *more: Permission) -> Ended:
+    """A switchover was written down: only an accepted deletion proves that there is none, and people are told."""
+    before, told = set(lab.executions()), ""
+    with lab.without(WITH_GREEN, *more):
+        lab.start({"DBInstanceIdentifier": lab.served.identifier, "GraceDays": 0})
+
+        def is_known() -> bool:
+            nonlocal told
+            now = lab.ended(sorted(set(lab.executions()) - before))
+            told += now.told
+            return bool(now.cause) or "RotationUndecided" in told
+
+        lab.wait(is_known)
+    ended = lab.ended(sorted(set(lab.executions()) - before))
+    return Ended(cause=ended.cause, told=told + ended.told)
+
+
+def undecided_by_rds(lab: Lab, missing: Permission | None) -> Ended:
+    return back_with_green(lab, missing, ("RollBackDeployment", "rds:DeleteBlueGreenDeployment"))
+
+
+def changed_meanwhile(lab: Lab, missing: Permission | None) -> Ended:
+    """The owner gives the source more when its copy was made already."""
+    built = lab.one_served(f"changing-{secrets.token_hex(2)}")
+    changed: list[str] = []
+
+    def change() -> bool:
+        if not changed and lab.greens_of(built):
+            lab.lend_roles_to(built)
+            changed.append(built.identifier)
+        return False
+
+    with lab.without(WITH_GREEN):
+        return lab.rotate(built, until=change)
+
+
+def after_all(lab: Lab, missing: Permission | None) -> Ended:
+    """The first strategy is refused by RDS when the rotation has begun."""
+    return lab.rotate(lab.fickle, Strategy="auto", RetireKey="false")
+
+
 def without_a_schedule(lab: Lab, missing: Permission | None) -> Ended:
     """The schedule that would recover the rotation is gone before the promotion moves it."""
 
@@ -256,6 +321,12 @@ USUAL: Mapping[str, Way] = {
     "ListOptedInDatabases": fleet,
     "ReportFleet": fleet,
     "RecoverRotations": swept,
+    **dict.fromkeys(
+        ("CreateBlueGreenDeployment", "WaitForGreen", "SwitchOver", "WaitForSwitchover", "VerifySwitchover"),
+        by_deployment,
+    ),
+    "RollBackDeployment": back_with_green,
+    "TakeNextStrategy": after_all,
 }
 """By function; any other is met by `forward`, those of the cutover at the proof of reach before the fence."""
 
@@ -271,6 +342,11 @@ UNUSUAL: Mapping[Permission, Way] = {
     ("WaitForReplicationSync", "rds:AddTagsToResource"): tagged_meanwhile,
     ("WaitForRestore", "rds:AddTagsToResource"): tagged_under_the_fence,
     ("Promote", "scheduler:CreateSchedule"): without_a_schedule,
+    ("WaitForGreen", "iam:PassRole"): changed_meanwhile,
+    ("WaitForGreen", "rds:AddRoleToDBInstance"): changed_meanwhile,
+    ("WaitForGreen", "rds:ModifyDBInstance"): changed_meanwhile,
+    ("RollBackDeployment", "rds:AddTagsToResource"): back_with_a_deployment,
+    ("RollBackDeployment", "sns:Publish"): undecided_by_rds,
     **{("ScheduleKeyDeletion", question): waiting_for_users for question in QUESTIONS},
     ("ScheduleKeyDeletion", "kms:DisableKey"): retired,
     ("ScheduleKeyDeletion", "kms:EnableKey"): used_while_disabled,
@@ -344,6 +420,11 @@ GOES_ON_AND_TELLS: Mapping[str, tuple[str, ...]] = {
         "kms:Decrypt", "rds:DeleteDBInstance", "rds:DeleteDBSnapshot", "rds:DescribeDBInstances",
         "rds:DescribeDBSnapshots", "rds:ModifyDBInstance", "scheduler:DeleteSchedule", "secretsmanager:GetSecretValue",
     ),
+    "RollBackDeployment": (
+        "rds:AddTagsToResource", "rds:DeleteBlueGreenDeployment", "rds:DeleteDBInstance",
+        "rds:DescribeBlueGreenDeployments", "rds:DescribeDBInstances", "rds:ModifyDBInstance",
+        "rds:RemoveTagsFromResource",
+    ),
     "ScheduleKeyDeletion": QUESTIONS,
     "DiscardNewKey": (*QUESTIONS, "kms:DeleteAlias", "kms:ScheduleKeyDeletion"),
 }  # fmt: skip
@@ -351,11 +432,13 @@ GOES_ON_AND_TELLS: Mapping[str, tuple[str, ...]] = {
 LEFT_TO_A_PERSON = {
     *(("RestoreConnectivity", action) for action in GOES_ON_AND_TELLS["RestoreConnectivity"]),
     ("RestoreConnectivity", "secretsmanager:DescribeSecret"),
+    ("RollBackDeployment", "rds:RemoveTagsFromResource"),
 }
 """With the permission back nobody comes again: the message has the command."""
 
 RDS_DOES_NOT_SAY: Mapping[str, tuple[str, ...]] = {
     "CreateEncryptedReadReplica": ("kms:CreateGrant", "kms:DescribeKey"),
+    "CreateBlueGreenDeployment": ("kms:CreateGrant", "kms:DescribeKey"),
     "CopySnapshot": (
         "kms:CreateGrant", "kms:Decrypt", "kms:DescribeKey", "kms:Encrypt", "kms:GenerateDataKey",
         "kms:GenerateDataKeyWithoutPlaintext", "kms:ReEncryptFrom", "kms:ReEncryptTo",
