@@ -144,7 +144,10 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
     # Databases, snapshots and keys take part by tag, so their names are not known here; ours are told by name and tag.
     any_db, our_db = config.arn("rds", "db:*"), config.arn("rds", "db:*-rot-*")
     any_snapshot, our_snapshot = config.arn("rds", "snapshot:*"), config.arn("rds", "snapshot:*-rot-*")
-    pg = config.arn("rds", "pg:*")
+    any_cluster, clusters_endpoints = config.arn("rds", "cluster:*"), config.arn("rds", "cluster-endpoint:*")
+    any_member = (any_db, any_cluster)
+    our_cluster_snapshot = config.arn("rds", "cluster-snapshot:*-rot-*")
+    pg, cluster_pg = config.arn("rds", "pg:*"), config.arn("rds", "cluster-pg:*")
     groups = (config.arn("rds", "subgrp:*"), pg, config.arn("rds", "og:*"))
     any_key, our_alias = config.arn("kms", "key/*"), config.arn("kms", "alias/rds-rotation/*")
     zones = tuple(f"arn:{config.partition}:route53:::hostedzone/{zone}" for zone in config.hosted_zone_ids)
@@ -169,6 +172,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
     open_entries = allow("dynamodb:Scan", on=table)
     free_lock = allow("dynamodb:DeleteItem", on=table)
     see_db = allow("rds:DescribeDBInstances", on=any_db)
+    see_cluster = allow("rds:DescribeDBClusters", on=any_cluster)
     see_deployments = allow("rds:DescribeBlueGreenDeployments", on=any_deployment)
     see_snapshots = allow("rds:DescribeDBSnapshots", on=(any_db, any_snapshot))
     log_in = (
@@ -219,6 +223,9 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
         *lend_key_to_rds,
         allow(*COPY_UNDER_A_KEY, on=any_key, when=through_rds),
     )
+    copy_cluster_snapshot = (
+        allow("rds:CopyDBClusterSnapshot", "rds:AddTagsToResource", on=our_cluster_snapshot, when=TAGGED_BY_THIS_CALL),
+    )
     see_key_users = (
         allow("kms:ListGrants", "kms:GetKeyLastUsage", on=any_key),
         see_db,
@@ -241,6 +248,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 open_entries,
                 free_lock,
                 see_db,
+                see_cluster,
                 see_record,
                 *see_zones,
                 allow("cloudwatch:DescribeAlarms", on=config.arn("cloudwatch", "alarm:*")),
@@ -260,6 +268,8 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 allow("rds:DescribePendingMaintenanceActions", on=any_db),
                 allow("rds:DescribeEventSubscriptions", on=config.arn("rds", "es:*")),
                 allow("rds:DescribeDBParameters", on=pg),
+                see_cluster,
+                allow("rds:DescribeDBClusterParameters", on=cluster_pg),
                 see_deployments,
                 see_key,
                 *log_in,
@@ -423,11 +433,19 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
             (
                 journal,
                 see_db,
+                see_cluster,
                 see_deployments,
-                allow("rds:AddTagsToResource", on=any_db, when=only_tags(DEPLOYMENT_TAG)),
-                allow("rds:CreateBlueGreenDeployment", on=(any_deployment, any_db, pg), when=TAGGED_BY_THIS_CALL),
+                allow("rds:AddTagsToResource", on=any_member, when=only_tags(DEPLOYMENT_TAG)),
+                allow(
+                    "rds:CreateBlueGreenDeployment",
+                    on=(any_deployment, *any_member, pg, cluster_pg),
+                    when=TAGGED_BY_THIS_CALL,
+                ),
                 allow("rds:AddTagsToResource", on=any_deployment, when=TAGGED_BY_THIS_CALL),
                 allow("rds:CreateDBInstanceReadReplica", on=any_db, when=IN_A_DEPLOYMENT),
+                # Of a cluster.
+                allow("rds:CreateDBCluster", "rds:CreateDBInstance", on=any_member, when=IN_A_DEPLOYMENT),
+                allow("rds:CreateDBClusterEndpoint", on=(any_cluster, clusters_endpoints), when=IN_A_DEPLOYMENT),
                 *lend_key_to_rds,
             ),
         ),
@@ -437,8 +455,9 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
             (
                 journal,
                 see_db,
+                see_cluster,
                 see_deployments,
-                allow("rds:AddTagsToResource", on=any_db, when=only_tags(DEPLOYMENT_TAG, GREEN_TAG)),
+                allow("rds:AddTagsToResource", on=any_member, when=only_tags(DEPLOYMENT_TAG, GREEN_TAG)),
                 allow("rds:ModifyDBInstance", on=any_db, when=NOT_PRODUCTION),
                 allow("rds:ModifyDBInstance", on=groups),
                 allow("rds:AddRoleToDBInstance", on=any_db, when=NOT_PRODUCTION),
@@ -453,16 +472,18 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
             (
                 journal,
                 see_db,
+                see_cluster,
                 see_deployments,
                 see_key_state,
                 allow("rds:SwitchoverBlueGreenDeployment", on=any_deployment, when=MADE_BY_A_ROTATION),
                 allow("rds:ModifyDBInstance", "rds:PromoteReadReplica", on=any_db, when=IN_A_DEPLOYMENT),
+                allow("rds:ModifyDBCluster", "rds:PromoteReadReplicaDBCluster", on=any_cluster, when=IN_A_DEPLOYMENT),
             ),
         ),
         Task(
             "WaitForSwitchover",
             "Reads from RDS which side serves",
-            (journal, see_db, see_deployments),
+            (journal, see_db, see_cluster, see_deployments),
         ),
         Task(
             "Verify",
@@ -485,13 +506,14 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
             (
                 journal,
                 see_db,
+                see_cluster,
                 see_deployments,
-                allow("rds:AddTagsToResource", on=any_db, when=only_tags("key-rotation:*")),
-                allow("rds:AddTagsToResource", on=any_db, when=only_tags(RELEASED_TAG)),
-                allow("rds:AddTagsToResource", on=any_db, when=only_tags(BASE_NAME_TAG)),
-                allow("rds:AddTagsToResource", on=any_db, when=only_tags(DECOMMISSION_TAG)),
-                allow("rds:RemoveTagsFromResource", on=any_db, when=only_tags("key-rotation:*")),
-                allow("rds:RemoveTagsFromResource", on=any_db, when=only_tags(DEPLOYMENT_TAG)),
+                allow("rds:AddTagsToResource", on=any_member, when=only_tags("key-rotation:*")),
+                allow("rds:AddTagsToResource", on=any_member, when=only_tags(RELEASED_TAG)),
+                allow("rds:AddTagsToResource", on=any_member, when=only_tags(BASE_NAME_TAG)),
+                allow("rds:AddTagsToResource", on=any_member, when=only_tags(DECOMMISSION_TAG)),
+                allow("rds:RemoveTagsFromResource", on=any_member, when=only_tags("key-rotation:*")),
+                allow("rds:RemoveTagsFromResource", on=any_member, when=only_tags(DEPLOYMENT_TAG)),
                 allow("rds:DeleteBlueGreenDeployment", on=any_deployment, when=MADE_BY_A_ROTATION),
             ),
             timeout_seconds=60,
@@ -511,6 +533,18 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 *copy_snapshot,
                 allow("rds:DeleteDBSnapshot", on=our_snapshot, when=MADE_BY_A_ROTATION),
                 allow("rds:ModifyDBInstance", "rds:DeleteDBInstance", on=any_db, when=MARKED_FOR_REMOVAL),
+                # Of a cluster.
+                see_cluster,
+                allow("rds:DescribeDBClusterSnapshots", on=(any_cluster, config.arn("rds", "cluster-snapshot:*"))),
+                allow(
+                    "rds:CreateDBClusterSnapshot",
+                    on=any_cluster,
+                    when=all_of(MARKED_FOR_REMOVAL, TAGGED_BY_THIS_CALL),
+                ),
+                allow("rds:CreateDBClusterSnapshot", on=our_cluster_snapshot, when=TAGGED_BY_THIS_CALL),
+                *copy_cluster_snapshot,
+                allow("rds:DeleteDBClusterSnapshot", on=our_cluster_snapshot, when=MADE_BY_A_ROTATION),
+                allow("rds:ModifyDBCluster", "rds:DeleteDBCluster", on=any_cluster, when=MARKED_FOR_REMOVAL),
             ),
             connects_to_databases=True,
             timeout_seconds=60,
@@ -558,12 +592,15 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 journal,
                 free_lock,
                 see_db,
+                see_cluster,
                 see_deployments,
-                allow("rds:AddTagsToResource", on=any_db, when=only_tags(GREEN_TAG)),
-                allow("rds:RemoveTagsFromResource", on=any_db, when=only_tags(DEPLOYMENT_TAG)),
+                allow("rds:AddTagsToResource", on=any_member, when=only_tags(GREEN_TAG)),
+                allow("rds:RemoveTagsFromResource", on=any_member, when=only_tags(DEPLOYMENT_TAG)),
                 allow("rds:DeleteBlueGreenDeployment", on=any_deployment, when=MADE_BY_A_ROTATION),
                 # RDS gives green blue's tags when it becomes production: then it has this one no more.
                 allow("rds:ModifyDBInstance", "rds:DeleteDBInstance", on=any_db, when=NOT_PRODUCTION),
+                allow("rds:ModifyDBCluster", "rds:DeleteDBCluster", on=any_cluster, when=NOT_PRODUCTION),
+                allow("rds:DeleteDBClusterEndpoint", on=clusters_endpoints),  # nobody tags those of green
                 allow("sns:Publish", on=config.topic_arn),
             ),
             timeout_seconds=60,
@@ -613,7 +650,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
         Task(
             "ListOptedInDatabases",
             "Finds the databases whose tags ask for rotation",
-            (allow("dynamodb:GetItem", on=table), see_db, see_key),
+            (allow("dynamodb:GetItem", on=table), see_db, see_cluster, see_key),
             timeout_seconds=60,
             workflow="rotate_fleet",
         ),

@@ -24,7 +24,7 @@ from lambdas.rotation.errors import (
     PromotionFailed,
     SwitchoverFailed,
 )
-from lambdas.rotation.names import CONTROL_DATABASE, ROTATION_ID_TAG, key_alias, our_tags
+from lambdas.rotation.names import CLUSTER, CONTROL_DATABASE, ROTATION_ID_TAG, key_alias, our_tags
 from lambdas.rotation.ports import (
     BlueGreenDeployment,
     ControlView,
@@ -402,20 +402,54 @@ class FakeRds:
         self.servers[identifier] = FakeServer(self._calls, identifier, primary)
         return self.instances[identifier]
 
+    def add_cluster(self, identifier: str, *instances: str, key_arn: str) -> Instance:
+        """Put a cluster there, under ``cluster/<identifier>``, and its instances."""
+        for name in instances:
+            self.add(name, key_arn=key_arn, raw={"DBClusterIdentifier": identifier})
+        of_an_instance = self.add(identifier, key_arn=key_arn)
+        del self.instances[identifier]
+        self.instances[CLUSTER + identifier] = replace(
+            of_an_instance,
+            database=of_an_instance.database.having(
+                arn=ACCOUNT.format(service="rds", name=f"cluster:{identifier}"),
+                resource_id=f"cluster-{identifier.upper()}",
+                engine="aurora-postgresql",
+                vpc_id=None,
+            ),
+            raw={
+                "DBClusterMembers": [
+                    {"DBInstanceIdentifier": name, "IsClusterWriter": name == instances[0]} for name in instances
+                ],
+                "DBClusterParameterGroup": "orders-of-a-cluster",
+            },
+        )
+        return self.instances[CLUSTER + identifier]
+
     def alter(self, identifier: str, **facts: Any) -> None:
         self.instances[identifier] = replace(self.instances[identifier], **facts)
 
+    def alter_at(self, arn: str, **facts: Any) -> None:
+        (name,) = [name for name, one in self.instances.items() if one.database.arn == arn]
+        self.alter(name, **facts)
+
     def describe_instance(self, identifier: str) -> Instance | None:
+        assert not identifier.startswith(CLUSTER), "RDS knows no such name"
+        return self._look(identifier)
+
+    def _look(self, key: str) -> Instance | None:
         self._calls.ask("rds.describe_instance")
-        self._time_passes(identifier)
-        return self.instances.get(identifier)
+        self._time_passes(key)
+        return self.instances.get(key)
 
     def describe_instance_by_resource_id(self, resource_id: str) -> Instance | None:
         self._calls.ask("rds.describe_instance_by_resource_id")
         found = [name for name, one in self.instances.items() if one.database.resource_id == resource_id]
-        return self.describe_instance(found[0]) if found else None
+        return self._look(found[0]) if found else None
 
     def describe_opted_in(self) -> Sequence[Instance]:
+        return [one for one in self._opted_in() if not one.database.is_cluster]
+
+    def _opted_in(self) -> Sequence[Instance]:
         return [one for one in self.instances.values() if one.tags.get("key-rotation:enabled") == "true"]
 
     def request_read_replica(
@@ -498,18 +532,15 @@ class FakeRds:
             self._deleting[identifier] -= 1
             if self._deleting[identifier] < 0:
                 del self._deleting[identifier], self.instances[identifier]
-                self.servers[identifier].reachable = False
+                self.servers[identifier.removeprefix(CLUSTER)].reachable = False
 
     def set_tags(self, arn: str, tags: Mapping[str, str]) -> None:
         with self._calls.change("rds.set_tags", arn):
-            one = self._by_arn(arn)
-            self.alter(one.database.identifier, tags={**one.tags, **tags})
+            self.alter_at(arn, tags={**self._by_arn(arn).tags, **tags})
 
     def remove_tags(self, arn: str, names: Sequence[str]) -> None:
         with self._calls.change("rds.remove_tags", arn):
-            one = self._by_arn(arn)
-            kept = {name: value for name, value in one.tags.items() if name not in names}
-            self.alter(one.database.identifier, tags=kept)
+            self.alter_at(arn, tags={k: value for k, value in self._by_arn(arn).tags.items() if k not in names})
 
     def _by_arn(self, arn: str) -> Instance:
         return next(one for one in self.instances.values() if one.database.arn == arn)
@@ -530,7 +561,7 @@ class FakeRds:
             return
         with self._calls.change("rds.request_snapshot", identifier):
             key_arn = self.instances[source_identifier].database.kms_key_arn
-            catalog = self.servers[source_identifier].catalog.copy()
+            catalog = self.servers[source_identifier.removeprefix(CLUSTER)].catalog.copy()
             self.snapshots[identifier] = snapshot(identifier, key_arn, tags, catalog)
 
     def request_snapshot_copy(self, source: str, copy: str, key_arn: str, tags: Mapping[str, str]) -> None:
@@ -554,6 +585,43 @@ class FakeRds:
         with self._calls.change("rds.request_instance_deletion", identifier + kept):
             self._deleting[identifier] = 1
             self.alter(identifier, status="deleting")
+
+
+class FakeClusters:
+    """Those of a `FakeRds`, which has everything."""
+
+    def __init__(self, calls: Calls, rds: FakeRds) -> None:
+        self._calls, self._rds = calls, rds
+        self.differences: dict[str, tuple[Any, Any]] = {}
+        self.describe_snapshot = rds.describe_snapshot
+        self.describe_by_resource_id = rds.describe_instance_by_resource_id
+        self.snapshots_under = rds.snapshots_under
+        self.request_snapshot_copy = rds.request_snapshot_copy
+        self.request_snapshot_deletion = rds.request_snapshot_deletion
+        self.parameters = {"rds.logical_replication": "1"}
+
+    def describe(self, identifier: str) -> Instance | None:
+        return self._rds._look(CLUSTER + identifier)
+
+    def describe_opted_in(self) -> Sequence[Instance]:
+        return [one for one in self._rds._opted_in() if one.database.is_cluster]
+
+    def settings_differences(self, source: Instance, target: Instance) -> Mapping[str, tuple[Any, Any]]:
+        return self.differences
+
+    def parameter(self, group: str, name: str) -> str | None:
+        return self.parameters.get(name)
+
+    def request_snapshot(self, identifier: str, source_identifier: str, tags: Mapping[str, str]) -> None:
+        self._rds.request_snapshot(identifier, CLUSTER + source_identifier, tags)
+
+    def disable_deletion_protection(self, identifier: str) -> None:
+        self._rds.disable_deletion_protection(CLUSTER + identifier)
+
+    def request_deletion(self, identifier: str, *, keep_automated_backups: bool) -> None:
+        members = self._rds.instances[CLUSTER + identifier].raw["DBClusterMembers"]
+        if not any(one["DBInstanceIdentifier"] in self._rds.instances for one in members):
+            self._rds.request_instance_deletion(CLUSTER + identifier, keep_automated_backups=keep_automated_backups)
 
 
 class FakeBlueGreen:
@@ -588,8 +656,10 @@ class FakeBlueGreen:
         if self.live is not None:
             return
         with self._calls.change("blue_green.request", name):
+            if source.database.is_cluster:
+                self._copy_cluster(source, keys)
             blues = [one for one in self._rds.instances.values() if one.database.arn in keys]
-            for blue in blues:
+            for blue in blues if not source.database.is_cluster else ():
                 arn, identifier = blue.database.arn, blue.database.identifier
                 key = blue.database.kms_key_arn if arn in self.left_out else keys[arn]
                 green = self._rds.add(
@@ -598,6 +668,21 @@ class FakeBlueGreen:
                 )  # fmt: skip
                 self.pairs.append((blue.database.resource_id, green.database.resource_id))
             self.live = BlueGreenDeployment("bgd-1", name, "AVAILABLE", "", dict(tags), ())
+
+    def _copy_cluster(self, blue: Instance, keys: Mapping[str, str]) -> None:
+        """RDS refuses an entry of an instance of the cluster."""
+        (key_arn,) = keys.values()
+        names = [one["DBInstanceIdentifier"] for one in blue.raw["DBClusterMembers"]]
+        if blue.database.arn in self.left_out:
+            key_arn = blue.database.kms_key_arn or ""
+        green = self._rds.add_cluster(
+            f"{blue.database.identifier}-green-1", *(f"{name}-green-1" for name in names), key_arn=key_arn
+        )
+        self._rds.alter_at(green.database.arn, tags=blue.tags, deletion_protection=blue.deletion_protection)
+        self.pairs.append((blue.database.resource_id, green.database.resource_id))
+        for name in names:
+            one, other = self._rds.instances[name], self._rds.instances[f"{name}-green-1"]
+            self.pairs.append((one.database.resource_id, other.database.resource_id))
 
     def request_switchover(self, identifier: str, timeout_seconds: int) -> None:
         if self.live is None or self.live.status != "AVAILABLE":
@@ -616,7 +701,7 @@ class FakeBlueGreen:
             raise AwsRefused("DeleteTarget cannot be given now", "InvalidParameterCombination")
         with self._calls.change("blue_green.request_deletion", f"{identifier} with_target={with_target}"):
             for _, green in self.pairs if with_target else ():
-                del self._rds.instances[self._of(green).database.identifier]
+                del self._rds.instances[_key(self._of(green).database)]
             self.becomes("DELETING")
         return True
 
@@ -629,19 +714,20 @@ class FakeBlueGreen:
         for blue_id, green_id in self.pairs:
             blue, green = self._of(blue_id), self._of(green_id)
             name = blue.database.identifier
-            del self._rds.instances[green.database.identifier]
+            del self._rds.instances[_key(green.database)]
             followers = "ReadReplicaDBInstanceIdentifiers"
             left = {followers: [f"{one}-old1" for one in blue.raw.get(followers, ())]}
-            self._put(replace(blue, raw={**blue.raw, **left}), f"{name}-old1")
-            self._put(replace(green, replica_of=blue.replica_of, tags=dict(blue.tags)), name)
+            self._put(replace(blue, raw={**blue.raw, **left, **_members(blue, "-old1")}), f"{name}-old1")
+            exchanged = replace(green, replica_of=blue.replica_of, tags=dict(blue.tags))
+            self._put(replace(exchanged, raw={**green.raw, **_members(blue, "")}), name)
         self.becomes("SWITCHOVER_COMPLETED")
 
     def _put(self, instance: Instance, name: str) -> None:
-        arn, address = ACCOUNT.format(service="rds", name=f"db:{name}"), f"{name}.abc123.eu-central-1.rds.amazonaws.com"
+        address = f"{name}.abc123.eu-central-1.rds.amazonaws.com"
+        arn = f"{instance.database.arn.rpartition(':')[0]}:{name}"
         self._rds.servers[name] = FakeServer(self._calls, name)
-        self._rds.instances[name] = replace(
-            instance, database=instance.database.having(identifier=name, arn=arn, address=address)
-        )
+        database = instance.database.having(identifier=name, arn=arn, address=address)
+        self._rds.instances[_key(database)] = replace(instance, database=database)
 
     def _of(self, resource_id: str) -> Instance:
         return next(one for one in self._rds.instances.values() if one.database.resource_id == resource_id)
@@ -649,6 +735,17 @@ class FakeBlueGreen:
     def _arn(self, resource_id: str) -> str:
         found = [o.database.arn for o in self._rds.instances.values() if o.database.resource_id == resource_id]
         return found[0] if found else ""
+
+
+def _members(of: Instance, suffix: str) -> dict[str, Any]:
+    """As a switchover names the instances of a cluster."""
+    members = of.raw.get("DBClusterMembers", ())
+    renamed = [{**one, "DBInstanceIdentifier": one["DBInstanceIdentifier"] + suffix} for one in members]
+    return {"DBClusterMembers": renamed} if members else {}
+
+
+def _key(database: Database) -> str:
+    return (CLUSTER if database.is_cluster else "") + database.identifier
 
 
 def snapshot(identifier: str, key_arn: str | None, tags: Mapping[str, str], catalog: Catalog) -> dict[str, Any]:
@@ -974,6 +1071,7 @@ class FakePorts:
         self.settings = FakeSettings(**defaults)
         self.ledger = FakeLedger(self._calls, self.clock)
         self.rds = FakeRds(self._calls, self.clock)
+        self.clusters = FakeClusters(self._calls, self.rds)
         self.blue_green = FakeBlueGreen(self._calls, self.rds)
         self.kms = FakeKms(self._calls, self.clock)
         self.key_users = FakeKeyUsers(self.rds)

@@ -20,9 +20,11 @@ def copy_snapshot(rotation: Rotation, ports: Ports) -> Rotation:
     if restoration.stage != "copy":
         return rotation
     refuse_if_spent(rotation, f"snapshot {restoration.kept_snapshot}", ports)
-    if snapshots.is_copied(restoration.temporary_snapshot, restoration.kept_snapshot, rotation, ports):
-        logger.info("snapshot copied", snapshot=restoration.kept_snapshot)
+    original, copy = restoration.temporary_snapshot, restoration.kept_snapshot
+    if snapshots.is_copied(ports.rds.describe_snapshot(copy), rotation):
+        logger.info("snapshot copied", snapshot=copy)
         return rotation.having(restoration=restoration.having(stage="restore"))
+    ports.rds.request_snapshot_copy(original, copy, rotation.keyed().arn, snapshots.tags(rotation))
     return rotation.having(restoration=restoration.having(look_again_seconds=look_again_seconds(rotation, ports)))
 
 

@@ -1,6 +1,6 @@
-"""CreateBlueGreenDeployment: ask RDS for a copy of the source and of its replicas, each under the new key."""
+"""CreateBlueGreenDeployment: ask RDS for a copy of the source and of all that belongs to it, under the new key."""
 
-from lambdas.rotation import names
+from lambdas.rotation import databases, names
 from lambdas.rotation.errors import UnknownDatabase
 from lambdas.rotation.ports import Instance, Ports
 from lambdas.rotation.state import Deployment, Member, Rotation
@@ -10,18 +10,19 @@ from lambdas.rotation.step import logger, step
 def create_blue_green_deployment(rotation: Rotation, ports: Ports) -> Rotation:
     """Ask for a blue/green deployment with one key for each member: RDS leaves one that is not named under its old key.
 
-    Idempotent: a deployment with this rotation's tag is adopted. Does not wait: WaitForGreen observes. The members cost
-    as much as the source and its replicas, until the deployment is deleted or the grace period is over.
+    A cluster is named alone: its instances have its key. Idempotent: a deployment with this rotation's tag is adopted.
+    Does not wait: WaitForGreen observes. The members cost as much as what they are copies of, until the deployment is
+    deleted or the grace period is over.
 
     Raises:
         DeploymentRefused, NameTaken, AwsRefused: terminal; the source serves as before.
     """
     plan, database = rotation.planned()
     key = rotation.keyed()
-    source = ports.rds.describe_instance_by_resource_id(database.resource_id)
+    source = databases.by_resource_id(database.resource_id, ports)
     if source is None:
         raise UnknownDatabase(f"{database.identifier} is gone")
-    members = (source, *_replicas(source, rotation, ports))
+    members = (source, *_followers(source, rotation, ports))
     if rotation.deployment is None:
         deployment = Deployment(
             name=names.deployment_name(plan.base_name, rotation.rotation_id),
@@ -36,23 +37,25 @@ def create_blue_green_deployment(rotation: Rotation, ports: Ports) -> Rotation:
         # Before it: green gets blue's tags, and what may be switched over is told by this one.
         if instance.tags.get(names.DEPLOYMENT_TAG) != rotation.rotation_id:
             ports.rds.set_tags(instance.database.arn, {names.DEPLOYMENT_TAG: rotation.rotation_id})
-    keys = {member.source_arn: key.arn for member in deployment.members}
+    keyed = deployment.members[:1] if database.is_cluster else deployment.members
+    keys = {member.source_arn: key.arn for member in keyed}
     ports.blue_green.request(deployment.name, source, keys, names.our_tags(plan.base_name, rotation.rotation_id))
     logger.info("deployment requested", deployment=deployment.name, members=list(keys), new_key=key.arn)
     return rotation
 
 
-def _replicas(source: Instance, rotation: Rotation, ports: Ports) -> list[Instance]:
-    """Those that were there before the deployment: the green copy follows the source, too, while it lasts."""
+def _followers(source: Instance, rotation: Rotation, ports: Ports) -> list[Instance]:
+    """A cluster's instances, or replicas: those of before the deployment, while which green follows the source, too."""
     if rotation.deployment is not None:
         known = [member.source_resource_id for member in rotation.deployment.members[1:]]
         found = [ports.rds.describe_instance_by_resource_id(resource_id) for resource_id in known]
     else:
-        followers = source.raw.get("ReadReplicaDBInstanceIdentifiers") or ()
+        instances = [one["DBInstanceIdentifier"] for one in source.raw.get("DBClusterMembers") or ()]
+        followers = instances or source.raw.get("ReadReplicaDBInstanceIdentifiers") or ()
         found = [ports.rds.describe_instance(identifier) for identifier in followers]
     if None in found:
-        raise UnknownDatabase(f"a replica of {source.database.identifier} has gone away; start again")
-    return [replica for replica in found if replica is not None]
+        raise UnknownDatabase(f"what belongs to {source.database.identifier} has changed meanwhile; start again")
+    return [follower for follower in found if follower is not None]
 
 
 def _member(instance: Instance) -> Member:

@@ -3,7 +3,7 @@
 from datetime import timedelta
 
 from lambdas.decommission.right import establish, left_behind
-from lambdas.rotation import names, snapshots
+from lambdas.rotation import databases, names, snapshots
 from lambdas.rotation.errors import RetirementRefused
 from lambdas.rotation.ports import Instance, Ports
 from lambdas.rotation.state import Decommission, Rotation
@@ -29,7 +29,7 @@ def decommission(rotation: Rotation, ports: Ports) -> Rotation:
     if seen is not None and seen.complete:
         return rotation
     _, database = rotation.planned()
-    source = ports.rds.describe_instance_by_resource_id(database.resource_id)
+    source = databases.by_resource_id(database.resource_id, ports)
     if source is not None and source.status != "deleting":
         establish(rotation, source, ports)
     temporary, kept = snapshots.pair_of(rotation)
@@ -44,42 +44,54 @@ def decommission(rotation: Rotation, ports: Ports) -> Rotation:
 
 
 def _snapshot(rotation: Rotation, progress: Decommission, source: Instance | None, ports: Ports) -> Decommission:
+    _, database = rotation.planned()
     temporary, kept = _snapshots(progress)
-    if ports.rds.describe_snapshot(kept) is not None or snapshots.seen(temporary, ports)[1]:
+    if databases.describe_snapshot(database, kept, ports) is not None or snapshots.is_available(
+        databases.describe_snapshot(database, temporary, ports)
+    ):
         return progress.having(stage="copy")
     if source is None:
         logger.warning("source was deleted by somebody else", kept_snapshot=None)
         return progress.having(stage="delete-snapshot")
-    ports.rds.request_snapshot(temporary, source.database.identifier, snapshots.tags(rotation))
+    databases.request_snapshot(source.database, temporary, snapshots.tags(rotation), ports)
     return progress
 
 
 def _copy(rotation: Rotation, progress: Decommission, source: Instance | None, ports: Ports) -> Decommission:
     temporary, kept = _snapshots(progress)
-    return (
-        progress.having(stage="delete-snapshot") if snapshots.is_copied(temporary, kept, rotation, ports) else progress
-    )
+    return progress.having(stage="delete-snapshot") if _is_copied(temporary, kept, rotation, ports) else progress
+
+
+def _is_copied(original: str, copy: str, rotation: Rotation, ports: Ports) -> bool:
+    """Asks for the copy where it is not there."""
+    _, database = rotation.planned()
+    if snapshots.is_copied(databases.describe_snapshot(database, copy, ports), rotation):
+        return True
+    key_arn, tags = rotation.keyed().arn, snapshots.tags(rotation)
+    databases.request_snapshot_copy(database, original, copy, key_arn, tags, ports)
+    return False
 
 
 def _delete_snapshot(rotation: Rotation, progress: Decommission, source: Instance | None, ports: Ports) -> Decommission:
     """The temporary one holds the old key, and would keep it from ever being retired."""
+    _, database = rotation.planned()
     temporary, _ = _snapshots(progress)
-    if ports.rds.describe_snapshot(temporary) is None:
+    if databases.describe_snapshot(database, temporary, ports) is None:
         return progress.having(stage="delete-source")
-    ports.rds.request_snapshot_deletion(temporary)
+    databases.request_snapshot_deletion(database, temporary, ports)
     return progress
 
 
 def _delete_source(rotation: Rotation, progress: Decommission, source: Instance | None, ports: Ports) -> Decommission:
     if source is None:
         return progress.having(stage="rekey-kept")
-    # Its replicas first: RDS would promote them.
-    for instance in left_behind(rotation, ports) or (source,):
-        if instance.deletion_protection:
-            ports.rds.disable_deletion_protection(instance.database.identifier)
-        elif instance.status != "deleting":
-            # Its automated backups stay and expire by themselves: the last way back to before the rotation.
-            ports.rds.request_instance_deletion(instance.database.identifier, keep_automated_backups=True)
+    # Its replicas first: RDS would promote them; and a cluster's instances, which keep it from being deleted.
+    for one in left_behind(rotation, ports) or (source,):
+        if one.deletion_protection:
+            databases.disable_deletion_protection(one.database, ports)
+        elif one.status != "deleting":
+            # Automated backups stay and expire by themselves: the last way back to before the rotation.
+            databases.request_deletion(one.database, ports)
     return progress
 
 
@@ -88,14 +100,14 @@ def _rekey_kept(rotation: Rotation, progress: Decommission, source: Instance | N
 
     One at a time: copied under the new key, and deleted only when the copy is available under it.
     """
-    plan, _ = rotation.planned()
+    plan, database = rotation.planned()
     old = rotation.old_key
     ours = {names.BASE_NAME_TAG: plan.base_name}
-    kept = ports.rds.snapshots_under(old.arn, ours) if old is not None else ()
+    kept = databases.snapshots_under(database, old.arn, ours, ports) if old is not None else ()
     if not kept:
         return _finished(rotation, progress, ports)
-    if snapshots.is_copied(kept[0], names.rekeyed_snapshot(kept[0], rotation.rotation_id), rotation, ports):
-        ports.rds.request_snapshot_deletion(kept[0])
+    if _is_copied(kept[0], names.rekeyed_snapshot(kept[0], rotation.rotation_id), rotation, ports):
+        databases.request_snapshot_deletion(database, kept[0], ports)
     return progress
 
 

@@ -1,6 +1,6 @@
 """The right to remove a source, established anew from live facts at every visit."""
 
-from lambdas.rotation import names
+from lambdas.rotation import databases, names
 from lambdas.rotation.errors import RetirementRefused
 from lambdas.rotation.ports import Instance, Ports
 from lambdas.rotation.state import Rotation
@@ -19,7 +19,7 @@ def limitation(rotation: Rotation, source: Instance, ports: Ports) -> str | None
     successor_id = ports.ledger.successor(plan.base_name)
     if successor_id is None or successor_id == source.database.resource_id:
         return f"{plan.base_name} leads to {identifier} itself"
-    successor = ports.rds.describe_instance_by_resource_id(successor_id)
+    successor = databases.by_resource_id(successor_id, ports)
     if successor is None or successor.status == "deleting":
         return f"the database that {plan.base_name} leads to does not exist: {identifier} may be the last copy"
     key_arn = successor.database.kms_key_arn or rotation.keyed().arn
@@ -27,7 +27,8 @@ def limitation(rotation: Rotation, source: Instance, ports: Ports) -> str | None
         return f"the key {key_arn} of the target is {state}: {identifier} may soon be all that can be read"
     target = rotation.synced_target().identifier
     ours = {target, *(replica.database.identifier for replica in left_behind(rotation, ports))}
-    replicas = set(source.raw.get("ReadReplicaDBInstanceIdentifiers") or ()) - ours
+    followers = source.raw.get("ReadReplicaDBInstanceIdentifiers") or source.raw.get("ReadReplicaIdentifiers") or ()
+    replicas = set(followers) - ours
     if rotation.deployment is not None:
         # One that was removed a moment ago may still be listed; one of another Region cannot be looked up, and counts.
         replicas = {name for name in replicas if ":" in name or ports.rds.describe_instance(name) is not None}
@@ -37,7 +38,7 @@ def limitation(rotation: Rotation, source: Instance, ports: Ports) -> str | None
 
 
 def left_behind(rotation: Rotation, ports: Ports) -> list[Instance]:
-    """The source's replicas that have a successor of their own, as far as they are still there, and marked."""
+    """Replicas of the source, or instances of the cluster, that have a successor: what is still there, and marked."""
     members = rotation.deployment.members[1:] if rotation.deployment is not None else ()
     found = [ports.rds.describe_instance_by_resource_id(member.source_resource_id) for member in members]
     return [

@@ -5,6 +5,7 @@ from typing import Any
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
+from lambdas.rotation.databases import own_name
 from lambdas.rotation.errors import AccessRefused, AwsRefused, InputRefused
 from lambdas.rotation.names import BASE_NAME_TAG, DECOMMISSION_TAG, execution_name
 from lambdas.rotation.policy import min_age_days
@@ -21,7 +22,7 @@ def list_opted_in_databases(event: Event, ports: Ports) -> Event:
     """
     scheduled_at = str(event.get("scheduled_at") or ports.clock.now().isoformat())
     databases, skipped = [], []
-    for instance in ports.rds.describe_opted_in():
+    for instance in (*ports.rds.describe_opted_in(), *ports.clusters.describe_opted_in()):
         base_name = _base_name(instance, ports)
         named = {"identifier": instance.database.identifier, "base_name": base_name}
         reason = _reason_to_skip(instance, ports)
@@ -35,9 +36,9 @@ def list_opted_in_databases(event: Event, ports: Ports) -> Event:
 
 def _base_name(instance: Instance, ports: Ports) -> str:
     """The tag counts only where the ledger agrees: it may have come along with the tags of a snapshot."""
-    base_name = instance.tags.get(BASE_NAME_TAG) or instance.database.identifier
+    base_name = instance.tags.get(BASE_NAME_TAG) or own_name(instance.database)
     ours = ports.ledger.successor(base_name) == instance.database.resource_id
-    return base_name if ours else instance.database.identifier
+    return base_name if ours else own_name(instance.database)
 
 
 def _reason_to_skip(instance: Instance, ports: Ports) -> str | None:

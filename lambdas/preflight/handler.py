@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from lambdas.preflight.checks import blue_green, connectivity, instance, key, login, snapshot
+from lambdas.preflight.checks import blue_green, cluster, connectivity, instance, key, login, snapshot
+from lambdas.rotation import databases
 from lambdas.rotation.errors import AccessRefused, AwsRefused, PreflightRefused
 from lambdas.rotation.ports import Instance, Ports
 from lambdas.rotation.state import Finding, NotTaken, Preflight, Rotation, Strategy
@@ -27,7 +28,7 @@ def preflight(rotation: Rotation, ports: Ports) -> Rotation:
         PreflightRefused: terminal; lists all reasons, one line each, with what to do. Nothing was created.
     """
     plan, database = rotation.planned()
-    source = ports.rds.describe_instance(database.identifier)
+    source = databases.by_arn(database.arn, ports)
     if source is None:
         raise PreflightRefused(f"UnknownDatabase: {database.identifier} is gone — start again with an existing one")
     candidates = IN_THIS_ORDER if plan.strategy == "auto" else (plan.strategy,)
@@ -86,7 +87,17 @@ Check = Callable[[], Iterable[Finding]]
 
 
 def _checks(rotation: Rotation, source: Instance, ports: Ports) -> tuple[Check, ...]:
-    plan, _ = rotation.planned()
+    plan, database = rotation.planned()
+    if database.is_cluster:
+        return (
+            lambda: cluster.strategy(rotation),
+            lambda: cluster.condition(rotation, source),
+            lambda: cluster.shape(source, ports),
+            lambda: cluster.replication(rotation, source, ports),
+            lambda: instance.backups(source),
+            lambda: cluster.quotas(source, ports),
+            lambda: key.old_key(source, ports),
+        )
     whichever: tuple[Check, ...] = (
         lambda: instance.surroundings(rotation, source, ports),
         lambda: instance.maintenance(source, ports),
@@ -123,7 +134,9 @@ def _checks(rotation: Rotation, source: Instance, ports: Ports) -> tuple[Check, 
 
 
 def _warnings(rotation: Rotation, source: Instance, ports: Ports) -> tuple[Check, ...]:
-    plan, _ = rotation.planned()
+    plan, database = rotation.planned()
+    if database.is_cluster:
+        return (lambda: cluster.warnings(source),)
     of_the_strategy: Mapping[str, Check] = {
         "read-replica": lambda: login.warnings(rotation, ports),
         "snapshot": lambda: snapshot.warnings(rotation, source, ports),

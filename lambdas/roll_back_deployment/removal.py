@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from lambdas.rotation import names, switchover
+from lambdas.rotation import databases, names, switchover
 from lambdas.rotation.errors import AccessRefused, AwsRefused, AwsUnavailable
 from lambdas.rotation.ports import BlueGreenDeployment, Ports
 from lambdas.rotation.state import Deployment, Rotation
@@ -48,11 +48,11 @@ def _removed(deployment: Deployment, rotation: Rotation, ports: Ports) -> str | 
             ports.blue_green.request_deletion(live.identifier, with_target=True)
         return f"{live.name} to be deleted (it is {live.status})"
     for member in deployment.members:
-        green = ports.rds.describe_instance_by_resource_id(member.target_resource_id or "")
+        green = databases.by_resource_id(member.target_resource_id or "", ports)
         if green is not None:
             return f"{green.database.identifier} to be deleted (it is {green.status})"
     for member in deployment.members:
-        blue = ports.rds.describe_instance_by_resource_id(member.source_resource_id)
+        blue = databases.by_resource_id(member.source_resource_id, ports)
         if blue is not None and blue.tags.get(names.DEPLOYMENT_TAG) == rotation.rotation_id:
             ports.rds.remove_tags(blue.database.arn, [names.DEPLOYMENT_TAG])
     return None
@@ -62,13 +62,13 @@ def _unprotect(deployment: Deployment, live: BlueGreenDeployment, rotation: Rota
     """Green has blue's deletion protection. Never one whose resource id is a blue's: that would be production."""
     blues = {member.source_resource_id for member in deployment.members}
     for _, target_arn in live.members:
-        green = ports.rds.describe_instance(target_arn.rpartition(":")[2])
+        green = databases.by_arn(target_arn, ports)
         if green is None or green.database.resource_id in blues:
             continue
         if green.tags.get(names.GREEN_TAG) != rotation.rotation_id:
             ports.rds.set_tags(green.database.arn, {names.GREEN_TAG: rotation.rotation_id})
         if green.deletion_protection:
-            ports.rds.disable_deletion_protection(green.database.identifier)
+            databases.disable_deletion_protection(green.database, ports)
 
 
 def _command(deployment: Deployment) -> str:

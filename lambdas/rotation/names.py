@@ -30,6 +30,9 @@ TAGS_AT_MOST = 50
 CONTROL_DATABASE = "rds_key_rotation"
 """The rotation's own database on the server: tables ``marker`` and ``decision``."""
 
+CLUSTER = "cluster/"
+"""Before the base name of a cluster: an instance may have the same identifier, and is another database."""
+
 _IDENTIFIER_LENGTH = 63
 _DEPLOYMENT_NAME_LENGTH = 60
 
@@ -54,6 +57,15 @@ def shortened(name: str, length: int) -> str:
     return f"{name[: length - 9].rstrip('-')}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
+def identifier_of(base_name: str) -> str:
+    """As RDS names it.
+
+    >>> identifier_of("orders"), identifier_of("cluster/orders")
+    ('orders', 'orders')
+    """
+    return base_name.removeprefix(CLUSTER)
+
+
 def target_identifier(base_name: str, rotation_id: str) -> str:
     """``<base>-rot-<id>``; never built on the name of an earlier target.
 
@@ -61,7 +73,7 @@ def target_identifier(base_name: str, rotation_id: str) -> str:
     'orders-rot-10c59dbe'
     """
     suffix = f"-rot-{rotation_id}"
-    return shortened(base_name, _IDENTIFIER_LENGTH - len(suffix)) + suffix
+    return shortened(identifier_of(base_name), _IDENTIFIER_LENGTH - len(suffix)) + suffix
 
 
 def deployment_name(base_name: str, rotation_id: str) -> str:
@@ -71,7 +83,7 @@ def deployment_name(base_name: str, rotation_id: str) -> str:
     'orders-rot-10c59dbe'
     """
     suffix = f"-rot-{rotation_id}"
-    return shortened(base_name, _DEPLOYMENT_NAME_LENGTH - len(suffix)) + suffix
+    return shortened(identifier_of(base_name), _DEPLOYMENT_NAME_LENGTH - len(suffix)) + suffix
 
 
 def temporary_snapshot(target: str) -> str:
@@ -126,6 +138,9 @@ def execution_name(base_name: str, scheduled_at: str) -> str:
 
     >>> execution_name("orders", "2027-01-01T00:00:00Z")
     'fleet-20270101T000000Z-orders'
+    >>> execution_name("cluster/orders", "2027-01-01T00:00:00Z")
+    'fleet-20270101T000000Z-cluster_orders'
     """
     stamp = re.sub(r"[^0-9A-Za-z]", "", scheduled_at)
-    return shortened(f"fleet-{stamp}-{base_name}", 80)
+    # No identifier has an underscore: an instance named "cluster-orders" gets another name than this.
+    return shortened(f"fleet-{stamp}-{base_name.replace('/', '_')}", 80)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lambdas.rotation.policy import DATABASE
+from lambdas.rotation.policy import CLUSTER, DATABASE
 from lambdas.rotation.state import Moment, Rotation
 
 SCHEMA = 1
@@ -51,7 +51,7 @@ def message_of(rotation: Rotation, moment: Moment) -> dict[str, Any]:
         "reason": plan.reason if plan else _asked(rotation, "Reason"),
         "strategy": plan.strategy if plan else None,
         "not_taken": [one.model_dump(mode="json") for one in plan.not_taken] if plan else [],
-        "source": rotation.source.identifier if rotation.source else _asked(rotation, DATABASE),
+        "source": rotation.source.identifier if rotation.source else _asked_for(rotation),
         "target": rotation.target_identifier,
         "old_key": {
             "arn": rotation.old_key.arn if rotation.old_key else None,
@@ -78,7 +78,7 @@ def message_of(rotation: Rotation, moment: Moment) -> dict[str, Any]:
 
 
 def subject_of(rotation: Rotation, moment: Moment) -> str:
-    named = rotation.plan.base_name if rotation.plan else _asked(rotation, DATABASE) or "a database"
+    named = rotation.plan.base_name if rotation.plan else _asked_for(rotation) or "a database"
     if moment is Moment.UNDECIDED and rotation.deployment is not None:
         return f"Key rotation of {named} UNDECIDED: RDS has not said which side serves"
     return f"Key rotation of {named} {_SUBJECTS[moment]}"
@@ -88,6 +88,10 @@ def _what_to_do(rotation: Rotation, moment: Moment) -> str:
     if moment is Moment.UNDECIDED and rotation.deployment is not None:
         return _WHILE_RDS_SWITCHES  # nothing is fenced, and deleting the target could be deleting production
     return _WHAT_TO_DO[moment]
+
+
+def _asked_for(rotation: Rotation) -> str | None:
+    return _asked(rotation, DATABASE) or _asked(rotation, CLUSTER)
 
 
 def _asked(rotation: Rotation, field: str) -> str | None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from lambdas.rotation import names
 from lambdas.rotation.errors import InputRefused
 from lambdas.rotation.names import OPT_IN
 from lambdas.rotation.state import DnsRecordName, Plan
@@ -20,11 +21,12 @@ ENABLED = f"{OPT_IN}enabled"
 MIN_AGE = f"{OPT_IN}min-age-days"
 
 DATABASE = "DBInstanceIdentifier"
+CLUSTER = "DBClusterIdentifier"
 RECOVER = "Recover"
 TASK_TOKEN = "TaskToken"  # noqa: S105 - the name of a field
 STARTED_BY = "AWS_STEP_FUNCTIONS_STARTED_BY_EXECUTION_ID"
 
-RISKS = ("logical-slots", "unlogged-tables", "memory-tables", "pg-cron", "iac-owned", "downtime")
+RISKS = ("logical-slots", "logical-copy", "unlogged-tables", "memory-tables", "pg-cron", "iac-owned", "downtime")
 """What a person may accept in ``Accept``; Preflight's reason is the same word as a name (``LogicalSlots``)."""
 
 INPUT_BYTES = 16 * 1024
@@ -157,13 +159,13 @@ _OPTIONS = (
     _Option("", _not_yet, None, "hook"),
 )
 
-_PLUMBING = (DATABASE, RECOVER, TASK_TOKEN, STARTED_BY)
+_PLUMBING = (DATABASE, CLUSTER, RECOVER, TASK_TOKEN, STARTED_BY)
 INPUT_FIELDS = (*_PLUMBING, *(option.input for option in _OPTIONS if option.input))
 TAGS = (ENABLED, MIN_AGE, *(OPT_IN + option.tag for option in _OPTIONS if option.tag))
 
 
 def requested_database(request: Mapping[str, Any]) -> str:
-    """The name that the input asks for, as RDS stores names.
+    """The base name that the input asks for, as RDS stores names.
 
     ``Orders`` and ``orders`` are one database to RDS, so they must be one to the ledger: it gives one lock per name.
 
@@ -173,17 +175,29 @@ def requested_database(request: Mapping[str, Any]) -> str:
     _refuse_unknown("input field", request, INPUT_FIELDS)
     if len(json.dumps(request)) > INPUT_BYTES:
         raise InputRefused(f"the input has more than {INPUT_BYTES} bytes; shorten its texts")
-    named = request.get(DATABASE)
+    if DATABASE in request and CLUSTER in request:
+        raise InputRefused(f"the input has {DATABASE} and {CLUSTER}; a rotation is of one database")
+    kind, prefix = (CLUSTER, names.CLUSTER) if CLUSTER in request else (DATABASE, "")
+    named = request.get(kind)
     if not isinstance(named, str) or not named:
-        raise InputRefused(f'the input needs {DATABASE}, as in {{"{DATABASE}": "orders"}}')
+        raise InputRefused(f'the input needs {DATABASE}, as in {{"{DATABASE}": "orders"}}, or {CLUSTER}')
     if len(named) > _IDENTIFIER_LENGTH or not _IDENTIFIER.fullmatch(named):
         raise InputRefused(
-            f"{DATABASE}: no database can be named {named[:_IDENTIFIER_LENGTH]!r}; give its identifier, not an ARN or "
+            f"{kind}: no database can be named {named[:_IDENTIFIER_LENGTH]!r}; give its identifier, not an ARN or "
             "an endpoint (letters, digits and single hyphens, a letter first)"
         )
     if TASK_TOKEN in request and task_token(request) is None:
         raise InputRefused(f"{TASK_TOKEN}: must be a text; only the fleet gives one")
-    return named.lower()
+    return prefix + named.lower()
+
+
+def request_for(base_name: str) -> dict[str, str]:
+    """The input that asks for it.
+
+    >>> request_for("cluster/orders")
+    {'DBClusterIdentifier': 'orders'}
+    """
+    return {CLUSTER if base_name.startswith(names.CLUSTER) else DATABASE: names.identifier_of(base_name)}
 
 
 def task_token(request: Mapping[str, Any]) -> str | None:

@@ -54,7 +54,7 @@ UNUSABLE = ("failed", "incompatible", "restore-error", "inaccessible", "insuffic
 
 @dataclass(frozen=True)
 class Instance:
-    """What DescribeDBInstances says about one instance, in our words; ``raw`` is the whole answer."""
+    """What RDS says about one instance, or about one cluster, in our words; ``raw`` is the whole answer."""
 
     database: Database
     status: str
@@ -158,6 +158,38 @@ class Rds(Protocol):
 
     def request_instance_deletion(self, identifier: str, *, keep_automated_backups: bool) -> None:
         """No final snapshot: it would hold the old key. The copy under the new key was made before."""
+        ...
+
+
+class Clusters(Protocol):
+    """Aurora's clusters, by the same words as `Rds`; each of their instances is an instance there, too."""
+
+    def describe(self, identifier: str) -> Instance | None: ...
+
+    def describe_by_resource_id(self, resource_id: str) -> Instance | None: ...
+
+    def describe_opted_in(self) -> Sequence[Instance]: ...
+
+    def settings_differences(self, source: Instance, target: Instance) -> Mapping[str, tuple[Any, Any]]: ...
+
+    def parameter(self, group: str, name: str) -> str | None:
+        """The value that a DB cluster parameter group gives a parameter."""
+        ...
+
+    def describe_snapshot(self, identifier: str) -> Mapping[str, Any] | None: ...
+
+    def snapshots_under(self, key_arn: str, tags: Mapping[str, str]) -> Sequence[str]: ...
+
+    def request_snapshot(self, identifier: str, source_identifier: str, tags: Mapping[str, str]) -> None: ...
+
+    def request_snapshot_copy(self, source: str, copy: str, key_arn: str, tags: Mapping[str, str]) -> None: ...
+
+    def request_snapshot_deletion(self, identifier: str) -> None: ...
+
+    def disable_deletion_protection(self, identifier: str) -> None: ...
+
+    def request_deletion(self, identifier: str, *, keep_automated_backups: bool) -> None:
+        """No final snapshot. RDS refuses while the cluster has instances: the next visit asks again."""
         ...
 
 
@@ -520,6 +552,8 @@ class Ports(Protocol):
     @property
     def rds(self) -> Rds: ...
     @property
+    def clusters(self) -> Clusters: ...
+    @property
     def blue_green(self) -> BlueGreen: ...
     @property
     def kms(self) -> Kms: ...
@@ -601,6 +635,12 @@ class AwsPorts:
         from lambdas.rotation.aws.rds import AwsRds
 
         return AwsRds()
+
+    @cached_property
+    def clusters(self) -> Clusters:
+        from lambdas.rotation.aws.clusters import AwsClusters
+
+        return AwsClusters()
 
     @cached_property
     def blue_green(self) -> BlueGreen:

@@ -1,37 +1,38 @@
-"""A snapshot of the source and its copy under the new key, whichever step needs them: asked for, seen, trusted."""
+"""A snapshot of the source and its copy under the new key, whichever step needs them: their names, and whether they are
+to be trusted."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from lambdas.rotation import names
 from lambdas.rotation.errors import SnapshotFailed
-from lambdas.rotation.ports import Ports
 from lambdas.rotation.state import Rotation
 
 
-def seen(identifier: str, ports: Ports) -> tuple[Mapping[str, Any] | None, bool]:
-    """What RDS says of it, and whether it is available. Raises: SnapshotFailed (terminal); RDS has given it up."""
-    snapshot = ports.rds.describe_snapshot(identifier)
-    status = snapshot.get("Status") if snapshot is not None else None
-    if status == "failed":
-        raise SnapshotFailed(f"snapshot {identifier} failed; delete it, then start the rotation again")
-    return snapshot, status == "available"
+def is_available(snapshot: Mapping[str, Any] | None) -> bool:
+    """By what RDS says of it. Raises: SnapshotFailed (terminal); RDS has given it up."""
+    if snapshot is None:
+        return False
+    if snapshot.get("Status") == "failed":
+        raise SnapshotFailed(f"snapshot {_name(snapshot)} failed; delete it, then start the rotation again")
+    return snapshot.get("Status") == "available"
 
 
-def is_copied(original: str, copy: str, rotation: Rotation, ports: Ports) -> bool:
-    """Whether the copy is available under the new key. Asks for it where it is not there; does not wait.
+def is_copied(copy: Mapping[str, Any] | None, rotation: Rotation) -> bool:
+    """Whether the copy is available under the new key.
 
     Raises:
         SnapshotFailed: terminal; RDS has given it up, or it is under another key.
     """
-    key_arn = rotation.keyed().arn
-    found, available = seen(copy, ports)
-    if found is None or not available:
-        ports.rds.request_snapshot_copy(original, copy, key_arn, tags(rotation))
+    if copy is None or not is_available(copy):
         return False
-    if found.get("KmsKeyId") != key_arn:
-        raise SnapshotFailed(f"snapshot {copy} is under {found.get('KmsKeyId')}, not under the new key")
+    if copy.get("KmsKeyId") != rotation.keyed().arn:
+        raise SnapshotFailed(f"snapshot {_name(copy)} is under {copy.get('KmsKeyId')}, not under the new key")
     return True
+
+
+def _name(snapshot: Mapping[str, Any]) -> str:
+    return str(snapshot.get("DBSnapshotIdentifier") or snapshot.get("DBClusterSnapshotIdentifier"))
 
 
 def tags(rotation: Rotation) -> dict[str, str]:

@@ -32,7 +32,7 @@ class _Part(BaseModel):
 
 
 class Database(_Part):
-    """One RDS database instance, by the facts that identify it."""
+    """One RDS database, an instance or a cluster, by the facts that identify it."""
 
     identifier: str
     arn: str
@@ -43,6 +43,15 @@ class Database(_Part):
     port: int
     kms_key_arn: str | None = None
     vpc_id: str | None = None
+
+    @property
+    def is_cluster(self) -> bool:
+        return is_cluster(self.resource_id)
+
+
+def is_cluster(resource_id: str) -> bool:
+    """By RDS's own prefix, ``cluster-``; that of an instance is ``db-``."""
+    return resource_id.startswith("cluster-")
 
 
 class DnsRecordName(_Part):

@@ -2,6 +2,7 @@
 
 from typing import Literal
 
+from lambdas.rotation import databases
 from lambdas.rotation.ports import BlueGreenDeployment, Ports
 from lambdas.rotation.state import Rotation
 
@@ -15,12 +16,12 @@ DELETING = "DELETING"
 def serving(rotation: Rotation, live: BlueGreenDeployment | None, ports: Ports) -> tuple[Serving, str]:
     """The side that has the name that applications use, and why. ``undecided`` while RDS is at it.
 
-    The name decides together with the deployment: it is the instance's resource id that stays when names are exchanged.
+    The name decides together with the deployment: it is the resource id that stays when names are exchanged.
     """
     primary = rotation.deployed().primary
     if live is not None and live.status == UNDER_WAY:
         return "undecided", f"RDS is switching {live.name} over"
-    holder = ports.rds.describe_instance(primary.source_identifier)
+    holder = databases.by_arn(primary.source_arn, ports)
     if holder is None:
         return "undecided", f"no database is named {primary.source_identifier} at this moment"
     resource_id = holder.database.resource_id

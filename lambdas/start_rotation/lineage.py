@@ -1,7 +1,11 @@
 """Which database a name means, over all rotations that were before."""
 
+import json
+
+from lambdas.rotation import databases
 from lambdas.rotation.errors import InputRefused, UnknownDatabase
 from lambdas.rotation.names import BASE_NAME_TAG
+from lambdas.rotation.policy import request_for
 from lambdas.rotation.ports import Instance, Ports
 
 
@@ -18,7 +22,7 @@ def resolve(name: str, ports: Ports) -> tuple[str, Instance]:
     successor = _successor(name, ports)
     if successor is not None:
         return name, successor
-    instance = ports.rds.describe_instance(name)
+    instance = databases.named(name, ports)
     if instance is None:
         raise UnknownDatabase(f"no database named {name} exists in this account and Region")
     base_name = instance.tags.get(BASE_NAME_TAG) or name
@@ -31,10 +35,10 @@ def resolve(name: str, ports: Ports) -> tuple[str, Instance]:
         entry.rotation.release and entry.rotation.source and entry.rotation.source.resource_id == resource_id
         for entry in ports.ledger.entries(base_name)
     ):
-        raise InputRefused(f"{name} was left behind by a rotation; start with DBInstanceIdentifier={base_name}")
+        raise InputRefused(f"{name} was left behind by a rotation; start with {json.dumps(request_for(base_name))}")
     return name, instance  # the tag came along with a snapshot's tags: this is a database of its own
 
 
 def _successor(base_name: str, ports: Ports) -> Instance | None:
     resource_id = ports.ledger.successor(base_name)
-    return None if resource_id is None else ports.rds.describe_instance_by_resource_id(resource_id)
+    return None if resource_id is None else databases.by_resource_id(resource_id, ports)

@@ -1,6 +1,6 @@
 """SwitchOver: the commit point. RDS is asked to let green take blue's place."""
 
-from lambdas.rotation import switchover
+from lambdas.rotation import databases, switchover
 from lambdas.rotation.errors import SwitchoverFailed, TargetMismatch, WrongKey
 from lambdas.rotation.ports import BlueGreenDeployment, Instance, Ports
 from lambdas.rotation.state import Member, Rotation
@@ -77,10 +77,10 @@ def _seen_once_more(rotation: Rotation, live: BlueGreenDeployment, ports: Ports)
 
 
 def _both_sides(rotation: Rotation, member: Member, ports: Ports) -> tuple[Instance, Instance]:
-    source = ports.rds.describe_instance(member.source_identifier)
+    source = databases.by_arn(member.source_arn, ports)
     if source is None or source.database.resource_id != member.source_resource_id:
         raise TargetMismatch(f"{member.source_identifier} is not the database that was copied")
-    target = ports.rds.describe_instance_by_resource_id(member.target_resource_id or "")
+    target = databases.by_resource_id(member.target_resource_id or "", ports)
     if target is None:
         raise TargetMismatch(f"the copy of {member.source_identifier} is gone")
     if target.database.kms_key_arn != rotation.keyed().arn:

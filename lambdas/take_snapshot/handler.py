@@ -26,11 +26,11 @@ def take_snapshot(rotation: Rotation, ports: Ports) -> Rotation:
     refuse_if_spent(rotation, f"snapshot {temporary}", ports)
     restoration = restoration.having(look_again_seconds=look_again_seconds(rotation, ports))
     # Not at every look: while RDS takes a snapshot the server may not answer for a moment.
-    found, available = snapshots.seen(temporary, ports) if rotation.restoration is not None else (None, False)
+    found = ports.rds.describe_snapshot(temporary) if rotation.restoration is not None else None
     if found is None:
         rotation = rotation.having(restoration=restoration)
         _ask(rotation, temporary, ports)
-    elif available:
+    elif snapshots.is_available(found):
         logger.info("snapshot taken", snapshot=temporary)
         restoration = restoration.having(stage="copy")
     return rotation.having(restoration=restoration)

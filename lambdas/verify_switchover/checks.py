@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from lambdas.rotation import databases
 from lambdas.rotation.ports import Instance, Ports
 from lambdas.rotation.state import Deployment, Member, Rotation
 from lambdas.rotation.switchover import DELETING
@@ -35,7 +36,7 @@ def member(
         yield f"{identifier} is encrypted under {target.database.kms_key_arn}"
     yield _name(source, target, ports)
     if source is not None:
-        differences = set(ports.rds.settings_differences(source, target)) - set(NOT_COMPARED)
+        differences = set(databases.settings_differences(source, target, ports)) - set(NOT_COMPARED)
         yield f"settings differ: {', '.join(sorted(differences))}" if differences else None
 
 

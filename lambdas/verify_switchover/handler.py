@@ -3,7 +3,7 @@
 from datetime import timedelta
 from typing import Any
 
-from lambdas.rotation import names
+from lambdas.rotation import databases, names
 from lambdas.rotation.errors import StateIncomplete, VerificationFailed
 from lambdas.rotation.handover import advance, move_opt_in
 from lambdas.rotation.ports import Instance, Ports
@@ -60,8 +60,8 @@ def verify_switchover(rotation: Rotation, ports: Ports) -> Rotation:
 
 
 def _sides(member: Member, rotation: Rotation, ports: Ports) -> tuple[Instance | None, Instance | None]:
-    source = ports.rds.describe_instance_by_resource_id(member.source_resource_id)
-    return source, ports.rds.describe_instance_by_resource_id(member.target_resource_id or "")
+    source = databases.by_resource_id(member.source_resource_id, ports)
+    return source, databases.by_resource_id(member.target_resource_id or "", ports)
 
 
 def _remember(rotation: Rotation, source: Instance | None, target: Instance, ports: Ports) -> None:

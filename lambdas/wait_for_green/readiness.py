@@ -1,7 +1,7 @@
 """What has to be true of each member before the switchover. Each returns what is still being waited for."""
 
-from lambdas.rotation import names
-from lambdas.rotation.errors import SyncIncomplete, WrongKey
+from lambdas.rotation import databases, names
+from lambdas.rotation.errors import SettingsNotCarried, SyncIncomplete, WrongKey
 from lambdas.rotation.ports import BlueGreenDeployment, Instance, Ports
 from lambdas.rotation.settings import request_repair
 from lambdas.rotation.state import Deployment, Member, Rotation
@@ -19,7 +19,8 @@ def observed(
     members: list[Member] = []
     copies = dict(live.members)
     for member in deployment.members:
-        target = ports.rds.describe_instance(_name(copies.get(member.source_arn, "")))
+        copy = copies.get(member.source_arn)
+        target = databases.by_arn(copy, ports) if copy else None
         if target is None or target.database.resource_id == member.source_resource_id:
             waiting_for.append(f"the copy of {member.source_identifier} to appear")
         else:
@@ -44,11 +45,12 @@ def _ready(rotation: Rotation, member: Member, target: Instance, ports: Ports) -
         return [f"{identifier} to be available (it is {target.status})"]
     if (operation := target.raw.get("StorageOperationStatus")) is not None:
         return [f"the storage of {identifier} ({operation}, {target.raw.get('StorageOperationPercentProgress')} %)"]
-    if target.replica_of is None:
-        raise SyncIncomplete(f"{identifier} is no longer a replica: somebody has promoted it")
-    if not target.replication_normal:
-        return [f"{identifier} to replicate"]
-    source = ports.rds.describe_instance_by_resource_id(member.source_resource_id)
+    if not _is_clusters(target):  # of which RDS does not say how they follow
+        if target.replica_of is None:
+            raise SyncIncomplete(f"{identifier} is no longer a replica: somebody has promoted it")
+        if not target.replication_normal:
+            return [f"{identifier} to replicate"]
+    source = databases.by_resource_id(member.source_resource_id, ports)
     if source is None:
         raise SyncIncomplete(f"{member.source_identifier} is gone")
     if source.status != "available":
@@ -64,10 +66,16 @@ def _mark(rotation: Rotation, target: Instance, ports: Ports) -> None:
 
 
 def _settings(source: Instance, target: Instance, ports: Ports) -> list[str]:
-    """Raises: SettingsNotCarried (terminal) for a difference that cannot be repaired."""
+    """Raises: SettingsNotCarried (terminal) for a difference that cannot be repaired; a cluster's is not."""
+    if source.database.is_cluster:
+        if differences := ports.clusters.settings_differences(source, target):
+            listed = "; ".join(f"{name}: {was} became {now}" for name, (was, now) in sorted(differences.items()))
+            raise SettingsNotCarried(f"{target.database.identifier} has other settings than its source: {listed}")
+        return []
     differing = request_repair(source, target, ports, besides=NOT_COMPARED)
     return [f"the settings {', '.join(differing)} of {target.database.identifier}"] if differing else []
 
 
-def _name(arn: str) -> str:
-    return arn.rpartition(":")[2]
+def _is_clusters(target: Instance) -> bool:
+    """A cluster, or an instance of one."""
+    return target.database.is_cluster or bool(target.raw.get("DBClusterIdentifier"))

@@ -4,7 +4,7 @@ from datetime import timedelta
 
 from aws_lambda_powertools.metrics import MetricUnit
 
-from lambdas.rotation import switchover
+from lambdas.rotation import databases, switchover
 from lambdas.rotation.errors import SwitchoverFailed, TargetMismatch
 from lambdas.rotation.ports import Ports
 from lambdas.rotation.state import Release, Rotation
@@ -46,8 +46,8 @@ def wait_for_switchover(rotation: Rotation, ports: Ports) -> Rotation:
 
 def _released(rotation: Rotation, ports: Ports) -> Rotation:
     deployment, now = rotation.deployed(), ports.clock.now()
-    source = ports.rds.describe_instance_by_resource_id(deployment.primary.source_resource_id)
-    target = ports.rds.describe_instance(deployment.primary.source_identifier)
+    source = databases.by_resource_id(deployment.primary.source_resource_id, ports)
+    target = databases.by_arn(deployment.primary.source_arn, ports)
     if target is None:
         raise TargetMismatch(f"{deployment.primary.source_identifier} is gone")
     began = deployment.switchover_requested_at or now

@@ -53,11 +53,21 @@ FURTHER: dict[str, set[str]] = {
     "rds:CreateBlueGreenDeployment": {
         "rds:AddTagsToResource",
         "rds:CreateDBInstanceReadReplica",
+        "rds:CreateDBCluster",
+        "rds:CreateDBClusterEndpoint",
+        "rds:CreateDBInstance",
         "kms:CreateGrant",
         "kms:DescribeKey",
     },
-    "rds:SwitchoverBlueGreenDeployment": {"rds:ModifyDBInstance", "rds:PromoteReadReplica"},
-    "rds:DeleteBlueGreenDeployment": {"rds:DeleteDBInstance"},
+    "rds:SwitchoverBlueGreenDeployment": {
+        "rds:ModifyDBCluster",
+        "rds:ModifyDBInstance",
+        "rds:PromoteReadReplica",
+        "rds:PromoteReadReplicaDBCluster",
+    },
+    "rds:DeleteBlueGreenDeployment": {"rds:DeleteDBCluster", "rds:DeleteDBClusterEndpoint", "rds:DeleteDBInstance"},
+    "rds:CreateDBClusterSnapshot": {"rds:AddTagsToResource"},
+    "rds:CopyDBClusterSnapshot": {"rds:AddTagsToResource"},  # and what CopyDBSnapshot asks for
     "rds:CreateDBSnapshot": {"rds:AddTagsToResource"},
     "rds:CopyDBSnapshot": {
         "rds:AddTagsToResource",

@@ -140,7 +140,7 @@ def test_a_database_that_was_left_behind_is_refused() -> None:
     )
     ports.ledger.open(past)
 
-    with pytest.raises(InputRefused, match="DBInstanceIdentifier=shop"):
+    with pytest.raises(InputRefused, match='"DBInstanceIdentifier": "shop"'):
         start_rotation(begun(DBInstanceIdentifier="older"), ports)
 
 

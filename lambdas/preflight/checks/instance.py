@@ -1,6 +1,6 @@
 """What the source is, and is part of, by RDS's own account."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 
 from lambdas.rotation.names import (
@@ -86,7 +86,7 @@ def condition(rotation: Rotation, source: Instance) -> Iterator[Finding]:
         yield Finding(
             name="ClusterMember",
             message=f"{identifier} belongs to cluster {raw['DBClusterIdentifier']}",
-            advice="clusters are not supported yet",
+            advice=f'rotate the cluster: {{"DBClusterIdentifier": "{raw["DBClusterIdentifier"]}"}}',
         )
     if raw.get("DBInstanceAutomatedBackupsReplications"):
         yield Finding(
@@ -185,11 +185,12 @@ def maintenance(source: Instance, ports: Ports) -> Iterator[Finding]:
 
 def quotas(source: Instance, ports: Ports) -> Iterator[Finding]:
     """Room for one more instance, its storage and two snapshots, for as long as the grace period lasts."""
-    needed = {
-        "DBInstances": 1,
-        "AllocatedStorage": int(source.raw.get("AllocatedStorage") or 0),
-        "ManualSnapshots": 2,
-    }
+    storage = int(source.raw.get("AllocatedStorage") or 0)
+    yield from room({"DBInstances": 1, "AllocatedStorage": storage, "ManualSnapshots": 2}, ports)
+
+
+def room(needed: Mapping[str, int], ports: Ports) -> Iterator[Finding]:
+    """For so many more of what RDS counts."""
     limits = ports.rds.account_quotas()
     for name, more in needed.items():
         used, maximum = limits.get(name, (0, more))

@@ -10,7 +10,7 @@ from lambdas.rotation.ports import BlueGreenDeployment, Instance
 
 _UNFIT = ("SourceDatabaseNotSupported", "SourceClusterNotSupported", "InvalidAction", "ParamValidationError")
 """Not this database, not in this Region, or an SDK that does not know keys of members."""
-_NOT_NOW = "InvalidBlueGreenDeploymentState"
+_NOT_NOW = ("InvalidBlueGreenDeploymentState", "InvalidDBInstanceState", "InvalidDBClusterState")
 
 
 class AwsBlueGreen:
@@ -39,7 +39,12 @@ class AwsBlueGreen:
         """
         if self._adopted(name, tags):
             return
-        groups = [group["DBParameterGroupName"] for group in source.raw.get("DBParameterGroups") or ()]
+        groups = {
+            "TargetDBClusterParameterGroupName": source.raw.get("DBClusterParameterGroup"),
+            "TargetDBParameterGroupName": next(
+                (group["DBParameterGroupName"] for group in source.raw.get("DBParameterGroups") or ()), None
+            ),
+        }
         try:
             with calls("rds:CreateBlueGreenDeployment"):
                 client("rds").create_blue_green_deployment(
@@ -49,7 +54,7 @@ class AwsBlueGreen:
                         {"SourceArn": member, "TargetKmsKeyId": key} for member, key in keys.items()
                     ],
                     Tags=[{"Key": key, "Value": value} for key, value in tags.items()],
-                    **({"TargetDBParameterGroupName": groups[0]} if groups else {}),
+                    **{name: group for name, group in groups.items() if group},
                 )
         except AwsRefused as refused:
             if refused.code == "BlueGreenDeploymentAlreadyExists" and self._adopted(name, tags):
@@ -96,7 +101,7 @@ class AwsBlueGreen:
         except AwsRefused as refused:
             if refused.code == "BlueGreenDeploymentNotFound":
                 return True
-            if refused.code in (_NOT_NOW, "InvalidDBInstanceState"):
+            if refused.code in _NOT_NOW:
                 return False
             raise
         return True

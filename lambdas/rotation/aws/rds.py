@@ -7,7 +7,8 @@ from typing import Any
 from lambdas.rotation import names
 from lambdas.rotation.aws import carried_settings
 from lambdas.rotation.aws.client import calls, client, pages
-from lambdas.rotation.errors import AwsRefused, AwsUnavailable, NameTaken, PromotionFailed, ReplicaKeyRefused
+from lambdas.rotation.aws.tagged import refuse_foreign, tag_list, tags_of
+from lambdas.rotation.errors import AwsRefused, AwsUnavailable, PromotionFailed, ReplicaKeyRefused
 from lambdas.rotation.errors import RetirementRefused as Refused
 from lambdas.rotation.ports import Instance
 from lambdas.rotation.state import Database
@@ -66,7 +67,7 @@ class AwsRds:
             "DBInstanceIdentifier": target_identifier,
             "SourceDBInstanceIdentifier": source.database.identifier,
             "KmsKeyId": key_arn,
-            "Tags": _tag_list(carried_settings.carried_tags(source.tags) | dict(tags)),
+            "Tags": tag_list(carried_settings.carried_tags(source.tags) | dict(tags)),
         }
         try:
             self._create_replica(parameters)
@@ -107,7 +108,7 @@ class AwsRds:
         parameters = carried_settings.restoration_parameters(source.raw) | {
             "DBInstanceIdentifier": target_identifier,
             "DBSnapshotIdentifier": snapshot,
-            "Tags": _tag_list(carried_settings.carried_tags(source.tags) | dict(tags)),
+            "Tags": tag_list(carried_settings.carried_tags(source.tags) | dict(tags)),
         }
         try:
             with calls("rds:RestoreDBInstanceFromDBSnapshot"):
@@ -120,7 +121,7 @@ class AwsRds:
         existing = self.describe_instance(identifier)
         if existing is None:
             return False
-        _refuse_foreign("database", identifier, existing.tags, tags)
+        refuse_foreign("database", identifier, existing.tags, tags)
         return True
 
     def settings_differences(self, source: Instance, target: Instance) -> Mapping[str, tuple[Any, Any]]:
@@ -252,7 +253,7 @@ class AwsRds:
 
     def set_tags(self, arn: str, tags: Mapping[str, str]) -> None:
         with calls("rds:AddTagsToResource"):
-            client("rds").add_tags_to_resource(ResourceName=arn, Tags=_tag_list(tags))
+            client("rds").add_tags_to_resource(ResourceName=arn, Tags=tag_list(tags))
 
     def remove_tags(self, arn: str, names: Sequence[str]) -> None:
         with calls("rds:RemoveTagsFromResource"):
@@ -287,7 +288,7 @@ class AwsRds:
         try:
             with calls("rds:CreateDBSnapshot"):
                 client("rds").create_db_snapshot(
-                    DBSnapshotIdentifier=identifier, DBInstanceIdentifier=source_identifier, Tags=_tag_list(tags)
+                    DBSnapshotIdentifier=identifier, DBInstanceIdentifier=source_identifier, Tags=tag_list(tags)
                 )
         except AwsRefused as refused:
             self._settle(refused, identifier, tags)
@@ -302,7 +303,7 @@ class AwsRds:
                     SourceDBSnapshotIdentifier=source,
                     TargetDBSnapshotIdentifier=copy,
                     KmsKeyId=key_arn,
-                    Tags=_tag_list(tags),
+                    Tags=tag_list(tags),
                     CopyTags=False,
                 )
         except AwsRefused as refused:
@@ -320,7 +321,7 @@ class AwsRds:
         existing = self.describe_snapshot(identifier)
         if existing is None:
             return False
-        _refuse_foreign("snapshot", identifier, _tags(existing), tags)
+        refuse_foreign("snapshot", identifier, tags_of(existing), tags)
         return True
 
     def request_snapshot_deletion(self, identifier: str) -> None:
@@ -332,7 +333,7 @@ class AwsRds:
         existing = self.describe_snapshot(identifier)
         if existing is None or existing.get("Status") == "deleting":
             return
-        if names.ROTATION_ID_TAG not in _tags(existing):
+        if names.ROTATION_ID_TAG not in tags_of(existing):
             raise Refused(f"snapshot {identifier} was not made by a rotation")
         try:
             with calls("rds:DeleteDBSnapshot"):
@@ -390,7 +391,7 @@ def _instance(raw: Mapping[str, Any]) -> Instance:
             vpc_id=(raw.get("DBSubnetGroup") or {}).get("VpcId"),
         ),
         status=raw.get("DBInstanceStatus") or "",
-        tags=_tags(raw),
+        tags=tags_of(raw),
         storage_encrypted=bool(raw.get("StorageEncrypted")),
         backup_retention_days=int(raw.get("BackupRetentionPeriod") or 0),
         deletion_protection=bool(raw.get("DeletionProtection")),
@@ -399,20 +400,3 @@ def _instance(raw: Mapping[str, Any]) -> Instance:
         has_status_infos=bool(infos),
         raw=raw,
     )
-
-
-def _tags(raw: Mapping[str, Any]) -> dict[str, str]:
-    return {tag["Key"]: tag.get("Value", "") for tag in raw.get("TagList") or ()}
-
-
-def _tag_list(tags: Mapping[str, str]) -> list[dict[str, str]]:
-    return [{"Key": name, "Value": value} for name, value in tags.items()]
-
-
-def _refuse_foreign(kind: str, identifier: str, found: Mapping[str, str], ours: Mapping[str, str]) -> None:
-    """Raises: NameTaken (terminal) when what exists was not made by the rotation that ``ours`` names."""
-    if found.get(names.ROTATION_ID_TAG) != ours.get(names.ROTATION_ID_TAG):
-        raise NameTaken(
-            f"a {kind} named {identifier} exists and was not made by this rotation; rename it or delete it, "
-            "then start again"
-        )

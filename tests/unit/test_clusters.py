@@ -1,0 +1,390 @@
+"""A cluster is rotated by blue/green, with its instances; it never gets mixed up with an instance of the same name."""
+
+from dataclasses import replace
+
+import pytest
+
+from lambdas.create_blue_green_deployment.handler import create_blue_green_deployment
+from lambdas.decommission.handler import decommission
+from lambdas.list_opted_in_databases.handler import list_opted_in_databases
+from lambdas.preflight.handler import preflight
+from lambdas.roll_back_deployment.handler import roll_back_deployment
+from lambdas.rotation import names
+from lambdas.rotation.errors import (
+    InputRefused,
+    PreflightRefused,
+    RetirementRefused,
+    SettingsNotCarried,
+    TargetMismatch,
+    UnknownDatabase,
+    WrongKey,
+)
+from lambdas.rotation.names import DECOMMISSION_TAG, DEPLOYMENT_TAG, GREEN_TAG
+from lambdas.rotation.ports import Instance
+from lambdas.rotation.state import Key, Rotation
+from lambdas.rotation.undoing import SLOWEST_FUNCTION
+from lambdas.start_rotation.handler import start_rotation
+from lambdas.switch_over.handler import switch_over
+from lambdas.verify_switchover.handler import verify_switchover
+from lambdas.wait_for_green.handler import wait_for_green
+from lambdas.wait_for_switchover.handler import wait_for_switchover
+from tests.fakes import EXECUTION, NEW_KEY, OLD_KEY, ROTATION_ID, FakePorts, failed, journaled, planned_rotation, visit
+
+SHOP = "cluster/shop"
+WRITER, READER = "shop-1", "shop-2"
+OWNERS_TAGS = {"team": "shop", "key-rotation:enabled": "true"}
+
+
+def ports_of() -> FakePorts:
+    """A cluster of a writer and a reader, beside an instance that has the cluster's name."""
+    ports = FakePorts(with_target=False)
+    ports.kms.add(NEW_KEY, tags=names.our_tags(SHOP, ROTATION_ID))
+    ports.rds.add_cluster("shop", WRITER, READER, key_arn=OLD_KEY)
+    ports.rds.alter(SHOP, tags=OWNERS_TAGS)
+    ports.rds.add("shop", key_arn=OLD_KEY)
+    return ports
+
+
+def planned(ports: FakePorts, **plan: object) -> Rotation:
+    by_blue_green = {"base_name": SHOP, "strategy": "blue-green", "login_secret": None, "connectivity": ()}
+    rotation = planned_rotation(ports, **{**by_blue_green, "dns_record": None, "accept": ("logical-copy",), **plan})
+    rotation = rotation.having(source=ports.rds.instances[SHOP].database)
+    return journaled(ports, rotation)
+
+
+def keyed(ports: FakePorts) -> Rotation:
+    return journaled(ports, planned(ports).having(new_key=Key(arn=NEW_KEY, manager="CUSTOMER")))
+
+
+def ready(ports: FakePorts) -> Rotation:
+    return visit(wait_for_green, visit(create_blue_green_deployment, keyed(ports), ports), ports)
+
+
+def switched(ports: FakePorts) -> Rotation:
+    rotation = visit(switch_over, ready(ports), ports)
+    ports.blue_green.complete()
+    return visit(wait_for_switchover, rotation, ports)
+
+
+def begun(**request: object) -> Rotation:
+    return Rotation(schema=1, execution_arn=EXECUTION, request=request)
+
+
+# -- which database is meant -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("field", "base_name", "resource_id"),
+    [("DBClusterIdentifier", SHOP, "cluster-SHOP"), ("DBInstanceIdentifier", "shop", "db-SHOP")],
+)
+def test_the_field_says_which_of_two_of_the_same_name(field: str, base_name: str, resource_id: str) -> None:
+    ports = ports_of()
+
+    rotation = start_rotation(begun(**{field: "Shop"}), ports)
+
+    plan, source = rotation.planned()
+    assert (base_name, resource_id) == (plan.base_name, source.resource_id)
+    assert [base_name] == list(ports.ledger.locks), "each has a lock of its own"
+
+
+def test_a_cluster_that_there_is_not_is_unknown_though_an_instance_has_the_name() -> None:
+    ports = FakePorts(with_target=False)
+
+    with pytest.raises(UnknownDatabase):
+        start_rotation(begun(DBClusterIdentifier="orders"), ports)
+
+
+def test_one_rotation_is_of_one_database() -> None:
+    with pytest.raises(InputRefused, match="one database"):
+        start_rotation(begun(DBClusterIdentifier="shop", DBInstanceIdentifier="shop"), ports_of())
+
+
+def test_the_name_leads_to_the_target_the_next_time() -> None:
+    ports = ports_of()
+    rotation = switched(ports)
+    visit(verify_switchover, rotation, ports)
+    ports.ledger.locks.clear()
+
+    again = start_rotation(begun(DBClusterIdentifier="shop").having(execution_arn=EXECUTION + "2"), ports)
+
+    assert again.source is not None
+    assert again.source.resource_id == rotation.synced_target().resource_id
+
+
+def test_the_fleet_lists_clusters_too() -> None:
+    ports = ports_of()
+    ports.settings.defaults = {"min_age_days": 0}
+
+    (listed,) = list_opted_in_databases({"scheduled_at": "2027-01-01T00:00:00Z"}, ports)["databases"]
+
+    assert (listed["identifier"], listed["base_name"]) == ("shop", SHOP)
+    assert listed["execution_name"] == "fleet-20270101T000000Z-cluster_shop"
+
+
+# -- what speaks against it --------------------------------------------------------------------------------------------
+
+
+def refusals(ports: FakePorts, **plan: object) -> list[str]:
+    with pytest.raises(PreflightRefused) as refused:
+        preflight(planned(ports, **plan), ports)
+    return [line.partition(":")[0] for line in str(refused.value).splitlines()]
+
+
+def test_a_cluster_that_can_be_copied_is_not_refused() -> None:
+    ports = ports_of()
+
+    rotation = preflight(planned(ports), ports)
+
+    assert rotation.preflight is not None
+    assert ["SwitchoverByRds"] == [warning.name for warning in rotation.preflight.warnings]
+
+
+@pytest.mark.parametrize("strategy", ["read-replica", "snapshot"])
+def test_other_strategies_rotate_no_cluster(strategy: str) -> None:
+    assert ["ClusterNotServed"] == refusals(ports_of(), strategy=strategy)
+
+
+def test_auto_takes_blue_green() -> None:
+    ports = ports_of()
+
+    rotation = preflight(planned(ports, strategy="auto"), ports)
+
+    assert rotation.plan is not None
+    assert ("blue-green", None) == (rotation.plan.strategy, rotation.plan.fallback)
+    assert [("read-replica", True)] == [
+        (one.strategy, one.reasons[0].startswith("ClusterNotServed")) for one in rotation.plan.not_taken
+    ]
+
+
+def having(instance: Instance, **members: object) -> dict[str, object]:
+    return {"raw": {**instance.raw, **members}}
+
+
+@pytest.mark.parametrize(
+    ("name", "members"),
+    [
+        ("ManagedMasterPassword", {"MasterUserSecret": {"SecretArn": "arn:secret"}}),
+        ("HasReplicas", {"ReadReplicaIdentifiers": ["arn:aws:rds:eu-west-1:1:cluster:shop"]}),
+        ("EngineNotSupported", {"EngineMode": "serverless"}),
+        ("GlobalDatabase", {"GlobalWriteForwardingStatus": "disabled"}),
+        ("ActivityStream", {"ActivityStreamStatus": "started"}),
+        ("CustomEndpoints", {"CustomEndpoints": ["reporting"]}),
+        ("NoInstances", {"DBClusterMembers": []}),
+    ],
+)
+def test_refuses_what_rds_does_not_copy_or_carry(name: str, members: dict[str, object]) -> None:
+    ports = ports_of()
+    ports.rds.alter(SHOP, **having(ports.rds.instances[SHOP], **members))
+
+    assert [name] == refusals(ports)
+
+
+@pytest.mark.parametrize(
+    ("name", "facts"),
+    [
+        ("NotAvailable", {"status": "backing-up"}),
+        ("BackupsOff", {"backup_retention_days": 0}),
+        ("BelongsToRotation", {"tags": {DEPLOYMENT_TAG: "another"}}),
+        ("TooManyTags", {"tags": {f"t{at}": "" for at in range(46)}}),
+    ],
+)
+def test_refuses_a_cluster_in_a_state_that_will_not_do(name: str, facts: dict[str, object]) -> None:
+    ports = ports_of()
+    ports.rds.alter(SHOP, **facts)
+
+    assert [name] == refusals(ports)
+
+
+def test_refuses_an_engine_that_is_no_aurora() -> None:
+    ports = ports_of()
+    ports.rds.alter(SHOP, database=ports.rds.instances[SHOP].database.having(engine="postgres"))
+
+    assert ["EngineNotSupported"] == refusals(ports)
+
+
+def test_refuses_a_cluster_one_of_whose_instances_is_busy() -> None:
+    ports = ports_of()
+    ports.rds.alter(READER, status="rebooting")
+
+    assert ["NotAvailable"] == refusals(ports)
+
+
+def test_refuses_a_cluster_that_is_in_a_deployment() -> None:
+    ports = ports_of()
+    ports.blue_green.others = ["of-somebody-else"]
+
+    assert ["DeploymentExists"] == refusals(ports)
+
+
+@pytest.mark.parametrize(
+    ("quota", "used"), [("DBClusters", (40, 40)), ("DBInstances", (39, 40)), ("ManualClusterSnapshots", (99, 100))]
+)
+def test_refuses_when_there_is_no_room(quota: str, used: tuple[int, int]) -> None:
+    ports = ports_of()
+    ports.rds.quotas[quota] = used
+
+    assert ["QuotaExhausted"] == refusals(ports)
+
+
+def test_refuses_a_cluster_whose_key_is_disabled() -> None:
+    ports = ports_of()
+    ports.kms.keys[OLD_KEY] = replace(ports.kms.keys[OLD_KEY], state="Disabled")
+
+    assert ["OldKeyUnusable"] == refusals(ports)
+
+
+@pytest.mark.parametrize("value", [None, "0"])
+def test_refuses_a_cluster_that_nothing_can_follow(value: str | None) -> None:
+    ports = ports_of()
+    ports.clusters.parameters = {"rds.logical_replication": value} if value else {}
+
+    assert ["ReplicationOff"] == refusals(ports)
+
+
+def test_a_logical_copy_has_to_be_accepted() -> None:
+    """It leaves out what the engine's logical replication leaves out, and without a login nobody can look for that."""
+    assert ["LogicalCopy"] == refusals(ports_of(), accept=())
+
+
+# -- there -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_cluster_is_named_alone_and_every_member_is_looked_at() -> None:
+    ports = ports_of()
+
+    rotation = ready(ports)
+
+    greens = {name: one for name, one in ports.rds.instances.items() if "green" in name}
+    assert {NEW_KEY} == {one.database.kms_key_arn for one in greens.values()}
+    assert {ROTATION_ID} == {one.tags[GREEN_TAG] for one in greens.values()}
+    assert [f"{SHOP}-green-1", f"{WRITER}-green-1", f"{READER}-green-1"] == sorted(
+        greens, key=lambda one: "/" not in one
+    )
+    assert rotation.deployed().ready
+    for name in (SHOP, WRITER, READER):
+        assert ports.rds.instances[name].tags[DEPLOYMENT_TAG] == ROTATION_ID
+    assert DEPLOYMENT_TAG not in ports.rds.instances["shop"].tags, "the instance of that name has no part in it"
+
+
+@pytest.mark.parametrize("name", [f"{SHOP}-green-1", f"{WRITER}-green-1", f"{READER}-green-1"])
+def test_waits_for_every_member(name: str) -> None:
+    ports = ports_of()
+    rotation = visit(create_blue_green_deployment, keyed(ports), ports)
+    ports.rds.alter(name, status="storage-initialization")
+
+    rotation = visit(wait_for_green, rotation, ports)
+
+    assert not rotation.deployed().ready
+    assert [f"{names.identifier_of(name)} to be available (it is storage-initialization)"] == list(
+        rotation.deployed().waiting_for
+    )
+
+
+def test_a_cluster_that_rds_left_under_its_old_key_ends_the_rotation() -> None:
+    ports = ports_of()
+    ports.blue_green.left_out = {ports.rds.instances[SHOP].database.arn}
+
+    with pytest.raises(WrongKey):
+        ready(ports)
+
+
+def test_a_setting_that_green_does_not_have_ends_the_rotation() -> None:
+    ports = ports_of()
+    ports.clusters.differences = {"backup retention": (7, 1)}
+
+    with pytest.raises(SettingsNotCarried, match="backup retention: 7 became 1"):
+        ready(ports)
+
+
+def test_an_instance_that_came_meanwhile_ends_the_rotation() -> None:
+    """It has no copy: RDS would leave it behind, and applications that read from it with it."""
+    ports = ports_of()
+    rotation = ready(ports)
+    ports.blue_green.pairs.append(("db-SHOP", "db-SHOP"))
+
+    with pytest.raises(TargetMismatch):
+        visit(switch_over, rotation, ports)
+
+
+def test_afterwards_the_name_is_the_targets_and_the_owners_tags_are_on_it() -> None:
+    ports = ports_of()
+    rotation = switched(ports)
+    for _ in range(3):
+        rotation = visit(verify_switchover, rotation, ports)
+
+    _, source = rotation.planned()
+    assert ("shop-old1", "shop") == (source.identifier, rotation.synced_target().identifier)
+    assert rotation.verification is not None
+    assert rotation.verification.complete, rotation.verification.pending
+    assert OWNERS_TAGS.items() <= ports.rds.instances[SHOP].tags.items()
+    assert ports.rds.instances[f"{SHOP}-old1"].tags[DECOMMISSION_TAG] == ROTATION_ID
+    assert ports.ledger.successor(SHOP) == rotation.synced_target().resource_id
+
+
+def decommissioned(rotation: Rotation, ports: FakePorts) -> Rotation:
+    for _ in range(3):
+        rotation = visit(verify_switchover, rotation, ports)
+    ports.clock.advance(8 * 86400)
+    for _ in range(30):
+        rotation = visit(decommission, rotation, ports)
+    return rotation
+
+
+def test_the_old_cluster_goes_after_its_instances_and_its_last_snapshot_stays() -> None:
+    ports = ports_of()
+    ports.rds.alter(SHOP, deletion_protection=True)
+
+    rotation = decommissioned(switched(ports), ports)
+
+    assert rotation.decommission is not None
+    assert rotation.decommission.complete
+    assert {SHOP, WRITER, READER, "shop", "orders"} == set(ports.rds.instances)
+    deletions = [call.split()[1] for call in ports.calls if "request_instance_deletion" in call]
+    assert [f"{WRITER}-old1", f"{READER}-old1", f"{SHOP}-old1"] == list(dict.fromkeys(deletions))
+    assert {f"shop-rot-{ROTATION_ID}-kept": NEW_KEY} == {n: one["KmsKeyId"] for n, one in ports.rds.snapshots.items()}
+    assert not [call for call in ports.calls if call.startswith("engine.")], "no login is needed"
+
+
+def test_a_cluster_that_another_one_follows_is_not_removed() -> None:
+    ports = ports_of()
+    rotation = switched(ports)
+    old = f"{SHOP}-old1"
+    ports.rds.alter(
+        old, **having(ports.rds.instances[old], ReadReplicaIdentifiers=["arn:aws:rds:eu-west-1:1:cluster:x"])
+    )
+
+    with pytest.raises(RetirementRefused, match="has replicas"):
+        decommissioned(rotation, ports)
+
+
+# -- back --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("protected", [False, True])
+def test_before_the_switchover_green_goes_and_blue_stays(protected: bool) -> None:
+    ports = ports_of()
+    ports.rds.alter(SHOP, deletion_protection=protected)
+    rotation = failed(ready(ports))
+    for _ in range(6):
+        rotation = visit(roll_back_deployment, rotation, ports, takes_over=True)
+        ports.clock.advance(SLOWEST_FUNCTION.total_seconds())
+
+    assert rotation.undo is not None
+    assert ("rolled-back", True, ()) == (rotation.undo.outcome, rotation.undo.clean, rotation.undo.leftovers)
+    assert {SHOP, WRITER, READER, "shop", "orders"} == set(ports.rds.instances)
+    assert OWNERS_TAGS == ports.rds.instances[SHOP].tags
+    assert ports.rds.instances[SHOP].deletion_protection is protected
+
+
+def test_the_side_that_serves_is_told_by_the_cluster_and_not_by_an_instance_of_its_name() -> None:
+    ports = ports_of()
+    rotation = visit(switch_over, ready(ports), ports)
+    ports.blue_green.complete()
+    ports.rds.instances["shop"] = replace(ports.rds.instances["shop"], status="deleting")
+    rotation = failed(rotation)
+    for _ in range(3):
+        rotation = visit(roll_back_deployment, rotation, ports, takes_over=True)
+        ports.clock.advance(SLOWEST_FUNCTION.total_seconds())
+
+    assert rotation.undo is not None
+    assert rotation.undo.outcome == "committed"
