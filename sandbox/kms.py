@@ -249,32 +249,33 @@ def install_kms(context: Context) -> None:
 
         # -- RDS's grants --------------------------------------------------------------------------------------------
 
-        def hold_for_rds(self, key_id: str, dbi_resource_id: str, holder: str) -> None:
+        def hold_for_rds(self, key_id: str, storage_id: str, holder: str) -> None:
             """RDS uses the key for something of a database; one grant per database stands for all of it."""
             with self.lock:
                 key = self.find(key_id)
-                holders = key.__dict__.setdefault("rds_holders", {}).setdefault(dbi_resource_id, set())
+                holders = key.__dict__.setdefault("rds_holders", {}).setdefault(storage_id, set())
                 if not holders:
                     service = f"rds.{self.region_name}.amazonaws.com"
+                    kind = "dbc" if storage_id.startswith("cluster-") else "db"
                     grant = key.add_grant(
                         secrets.token_hex(32), service, list(RDS_GRANT_OPERATIONS),
-                        {"EncryptionContextSubset": {"aws:rds:db-id": dbi_resource_id}}, service,
+                        {"EncryptionContextSubset": {f"aws:rds:{kind}-id": storage_id}}, service,
                     )  # fmt: skip
                     grant.creation_date = context.clock.time()
-                    grant.rds_database = dbi_resource_id
+                    grant.rds_database = storage_id
                 holders.add(holder)
                 self.used(key_id, "GenerateDataKeyWithoutPlaintext", by_rds=True)
 
-        def release_for_rds(self, key_id: str, dbi_resource_id: str, holder: str) -> None:
+        def release_for_rds(self, key_id: str, storage_id: str, holder: str) -> None:
             """RDS no longer uses the key for this; with the last use the grant goes."""
             with self.lock:
                 key = self.keys.get(self.any_id_to_key_id(key_id))
                 if key is None:
                     return
-                holders = key.__dict__.get("rds_holders", {}).get(dbi_resource_id, set())
+                holders = key.__dict__.get("rds_holders", {}).get(storage_id, set())
                 holders.discard(holder)
                 if not holders:
-                    for grant in [g for g in key.grants.values() if getattr(g, "rds_database", "") == dbi_resource_id]:
+                    for grant in [g for g in key.grants.values() if getattr(g, "rds_database", "") == storage_id]:
                         del key.grants[grant.id]
 
     # -- wire ----------------------------------------------------------------------------------------------------------

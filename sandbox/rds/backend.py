@@ -8,23 +8,40 @@ from __future__ import annotations
 
 import datetime as dt
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from moto.rds.models import DBParameterGroup, RDSBackend
 
 from sandbox.rds.blue_green import BlueGreen
-from sandbox.rds.errors import instance_not_found, invalid_value, refuse, snapshot_not_found
+from sandbox.rds.cluster_parameters import ClusterParameterGroups
+from sandbox.rds.cluster_resources import ClusterBackup
+from sandbox.rds.errors import (
+    RdsError,
+    cluster_not_found,
+    cluster_snapshot_not_found,
+    instance_not_found,
+    invalid_value,
+    refuse,
+    snapshot_not_found,
+)
+from sandbox.rds.filters import passes
 from sandbox.rds.operations import AVAILABLE, Params
-from sandbox.rds.parameters import ParameterGroups
-from sandbox.rds.resources import Instance, View, matches
+from sandbox.rds.resources import Instance, Operated, View
 from sandbox.rds.settings import DAYS, tags_of
 
 HOUSEKEEPING_SECONDS = 0.5
 RECOVERABLE_DAYS = 7
+NOT_FOUND: dict[str, Callable[[str], RdsError]] = {
+    "cluster": cluster_not_found,
+    "cluster-snapshot": cluster_snapshot_not_found,
+    "db": instance_not_found,
+    "snapshot": snapshot_not_found,
+}
+"""By the kind in the ARN."""
 
 
-class SandboxRds(ParameterGroups, BlueGreen):
+class SandboxRds(ClusterParameterGroups, BlueGreen):
     """Put into moto in place of its own backend by :func:`sandbox.rds.install_rds`, which makes subclasses of it."""
 
     __module__ = RDSBackend.__module__  # moto finds the URLs of a service by the module of its backend
@@ -59,13 +76,13 @@ class SandboxRds(ParameterGroups, BlueGreen):
             chosen = [
                 i
                 for i in instances
-                if _passes(
+                if passes(
                     params,
                     {
                         "db-instance-id": [i.name, i.arn],
                         "dbi-resource-id": [i.dbi_resource_id],
                         "engine": [i.engine],
-                        "db-cluster-id": [],
+                        "db-cluster-id": [i.cluster.name, i.cluster.arn] if i.cluster else [],
                         "domain": [],
                     },
                 )
@@ -81,20 +98,20 @@ class SandboxRds(ParameterGroups, BlueGreen):
             else:
                 snapshots = list(self.database_snapshots.values())
             if name := params.get("DBInstanceIdentifier"):
-                snapshots = [s for s in snapshots if s.instance_name == name.rsplit(":", 1)[-1].lower()]
+                snapshots = [s for s in snapshots if s.owner_name == name.rsplit(":", 1)[-1].lower()]
             if resource := params.get("DbiResourceId"):
-                snapshots = [s for s in snapshots if s.dbi_resource_id == resource]
+                snapshots = [s for s in snapshots if s.storage_id == resource]
             if kind:
                 snapshots = [s for s in snapshots if s.kind == kind]
             return [
                 s.view()
                 for s in snapshots
-                if _passes(
+                if passes(
                     params,
                     {
-                        "db-instance-id": [s.instance_name, self.arn_of("db", s.instance_name)],
+                        "db-instance-id": [s.owner_name, self.arn_of("db", s.owner_name)],
                         "db-snapshot-id": [s.name],
-                        "dbi-resource-id": [s.dbi_resource_id],
+                        "dbi-resource-id": [s.storage_id],
                         "snapshot-type": [s.kind],
                         "engine": [s.settings["Engine"]],
                     },
@@ -104,14 +121,14 @@ class SandboxRds(ParameterGroups, BlueGreen):
     def views_of_backups(self, params: Params) -> list[View]:
         with self.lock:
             self._expire()
-            views = [backup.view() for backup in self.backups]
+            views = [backup.view() for backup in self.backups if not isinstance(backup, ClusterBackup)]
         for member in ("DBInstanceIdentifier", "DbiResourceId", "DBInstanceAutomatedBackupsArn"):
             if value := params.get(member):
                 views = [view for view in views if view[member] == value]
         return [
             v
             for v in views
-            if _passes(
+            if passes(
                 params,
                 {
                     "status": [v["Status"]],
@@ -125,14 +142,12 @@ class SandboxRds(ParameterGroups, BlueGreen):
 
     def _get_resource_for_tagging(self, arn: str) -> Any:
         with self.lock:
-            if arn.split(":")[5:6] == ["auto-backup"]:
+            if arn.split(":")[5:6] in (["auto-backup"], ["cluster-auto-backup"]):
                 return next((backup for backup in self.backups if backup.arn == arn), None)
             found = super()._get_resource_for_tagging(arn)
         if found is None:
-            kind = arn.split(":")[5]
-            if kind == "db":
-                raise instance_not_found(arn)
-            raise snapshot_not_found(arn) if kind == "snapshot" else invalid_value(f"{arn} not found.")
+            missing = NOT_FOUND.get(arn.split(":")[5])
+            raise missing(arn) if missing else invalid_value(f"{arn} not found.")
         return found
 
     def add_tags_to_resource(self, arn: str, tags: list[dict[str, str]]) -> list[dict[str, str]]:
@@ -157,12 +172,19 @@ class SandboxRds(ParameterGroups, BlueGreen):
             try:
                 with self.lock:
                     self._expire()
-                    instances = list(self.databases.values())
+                    instances, clusters = list(self.databases.values()), list(self.clusters.values())
                 for instance in instances:
                     self._watch_replica(instance)
-                    self._watch_key(instance)
+                    if instance.cluster is None:
+                        self._watch_key(instance, [instance])
                     self._daily_backup(instance)
-                    self._maintain(instance)
+                    if self._has_to_be_maintained(instance):
+                        self._maintain(instance)
+                for cluster in clusters:
+                    self._watch_key(cluster, cluster.members)
+                    self._daily_backup(cluster)
+                    if self._has_to_be_maintained(cluster):
+                        self._maintain_cluster(cluster)
             except Exception:
                 self._note_failure()
 
@@ -170,46 +192,56 @@ class SandboxRds(ParameterGroups, BlueGreen):
         if instance.source and instance.server and instance.endpoint_visible:
             instance.replicating = instance.server.replication_status() == "replicating"
 
-    def _maintain(self, instance: Instance) -> None:
-        """Apply what waits for the maintenance window, in the window."""
+    def _has_to_be_maintained(self, owner: Operated) -> bool:
+        """Something waits for the maintenance window, and this is it."""
         with self.lock:
-            if not instance.pending or instance.status != "available":
-                return
-            if not _in_weekly_window(instance.settings["PreferredMaintenanceWindow"], self.context.clock.now()):
-                return
+            return (
+                bool(owner.pending)
+                and owner.status == "available"
+                and _in_weekly_window(owner.settings["PreferredMaintenanceWindow"], self.context.clock.now())
+            )
+
+    def _maintain(self, instance: Instance) -> None:
+        with self.lock:
             work = dict(instance.pending)
             instance.status = "modifying"
         self._operate(instance, lambda: self._apply(instance, work))
 
-    def _watch_key(self, instance: Instance) -> None:
+    def _watch_key(self, owner: Operated, instances: list[Instance]) -> None:
+        """Let an instance, or a cluster with its instances, be out of reach when the key has been lost for a while."""
         with self.lock:
             now = self.context.clock.time()
-            if instance.kms_key_id is None or self.keys.usable(instance.kms_key_id):
-                instance.key_lost_at = None
+            if owner.kms_key_id is None or self.keys.usable(owner.kms_key_id):
+                owner.key_lost_at = None
                 return
-            if instance.key_lost_at is None:
-                instance.key_lost_at = self.keys.unusable_since(instance.kms_key_id) or now
-            lost_for = now - instance.key_lost_at
-            if instance.status == "inaccessible-encryption-credentials-recoverable":
+            if owner.key_lost_at is None:
+                owner.key_lost_at = self.keys.unusable_since(owner.kms_key_id) or now
+            lost_for = now - owner.key_lost_at
+            if owner.status == "inaccessible-encryption-credentials-recoverable":
                 if lost_for > RECOVERABLE_DAYS * 86400:
-                    instance.status = "inaccessible-encryption-credentials"
+                    self._show_all(owner, instances, "inaccessible-encryption-credentials")
                 return
-            if instance.status not in AVAILABLE or lost_for < self.durations.inaccessible_key * 60:
+            if owner.status not in AVAILABLE or lost_for < self.durations.inaccessible_key * 60:
                 return
-            # RDS offers a way back only to instances that can be stopped.
-            can_stop = bool(instance.retention_days) and not instance.source and not instance.replicas
-            instance.status = "inaccessible-encryption-credentials" + ("-recoverable" if can_stop else "")
-        with instance.operations:
-            if instance.server:
-                instance.server.stop()
+            recoverable = "-recoverable" if _can_stop(owner) else ""
+            self._show_all(owner, instances, "inaccessible-encryption-credentials" + recoverable)
+        for instance in instances:
+            with instance.operations:
+                if instance.server:
+                    instance.server.stop()
+
+    def _show_all(self, owner: Operated, instances: list[Instance], status: str) -> None:
+        owner.status = status
+        for instance in instances:
+            if not instance.doomed.is_set():
+                instance.status = status
 
 
-def _passes(params: Params, facts: Mapping[str, list[str]]) -> bool:
-    filters = params.get("Filters") or []
-    for wanted in filters:
-        if wanted["Name"] not in facts:
-            raise invalid_value(f"Unrecognized filter name: {wanted['Name']}")
-    return matches(filters, facts)
+def _can_stop(owner: Operated) -> bool:
+    """RDS offers a way back only to what can be stopped."""
+    if isinstance(owner, Instance):
+        return bool(owner.retention_days) and not owner.source and not owner.replicas
+    return True
 
 
 def _in_weekly_window(window: str, now: dt.datetime) -> bool:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import datetime as dt
 import re
+from collections.abc import MutableMapping
 
 from sandbox.rds.errors import invalid_snapshot_state, invalid_value, refuse
 from sandbox.rds.keys import TO_COPY
 from sandbox.rds.operations import Params
-from sandbox.rds.resources import AutomatedBackup, Data, Instance, Snapshot
-from sandbox.rds.servers import Server
+from sandbox.rds.resources import AutomatedBackup, Data, Instance, Operated, Snapshot
 from sandbox.rds.settings import Settings, tags_of
 
 SNAPSHOT_QUOTA = 100
@@ -17,7 +17,15 @@ SNAPSHOT_IDENTIFIER = re.compile(r"(?!.*--)[a-z]([a-z0-9-]{0,253}[a-z0-9])?")
 
 
 class Backups(Settings):
-    """Everything that holds an instance's data outside the instance."""
+    """Everything that holds the data of an instance, or of a cluster, outside of it."""
+
+    def snapshots_like(self, owner: Operated | Snapshot) -> MutableMapping[str, Snapshot]:
+        """The book of an instance's snapshots; clusters have another one."""
+        book: MutableMapping[str, Snapshot] = self.database_snapshots
+        return book
+
+    def kinds_of_backups(self, owner: Operated) -> tuple[type[Snapshot], type[AutomatedBackup]]:
+        return Snapshot, AutomatedBackup
 
     def create_db_snapshot(self, params: Params) -> Snapshot:
         with self.lock:
@@ -29,12 +37,7 @@ class Backups(Settings):
             instance.status = "backing-up"
 
         def take() -> None:
-            since = self.context.clock.time()
-            assert instance.server
-            snapshot.data = self._copy_of(instance.server, snapshot.name)
-            snapshot.taken = self.context.clock.now()
-            self._pass(instance, self.durations.snapshot, since)
-            snapshot.status = "available"
+            self._take(instance, snapshot)
             self._show(instance, "stopped" if stopped else "available")
 
         def failed() -> None:
@@ -49,28 +52,39 @@ class Backups(Settings):
             name = self._new_snapshot_name(params["TargetDBSnapshotIdentifier"])
             if source.status != "available":
                 raise invalid_snapshot_state(f"Snapshot {source.name} is not available: {source.status}.")
-            wanted = params.get("KmsKeyId")
-            key = source.key
-            if wanted or source.key:
-                key = self.keys.accept(wanted or source.key, TO_COPY)
-                if source.key and source.key != key:
-                    self.keys.accept(source.key, TO_COPY)
-            tags = tags_of(params) or (list(source.tags) if params.get("CopyTags") else [])
-            now = self.context.clock.now()
-            copied = Snapshot(
-                **{**source.__dict__, "name": name, "kind": "manual", "tags": tags, "key": key, "taken": now,
-                   "status": "creating", "copied_from": source.arn, "expires": None, "data": None,
-                   "attributes": {"restore": []}},
-            )  # fmt: skip
-            self.database_snapshots[name] = copied
-            self.keys.hold(key, copied.dbi_resource_id, copied.holder)
-            self.keys.used(key, "ReEncrypt")
-            self.keys.used(source.key, "ReEncrypt")
+            return self._copy_snapshot(source, name, params)
+
+    def _take(self, owner: Operated, snapshot: Snapshot) -> None:
+        since = self.context.clock.time()
+        snapshot.data = self._copy_of(owner)
+        snapshot.taken = self.context.clock.now()
+        self._pass(owner, self.durations.snapshot, since)
+        snapshot.status = "available"
+
+    def _copy_snapshot(self, source: Snapshot, name: str, params: Params) -> Snapshot:
+        wanted = params.get("KmsKeyId")
+        key = source.key
+        if wanted or source.key:
+            key = self.keys.accept(wanted or source.key, TO_COPY)
+            if source.key and source.key != key:
+                self.keys.accept(source.key, TO_COPY)
+        tags = tags_of(params) or (list(source.tags) if params.get("CopyTags") else [])
+        now = self.context.clock.now()
+        copied = type(source)(
+            **{**source.__dict__, "name": name, "kind": "manual", "tags": tags, "key": key, "taken": now,
+               "status": "creating", "copied_from": source.arn, "expires": None, "data": None,
+               "attributes": {"restore": []}},
+        )  # fmt: skip
+        book = self.snapshots_like(source)
+        book[name] = copied
+        self.keys.hold(key, copied.storage_id, copied.holder)
+        self.keys.used(key, "ReEncrypt")
+        self.keys.used(source.key, "ReEncrypt")
 
         def copy() -> None:
             self._pass(None, self.durations.copy)
             with self.lock:
-                if self.database_snapshots.get(source.name) is not source or source.data is None:
+                if book.get(source.name) is not source or source.data is None:
                     # What is copied must stay until the copy is complete.
                     copied.status = "failed"
                     return
@@ -112,17 +126,16 @@ class Backups(Settings):
             return snapshot.attributes
 
     def _new_snapshot(
-        self, instance: Instance, name: str, tags: list[dict[str, str]] | None, kind: str = "manual"
+        self, owner: Operated, name: str, tags: list[dict[str, str]] | None, kind: str = "manual"
     ) -> Snapshot:
-        """Enter a snapshot in the books; its data comes later. Without tags of its own it may have the instance's."""
-        if kind == "manual":
-            name = self._new_snapshot_name(name)
+        """Enter a snapshot in the books; its data comes later. Without tags of its own it may have the owner's."""
         if tags is None:
-            tags = list(instance.tags) if instance.settings["CopyTagsToSnapshot"] else []
+            tags = list(owner.tags) if owner.settings["CopyTagsToSnapshot"] else []
         now = self.context.clock.now()
-        snapshot = Snapshot(**Snapshot.facts(instance), name=name, kind=kind, tags=tags, taken=now, original=now)
-        self.database_snapshots[name] = snapshot
-        self.keys.hold(instance.kms_key_id, instance.dbi_resource_id, snapshot.holder)
+        make = self.kinds_of_backups(owner)[0]
+        snapshot = make(**make.facts(owner), name=name, kind=kind, tags=tags, taken=now, original=now)
+        self.snapshots_like(owner)[name] = snapshot
+        self.keys.hold(owner.kms_key_id, owner.storage_id, snapshot.holder)
         return snapshot
 
     def _new_snapshot_name(self, name: str) -> str:
@@ -141,16 +154,18 @@ class Backups(Settings):
             )
         return name
 
-    def _copy_of(self, server: Server, name: str) -> Data:
+    def _copy_of(self, owner: Operated) -> Data:
         with self.lock:
             self._made += 1
             path = self.snapshot_directory / f"s{self._made}"
-        server.snapshot(path)
+        with owner.server_lock:
+            assert owner.data_server
+            owner.data_server.snapshot(path)
         return Data(path)
 
     def _drop_snapshot(self, snapshot: Snapshot) -> None:
-        self.database_snapshots.pop(snapshot.name, None)
-        self.keys.release(snapshot.key, snapshot.dbi_resource_id, snapshot.holder)
+        self.snapshots_like(snapshot).pop(snapshot.name, None)
+        self.keys.release(snapshot.key, snapshot.storage_id, snapshot.holder)
         if snapshot.data:
             snapshot.data.release()
             snapshot.data = None
@@ -161,113 +176,130 @@ class Backups(Settings):
         self._show(instance, "backing-up")
         with self.lock:
             self._note_retention(instance)
-        assert instance.server
-        data = self._copy_of(instance.server, instance.name)
+        data = self._copy_of(instance)
         self._pass(instance, self.durations.backup)
-        with self.lock:
-            self._automated_snapshot(instance, self.context.clock.now(), data)
-            instance.backups_since = self.context.clock.now()
-            instance.last_backup_window = self.context.clock.now()
+        self._begin_backups(instance, data)
 
-    def _note_retention(self, instance: Instance) -> None:
-        """Keep the automated backup's books in step with the instance's retention."""
-        if not instance.retention_days:
+    def _begin_backups(self, owner: Operated, data: Data) -> None:
+        with self.lock:
+            now = self.context.clock.now()
+            self._note_retention(owner)
+            self._automated_snapshot(owner, now, data)
+            owner.backups_since = owner.last_backup_window = now
+
+    def _note_retention(self, owner: Operated) -> None:
+        """Keep the automated backup's books in step with the owner's retention."""
+        if not owner.retention_days:
             return
-        backup = next((b for b in self.backups if b.instance is instance), None)
+        backup = next((b for b in self.backups if b.owner is owner), None)
         if backup is None:
-            backup = AutomatedBackup(
-                **AutomatedBackup.facts(instance), tags=list(instance.tags),
-                retention_days=instance.retention_days, earliest=None, instance=instance,
+            make = self.kinds_of_backups(owner)[1]
+            backup = make(
+                **make.facts(owner), tags=list(owner.tags), retention_days=owner.retention_days, earliest=None,
+                owner=owner,
             )  # fmt: skip
             self.backups.append(backup)
-            self.keys.hold(instance.kms_key_id, instance.dbi_resource_id, backup.holder)
-        backup.retention_days = instance.retention_days
-        for snapshot in self.database_snapshots.values():
-            if snapshot.kind == "automated" and snapshot.dbi_resource_id == instance.dbi_resource_id:
-                snapshot.expires = snapshot.taken + dt.timedelta(days=instance.retention_days)
+            self.keys.hold(owner.kms_key_id, owner.storage_id, backup.holder)
+        backup.retention_days = owner.retention_days
+        for snapshot in self.snapshots_like(owner).values():
+            if snapshot.kind == "automated" and snapshot.storage_id == owner.storage_id:
+                snapshot.expires = snapshot.taken + dt.timedelta(days=owner.retention_days)
 
-    def _automated_snapshot(self, instance: Instance, taken: dt.datetime, data: Data) -> None:
-        name = f"rds:{instance.name}-{taken:%Y-%m-%d-%H-%M}"
-        if name in self.database_snapshots:
+    def _automated_snapshot(self, owner: Operated, taken: dt.datetime, data: Data) -> None:
+        name = f"rds:{owner.name}-{taken:%Y-%m-%d-%H-%M}"
+        if name in self.snapshots_like(owner):
             data.release()
             return
-        snapshot = self._new_snapshot(instance, name, tags=list(instance.tags), kind="automated")
+        snapshot = self._new_snapshot(owner, name, tags=list(owner.tags), kind="automated")
         snapshot.data, snapshot.taken, snapshot.original, snapshot.status = data, taken, taken, "available"
-        snapshot.expires = taken + dt.timedelta(days=instance.retention_days)
+        snapshot.expires = taken + dt.timedelta(days=owner.retention_days)
 
-    def _drop_backups(self, instance: Instance) -> None:
+    def _drop_backups(self, owner: Operated) -> None:
         """Backups are switched off: what there is goes at once."""
         with self.lock:
-            for backup in [b for b in self.backups if b.instance is instance]:
+            for backup in [b for b in self.backups if b.owner is owner]:
                 self._drop_backup(backup)
-            self._drop_automated_snapshots(instance.dbi_resource_id)
-            instance.backups_since = instance.last_backup_window = None
+            self._drop_automated_snapshots(owner.storage_id)
+            owner.backups_since = owner.last_backup_window = None
+
+    def _end_backups(self, owner: Operated, *, forget: bool) -> None:
+        """The owner goes: its automated backups go too, or are retained for as long as they were to be."""
+        if forget:
+            self._drop_backups(owner)
+            return
+        for backup in [b for b in self.backups if b.owner is owner]:
+            backup.earliest, backup.owner_name = owner.backups_since, owner.name
+            backup.ended, backup.owner = self.context.clock.now(), None
 
     def _drop_backup(self, backup: AutomatedBackup) -> None:
         self.backups.remove(backup)
-        self.keys.release(backup.key, backup.dbi_resource_id, backup.holder)
+        self.keys.release(backup.key, backup.storage_id, backup.holder)
 
-    def _drop_automated_snapshots(self, dbi_resource_id: str) -> None:
-        for snapshot in list(self.database_snapshots.values()):
-            if snapshot.kind == "automated" and snapshot.dbi_resource_id == dbi_resource_id:
+    def _drop_automated_snapshots(self, storage_id: str) -> None:
+        for snapshot in self._all_snapshots():
+            if snapshot.kind == "automated" and snapshot.storage_id == storage_id:
                 self._drop_snapshot(snapshot)
+
+    def _all_snapshots(self) -> list[Snapshot]:
+        return [*self.database_snapshots.values(), *self.cluster_snapshots.values()]
 
     def delete_db_instance_automated_backup(self, params: Params) -> AutomatedBackup:
         with self.lock:
             wanted = params.get("DbiResourceId"), params.get("DBInstanceAutomatedBackupsArn")
             for backup in self.backups:
-                if backup.dbi_resource_id == wanted[0] or backup.arn == wanted[1]:
-                    if backup.instance:
+                if backup.storage_id == wanted[0] or backup.arn == wanted[1]:
+                    if backup.owner:
                         raise refuse("InvalidDBInstanceAutomatedBackupState", "The automated backup is active.")
                     self._drop_backup(backup)
-                    self._drop_automated_snapshots(backup.dbi_resource_id)
+                    self._drop_automated_snapshots(backup.storage_id)
                     return backup
         raise refuse("DBInstanceAutomatedBackupNotFound", f"No automated backup for {wanted[0] or wanted[1]}.")
 
-    def in_daily_backup(self, instance: Instance) -> bool:
-        """Whether now is the time of an instance's daily backup."""
-        if not instance.retention_days or not instance.backups_since:
+    def in_daily_backup(self, owner: Operated) -> bool:
+        """Whether now is the time of the owner's daily backup."""
+        if not owner.retention_days or not owner.backups_since:
             return False
         now = self.context.clock.now()
-        start = _last_start(instance.settings["PreferredBackupWindow"], now)
-        return start > instance.backups_since and now < start + dt.timedelta(minutes=self.durations.backup)
+        start = _last_start(owner.settings["PreferredBackupWindow"], now)
+        return start > owner.backups_since and now < start + dt.timedelta(minutes=self.durations.backup)
 
-    def _daily_backup(self, instance: Instance) -> None:
+    def _daily_backup(self, owner: Operated) -> None:
         """Make the automated snapshots of the windows that have passed.
 
         A clock that jumps over several windows leaves one copy of the data for all of them.
         """
         with self.lock:
             now = self.context.clock.now()
-            if instance.last_backup_window is None or instance.status != "available" or self.in_daily_backup(instance):
+            if owner.last_backup_window is None or owner.status != "available" or self.in_daily_backup(owner):
                 return
-            start = _last_start(instance.settings["PreferredBackupWindow"], now)
-            if start <= instance.last_backup_window:
+            start = _last_start(owner.settings["PreferredBackupWindow"], now)
+            if start <= owner.last_backup_window:
                 return
             missed = [start]
-            while (earlier := missed[-1] - dt.timedelta(days=1)) > instance.last_backup_window:
+            while (earlier := missed[-1] - dt.timedelta(days=1)) > owner.last_backup_window:
                 missed.append(earlier)
-            missed = [m for m in missed if m > now - dt.timedelta(days=instance.retention_days)]
-            instance.last_backup_window = start
-        if not missed or not instance.operations.acquire(blocking=False):
+            missed = [m for m in missed if m > now - dt.timedelta(days=owner.retention_days)]
+            owner.last_backup_window = start
+        if not missed or not owner.operations.acquire(blocking=False):
             return
         try:
-            if instance.doomed.is_set() or instance.server is None or not instance.server.pid:
-                return
-            with self.context.clock.busy():
-                data = self._copy_of(instance.server, instance.name)
+            with self.context.clock.busy(), owner.server_lock:
+                server = owner.data_server
+                if owner.doomed.is_set() or server is None or not server.pid:
+                    return
+                data = self._copy_of(owner)
             with self.lock:
                 for moment in missed:
-                    self._automated_snapshot(instance, moment, data.share())
+                    self._automated_snapshot(owner, moment, data.share())
             data.release()
         finally:
-            instance.operations.release()
+            owner.operations.release()
 
     def _expire(self) -> None:
         now = self.context.clock.now()
         for backup in [b for b in self.backups if b.expires and b.expires <= now]:
             self._drop_backup(backup)
-        for snapshot in [s for s in self.database_snapshots.values() if s.expires and s.expires <= now]:
+        for snapshot in [s for s in self._all_snapshots() if s.expires and s.expires <= now]:
             self._drop_snapshot(snapshot)
 
 

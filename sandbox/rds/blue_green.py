@@ -15,10 +15,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
+from sandbox.rds.clusters import Clusters
 from sandbox.rds.errors import invalid_combination, invalid_instance_state, invalid_value, refuse
-from sandbox.rds.instances import Instances
+from sandbox.rds.filters import passes
 from sandbox.rds.operations import AVAILABLE, Params
-from sandbox.rds.resources import Instance, Tagged, View, matches, present
+from sandbox.rds.resources import Instance, Tagged, View, present
 from sandbox.rds.servers import Server, ServerError
 from sandbox.rds.settings import INSTANCE_QUOTA, STORAGE_QUOTA_GIB, tags_of
 
@@ -107,7 +108,7 @@ class Deployment(Tagged):
         return "PROVISIONING" if green.status == "creating" or not self.built else self.status
 
 
-class BlueGreen(Instances):
+class BlueGreen(Clusters):
     """Deployments of RDS for PostgreSQL, and of whatever else has switchable servers."""
 
     # -- create --------------------------------------------------------------------------------------------------------
@@ -208,7 +209,7 @@ class BlueGreen(Instances):
             assert upstream.server is not None
             green.server = self.engines.servers(green.engine).replicate(self._server_name(), upstream.server)
             self.take_group(green)
-            if green.server.apply_parameters(green.in_force):
+            if green.server.apply_parameters(green.parameters):
                 green.server.restart()
             self.keys.used(green.kms_key_id, "Decrypt")
             self._pass(green, self.durations.green, since)
@@ -221,8 +222,7 @@ class BlueGreen(Instances):
             deployment.status = "AVAILABLE"
         for green in deployment.greens:
             self._pass(green, self.durations.storage_initialization)
-            if green.retention_days:
-                self._first_backup(green)
+            self._secure(green)
             self._show(green, "available")
 
     def _spoil(self, deployment: Deployment, why: str) -> None:
@@ -246,7 +246,7 @@ class BlueGreen(Instances):
 
     def views_of_deployments(self, params: Params) -> list[View]:
         with self.lock:
-            identifier, filters = params.get("BlueGreenDeploymentIdentifier"), params.get("Filters") or []
+            identifier = params.get("BlueGreenDeploymentIdentifier")
             chosen = [self.deployment(identifier)] if identifier else self._deployments()
             views = []
             for deployment in chosen:
@@ -257,10 +257,7 @@ class BlueGreen(Instances):
                     "source": [view["Source"]],
                     "target": [view["Target"]],
                 }
-                for wanted in filters:
-                    if wanted["Name"] not in facts:
-                        raise invalid_value(f"Unrecognized filter name: {wanted['Name']}")
-                if matches(filters, facts):
+                if passes(params, facts):
                     views.append(view)
             return views
 

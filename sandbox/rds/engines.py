@@ -1,5 +1,6 @@
 """The engines that the sandbox's RDS offers: what its API says of each, and their servers, made on first use."""
 
+import dataclasses
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -40,6 +41,14 @@ class Kind:
     parameters: Mapping[str, Parameter]
     """A few of many; of the others RDS's rules are not checked."""
     servers: Callable[[Path, Reaper], Engine]
+    older: tuple[str, ...] = ()
+    """Versions of which the books know; their servers are of ``version``."""
+    cluster_parameters: Mapping[str, Parameter] | None = None
+    """Those of a DB cluster parameter group; None: this engine has no clusters, and every instance is on its own."""
+
+    @property
+    def versions(self) -> tuple[str, ...]:
+        return (self.version, *self.older)
 
     @property
     def family(self) -> str:
@@ -55,7 +64,24 @@ class Kind:
 
     def takes(self, version: str) -> bool:
         """Whether a request may name the engine's version so."""
-        return version in (self.version, self.major)
+        return version in (*self.versions, self.major)
+
+    def full(self, version: str | None) -> str:
+        """The version that RDS makes of what a request names; the default one if it names none."""
+        return version if version in self.versions else self.version
+
+
+_INSTANCE_PARAMETERS = {
+    "default_transaction_read_only": Parameter(),
+    "max_connections": Parameter(
+        "LEAST({DBInstanceClassMemory/9531392},5000)", "6-262143", static=True, data_type="integer"
+    ),
+}
+# Aurora has these for a cluster as a whole only.
+_CLUSTER_PARAMETERS = {
+    "rds.force_ssl": Parameter("1"),
+    "rds.logical_replication": Parameter("0", static=True),
+}
 
 
 def _postgres() -> Kind:
@@ -68,15 +94,22 @@ def _postgres() -> Kind:
         reserved_masters=frozenset(
             {"rdsadmin", "admin", "rds_superuser", "rds_replication", "rds_password", "rdsrepladmin"}
         ),
-        parameters={
-            "default_transaction_read_only": Parameter(),
-            "rds.force_ssl": Parameter("1"),
-            "rds.logical_replication": Parameter("0", static=True),
-            "max_connections": Parameter(
-                "LEAST({DBInstanceClassMemory/9531392},5000)", "6-262143", static=True, data_type="integer"
-            ),
-        },
+        parameters={**_INSTANCE_PARAMETERS, **_CLUSTER_PARAMETERS},
         servers=PostgresEngine,
+    )
+
+
+def _aurora_postgresql() -> Kind:
+    """The same servers: what a client of Aurora sees of its storage is that all instances have the same data."""
+    plain = _postgres()
+    major, _, minor = plain.version.partition(".")
+    return dataclasses.replace(
+        plain,
+        name="aurora-postgresql",
+        parameters=_INSTANCE_PARAMETERS,
+        # Without it nobody would notice that a restore without a version takes the default one.
+        older=(f"{major}.{int(minor) - 1}",),
+        cluster_parameters=_CLUSTER_PARAMETERS,
     )
 
 
@@ -104,11 +137,12 @@ class Engines:
     """Those whose programs are here. Thread-safe."""
 
     def __init__(self, directory: Path, reaper: Reaper) -> None:
-        self.kinds = {kind.name: kind for kind in (_postgres(), *([_mariadb()] if mariadb.is_installed() else []))}
+        others = [_mariadb()] if mariadb.is_installed() else []
+        self.kinds = {kind.name: kind for kind in (_postgres(), _aurora_postgresql(), *others)}
         self._directory = directory
         self._reaper = reaper
         self._lock = threading.Lock()
-        self._made: dict[str, Engine] = {}
+        self._made: dict[Callable[[Path, Reaper], Engine], Engine] = {}
 
     def kind(self, name: str) -> Kind:
         """Raises KeyError, whose text says what to do, for an engine that is not here."""
@@ -119,12 +153,13 @@ class Engines:
 
     def servers(self, name: str) -> Engine:
         with self._lock:
-            if name not in self._made:
+            make = self.kinds[name].servers
+            if make not in self._made:
                 # One letter: the path of a socket has little room.
-                self._made[name] = made = self.kinds[name].servers(self._directory / name[0], self._reaper)
+                self._made[make] = made = make(self._directory / name[0], self._reaper)
                 # The files that every server begins with take seconds; nobody waits for them unless he is in a hurry.
                 threading.Thread(target=made.prepare, name=f"first {name}", daemon=True).start()
-            return self._made[name]
+            return self._made[make]
 
     def close(self) -> None:
         with self._lock:

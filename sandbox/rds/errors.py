@@ -31,6 +31,26 @@ def invalid_snapshot_state(message: str) -> RdsError:
     return refuse("InvalidDBSnapshotState", message)
 
 
+def cluster_not_found(name: str) -> RdsError:
+    return refuse("DBClusterNotFoundFault", f"DBCluster {name} not found.")
+
+
+def cluster_exists() -> RdsError:
+    return refuse("DBClusterAlreadyExistsFault", "DB Cluster already exists")
+
+
+def invalid_cluster_state(message: str) -> RdsError:
+    return refuse("InvalidDBClusterStateFault", message)
+
+
+def cluster_snapshot_not_found(name: str) -> RdsError:
+    return refuse("DBClusterSnapshotNotFoundFault", f"DBClusterSnapshot {name} not found.")
+
+
+def invalid_cluster_snapshot_state(message: str) -> RdsError:
+    return refuse("InvalidDBClusterSnapshotStateFault", message)
+
+
 def invalid_combination(message: str) -> RdsError:
     return refuse("InvalidParameterCombination", message)
 

@@ -11,6 +11,7 @@ from moto.core.parse import XFormedDict
 from moto.rds.models import MasterUserSecret
 
 from sandbox.rds.backups import Backups
+from sandbox.rds.engines import Kind
 from sandbox.rds.errors import (
     instance_exists,
     invalid_combination,
@@ -20,9 +21,9 @@ from sandbox.rds.errors import (
     refuse,
 )
 from sandbox.rds.operations import Params
-from sandbox.rds.resources import Instance, Snapshot, View
+from sandbox.rds.resources import Instance, Operated, Snapshot, View
 from sandbox.rds.servers import Server
-from sandbox.rds.settings import check_password, retention_of, tags_of
+from sandbox.rds.settings import check_master_password, check_password, retention_of, tags_of
 
 REPLICAS_PER_SOURCE = 15
 # Settings that ModifyDBInstance changes at once, whatever ApplyImmediately says.
@@ -44,47 +45,49 @@ class Instances(Backups):
     def create_db_instance(self, params: Params) -> Instance:
         # CloudFormation passes a plain dictionary with names of another style; this one knows both.
         params = params if isinstance(params, XFormedDict) else XFormedDict(dict(params))
-        if params.get("DBClusterIdentifier"):
-            raise invalid_value("The sandbox has no clusters.")
         for required in ("DBInstanceClass", "Engine"):
             if not params.get(required):
                 raise refuse("MissingParameter", f"The request must contain the parameter {required}.")
         with self.lock:
             name = self._new_name(params["DBInstanceIdentifier"])
             kind = self._kind(params["Engine"], params.get("EngineVersion"))
+            if kind.cluster_parameters is not None:
+                raise invalid_combination(f"{kind.name} DB instances are members of a cluster: name it.")
             chosen = self._chosen(params, kind)
             settings = {**self._defaults(name, kind, chosen), **chosen}
             settings["AllocatedStorage"] = self._storage(params)
             settings["DBName"] = params.get("DBName")
-            user = params.get("MasterUsername")
-            if not user:
-                raise invalid_value("The parameter MasterUsername must be provided and must not be blank.")
-            if user.lower() in kind.reserved_masters:
-                raise invalid_value(f"MasterUsername {user} cannot be used as it is a reserved word used by the engine")
-            settings["MasterUsername"] = user
-            managed = bool(params.get("ManageMasterUserPassword"))
-            password = params.get("MasterUserPassword")
-            if managed and password:
-                raise invalid_combination(
-                    "You can't specify MasterUserPassword for an instance with ManageMasterUserPassword enabled."
-                )
-            if not managed:
-                check_password(password)
-            if params.get("KmsKeyId") and not params.get("StorageEncrypted"):
-                raise invalid_combination("KmsKeyId requires StorageEncrypted.")
-            key = self.keys.accept(params.get("KmsKeyId")) if params.get("StorageEncrypted") else None
-            instance = Instance(self, name, settings, tags_of(params), key)
-            if managed:
-                password = self._manage_password(instance, params.get("MasterUserSecretKmsKeyId"))
+            settings["MasterUsername"] = user = self._master_user(params, kind)
+            check_master_password(params)
+            instance = Instance(self, name, settings, tags_of(params), self._key_of_new(params))
+            password = self._master_password(instance, params)
             self._enter(instance)
 
         def make() -> Server:
             return self.engines.servers(kind.name).create(
-                self._server_name(), master_user=user, master_password=str(password), database=settings["DBName"]
+                self._server_name(), master_user=user, master_password=password, database=settings["DBName"]
             )
 
         self._operate(instance, lambda: self._build(instance, make, self.durations.create))
         return instance
+
+    def _key_of_new(self, params: Params) -> str | None:
+        if params.get("KmsKeyId") and not params.get("StorageEncrypted"):
+            raise invalid_combination("KmsKeyId requires StorageEncrypted.")
+        return self.keys.accept(params.get("KmsKeyId")) if params.get("StorageEncrypted") else None
+
+    def _master_user(self, params: Params, kind: Kind) -> str:
+        user = str(params.get("MasterUsername") or "")
+        if not user:
+            raise invalid_value("The parameter MasterUsername must be provided and must not be blank.")
+        if user.lower() in kind.reserved_masters:
+            raise invalid_value(f"MasterUsername {user} cannot be used as it is a reserved word used by the engine")
+        return user
+
+    def _master_password(self, owner: Operated, params: Params) -> str:
+        if params.get("ManageMasterUserPassword"):
+            return self._manage_password(owner, params.get("MasterUserSecretKmsKeyId"))
+        return str(params["MasterUserPassword"])
 
     def create_db_instance_read_replica(self, params: Params) -> Instance:
         with self.lock:
@@ -178,21 +181,20 @@ class Instances(Backups):
     def put_copy_in_place(self, name: str) -> None:
         """Serve the endpoint from a copy of the server; the one that was there runs on, and its replicas follow it."""
         instance = self.instance(name)
-        assert instance.server
-        data = self._copy_of(instance.server, name)
+        data = self._copy_of(instance)
         instance.server = self.engines.servers(instance.engine).restore(self._server_name(), data.path)
         data.release()
         self.apply_in_force(instance)
 
     def _enter(self, instance: Instance) -> None:
         self.databases[instance.name] = instance
-        self.keys.hold(instance.kms_key_id, instance.dbi_resource_id, "instance")
+        self.keys.hold(instance.kms_key_id, instance.storage_id, "instance")
 
     def _build(self, instance: Instance, make: Callable[[], Server], minutes: float) -> None:
         since = self.context.clock.time()
         instance.server = make()
         self.take_group(instance)
-        if instance.server.apply_parameters(instance.in_force):
+        if instance.server.apply_parameters(instance.parameters):
             instance.server.restart()  # a new instance has its group's parameters from the beginning
         self.keys.used(instance.kms_key_id, "Decrypt")
         self._pass(instance, minutes, since)
@@ -205,9 +207,13 @@ class Instances(Backups):
         if lazy and minutes > self.durations.create:
             self._show(instance, "storage-initialization")
             self._pass(instance, self.durations.storage_initialization)
+        self._secure(instance)
+        self._show(instance, "available")
+
+    def _secure(self, instance: Instance) -> None:
+        """Let the automated backups of something new begin."""
         if instance.retention_days:
             self._first_backup(instance)
-        self._show(instance, "available")
 
     # -- promote -------------------------------------------------------------------------------------------------------
 
@@ -330,14 +336,14 @@ class Instances(Backups):
         instance.settings.update({m: value for m, value in chosen.items() if m.startswith("PerformanceInsights")})
         return bool(changed)
 
-    def _modify_log_exports(self, instance: Instance, params: Params) -> bool:
+    def _modify_log_exports(self, owner: Operated, params: Params) -> bool:
         change = params.get("CloudwatchLogsExportConfiguration")
         if not change:
             return False
-        before = instance.settings["EnabledCloudwatchLogsExports"]
+        before = owner.settings["EnabledCloudwatchLogsExports"]
         after = set(before) | set(change.get("EnableLogTypes") or ())
-        instance.settings["EnabledCloudwatchLogsExports"] = sorted(after - set(change.get("DisableLogTypes") or ()))
-        return bool(instance.settings["EnabledCloudwatchLogsExports"] != before)
+        owner.settings["EnabledCloudwatchLogsExports"] = sorted(after - set(change.get("DisableLogTypes") or ()))
+        return bool(owner.settings["EnabledCloudwatchLogsExports"] != before)
 
     def _modify_managed_password(self, instance: Instance, params: Params, now: bool) -> bool:
         wanted = params.get("ManageMasterUserPassword")
@@ -360,10 +366,10 @@ class Instances(Backups):
             instance.master_secret = None
         return True
 
-    def _manage_password(self, instance: Instance, key: str | None) -> str:
+    def _manage_password(self, owner: Operated, key: str | None) -> str:
         """Let Secrets Manager hold the master password; returns it."""
-        instance.master_secret = ManagedSecret(self, instance, key or "alias/aws/secretsmanager")
-        return str(instance.master_secret.password)
+        owner.master_secret = ManagedSecret(self, owner, key or "alias/aws/secretsmanager")
+        return str(owner.master_secret.password)
 
     def _apply(self, instance: Instance, work: View) -> None:
         time.sleep(self.durations.stale_status_seconds)
@@ -424,7 +430,7 @@ class Instances(Backups):
             self._show(instance, "rebooting")
             assert instance.server
             self.take_group(instance)
-            instance.server.apply_parameters(instance.in_force)
+            instance.server.apply_parameters(instance.parameters)
             instance.server.restart()
             self.apply_in_force(instance)
             self._pass(instance, self.durations.reboot)
@@ -503,7 +509,8 @@ class Instances(Backups):
             final = None
             if final_db_snapshot_identifier:
                 self._must_be_available(instance, "take a final snapshot of", also=("stopped", "failed"))
-                final = self._new_snapshot(instance, final_db_snapshot_identifier, tags=None)
+                name = self._new_snapshot_name(final_db_snapshot_identifier)
+                final = self._new_snapshot(instance, name, tags=None)
             instance.status = "deleting"
             instance.doomed.set()
         self._operate(instance, lambda: self._delete(instance, final, delete_automated_backups is not False))
@@ -513,7 +520,7 @@ class Instances(Backups):
         self.context.names.remove(instance.endpoint_name)
         server = instance.server
         if final and server:
-            final.data = self._copy_of(server, final.name)
+            final.data = self._copy_of(instance)
         # RDS promotes the replicas of a source that is deleted.
         for replica in list(instance.replicas):
             if replica.server and replica.status != "deleting":
@@ -542,22 +549,15 @@ class Instances(Backups):
             final.status = "available"
         self._pass(None, self.durations.delete)
         with self.lock:
-            for backup in [b for b in self.backups if b.instance is instance]:
-                if forget_backups:
-                    self._drop_backup(backup)
-                else:
-                    backup.earliest, backup.instance_name = instance.backups_since, instance.name
-                    backup.ended, backup.instance = self.context.clock.now(), None
-            if forget_backups:
-                self._drop_automated_snapshots(instance.dbi_resource_id)
+            self._end_backups(instance, forget=forget_backups)
             if instance.master_secret:
                 instance.master_secret.delete_secret()
-            self.keys.release(instance.kms_key_id, instance.dbi_resource_id, "instance")
+            self.keys.release(instance.kms_key_id, instance.storage_id, "instance")
             self.databases.pop(instance.name, None)
 
 
 class DBInstance:
-    """What moto's managed secret wants to know of its instance; it spells the name of the class in a tag."""
+    """What moto's managed secret wants to know of its owner; it spells the name of the class in a tag."""
 
     resource_type = "db"
 
@@ -566,13 +566,18 @@ class DBInstance:
         self.arn = arn
 
 
+class DBCluster(DBInstance):
+    resource_type = "cluster"
+
+
 class ManagedSecret(MasterUserSecret):  # type: ignore[misc]
     """The master user's secret, with a password of its own; moto gives everybody the same."""
 
-    def __init__(self, backend: Instances, instance: Instance, key: str) -> None:
+    def __init__(self, backend: Instances, owner: Operated, key: str) -> None:
         self.password = secrets.token_urlsafe(24)
-        self._user = instance.settings["MasterUsername"]
-        super().__init__(DBInstance(backend, instance.arn), key)
+        self._user = owner.settings["MasterUsername"]
+        kind = DBCluster if owner.resource_type == DBCluster.resource_type else DBInstance
+        super().__init__(kind(backend, owner.arn), key)
 
     def _generate_secret_string(self) -> str:
         return json.dumps({"username": self._user, "password": self.password})

@@ -85,14 +85,14 @@ class Keys:
         since: float | None = found.__dict__.get("unusable_since")
         return since
 
-    def hold(self, arn: str | None, dbi_resource_id: str, holder: str) -> None:
-        """From now on something of this database is under the key. No key: nothing to hold."""
+    def hold(self, arn: str | None, storage_id: str, holder: str) -> None:
+        """From now on something of this database or cluster is under the key. No key: nothing to hold."""
         if arn:
-            self._kms.hold_for_rds(arn, dbi_resource_id, holder)
+            self._kms.hold_for_rds(arn, storage_id, holder)
 
-    def release(self, arn: str | None, dbi_resource_id: str, holder: str) -> None:
+    def release(self, arn: str | None, storage_id: str, holder: str) -> None:
         if arn:
-            self._kms.release_for_rds(arn, dbi_resource_id, holder)
+            self._kms.release_for_rds(arn, storage_id, holder)
 
     def used(self, arn: str | None, operation: str) -> None:
         if arn and self.usable(arn):

@@ -17,11 +17,12 @@ from sandbox.rds.durations import Durations
 from sandbox.rds.engines import Engines
 from sandbox.rds.errors import instance_not_found, invalid_instance_state, snapshot_not_found
 from sandbox.rds.keys import Keys
-from sandbox.rds.resources import AutomatedBackup, Instance, Snapshot
+from sandbox.rds.resources import AutomatedBackup, Instance, Operated, Snapshot
 from sandbox.tls_front import AddressBlock, TlsFront
 
 if TYPE_CHECKING:
     from sandbox.context import Context
+    from sandbox.rds.cluster_resources import Cluster
 
 Params = Mapping[str, Any]
 
@@ -30,7 +31,7 @@ AVAILABLE = {"available", "storage-optimization"}
 
 
 class Abandoned(Exception):
-    """The instance is being deleted; the operation under way has nothing left to do."""
+    """The instance or cluster is being deleted; the operation under way has nothing left to do."""
 
 
 class Operations(RDSBackend):  # type: ignore[misc]
@@ -59,10 +60,11 @@ class Operations(RDSBackend):  # type: ignore[misc]
     def arn_of(self, kind: str, name: str) -> str:
         return f"arn:{self.partition}:rds:{self.region_name}:{self.account_id}:{kind}:{name}"
 
-    def endpoint_of(self, name: str) -> str:
+    def endpoint_of(self, name: str, kind: str = "") -> str:
+        """An endpoint's DNS name; ``kind`` is ``cluster-`` or ``cluster-ro-`` for those of a cluster."""
         # One label per account and Region, as RDS has it.
         label = hashlib.sha256(f"{self.account_id}{self.region_name}".encode()).hexdigest()[:12]
-        return f"{name}.c{label[1:]}.{self.region_name}.rds.amazonaws.com"
+        return f"{name}.{kind}c{label[1:]}.{self.region_name}.rds.amazonaws.com"
 
     def instance(self, name: str) -> Instance:
         """The instance with this identifier or ARN.
@@ -97,28 +99,28 @@ class Operations(RDSBackend):  # type: ignore[misc]
 
     def _operate(
         self,
-        instance: Instance | None,
+        subject: Operated | None,
         work: Callable[[], None],
         *,
         failed: str = "failed",
         otherwise: Callable[[], None] = lambda: None,
         quiet: bool = False,
     ) -> None:
-        """Do the work in a thread of its own, after what is under way for this instance.
+        """Do the work in a thread of its own, after what is under way for this instance or cluster.
 
         The clock does not jump between this call and the beginning of the work, nor while the work is real. While it
         is accepted and not done, other orders are refused, unless it is ``quiet``.
         """
         clock = self.context.clock
         clock.hold()
-        if instance and not quiet:
+        if subject and not quiet:
             with self.lock:
-                instance.orders += 1
+                subject.orders += 1
 
         def run() -> None:
             with clock.busy():
                 clock.let_go()
-                lock = instance.operations if instance else threading.Lock()
+                lock = subject.operations if subject else threading.Lock()
                 if not lock.acquire(blocking=False):
                     with clock.idle():
                         lock.acquire()
@@ -129,26 +131,26 @@ class Operations(RDSBackend):  # type: ignore[misc]
                 except Exception:
                     self._note_failure()
                     otherwise()
-                    if instance and not instance.doomed.is_set():
-                        self._show(instance, failed)
+                    if subject and not subject.doomed.is_set():
+                        self._show(subject, failed)
                 finally:
-                    if instance and not quiet:
+                    if subject and not quiet:
                         with self.lock:
-                            instance.orders -= 1
+                            subject.orders -= 1
                     lock.release()
 
-        threading.Thread(target=run, name=f"rds {instance.name if instance else ''}", daemon=True).start()
+        threading.Thread(target=run, name=f"rds {subject.name if subject else ''}", daemon=True).start()
 
-    def _pass(self, instance: Instance | None, minutes: float, since: float | None = None) -> None:
+    def _pass(self, subject: Operated | None, minutes: float, since: float | None = None) -> None:
         """Let RDS be busy for some virtual minutes, counted from ``since``.
 
         Raises:
-            Abandoned: the instance is being deleted.
+            Abandoned: it is being deleted.
         """
         clock = self.context.clock
         began = time.monotonic()
         # Only a deletion's own waits go on when the instance is doomed: they pass None.
-        doomed = instance.doomed.is_set if instance else (lambda: False)
+        doomed = subject.doomed.is_set if subject else (lambda: False)
 
         def over() -> bool:
             unattended = clock.executions == 0 and time.monotonic() - began > self.durations.unattended_seconds
@@ -158,11 +160,11 @@ class Operations(RDSBackend):  # type: ignore[misc]
         if doomed() or self._closed.is_set():
             raise Abandoned
 
-    def _show(self, instance: Instance, status: str) -> None:
+    def _show(self, subject: Operated, status: str) -> None:
         with self.lock:
-            if instance.doomed.is_set():
+            if subject.doomed.is_set():
                 raise Abandoned
-            instance.status = status
+            subject.status = status
 
     def _note_failure(self) -> None:
         # Nobody waits for a background operation, so nobody would hear of its exception.
@@ -177,7 +179,7 @@ class Operations(RDSBackend):  # type: ignore[misc]
                 instance.address = self.addresses.take(instance.port)
         instance.server.offer(
             self.fronts, instance.dbi_resource_id, instance.address, instance.port,
-            self.context.ca.issue(instance.endpoint_name), instance.in_force,
+            self.context.ca.issue(*instance.names_served()), instance.parameters,
         )  # fmt: skip
 
     def move(self, instance: Instance) -> None:
@@ -201,27 +203,26 @@ class Operations(RDSBackend):  # type: ignore[misc]
             instance.endpoint_visible = True
 
     def take_group(self, instance: Instance) -> None:
-        """As at a reboot: everything that the instance's parameter group says is in force from now on."""
+        """As at a reboot: everything that the instance's parameter groups say is in force from now on."""
         with self.lock:
             instance.in_force = self.values_of(instance)
             instance.group_pending_reboot = False
+            if instance.cluster:
+                instance.cluster_in_force = self.values_of_cluster(instance.cluster)
+                instance.cluster_group_pending_reboot = False
 
     def values_of(self, instance: Instance) -> dict[str, str]:
         """What the instance's parameter group says, in force or not."""
-        group = self.db_parameter_groups.get(instance.settings["ParameterGroup"])
-        if group is None:
-            return {}
-        return {
-            name: str(value["ParameterValue"])
-            for name, value in group.parameters.items()
-            if value.get("ParameterValue") is not None
-        }
+        return _values(self.db_parameter_groups.get(instance.settings["ParameterGroup"]))
+
+    def values_of_cluster(self, cluster: Cluster) -> dict[str, str]:
+        return _values(self.db_cluster_parameter_groups.get(cluster.settings["ParameterGroup"]))
 
     def apply_in_force(self, instance: Instance) -> None:
         """Let server and front have the parameters that are in force."""
         assert instance.server
         with instance.parameters_lock:
-            instance.server_pending_reboot = instance.server.apply_parameters(instance.in_force)
+            instance.server_pending_reboot = instance.server.apply_parameters(instance.parameters)
             self._open(instance)
 
     @property
@@ -232,3 +233,13 @@ class Operations(RDSBackend):  # type: ignore[misc]
         with self.lock:
             self._made += 1
             return f"i{self._made}"
+
+
+def _values(group: Any) -> dict[str, str]:
+    if group is None:
+        return {}
+    return {
+        name: str(value["ParameterValue"])
+        for name, value in group.parameters.items()
+        if value.get("ParameterValue") is not None
+    }

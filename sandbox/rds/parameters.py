@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from moto.rds.models import DBParameterGroup
 
+from sandbox.rds.engines import Parameter
 from sandbox.rds.errors import invalid_combination, invalid_value, refuse
 from sandbox.rds.operations import Operations, Params
 from sandbox.rds.resources import Instance, View
@@ -16,6 +17,7 @@ from sandbox.rds.resources import Instance, View
 GROUP_QUOTA = 50
 PARAMETERS_PER_REQUEST = 20
 Change = Mapping[str, Any]
+Rules = Mapping[str, Parameter]
 
 
 class ParameterGroups(Operations):
@@ -52,32 +54,24 @@ class ParameterGroups(Operations):
     def modify_db_parameter_group(
         self, db_parameter_group_name: str, db_parameter_group_parameters: Iterable[dict[str, Any]]
     ) -> DBParameterGroup:
-        changes = [_as_dictionary(change) for change in db_parameter_group_parameters]
+        changes = [as_dictionary(change) for change in db_parameter_group_parameters]
         with self.lock:
             group = self._own_group(db_parameter_group_name)
-            self._check(group, changes, "ParameterName", "ParameterValue", "ApplyMethod")
+            self._check(
+                self._known(group), changes, "ParameterName", "ParameterValue", "ApplyMethod",
+                elsewhere=self._elsewhere(group),
+            )  # fmt: skip
             group.update_parameters(changes)
-        self._bring_into_force(group, {c["ParameterName"] for c in changes if c["ApplyMethod"] == "immediate"})
+        self._bring_into_force(group, at_once(changes))
         return group
 
     def reset_db_parameter_group(self, params: Params) -> DBParameterGroup:
         with self.lock:
             group = self._own_group(params["DBParameterGroupName"])
-            changes = [_as_dictionary(change) for change in params.get("Parameters") or ()]
-            if params.get("ResetAllParameters", True) is not False and not changes:
-                # As a whole: dynamic parameters at once, static ones with the next reboot.
-                known = self._known(group)
-                changes = [
-                    {
-                        "ParameterName": n,
-                        "ApplyMethod": "pending-reboot" if n in known and known[n].static else "immediate",
-                    }
-                    for n in group.parameters
-                ]
-            self._check(group, changes, "ParameterName", "ApplyMethod")
+            changes = self._to_reset(params, group.parameters, self._known(group))
             for change in changes:
                 group.parameters.pop(change["ParameterName"], None)
-        self._bring_into_force(group, {c["ParameterName"] for c in changes if c["ApplyMethod"] == "immediate"})
+        self._bring_into_force(group, at_once(changes))
         return group
 
     def describe_db_parameter_groups(self, db_parameter_group_kwargs: Params) -> list[DBParameterGroup]:
@@ -101,22 +95,23 @@ class ParameterGroups(Operations):
         """Of the group's own, and of those that the sandbox knows: RDS lists some hundreds more."""
         with self.lock:
             group = self._group(params["DBParameterGroupName"])
-            own, known = dict(group.parameters), self._known(group)
-        wanted = params.get("Source")
+            return self._parameters(group.parameters, self._known(group), params.get("Source"))
+
+    def _parameters(self, group: Mapping[str, Change], known: Rules, source: str | None) -> list[View]:
         views = []
-        for name in sorted(own.keys() | known.keys()):
+        for name in sorted(group.keys() | known.keys()):
             rule = known.get(name)
             view = {
                 "ParameterName": name,
                 "ParameterValue": rule.default if rule else None,
-                "Source": "user" if name in own else "system",
+                "Source": "user" if name in group else "system",
                 "ApplyType": "static" if rule and rule.static else "dynamic",
                 "DataType": rule.data_type if rule else "string",
                 "AllowedValues": rule.allowed if rule else None,
                 "IsModifiable": True,
                 "ApplyMethod": "pending-reboot",
-            } | own.get(name, {})
-            if wanted in (None, view["Source"]):
+            } | dict(group.get(name, {}))
+            if source in (None, view["Source"]):
                 views.append({key: value for key, value in view.items() if value is not None})
         return views
 
@@ -132,22 +127,42 @@ class ParameterGroups(Operations):
             raise invalid_value("Default parameter groups cannot be modified.")
         return group
 
-    def _known(self, group: DBParameterGroup) -> Any:
+    def _known(self, group: DBParameterGroup) -> Rules:
         return next((kind.parameters for kind in self.engines.kinds.values() if kind.family == group.family), {})
+
+    def _elsewhere(self, group: DBParameterGroup) -> Collection[str]:
+        """Parameters that the engine has, and groups of this kind have not."""
+        kind = next((kind for kind in self.engines.kinds.values() if kind.family == group.family), None)
+        return kind.cluster_parameters or () if kind else ()
 
     def _must_have_room(self) -> None:
         if len(self.db_parameter_groups) >= GROUP_QUOTA:
             raise refuse("DBParameterGroupQuotaExceeded", "The quota of DB parameter groups would be exceeded.")
 
-    def _check(self, group: DBParameterGroup, changes: Sequence[Change], *needed: str) -> None:
+    def _to_reset(self, params: Params, own: Iterable[str], known: Rules) -> list[dict[str, Any]]:
+        changes = [as_dictionary(change) for change in params.get("Parameters") or ()]
+        if params.get("ResetAllParameters", True) is not False and not changes:
+            # As a whole: dynamic parameters at once, static ones with the next reboot.
+            changes = [
+                {
+                    "ParameterName": name,
+                    "ApplyMethod": "pending-reboot" if name in known and known[name].static else "immediate",
+                }
+                for name in own
+            ]
+        self._check(known, changes, "ParameterName", "ApplyMethod")
+        return changes
+
+    def _check(self, known: Rules, changes: Sequence[Change], *needed: str, elsewhere: Collection[str] = ()) -> None:
         if not changes or len(changes) > PARAMETERS_PER_REQUEST:
             raise invalid_value(f"A request changes 1 to {PARAMETERS_PER_REQUEST} parameters.")
-        known = self._known(group)
         for change in changes:
             if missing := [member for member in needed if not change.get(member)]:
                 raise invalid_value(f"The parameter {missing[0]} must be provided and must not be blank.")
             name, value = change["ParameterName"], change.get("ParameterValue")
             rule = known.get(name)
+            if rule is None and name in elsewhere:
+                raise invalid_value(f"Could not find parameter with name: {name}")
             if rule and rule.static and change["ApplyMethod"] == "immediate":
                 raise invalid_combination(f"cannot use immediate apply method for static parameter: {name}")
             if rule and value is not None and not rule.takes(value):
@@ -159,9 +174,7 @@ class ParameterGroups(Operations):
             having = [i for i in self.databases.values() if i.settings["ParameterGroup"] == group.name]
             concerned = [instance for instance in having if names and not instance.group_pending_reboot]
             for instance in concerned:
-                kept = {name: value for name, value in instance.in_force.items() if name not in names}
-                changed = {name: value for name, value in self.values_of(instance).items() if name in names}
-                instance.in_force = kept | changed
+                instance.in_force = merged(instance.in_force, self.values_of(instance), names)
                 instance.parameters_applying += 1
         for instance in concerned:
             self._operate(None, partial(self._apply_parameters, instance))
@@ -193,7 +206,18 @@ class ParameterGroups(Operations):
         return True
 
 
-def _as_dictionary(change: Any) -> dict[str, Any]:
+def at_once(changes: Iterable[Change]) -> set[str]:
+    """The parameters that do not wait for a reboot."""
+    return {change["ParameterName"] for change in changes if change["ApplyMethod"] == "immediate"}
+
+
+def merged(before: Mapping[str, str], after: Mapping[str, str], names: Collection[str]) -> dict[str, str]:
+    """What was in force, with these parameters (and no others) as they are afterwards."""
+    kept = {name: value for name, value in before.items() if name not in names}
+    return kept | {name: value for name, value in after.items() if name in names}
+
+
+def as_dictionary(change: Any) -> dict[str, Any]:
     """A change by the API's own names; moto's dictionary answers to others, too."""
     original = getattr(change, "original_dict", None)
     return dict(original()) if original else dict(change)

@@ -6,15 +6,15 @@ import datetime as dt
 import secrets
 import shutil
 import threading
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sandbox.rds.servers import Server
 
 if TYPE_CHECKING:
     from sandbox.rds.backups import Backups
+    from sandbox.rds.cluster_resources import Cluster
 
 View = dict[str, Any]
 BASE32 = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
@@ -91,10 +91,13 @@ class Data:
         shutil.rmtree(self.path, ignore_errors=True)
 
 
-class Instance(Tagged):
-    """One DB instance. ``settings`` are the members of DescribeDBInstances that need no computing."""
+class Operated(Tagged):
+    """What RDS works on: one operation at a time, and a status that says which.
 
-    resource_type = "db"
+    ``settings`` are the members of its description that need no computing.
+    """
+
+    resource_type: str
 
     def __init__(
         self, backend: Backups, name: str, settings: View, tags: list[dict[str, str]], key: str | None
@@ -104,24 +107,9 @@ class Instance(Tagged):
         self.name = name
         self.settings = settings
         self.kms_key_id = key
-        self.dbi_resource_id = resource_id("db")
         self.created = backend.context.clock.now()
         self.status = "creating"
-        self.server: Server | None = None
-        self.address: str | None = None
-        """The loopback address of its TLS front; the instance keeps it when it is renamed."""
-        self.endpoint_visible = False
-        self.source: Instance | None = None
-        self.replicas: list[Instance] = []
-        self.replicating = False
         self.pending: View = {}
-        self.in_force: dict[str, str] = {}
-        """The parameters of its group that it has; what was changed for the next reboot is not among them."""
-        self.group_pending_reboot = False
-        """Another group was attached, and nothing of it is in force."""
-        self.server_pending_reboot = False
-        self.parameters_applying = 0
-        self.parameters_lock = threading.Lock()
         self.backups_since: dt.datetime | None = None
         """When the first backup was complete; restores are possible from then on."""
         self.last_backup_window: dt.datetime | None = None
@@ -133,7 +121,131 @@ class Instance(Tagged):
         """One operation at a time."""
         self.orders = 0
         """Operations that were accepted and are not done."""
+        self.server_lock = threading.RLock()
+        """Held while somebody relies on ``data_server``, so that nobody puts another in its place."""
         self._associated_roles: list[Any] = []
+
+    @property
+    def data_server(self) -> Server | None:
+        """The one that has all the data."""
+        raise NotImplementedError
+
+    @property
+    def storage_id(self) -> str:
+        """By which KMS and the backups know what is stored; it survives a rename."""
+        raise NotImplementedError
+
+    # The names by which moto's own code knows these things.
+    @property
+    def resource_id(self) -> str:
+        return self.name
+
+    @property
+    def arn(self) -> str:
+        return self.backend.arn_of(self.resource_type, self.name)
+
+    @property
+    def engine(self) -> str:
+        return str(self.settings["Engine"])
+
+    @property
+    def engine_version(self) -> str:
+        return str(self.settings["EngineVersion"])
+
+    @property
+    def port(self) -> int:
+        return int(self.settings["Port"])
+
+    @property
+    def storage_encrypted(self) -> bool:
+        return self.kms_key_id is not None
+
+    @property
+    def retention_days(self) -> int:
+        return int(self.settings["BackupRetentionPeriod"])
+
+    @property
+    def shown_status(self) -> str:
+        """The status, with the daily backup that nobody started."""
+        if self.status == "available" and self.backend.in_daily_backup(self):
+            return "backing-up"
+        return self.status
+
+    @property
+    def latest_restorable(self) -> dt.datetime | None:
+        if not self.backups_since or not self.retention_days:
+            return None
+        return max(self.backups_since, self.backend.context.clock.now() - dt.timedelta(minutes=5))
+
+    def common_view(self) -> View:
+        """What instances and clusters are described with alike."""
+        return {
+            "StorageEncrypted": self.storage_encrypted,
+            "KmsKeyId": self.kms_key_id,
+            "VpcSecurityGroups": [
+                {"VpcSecurityGroupId": group, "Status": "active"} for group in self.settings["SecurityGroups"]
+            ],
+            "PendingModifiedValues": {
+                name: "****" if name == "MasterUserPassword" else value for name, value in self.pending.items()
+            },
+            "LatestRestorableTime": self.latest_restorable,
+            "ActivityStreamStatus": "stopped",
+            "AssociatedRoles": [
+                present({"RoleArn": role.role_arn, "FeatureName": role.feature_name, "Status": "ACTIVE"})
+                for role in self._associated_roles
+            ],
+            "DomainMemberships": [],
+            "TagList": self.tags,
+            "MasterUserSecret": self.master_secret and {
+                "SecretArn": self.master_secret.secret_arn,
+                "SecretStatus": self.master_secret.secret_status,
+                "KmsKeyId": self.master_secret.kms_key_id,
+            },
+        }  # fmt: skip
+
+
+class Instance(Operated):
+    """One DB instance, on its own or a member of a cluster."""
+
+    resource_type = "db"
+
+    def __init__(
+        self, backend: Backups, name: str, settings: View, tags: list[dict[str, str]], key: str | None
+    ) -> None:
+        super().__init__(backend, name, settings, tags, key)
+        self.dbi_resource_id = resource_id("db")
+        self.server: Server | None = None
+        self.address: str | None = None
+        """The loopback address of its TLS front; the instance keeps it when it is renamed."""
+        self.endpoint_visible = False
+        self.cluster: Cluster | None = None
+        self.source: Instance | None = None
+        """For a reader of a cluster its writer, which nobody is told."""
+        self.replicas: list[Instance] = []
+        self.replicating = False
+        self.in_force: dict[str, str] = {}
+        """The parameters of its group that it has; what was changed for the next reboot is not among them."""
+        self.cluster_in_force: dict[str, str] = {}
+        """The same of its cluster's group; where both name one, the instance's own counts."""
+        self.group_pending_reboot = False
+        """Another group was attached, and nothing of it is in force."""
+        self.cluster_group_pending_reboot = False
+        self.server_pending_reboot = False
+        self.parameters_applying = 0
+        self.parameters_lock = threading.Lock()
+
+    @property
+    def data_server(self) -> Server | None:
+        return self.server
+
+    @property
+    def storage_id(self) -> str:
+        return self.dbi_resource_id
+
+    @property
+    def parameters(self) -> dict[str, str]:
+        """All that are in force, wherever they are from."""
+        return self.cluster_in_force | self.in_force
 
     # The names by which moto's own code knows these things.
     @property
@@ -141,34 +253,20 @@ class Instance(Tagged):
         return self.name
 
     @property
-    def resource_id(self) -> str:
-        return self.name
+    def db_instance_arn(self) -> str:
+        return self.arn
 
     @property
-    def arn(self) -> str:
-        return self.backend.arn_of("db", self.name)
-
-    db_instance_arn = arn
-
-    @property
-    def engine(self) -> str:
-        return str(self.settings["Engine"])
-
-    @property
-    def port(self) -> int:
-        return int(self.settings["Port"])
+    def db_cluster_identifier(self) -> str | None:
+        return self.cluster.name if self.cluster else None
 
     @property
     def endpoint_name(self) -> str:
         return self.backend.endpoint_of(self.name)
 
-    @property
-    def engine_version(self) -> str:
-        return str(self.settings["EngineVersion"])
-
-    @property
-    def db_cluster_identifier(self) -> None:
-        return None
+    def names_served(self) -> tuple[str, ...]:
+        """The DNS names by which clients may come."""
+        return (self.endpoint_name, *(self.cluster.endpoint_names if self.cluster else ()))
 
     @property
     def db_instance_class(self) -> str:
@@ -196,32 +294,14 @@ class Instance(Tagged):
     def endpoint(self) -> View:
         return {"Address": self.endpoint_name, "Port": self.port}
 
-    @property
-    def storage_encrypted(self) -> bool:
-        return self.kms_key_id is not None
-
-    @property
-    def retention_days(self) -> int:
-        return int(self.settings["BackupRetentionPeriod"])
-
-    @property
-    def shown_status(self) -> str:
-        """The status, with the daily backup that nobody started."""
-        if self.status == "available" and self.backend.in_daily_backup(self):
-            return "backing-up"
-        return self.status
-
     def view(self) -> View:
         settings = dict(self.settings)
-        subnet_group, groups = settings.pop("SubnetGroup"), settings.pop("SecurityGroups")
-        parameter_group, option_group = settings.pop("ParameterGroup"), settings.pop("OptionGroup")
-        now = self.backend.context.clock.now()
-        latest = None
-        if self.backups_since and self.retention_days:
-            latest = max(self.backups_since, now - dt.timedelta(minutes=5))
+        for computed in ("SubnetGroup", "SecurityGroups", "ParameterGroup", "OptionGroup"):
+            del settings[computed]
         return present(
             {
                 **settings,
+                **self.common_view(),
                 "DBInstanceIdentifier": self.name,
                 "DBInstanceArn": self.arn,
                 "DbiResourceId": self.dbi_resource_id,
@@ -229,48 +309,34 @@ class Instance(Tagged):
                 "DbInstancePort": 0,
                 "Endpoint": {**self.endpoint, "HostedZoneId": "Z1RLNUO7B9Q6NB"} if self.endpoint_visible else None,
                 "InstanceCreateTime": self.created if self.status != "creating" else None,
-                "StorageEncrypted": self.storage_encrypted,
                 "StorageEncryptionType": "sse-kms" if self.storage_encrypted else "none",
-                "KmsKeyId": self.kms_key_id,
-                "DBSubnetGroup": subnet_group,
-                "VpcSecurityGroups": [{"VpcSecurityGroupId": group, "Status": "active"} for group in groups],
+                "DBSubnetGroup": self.settings["SubnetGroup"],
                 "DBSecurityGroups": [],
                 "DBParameterGroups": [
                     {
-                        "DBParameterGroupName": parameter_group,
+                        "DBParameterGroupName": self.settings["ParameterGroup"],
                         "ParameterApplyStatus": self._parameters_status(),
                     }
                 ],
-                "OptionGroupMemberships": [{"OptionGroupName": option_group, "Status": "in-sync"}],
-                "PendingModifiedValues": {
-                    name: "****" if name == "MasterUserPassword" else value for name, value in self.pending.items()
-                },
-                "LatestRestorableTime": latest,
-                "ReadReplicaSourceDBInstanceIdentifier": self.source.name if self.source else None,
-                "ReadReplicaDBInstanceIdentifiers": [replica.name for replica in self.replicas],
-                "ReadReplicaDBClusterIdentifiers": [],
-                # PostgreSQL's replicas are always open for reading; the member is Oracle's and Db2's.
-                "StatusInfos": self._status_infos(),
+                "OptionGroupMemberships": [{"OptionGroupName": self.settings["OptionGroup"], "Status": "in-sync"}],
                 "CertificateDetails": {
                     "CAIdentifier": settings["CACertificateIdentifier"],
                     "ValidTill": self.created + dt.timedelta(days=3650),
                 },
-                "ActivityStreamStatus": "stopped",
-                "AssociatedRoles": [
-                    {"RoleArn": role.role_arn, "FeatureName": role.feature_name, "Status": "ACTIVE"}
-                    for role in self._associated_roles
-                ],
-                "DomainMemberships": [],
-                "TagList": self.tags,
-                "MasterUserSecret": self.master_secret and {
-                    "SecretArn": self.master_secret.secret_arn,
-                    "SecretStatus": self.master_secret.secret_status,
-                    "KmsKeyId": self.master_secret.kms_key_id,
-                },
                 "StorageOperationStatus": "Initializing" if self.status == "storage-initialization" else None,
                 "StorageOperationPercentProgress": "50" if self.status == "storage-initialization" else None,
+                **(self.cluster.view_of_member(self) if self.cluster else self._view_of_replication()),
             }
-        )  # fmt: skip
+        )
+
+    def _view_of_replication(self) -> View:
+        return {
+            "ReadReplicaSourceDBInstanceIdentifier": self.source.name if self.source else None,
+            "ReadReplicaDBInstanceIdentifiers": [replica.name for replica in self.replicas],
+            "ReadReplicaDBClusterIdentifiers": [],
+            # PostgreSQL's replicas are always open for reading; the member is Oracle's and Db2's.
+            "StatusInfos": self._status_infos(),
+        }
 
     def _parameters_status(self) -> str:
         if self.parameters_applying:
@@ -293,65 +359,63 @@ class Instance(Tagged):
         ]
 
 
-# What a snapshot or backup remembers of its instance.
-REMEMBERED = (
-    "AllocatedStorage", "AvailabilityZone", "DBName", "Engine", "EngineVersion", "IAMDatabaseAuthenticationEnabled",
-    "Iops", "LicenseModel", "MasterUsername", "Port", "StorageThroughput", "StorageType", "DBInstanceClass", "MultiAZ",
-    "AutoMinorVersionUpgrade", "BackupRetentionPeriod", "PreferredBackupWindow",
-)  # fmt: skip
-
-
 @dataclass(eq=False)
-class _Remembered:
+class Remembered(Tagged):
+    """What a snapshot or backup knows of the instance or cluster that it is of, which may be gone."""
+
     backend: Backups
-    instance_name: str
-    instance_created: dt.datetime
-    dbi_resource_id: str
+    owner_name: str
+    owner_created: dt.datetime
+    storage_id: str
     settings: View
     vpc_id: str
     key: str | None
-    option_group: str
+    tags: list[dict[str, str]]
+
+    settings_kept: ClassVar[tuple[str, ...]] = (
+        "AllocatedStorage", "AvailabilityZone", "DBName", "Engine", "EngineVersion", "IAMDatabaseAuthenticationEnabled",
+        "Iops", "LicenseModel", "MasterUsername", "Port", "StorageThroughput", "StorageType", "DBInstanceClass",
+        "MultiAZ", "AutoMinorVersionUpgrade", "BackupRetentionPeriod", "PreferredBackupWindow", "OptionGroup",
+    )  # fmt: skip
+    settings_hidden: ClassVar[tuple[str, ...]] = (
+        "DBName", "DBInstanceClass", "MultiAZ", "AutoMinorVersionUpgrade", "OptionGroup",
+    )  # fmt: skip
 
     @classmethod
-    def facts(cls, instance: Instance) -> dict[str, Any]:
+    def facts(cls, owner: Operated) -> dict[str, Any]:
         return {
-            "backend": instance.backend,
-            "instance_name": instance.name,
-            "instance_created": instance.created,
-            "dbi_resource_id": instance.dbi_resource_id,
-            "settings": {name: instance.settings[name] for name in REMEMBERED if name in instance.settings},
-            "vpc_id": instance.settings["SubnetGroup"]["VpcId"],
-            "key": instance.kms_key_id,
-            "option_group": instance.settings["OptionGroup"],
+            "backend": owner.backend,
+            "owner_name": owner.name,
+            "owner_created": owner.created,
+            "storage_id": owner.storage_id,
+            "settings": {name: owner.settings[name] for name in cls.settings_kept if name in owner.settings},
+            "vpc_id": owner.settings["SubnetGroup"]["VpcId"],
+            "key": owner.kms_key_id,
         }
 
+    def settings_shown(self) -> View:
+        return {name: self.settings.get(name) for name in self.settings_kept if name not in self.settings_hidden}
+
     def remembered(self) -> View:
-        shown = {
-            name: self.settings.get(name)
-            for name in REMEMBERED
-            if name not in ("DBName", "DBInstanceClass", "MultiAZ", "AutoMinorVersionUpgrade")
-        }
         return {
-            **shown,
-            "DBInstanceIdentifier": self.instance_name,
-            "DbiResourceId": self.dbi_resource_id,
-            "InstanceCreateTime": self.instance_created,
+            **self.settings_shown(),
+            "DBInstanceIdentifier": self.owner_name,
+            "DbiResourceId": self.storage_id,
+            "InstanceCreateTime": self.owner_created,
             "Encrypted": self.key is not None,
             "StorageEncryptionType": "sse-kms" if self.key else "none",
             "KmsKeyId": self.key,
-            "OptionGroupName": self.option_group,
+            "OptionGroupName": self.settings["OptionGroup"],
             "VpcId": self.vpc_id,
-            "BackupTarget": "region",
         }
 
 
 @dataclass(eq=False)
-class Snapshot(_Remembered, Tagged):
-    """One DB snapshot, manual or automated."""
+class Snapshot(Remembered):
+    """One snapshot, manual or automated."""
 
     name: str
     kind: str
-    tags: list[dict[str, str]]
     taken: dt.datetime
     original: dt.datetime
     status: str = "creating"
@@ -359,11 +423,11 @@ class Snapshot(_Remembered, Tagged):
     copied_from: str | None = None
     expires: dt.datetime | None = None
     attributes: dict[str, list[str]] = field(default_factory=lambda: {"restore": []})
-    resource_type = "snapshot"
+    resource_type: ClassVar[str] = "snapshot"
 
     @property
     def arn(self) -> str:
-        return self.backend.arn_of("snapshot", self.name)
+        return self.backend.arn_of(self.resource_type, self.name)
 
     @property
     def resource_id(self) -> str:
@@ -375,11 +439,9 @@ class Snapshot(_Remembered, Tagged):
 
     def view(self) -> View:
         done = self.status == "available"
-        view = self.remembered()
-        del view["BackupTarget"]
         return present(
             {
-                **view,
+                **self.remembered(),
                 "DBSnapshotIdentifier": self.name,
                 "DBSnapshotArn": self.arn,
                 "SnapshotType": self.kind,
@@ -397,20 +459,20 @@ class Snapshot(_Remembered, Tagged):
 
 
 @dataclass(eq=False)
-class AutomatedBackup(_Remembered, Tagged):
-    """What point-in-time restores of one instance need; outlives the instance when it is retained."""
+class AutomatedBackup(Remembered):
+    """What point-in-time restores need; outlives what it is of when it is retained."""
 
-    tags: list[dict[str, str]]
     retention_days: int
     earliest: dt.datetime | None
     name: str = field(default_factory=lambda: resource_id("ab").lower())
-    instance: Instance | None = None
-    """None: the instance is gone, and this is retained."""
+    owner: Operated | None = None
+    """None: the instance or cluster is gone, and this is retained."""
     ended: dt.datetime | None = None
+    resource_type: ClassVar[str] = "auto-backup"
 
     @property
     def arn(self) -> str:
-        return self.backend.arn_of("auto-backup", self.name)
+        return self.backend.arn_of(self.resource_type, self.name)
 
     @property
     def holder(self) -> str:
@@ -422,37 +484,36 @@ class AutomatedBackup(_Remembered, Tagged):
 
     @property
     def status(self) -> str:
-        if self.instance is None:
+        if self.owner is None:
             return "retained"
-        return "active" if self.instance.backups_since else "creating"
+        return "active" if self.owner.backups_since else "creating"
+
+    @property
+    def name_now(self) -> str:
+        """A rename moves the backups along."""
+        return self.owner.name if self.owner else self.owner_name
+
+    def window(self) -> View | None:
+        """The moments that can be restored."""
+        since = self.owner.backups_since if self.owner else self.earliest
+        if not since:
+            return None
+        now = self.backend.context.clock.now()
+        latest = self.ended or max(since, now - dt.timedelta(minutes=5))
+        return {"EarliestTime": max(since, now - dt.timedelta(days=self.retention_days)), "LatestTime": latest}
 
     def view(self) -> View:
-        since = self.instance.backups_since if self.instance else self.earliest
-        now = self.backend.context.clock.now()
-        window = None
-        if since:
-            latest = self.ended or max(since, now - dt.timedelta(minutes=5))
-            window = {"EarliestTime": max(since, now - dt.timedelta(days=self.retention_days)), "LatestTime": latest}
-        view = self.remembered()
         return present(
             {
-                **view,
-                # A rename moves the backups along.
-                "DBInstanceIdentifier": self.instance.name if self.instance else self.instance_name,
-                "DBInstanceArn": self.backend.arn_of("db", self.instance.name if self.instance else self.instance_name),
+                **self.remembered(),
+                "BackupTarget": "region",
+                "DBInstanceIdentifier": self.name_now,
+                "DBInstanceArn": self.backend.arn_of("db", self.name_now),
                 "DBInstanceAutomatedBackupsArn": self.arn,
                 "Region": self.backend.region_name,
                 "Status": self.status,
                 "BackupRetentionPeriod": self.retention_days,
-                "RestoreWindow": window,
+                "RestoreWindow": self.window(),
                 "TagList": self.tags,
             }
         )
-
-
-def matches(filters: list[View], facts: Mapping[str, list[str]]) -> bool:
-    """Whether a resource passes the filters; ``facts`` gives its values by filter name."""
-    return all(
-        {value.lower() for value in wanted["Values"]} & {fact.lower() for fact in facts[wanted["Name"]]}
-        for wanted in filters
-    )

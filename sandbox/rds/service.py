@@ -14,17 +14,17 @@ from moto.rds.responses import RDSResponse
 from sandbox.local_servers import make_directory
 from sandbox.rds.backend import SandboxRds
 from sandbox.rds.backups import SNAPSHOT_QUOTA
+from sandbox.rds.cluster_settings import CLUSTER_QUOTA
+from sandbox.rds.cluster_wire import install_cluster_wire
 from sandbox.rds.durations import Durations
 from sandbox.rds.engines import Engines
-from sandbox.rds.errors import refuse
-from sandbox.rds.resources import Instance, View
+from sandbox.rds.resources import Instance
 from sandbox.rds.settings import INSTANCE_QUOTA, STORAGE_QUOTA_GIB
+from sandbox.rds.wire import nothing, page, refuse_this
 from sandbox.tls_front import AddressBlock, Cut, TlsFront
 
 if TYPE_CHECKING:
     from sandbox.context import Context
-
-SMALLEST_PAGE, PAGE = 20, 100
 
 
 class RdsService:
@@ -60,6 +60,7 @@ class RdsService:
             },
         )
         _install_wire()
+        install_cluster_wire()
 
     @property
     def backend(self) -> SandboxRds:
@@ -189,12 +190,8 @@ def _install_wire() -> None:
     def restore_db_instance_from_db_snapshot(self: Any) -> ActionResult:
         return _one(self.backend.restore_db_instance_from_db_snapshot(self.params["DBSnapshotIdentifier"], self.params))
 
-    def refuse_this(self: Any) -> ActionResult:
-        # A 500 of moto's would look like a passing fault of AWS, and be tried again.
-        raise refuse("InvalidAction", "The sandbox does not have this yet.")
-
     def describe_db_instances(self: Any) -> ActionResult:
-        return _page(self, "DBInstances", self.backend.views_of_instances(self.params))
+        return page(self, "DBInstances", self.backend.views_of_instances(self.params))
 
     def create_db_snapshot(self: Any) -> ActionResult:
         return ActionResult({"DBSnapshot": self.backend.create_db_snapshot(self.params).view()})
@@ -206,10 +203,10 @@ def _install_wire() -> None:
         return ActionResult({"DBSnapshot": self.backend.delete_db_snapshot(self.params["DBSnapshotIdentifier"]).view()})
 
     def describe_db_snapshots(self: Any) -> ActionResult:
-        return _page(self, "DBSnapshots", self.backend.views_of_snapshots(self.params))
+        return page(self, "DBSnapshots", self.backend.views_of_snapshots(self.params))
 
     def describe_db_instance_automated_backups(self: Any) -> ActionResult:
-        return _page(self, "DBInstanceAutomatedBackups", self.backend.views_of_backups(self.params))
+        return page(self, "DBInstanceAutomatedBackups", self.backend.views_of_backups(self.params))
 
     def delete_db_instance_automated_backup(self: Any) -> ActionResult:
         backup = self.backend.delete_db_instance_automated_backup(self.params)
@@ -219,7 +216,7 @@ def _install_wire() -> None:
         return ActionResult({"BlueGreenDeployment": self.backend.request_deployment(self.params).view()})
 
     def describe_blue_green_deployments(self: Any) -> ActionResult:
-        return _page(self, "BlueGreenDeployments", self.backend.views_of_deployments(self.params))
+        return page(self, "BlueGreenDeployments", self.backend.views_of_deployments(self.params))
 
     def switchover_blue_green_deployment(self: Any) -> ActionResult:
         return ActionResult({"BlueGreenDeployment": self.backend.request_switchover(self.params).view()})
@@ -238,6 +235,8 @@ def _install_wire() -> None:
                 "AllocatedStorage": (storage, STORAGE_QUOTA_GIB),
                 "ReadReplicasPerMaster": (max((len(i.replicas) for i in backend.databases.values()), default=0), 15),
                 "DBParameterGroups": (len(backend.db_parameter_groups), 50),
+                "DBClusters": (len(backend.clusters), CLUSTER_QUOTA),
+                "DBClusterParameterGroups": (len(backend.db_cluster_parameter_groups), 50),
             }
         return ActionResult(
             {
@@ -252,7 +251,7 @@ def _install_wire() -> None:
         versions = [
             {
                 "Engine": kind.name,
-                "EngineVersion": kind.version,
+                "EngineVersion": one,
                 "MajorEngineVersion": kind.major,
                 "DBParameterGroupFamily": kind.family,
                 "Status": "available",
@@ -260,15 +259,18 @@ def _install_wire() -> None:
                 "ValidUpgradeTarget": [],
             }
             for kind in self.backend.engines.kinds.values()
-            if engine in (None, kind.name) and (version is None or kind.takes(version))
+            for one in kind.versions
+            if engine in (None, kind.name) and version in (None, one, kind.major)
         ]
+        if self.params.get("DefaultOnly"):
+            versions = versions[:1]
         return ActionResult({"DBEngineVersions": versions})
 
     def reset_db_parameter_group(self: Any) -> ActionResult:
         return ActionResult({"DBParameterGroupName": self.backend.reset_db_parameter_group(self.params).name})
 
     def describe_db_parameters(self: Any) -> ActionResult:
-        return _page(self, "Parameters", self.backend.views_of_parameters(self.params))
+        return page(self, "Parameters", self.backend.views_of_parameters(self.params))
 
     def describe_certificates(self: Any) -> ActionResult:
         return ActionResult(
@@ -277,10 +279,6 @@ def _install_wire() -> None:
                 "DefaultCertificateForNewLaunches": "rds-ca-rsa2048-g1",
             }
         )
-
-    def nothing(member: str) -> Any:
-        # Things that the sandbox has none of: a caller that asks gets an empty list, as an account without them would.
-        return lambda self: ActionResult({member: []})
 
     for method in (
         modify_db_instance, reboot_db_instance, start_db_instance, stop_db_instance, delete_db_instance,
@@ -294,8 +292,9 @@ def _install_wire() -> None:
     for name in ("create_db_instance", "create_db_instance_read_replica", "promote_read_replica"):
         setattr(RDSResponse, name, _instance(name))
     for name in (
-        "restore_db_instance_to_point_in_time", "create_db_cluster", "start_export_task",
-    ):  # fmt: skip
+        "restore_db_instance_to_point_in_time",
+        "start_export_task",
+    ):
         setattr(RDSResponse, name, refuse_this)
     for name, member in (
         ("describe_pending_maintenance_actions", "PendingMaintenanceActions"),
@@ -305,17 +304,6 @@ def _install_wire() -> None:
         ("describe_db_cluster_automated_backups", "DBClusterAutomatedBackups"),
     ):
         setattr(RDSResponse, name, nothing(member))
-
-
-def _page(response: Any, member: str, views: list[View]) -> ActionResult:
-    """One page; the marker is where the next one begins, which nobody may rely on."""
-    size, start = int(response.params.get("MaxRecords") or PAGE), int(response.params.get("Marker") or 0)
-    if not SMALLEST_PAGE <= size <= PAGE:
-        raise refuse("InvalidParameterValue", f"MaxRecords must be between {SMALLEST_PAGE} and {PAGE}.")
-    page: dict[str, Any] = {member: views[start : start + size]}
-    if start + size < len(views):
-        page["Marker"] = str(start + size)
-    return ActionResult(page)
 
 
 def _one(instance: Instance) -> ActionResult:

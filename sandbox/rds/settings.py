@@ -75,7 +75,7 @@ class Settings(Operations):
             **DEFAULTS,
             "AvailabilityZone": f"{self.region_name}a",
             "Engine": kind.name,
-            "EngineVersion": kind.version,
+            "EngineVersion": kind.full((given or {}).get("EngineVersion")),
             "LicenseModel": kind.license_model,
             "OptionGroup": kind.option_group,
             "ParameterGroup": kind.parameter_group,
@@ -218,6 +218,16 @@ def check_password(password: str | None) -> None:
         raise invalid_value(
             "The parameter MasterUserPassword is not a valid password. Only printable ASCII characters besides "
             "'/', '@', '\"', ' ' may be used."
+        )
+
+
+def check_master_password(params: Params) -> None:
+    """Of something new: one that is given, or RDS's own."""
+    if not params.get("ManageMasterUserPassword"):
+        check_password(params.get("MasterUserPassword"))
+    elif params.get("MasterUserPassword"):
+        raise invalid_combination(
+            "You can't specify MasterUserPassword for an instance with ManageMasterUserPassword enabled."
         )
 
 

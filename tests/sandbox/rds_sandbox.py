@@ -16,7 +16,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +129,41 @@ class Sandbox:
         self.rds.create_db_instance_read_replica(DBInstanceIdentifier=name, SourceDBInstanceIdentifier=of, **changes)
         return self.available(name)
 
+    def create_cluster(self, name: str, **changes: Any) -> dict[str, Any]:
+        """An available cluster, without an instance."""
+        wanted = {
+            "DBClusterIdentifier": name,
+            "Engine": "aurora-postgresql",
+            "MasterUsername": "dba",
+            "MasterUserPassword": PASSWORD,
+            "DatabaseName": "app",
+            **changes,
+        }
+        self.rds.create_db_cluster(**{k: v for k, v in wanted.items() if v is not None})
+        return self.cluster_available(name)
+
+    def add_member(self, of: str, name: str, **changes: Any) -> dict[str, Any]:
+        """An available instance of a cluster; the first one writes."""
+        self.rds.create_db_instance(
+            **{"DBInstanceIdentifier": name, "DBClusterIdentifier": of, "DBInstanceClass": "db.r7g.large",
+               "Engine": "aurora-postgresql", **changes}
+        )  # fmt: skip
+        return self.available(name)
+
+    def cluster(self, name: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.rds.describe_db_clusters(DBClusterIdentifier=name)["DBClusters"][0]
+        return found
+
+    def cluster_available(self, name: str) -> dict[str, Any]:
+        eventually(lambda: self.cluster(name)["Status"] == "available", f"cluster {name} is available")
+        return self.cluster(name)
+
+    def cluster_gone(self, name: str) -> None:
+        eventually(
+            lambda: name not in [c["DBClusterIdentifier"] for c in self.rds.describe_db_clusters()["DBClusters"]],
+            f"cluster {name} is gone",
+        )
+
     def describe(self, name: str) -> dict[str, Any]:
         instance: dict[str, Any] = self.rds.describe_db_instances(DBInstanceIdentifier=name)["DBInstances"][0]
         return instance
@@ -158,7 +193,11 @@ class Sandbox:
     @contextmanager
     def session(self, instance: dict[str, Any], database: str = "app", **options: Any) -> Iterator[Any]:
         """A verified TLS session as the master user, as an application would open it."""
-        name, port = instance["Endpoint"]["Address"], instance["Endpoint"]["Port"]
+        with self.session_at(instance["Endpoint"]["Address"], instance["Endpoint"]["Port"], database, **options) as sql:
+            yield sql
+
+    @contextmanager
+    def session_at(self, name: str, port: int = 5432, database: str = "app", **options: Any) -> Iterator[Any]:
         context = ssl.create_default_context(cafile=self.ca_bundle)
         address = self.address(name)
         assert address, f"{name} does not resolve"
@@ -170,7 +209,8 @@ class Sandbox:
         try:
             yield connection
         finally:
-            connection.close()
+            with suppress(pg8000.exceptions.Error, OSError):
+                connection.close()
 
 
 def eventually(condition: Callable[[], bool], what: str, seconds: float = 90) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from sandbox.rds.errors import RdsError
-from sandbox.rds.service import _page
+from sandbox.rds.wire import page
 from tests.sandbox.rds_sandbox import PASSWORD, Sandbox, code_of, eventually, running
 
 REPLICA = "create_db_instance_read_replica"
@@ -267,11 +267,11 @@ def test_an_account_with_many_instances_is_described_in_pages() -> None:
     marker = None
     while marker is not None or not seen:
         params = {"MaxRecords": 20} | ({"Marker": marker} if marker else {})
-        page = _page(SimpleNamespace(params=params), "DBInstances", views).result
-        seen += page["DBInstances"]
-        marker = page.get("Marker")
+        answer = page(SimpleNamespace(params=params), "DBInstances", views).result
+        seen += answer["DBInstances"]
+        marker = answer.get("Marker")
 
     assert seen == views
-    assert len(_page(SimpleNamespace(params={}), "DBInstances", views).result["DBInstances"]) == 45
+    assert len(page(SimpleNamespace(params={}), "DBInstances", views).result["DBInstances"]) == 45
     with pytest.raises(RdsError, match="MaxRecords"):
-        _page(SimpleNamespace(params={"MaxRecords": 5}), "DBInstances", views)
+        page(SimpleNamespace(params={"MaxRecords": 5}), "DBInstances", views)

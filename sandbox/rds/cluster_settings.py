@@ -1,0 +1,79 @@
+"""The settings of a cluster: RDS's defaults, and what a request may choose."""
+
+from __future__ import annotations
+
+from sandbox.rds.cluster_members import ClusterMembers
+from sandbox.rds.cluster_resources import DEFAULTS, Cluster
+from sandbox.rds.engines import Kind
+from sandbox.rds.errors import cluster_exists, invalid_combination, invalid_value, refuse
+from sandbox.rds.operations import Params
+from sandbox.rds.resources import View
+from sandbox.rds.settings import IDENTIFIER
+
+CLUSTER_QUOTA = 40
+# What an instance may choose, and a cluster of Aurora may not.
+NOT_FOR_CLUSTERS = ("AllocatedStorage", "DBClusterInstanceClass", "Iops", "PubliclyAccessible")
+FROM_INSTANCES = (
+    "EngineVersion", "LicenseModel", "Port", "PreferredBackupWindow", "PreferredMaintenanceWindow", "SecurityGroups",
+    "SubnetGroup", "Engine",
+)  # fmt: skip
+
+
+class ClusterSettings(ClusterMembers):
+    """Checks and defaults."""
+
+    def _new_cluster_name(self, name: str, *, renaming: bool = False) -> str:
+        name = name.lower()
+        if not IDENTIFIER.fullmatch(name):
+            raise invalid_value("The parameter DBClusterIdentifier is not a valid identifier.")
+        pending = (cluster.pending.get("DBClusterIdentifier") for cluster in self.clusters.values())
+        if name in self.clusters or name in pending:
+            raise cluster_exists()
+        if not renaming and len(self.clusters) >= CLUSTER_QUOTA:
+            raise refuse("DBClusterQuotaExceededFault", "The quota of DB clusters would be exceeded.")
+        return name
+
+    def _clustered_kind(self, name: str, version: str | None) -> Kind:
+        kind = self._kind(name, version)
+        if kind.cluster_parameters is None:
+            # RDS makes Multi-AZ DB clusters of some of them, which are something else than Aurora's.
+            raise invalid_value(f"The sandbox has no clusters of {name}.")
+        return kind
+
+    def _cluster_settings(self, name: str, kind: Kind, params: Params, kept: View) -> View:
+        """RDS's defaults, under what is ``kept`` of a snapshot, under what the request chooses."""
+        chosen = {**kept, **self._chosen_of_cluster(params, kind)}
+        if version := params.get("EngineVersion"):
+            chosen["EngineVersion"] = kind.full(version)
+        defaults = {
+            member: value for member, value in self._defaults(name, kind, chosen).items() if member in FROM_INSTANCES
+        }
+        return {**DEFAULTS, **defaults, "ParameterGroup": kind.parameter_group, **chosen}
+
+    def _chosen_of_cluster(self, params: Params, kind: Kind) -> View:
+        for member in NOT_FOR_CLUSTERS:
+            if params.get(member):
+                raise invalid_combination(f"{member} isn't supported for DB engine {kind.name}.")
+        chosen = self._chosen(params, kind)
+        if chosen.get("BackupRetentionPeriod") == 0:
+            raise invalid_value("Invalid backup retention period: 0. Must be between 1 and 35.")
+        if group := params.get("DBClusterParameterGroupName"):
+            found = self.cluster_group(group)
+            if found.db_parameter_group_family != kind.family:
+                raise invalid_combination(
+                    f"The parameter group {found.name} with DBParameterGroupFamily {found.db_parameter_group_family} "
+                    "can't be used for this cluster. Please use a parameter group with DBParameterGroupFamily "
+                    f"{kind.family}"
+                )
+            chosen["ParameterGroup"] = found.name
+        if scaling := params.get("ServerlessV2ScalingConfiguration"):
+            chosen["ServerlessV2ScalingConfiguration"] = {
+                member: scaling[member]
+                for member in ("MinCapacity", "MaxCapacity", "SecondsUntilAutoPause")
+                if scaling.get(member) is not None
+            }
+        return chosen
+
+    def _enter_cluster(self, cluster: Cluster) -> None:
+        self.clusters[cluster.name] = cluster
+        self.keys.hold(cluster.kms_key_id, cluster.storage_id, "cluster")
