@@ -21,7 +21,7 @@ from pathlib import Path
 import pg8000.native
 
 from sandbox import scram
-from sandbox.local_servers import LocalEngine, LocalServer, make_directory
+from sandbox.local_servers import LocalEngine, LocalServer, give, make_directory
 from sandbox.rds.servers import Server, ServerError
 from sandbox.reaper import Reaper
 from sandbox.tls_front import TlsFront
@@ -409,6 +409,23 @@ class PostgresServer(LocalServer):
     def accept_writes(self) -> None:
         with self.session() as sql:
             self._reconfigure(sql, "ALTER SYSTEM RESET default_transaction_read_only")
+
+    def forbid_writes(self) -> None:
+        """Go on as a standby of nobody: no session can be made to write there."""
+        with self._lock:
+            with self.session() as sql:
+                # One that was a replica once still knows of whom.
+                for setting in ("primary_conninfo", "primary_slot_name"):
+                    sql.run(f"ALTER SYSTEM RESET {setting}")
+            self.stop()
+            signal_file = self.data / "standby.signal"
+            signal_file.touch()
+            give(signal_file)
+            self.start()
+
+    def allow_writes(self) -> None:
+        self.promote()
+        self.accept_writes()
 
     def position(self) -> str:
         """After everything that was committed, also what is not on the disk yet."""

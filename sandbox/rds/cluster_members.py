@@ -248,7 +248,11 @@ class ClusterMembers(Instances):
                 former.server, target.server = target.server, former.server
                 followers = [*(follower for follower in former.replicas if follower is not target), former]
                 former.replicas, target.replicas = [], followers
-                target.source = None
+                # That of a cluster which follows another one as a whole.
+                target.source = former.source
+                if target.source:
+                    target.source.replicas.remove(former)
+                    target.source.replicas.append(target)
                 for follower in followers:
                     follower.source = target
                 cluster.members.remove(target)

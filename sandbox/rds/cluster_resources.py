@@ -88,8 +88,7 @@ class Cluster(Operated):
     def reader_endpoint_name(self) -> str:
         return self.backend.endpoint_of(self.name, "cluster-ro-")
 
-    @property
-    def endpoint_names(self) -> tuple[str, str]:
+    def own_endpoint_names(self) -> tuple[str, ...]:
         return self.endpoint_name, self.reader_endpoint_name
 
     def view(self) -> View:

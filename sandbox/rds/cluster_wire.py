@@ -18,6 +18,7 @@ def install_cluster_wire() -> None:
         "modify_db_cluster": _about("DBCluster", "modify_db_cluster"),
         "failover_db_cluster": _about("DBCluster", "failover_db_cluster"),
         "delete_db_cluster": _about("DBCluster", "delete_db_cluster"),
+        "promote_read_replica_db_cluster": _about("DBCluster", "promote_read_replica_db_cluster"),
         "describe_db_clusters": _list("DBClusters", "views_of_clusters"),
         "remove_role_from_db_cluster": _done("remove_role_from_db_cluster"),
         "reset_db_cluster_parameter_group": _reset_group,

@@ -155,7 +155,7 @@ class Clusters(ClusterBackups):
     def _rename_cluster(self, cluster: Cluster, new: str) -> None:
         """The endpoints have other names from then on; the instances keep theirs, and run on."""
         self._show(cluster, "renaming")
-        for name in cluster.endpoint_names:
+        for name in cluster.own_endpoint_names():
             self.context.names.remove(name)
         self._pass(cluster, self.durations.rename)
         with self.lock:
@@ -225,7 +225,7 @@ class Clusters(ClusterBackups):
 
     def _forget_cluster(self, cluster: Cluster, *, forget_backups: bool) -> None:
         with self.lock:
-            for name in cluster.endpoint_names:
+            for name in cluster.own_endpoint_names():
                 self.context.names.remove(name)
             self._end_backups(cluster, forget=forget_backups)
             if cluster.volume:

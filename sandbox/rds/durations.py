@@ -38,6 +38,9 @@ class Durations:
     switchover_seconds: float = 1.0
     """Real: nobody can connect to either side of a blue/green deployment meanwhile."""
 
+    longest_switchover_seconds: float = 3600
+    """Real: it is given up after that, however much time the request allows."""
+
     stale_status_seconds: float = 0.2
     """Real: for a moment after a call the status is still the one from before."""
 

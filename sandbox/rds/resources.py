@@ -130,6 +130,9 @@ class Operated(Tagged):
         """The one that has all the data."""
         raise NotImplementedError
 
+    def own_endpoint_names(self) -> tuple[str, ...]:
+        raise NotImplementedError
+
     @property
     def storage_id(self) -> str:
         """By which KMS and the backups know what is stored; it survives a rename."""
@@ -264,9 +267,12 @@ class Instance(Operated):
     def endpoint_name(self) -> str:
         return self.backend.endpoint_of(self.name)
 
+    def own_endpoint_names(self) -> tuple[str, ...]:
+        return (self.endpoint_name,)
+
     def names_served(self) -> tuple[str, ...]:
         """The DNS names by which clients may come."""
-        return (self.endpoint_name, *(self.cluster.endpoint_names if self.cluster else ()))
+        return (self.endpoint_name, *(self.cluster.own_endpoint_names() if self.cluster else ()))
 
     @property
     def db_instance_class(self) -> str:
