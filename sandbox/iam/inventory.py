@@ -43,10 +43,13 @@ class Inventory:
         context: dict[str, str | list[str]] = {f"aws:ResourceTag/{key}": value for key, value in tags.items()}
         service, kind = arn.split(":")[2] if arn.startswith("arn:") else "", _kind(arn)
         match service, kind:
-            case "rds", ("db" | "snapshot" | "pg" | "og" | "subgrp" | "cluster" | "es"):
+            case "rds", (
+                "db" | "snapshot" | "pg" | "og" | "subgrp" | "es" | "cluster" | "cluster-snapshot" | "cluster-pg"
+            ):
                 context |= {f"rds:{kind}-tag/{key}": value for key, value in tags.items()}
-                if kind == "db" and (instance := self.db_instance(arn.rsplit(":", 1)[-1])) is not None:
-                    context |= _instance_context(instance)
+                find = {"db": self.db_instance, "cluster": self.db_cluster}.get(kind)
+                if find and (found := find(arn)) is not None:
+                    context |= _database_context(found)
             case "kms", "key":
                 if (key := self.key(arn)) is not None:
                     context |= self._key_context(key)
@@ -94,6 +97,14 @@ class Inventory:
 
     def db_instance(self, identifier: str) -> Any | None:
         return self.backend("rds").databases.get(identifier.rsplit(":", 1)[-1])
+
+    def db_cluster(self, identifier: str) -> Any | None:
+        return self.backend("rds").clusters.get(identifier.rsplit(":", 1)[-1])
+
+    def db_cluster_members(self, identifier: str) -> list[str]:
+        """The ARNs of a cluster's instances; none of one that does not exist."""
+        cluster = self.db_cluster(identifier)
+        return [] if cluster is None else [str(member.arn) for member in cluster.members]
 
     def secret(self, secret_id: str) -> Any | None:
         return self.backend("secretsmanager").secrets.get(secret_id)
@@ -200,7 +211,8 @@ def _pairs(tags: Iterable[dict[str, Any]]) -> Iterable[tuple[str, str]]:
         )
 
 
-def _instance_context(instance: Any) -> dict[str, str]:
+def _database_context(instance: Any) -> dict[str, str]:
+    """Of an instance or a cluster; what one does not have is no condition key of its."""
     facts = {
         "rds:DatabaseEngine": getattr(instance, "engine", None),
         "rds:DatabaseClass": getattr(instance, "db_instance_class", None),

