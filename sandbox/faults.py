@@ -408,8 +408,9 @@ class FaultInjector(Faults):
         plan = rotation.get("plan") or {}
         with self._lock:
             database = (
-                plan.get("base_name")
+                str(plan.get("base_name") or "").rpartition("/")[2]  # without what says that it is a cluster
                 or request.get("DBInstanceIdentifier")
+                or request.get("DBClusterIdentifier")
                 or self._database_of.get(str(request.get("Recover", "")))
             )
             if database:

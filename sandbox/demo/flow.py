@@ -26,7 +26,8 @@ WARM_UP_SECONDS = 1.0
 COOL_DOWN_SECONDS = 1.0
 DEFAULT_RATE = 50.0
 STRATEGIES = ("read-replica", "blue-green", "snapshot")
-ACCEPTED: Mapping[str, Sequence[str]] = {"snapshot": ["downtime"]}
+ACCEPTED: Mapping[str, Sequence[str]] = {"snapshot": ["downtime"], "aurora-postgresql": ["logical-copy"]}
+"""By strategy, or by engine."""
 """Risks, by strategy, without which it is refused."""
 
 
@@ -146,9 +147,7 @@ def rotate_under_load(
         _wait_for_writes(applications, load)
         time.sleep(WARM_UP_SECONDS)
         watcher.say(f"{load.writers} writers are at work, the rotation starts")
-        arn = progress.start(
-            account, {"DBInstanceIdentifier": built.identifier, **(request or {})}, f"demo-{secrets.token_hex(4)}"
-        )
+        arn = progress.start(account, {**built.request, **(request or {})}, f"demo-{secrets.token_hex(4)}")
         counted = applications
         with watcher.live():
             run = progress.follow(
@@ -202,22 +201,28 @@ def _wait_for_writes(applications: writers.Writers, load: Load) -> None:
 
 def expected(account: Account, built: world.World, output: Mapping[str, Any], execution: str) -> inventory.Expected:
     """What a rotation that ended with this state was meant to change, with the facts taken from RDS."""
-    named = {"DBInstanceIdentifier": output["target"]["identifier"]}
-    target = account.client("rds").describe_db_instances(**named)["DBInstances"][0]
+    identifier = output["target"]["identifier"]
+    target = replace(built, identifier=identifier).describe(account)
     return inventory.Expected(
+        kind="cluster" if built.is_cluster else "instance",
         source=output["source"]["identifier"],
         source_resource_id=output["source"]["resource_id"],
-        target=target["DBInstanceIdentifier"],
-        target_resource_id=target["DbiResourceId"],
-        target_address=target["Endpoint"]["Address"],
+        target=identifier,
+        target_resource_id=target["DbClusterResourceId"] if built.is_cluster else target["DbiResourceId"],
+        target_address=target["Endpoint"] if built.is_cluster else target["Endpoint"]["Address"],
         old_key=(output["old_key"] or {}).get("arn"),
         new_key=output["new_key"]["arn"],
         rotation_id=output["rotation_id"],
         execution=execution,
         record=built.record,
         endpoint_secret=built.endpoint_secret,
-        target_parameter_group=target["DBParameterGroups"][0]["DBParameterGroupName"],
-        in_place=target["DBInstanceIdentifier"] == built.identifier,
+        target_parameter_group=(
+            target["DBClusterParameterGroup"]
+            if built.is_cluster
+            else target["DBParameterGroups"][0]["DBParameterGroupName"]
+        ),
+        in_place=identifier == built.identifier,
+        members=tuple(one["DBInstanceIdentifier"] for one in target.get("DBClusterMembers", ())),
     )
 
 
@@ -305,7 +310,10 @@ def main(argv: Sequence[str]) -> int:
             account,
             built,
             Load(writers=options.writers, rate=options.rate, acks=options.acks),
-            request={"GraceDays": options.grace_days, "Accept": ACCEPTED.get(options.strategy, [])},
+            request={
+                "GraceDays": options.grace_days,
+                "Accept": ACCEPTED.get(options.engine, ACCEPTED.get(options.strategy, [])),
+            },
             watcher=watcher,
         )
         finish(console, outcome, options.picture)
@@ -338,7 +346,7 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
         description="Build a database with data, write to it without pause, rotate its key, report. "
         "Exit 0 only if the rotation succeeded and nothing was lost, duplicated, denied or left over.",
     )
-    parser.add_argument("--engine", choices=dialects.ENGINES, default="postgres")
+    parser.add_argument("--engine", choices=(*dialects.ENGINES, *dialects.CLUSTERS), default="postgres")
     parser.add_argument("--strategy", choices=STRATEGIES, default="read-replica")
     parser.add_argument(
         "--connectivity", choices=["dns", "secret"], default="dns", help="of every strategy but blue-green"
@@ -354,6 +362,8 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--acks", type=Path, help="write the acknowledged commits here, one a line")
     parser.add_argument("--picture", type=Path, default=Path("build/cutover.png"), help="write the picture here (PNG)")
     options = parser.parse_args(argv)
+    if options.engine in dialects.CLUSTERS and options.strategy != "blue-green":
+        parser.error(f"{options.engine} is a cluster, which only --strategy blue-green rotates")
     if options.strategy == "blue-green":
         options.connectivity = "endpoint"  # the name stays what it is
     elif options.unencrypted and options.strategy == "read-replica":

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from sandbox.demo.account import Account
 
@@ -61,6 +61,9 @@ class Expected:
     """It may be a new one: where the fence is a parameter, source and target cannot share a group."""
     bystanders: Mapping[str, str] = field(default_factory=dict)
     """Other instances of the account, with their keys: RDS backs them up every day."""
+    kind: Literal["instance", "cluster"] = "instance"
+    members: tuple[str, ...] = ()
+    """The instances of a cluster, which change places with it."""
     in_place: bool = False
     """The target has the name that the source had before (blue/green), and the source one that RDS gave it."""
 
@@ -68,6 +71,11 @@ class Expected:
     def kept(self) -> str:
         """The snapshot that is kept of the source."""
         return f"{self.target}-rot-{self.rotation_id}-kept" if self.in_place else f"{self.target}-kept"
+
+    @property
+    def snapshots(self) -> str:
+        """What snapshots of it are called here."""
+        return "snapshot" if self.kind == "instance" else "cluster-snapshot"
 
 
 def bystanders(before: Inventory, source: str) -> dict[str, str]:
@@ -92,16 +100,19 @@ def leftovers(found: Difference, expected: Expected) -> list[str]:
             for fact, (was, now) in facts.items()
             if not _may_change(name, fact, was, now, expected)
         ]
-    missing = [f"kms/key/{expected.new_key}", f"rds/snapshot/{expected.kept}"]
+    target, source = f"rds/{expected.kind}/{expected.target}", f"rds/{expected.kind}/{expected.source}"
+    missing = [f"kms/key/{expected.new_key}", f"rds/{expected.snapshots}/{expected.kept}"]
     if not expected.in_place:
-        missing.append(f"rds/instance/{expected.target}")
+        missing.append(target)
     lines += [f"missing: {name}" for name in missing if name not in found.added]
-    target = found.changed.get(f"rds/instance/{expected.target}", {})
-    if expected.in_place and not {"key", "resource_id"} <= set(target):
-        lines.append(f"missing: rds/instance/{expected.target} under the new key")
-    source = f"rds/instance/{expected.source}"
+    exchanged = (target, *(f"rds/instance/{member}" for member in expected.members)) if expected.in_place else ()
+    lines += [
+        f"missing: {name} under the new key"
+        for name in exchanged
+        if not {"key", "resource_id"} <= set(found.changed.get(name, {}))
+    ]
     if source in found.added if expected.in_place else source not in found.removed:
-        lines.append(f"still there: rds/instance/{expected.source}")
+        lines.append(f"still there: {source}")
     return lines
 
 
@@ -111,11 +122,14 @@ def _may_be_added(name: str, facts: Mapping[str, Any], expected: Expected) -> bo
         case "rds", "instance":
             usable = facts["key"] == expected.new_key and facts["status"] == "available"
             return own == expected.target and bool(usable)
-        case "rds", "snapshot":
+        case "rds", "snapshot" | "cluster-snapshot" if kind == expected.snapshots:
             kept = facts["key"] == expected.new_key and facts["status"] == "available"
             return own == expected.kept and bool(kept)
         case "rds", "parameter-group":
             return own == expected.target_parameter_group
+        case "rds", "automated-cluster-snapshot":
+            # Of blue, whose automated backups stay until they expire, or of what has its place now.
+            return bool(facts["key"] in (expected.old_key, expected.new_key))
         case "rds", "automated-snapshot":
             if facts["instance"] in expected.bystanders:
                 return bool(facts["key"] == expected.bystanders[facts["instance"]])
@@ -148,7 +162,7 @@ def _may_be_removed(name: str, facts: Mapping[str, Any], expected: Expected) -> 
     match service, kind:
         case "rds", "instance":
             return own == expected.source
-        case "rds", "automated-snapshot":
+        case "rds", "automated-snapshot" | "automated-cluster-snapshot":
             return True  # they expire; no API deletes one
         case "rds", "automated-backup":
             return own == expected.source_resource_id or bool(facts["status"] == "retained")  # it has expired
@@ -171,17 +185,24 @@ def _may_change(name: str, fact: str, was: Any, now: Any, expected: Expected) ->
             return all(grant.startswith('["rds.') for grant in set(was) ^ set(now))
         case "kms", "key", "state":
             return bool(own == expected.old_key and now == expected.old_key_state)
-        case "rds", "instance", "key" if expected.in_place and own == expected.target:
+        case "rds", "instance" | "cluster", "key" if _is_exchanged(kind, own, expected):
             return bool(now == expected.new_key)
-        case "rds", "instance", "resource_id" if expected.in_place and own == expected.target:
+        case "rds", "instance", "resource_id" if own in expected.members:
+            return bool(was != now)
+        case "rds", "instance" | "cluster", "resource_id" if _is_exchanged(kind, own, expected):
             return bool(now == expected.target_resource_id)
-        case "rds", "instance", "tags" if expected.in_place and own == expected.target:
+        case "rds", "instance" | "cluster", "tags" if _is_exchanged(kind, own, expected):
             return bool(was == {key: value for key, value in now.items() if not key.startswith("rds-key-rotation:")})
         case "rds", "automated-backup", "instance" if expected.in_place:
             return bool(own == expected.source_resource_id and now == expected.source)
         case "rds", "automated-backup", "status":
             return bool(own == expected.source_resource_id and now == "retained")
     return False
+
+
+def _is_exchanged(kind: str, own: str, expected: Expected) -> bool:
+    """Whether another database has this name now, as it is meant."""
+    return expected.in_place and ((kind, own) == (expected.kind, expected.target) or own in expected.members)
 
 
 def _brief(value: Any) -> str:
@@ -221,6 +242,39 @@ def _rds(account: Account) -> Found:
                 "replica_of": instance.get("ReadReplicaSourceDBInstanceIdentifier"),
                 "replicas": instance.get("ReadReplicaDBInstanceIdentifiers") or [],
                 "tags": _tags(instance.get("TagList")),
+            },
+        )
+    for cluster in _pages(rds, "describe_db_clusters", "DBClusters"):
+        yield (
+            f"rds/cluster/{cluster['DBClusterIdentifier']}",
+            {
+                "status": cluster["Status"],
+                "key": cluster.get("KmsKeyId"),
+                "resource_id": cluster["DbClusterResourceId"],
+                "instances": sorted(one["DBInstanceIdentifier"] for one in cluster.get("DBClusterMembers", ())),
+                "deletion_protection": cluster.get("DeletionProtection"),
+                "backup_retention_days": cluster.get("BackupRetentionPeriod"),
+                "parameter_group": cluster["DBClusterParameterGroup"],
+                "tags": _tags(cluster.get("TagList")),
+            },
+        )
+    for kind, snapshot_type in (("cluster-snapshot", "manual"), ("automated-cluster-snapshot", "automated")):
+        for snapshot in _pages(rds, "describe_db_cluster_snapshots", "DBClusterSnapshots", SnapshotType=snapshot_type):
+            yield (
+                f"rds/{kind}/{snapshot['DBClusterSnapshotIdentifier']}",
+                {
+                    "status": snapshot["Status"],
+                    "key": snapshot.get("KmsKeyId"),
+                    "cluster": snapshot["DBClusterIdentifier"],
+                },
+            )
+    for backup in _pages(rds, "describe_db_cluster_automated_backups", "DBClusterAutomatedBackups"):
+        yield (
+            f"rds/automated-backup/{backup['DbClusterResourceId']}",
+            {
+                "status": backup["Status"],
+                "key": backup.get("KmsKeyId"),
+                "instance": backup["DBClusterIdentifier"],
             },
         )
     for kind, snapshot_type in (("snapshot", "manual"), ("automated-snapshot", "automated")):

@@ -31,6 +31,8 @@ RECORD_TTL_SECONDS = 30
 MASTER_USER = "dbadmin"
 APP_USER = "app"
 CREATED_WITHIN_SECONDS = 120.0
+INSTANCES = 3
+"""Of a cluster: a writer, and readers."""
 KEY_KNOWN_WITHIN_SECONDS = 30.0
 
 
@@ -57,6 +59,25 @@ class World:
     @property
     def dialect(self) -> Dialect:
         return dialects.of(self.engine)
+
+    @property
+    def is_cluster(self) -> bool:
+        return self.engine in dialects.CLUSTERS
+
+    @property
+    def request(self) -> dict[str, str]:
+        """The input that asks for its rotation."""
+        return {"DBClusterIdentifier" if self.is_cluster else "DBInstanceIdentifier": self.identifier}
+
+    def describe(self, account: Account) -> dict[str, Any]:
+        """What RDS says of the database, instance or cluster, that has the name now."""
+        rds = account.client("rds")
+        found: dict[str, Any] = (
+            rds.describe_db_clusters(DBClusterIdentifier=self.identifier)["DBClusters"][0]
+            if self.is_cluster
+            else rds.describe_db_instances(DBInstanceIdentifier=self.identifier)["DBInstances"][0]
+        )
+        return found
 
     def finder(self, account: Account) -> Finder:
         return finder(account, record=self.record, secret=self.endpoint_secret, port=self.dialect.port)
@@ -100,34 +121,25 @@ def build(
     app = Login(APP_USER, secrets.token_urlsafe(18))
     dialect = dialects.of(engine)
     databases = databases or dialect.databases
-    group = make_parameter_group(account, f"{identifier}-settings", dialect)
     login_secret = account.client("secretsmanager").create_secret(
         Name=f"{identifier}/rotation-login",
         SecretString=json.dumps({"username": master.user, "password": master.password}),
     )["ARN"]
-    once_rds_sees_the_key(
-        account,
-        account.client("rds").create_db_instance,
-        DBInstanceIdentifier=identifier,
-        DBInstanceClass="db.t4g.medium",
-        Engine=engine,
-        AllocatedStorage=20,
-        StorageType="gp3",
-        StorageEncrypted=encrypted,
+    common = {
+        "Engine": engine,
+        "StorageEncrypted": encrypted,
         **({"KmsKeyId": key_arn} if encrypted else {}),
-        MasterUsername=master.user,
-        MasterUserPassword=master.password,
-        DBName=databases[0],
-        DBParameterGroupName=group,
-        BackupRetentionPeriod=7,
-        PreferredBackupWindow=_hour_from_now(account, 12),
-        DeletionProtection=True,
-        CopyTagsToSnapshot=True,
-        PubliclyAccessible=False,
-        Tags=_as_list({"team": "orders", "key-rotation:enabled": "true"}),
-    )
-    instance = wait_available(account, identifier)
-    endpoint = Endpoint(instance["Endpoint"]["Address"], "", int(instance["Endpoint"]["Port"]), 0)
+        "MasterUsername": master.user,
+        "MasterUserPassword": master.password,
+        "BackupRetentionPeriod": 7,
+        "PreferredBackupWindow": _hour_from_now(account, 12),
+        "DeletionProtection": True,
+        "CopyTagsToSnapshot": True,
+        "Tags": _as_list({"team": "orders", "key-rotation:enabled": "true"}),
+    }
+    make = make_cluster if engine in dialects.CLUSTERS else make_instance
+    made = make(account, identifier, databases[0], common)
+    endpoint = made.endpoint
     record = zone_id = endpoint_secret = None
     opt_in = {"key-rotation:login-secret": login_secret, "key-rotation:connectivity": connectivity}
     if connectivity == "dns":
@@ -140,14 +152,12 @@ def build(
     else:
         endpoint_secret = make_endpoint_secret(account, identifier, engine, endpoint, app)
         opt_in["key-rotation:endpoint-secret"] = endpoint_secret
-    account.client("rds").add_tags_to_resource(
-        ResourceName=instance["DBInstanceArn"], Tags=_as_list(opt_in | dict(tags or {}))
-    )
+    account.client("rds").add_tags_to_resource(ResourceName=made.arn, Tags=_as_list(opt_in | dict(tags or {})))
     world = World(
         identifier=identifier,
-        resource_id=instance["DbiResourceId"],
-        key_arn=instance.get("KmsKeyId"),
-        parameter_group=group,
+        resource_id=made.resource_id,
+        key_arn=made.key_arn,
+        parameter_group=made.parameter_group,
         databases=databases,
         rows=rows // len(databases),
         app=app,
@@ -161,6 +171,65 @@ def build(
     )
     fill(account, world, writers)
     return world
+
+
+@dataclass(frozen=True)
+class Made:
+    """What RDS says of a database that was made a moment ago."""
+
+    arn: str
+    resource_id: str
+    key_arn: str | None
+    parameter_group: str
+    endpoint: Endpoint
+
+
+def make_instance(account: Account, identifier: str, database: str, common: Mapping[str, Any]) -> Made:
+    group = make_parameter_group(account, f"{identifier}-settings", dialects.of(common["Engine"]))
+    once_rds_sees_the_key(
+        account,
+        account.client("rds").create_db_instance,
+        DBInstanceIdentifier=identifier,
+        DBInstanceClass="db.t4g.medium",
+        AllocatedStorage=20,
+        StorageType="gp3",
+        DBName=database,
+        DBParameterGroupName=group,
+        PubliclyAccessible=False,
+        **common,
+    )
+    instance = wait_available(account, identifier)
+    endpoint = Endpoint(instance["Endpoint"]["Address"], "", int(instance["Endpoint"]["Port"]), 0)
+    return Made(instance["DBInstanceArn"], instance["DbiResourceId"], instance.get("KmsKeyId"), group, endpoint)
+
+
+def make_cluster(account: Account, identifier: str, database: str, common: Mapping[str, Any]) -> Made:
+    """A writer and readers, with a parameter group that lets a copy follow them."""
+    rds = account.client("rds")
+    group = {"DBClusterParameterGroupName": f"{identifier}-settings"}
+    family = rds.describe_db_engine_versions(Engine=common["Engine"])["DBEngineVersions"][-1]["DBParameterGroupFamily"]
+    rds.create_db_cluster_parameter_group(**group, DBParameterGroupFamily=family, Description="Lets a copy follow")
+    parameter = {"ParameterName": "rds.logical_replication", "ParameterValue": "1", "ApplyMethod": "pending-reboot"}
+    rds.modify_db_cluster_parameter_group(**group, Parameters=[parameter])
+    once_rds_sees_the_key(
+        account, rds.create_db_cluster, DBClusterIdentifier=identifier, DatabaseName=database, **group, **common
+    )
+    wait_available(account, identifier, cluster=True)
+    members = [f"{identifier}-{number + 1}" for number in range(INSTANCES)]
+    for member in members:
+        rds.create_db_instance(
+            DBInstanceIdentifier=member,
+            DBClusterIdentifier=identifier,
+            DBInstanceClass="db.t4g.medium",
+            Engine=common["Engine"],
+        )
+        wait_available(account, member)
+    cluster = rds.describe_db_clusters(DBClusterIdentifier=identifier)["DBClusters"][0]
+    endpoint = Endpoint(cluster["Endpoint"], "", int(cluster["Port"]), 0)
+    return Made(
+        cluster["DBClusterArn"], cluster["DbClusterResourceId"], cluster.get("KmsKeyId"),
+        group["DBClusterParameterGroupName"], endpoint,
+    )  # fmt: skip
 
 
 def once_rds_sees_the_key(account: Account, create: Callable[..., Any], **arguments: Any) -> None:
@@ -236,20 +305,25 @@ def make_endpoint_secret(account: Account, identifier: str, engine: str, endpoin
 
 
 def wait_available(
-    account: Account, identifier: str, within_seconds: float = CREATED_WITHIN_SECONDS
+    account: Account, identifier: str, within_seconds: float = CREATED_WITHIN_SECONDS, *, cluster: bool = False
 ) -> Mapping[str, Any]:
-    """The instance, once it is available (real seconds).
+    """The instance, or the cluster, once it is available (real seconds).
 
     Raises:
         TimeoutError: it is not, in time.
     """
     rds, give_up_at = account.client("rds"), time.monotonic() + within_seconds
     while True:
-        instance: Mapping[str, Any] = rds.describe_db_instances(DBInstanceIdentifier=identifier)["DBInstances"][0]
-        if instance["DBInstanceStatus"] == "available":
-            return instance
+        found: Mapping[str, Any] = (
+            rds.describe_db_clusters(DBClusterIdentifier=identifier)["DBClusters"][0]
+            if cluster
+            else rds.describe_db_instances(DBInstanceIdentifier=identifier)["DBInstances"][0]
+        )
+        status = found["Status" if cluster else "DBInstanceStatus"]
+        if status == "available":
+            return found
         if time.monotonic() > give_up_at:
-            raise TimeoutError(f"{identifier} is still {instance['DBInstanceStatus']}")
+            raise TimeoutError(f"{identifier} is still {status}")
         time.sleep(0.2)
 
 
@@ -274,6 +348,7 @@ def fill(account: Account, world: World, writers: int) -> None:
 def remove(account: Account, identifier: str) -> None:
     """Ask for the end of a database and of all that was made of it; their servers would be in the way of the next."""
     rds = account.client("rds")
+    _remove_clusters(account, identifier)
     for page in rds.get_paginator("describe_db_instances").paginate():
         for name in (one["DBInstanceIdentifier"] for one in page["DBInstances"]):
             if name == identifier or name.startswith(f"{identifier}-"):
@@ -284,6 +359,20 @@ def remove(account: Account, identifier: str) -> None:
                     rds.delete_db_instance(
                         DBInstanceIdentifier=name, SkipFinalSnapshot=True, DeleteAutomatedBackups=True
                     )
+
+
+def _remove_clusters(account: Account, identifier: str) -> None:
+    """With their instances, which RDS deletes before a cluster; a deletion of one takes a moment."""
+    rds = account.client("rds")
+    for cluster in rds.describe_db_clusters()["DBClusters"]:
+        name = cluster["DBClusterIdentifier"]
+        if name != identifier and not name.startswith(f"{identifier}-"):
+            continue
+        with suppress(ClientError):
+            rds.modify_db_cluster(DBClusterIdentifier=name, DeletionProtection=False, ApplyImmediately=True)
+        for member in cluster["DBClusterMembers"]:
+            with suppress(ClientError):
+                rds.delete_db_instance(DBInstanceIdentifier=member["DBInstanceIdentifier"], SkipFinalSnapshot=True)
 
 
 def _as_list(tags: Mapping[str, str]) -> list[dict[str, str]]:

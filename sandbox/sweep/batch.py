@@ -97,7 +97,7 @@ def _play(customer: Customer, cell: Cell, scenario: Scenario, acks: Path) -> tup
         if _comes_to_rest(customer, scenario.name) or cell.kind not in PERMANENT:
             return
         helped.append("a new start")
-        customer.rotate({"DBInstanceIdentifier": scenario.name, "GraceDays": 0, **scenario.request})
+        customer.rotate({**built.request, "GraceDays": 0, **scenario.request})
         _comes_to_rest(customer, scenario.name)
 
     return play(customer, scenario, acks, afterwards=finish, built=built, settles=False), helped[-1]

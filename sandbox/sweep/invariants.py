@@ -49,10 +49,9 @@ def _the_name_reaches_a_writable_database(customer: Customer, outcome: Outcome) 
 
 
 def _no_key_that_is_in_use_is_disabled(customer: Customer, outcome: Outcome) -> Iterator[str]:
-    keys = {
-        instance["KmsKeyId"]: instance["DBInstanceIdentifier"]
-        for instance in customer.client("rds").describe_db_instances()["DBInstances"]
-    }
+    rds = customer.client("rds")
+    keys = {one["KmsKeyId"]: one["DBInstanceIdentifier"] for one in rds.describe_db_instances()["DBInstances"]}
+    keys |= {one["KmsKeyId"]: one["DBClusterIdentifier"] for one in rds.describe_db_clusters()["DBClusters"]}
     for arn, user in {**keys, outcome.built.key_arn: "its owner"}.items():
         if (state := customer.key_state(arn)) != "Enabled":
             yield f"the key of {user} is {state}"
@@ -79,14 +78,18 @@ def _left_after_rollback(outcome: Outcome) -> Iterator[str]:
     """A key that could not be discarded may be there if people were told how to; an alias goes with its key."""
     found = outcome.found
     told = " ".join(command for moment in outcome.moments for command in json.loads(moment)["leftovers"])
-    yield from (f"removed: {name}" for name in found.removed if not name.startswith("rds/automated-snapshot/rds:"))
+    yield from (f"removed: {name}" for name in found.removed if not name.startswith(DAILY))
     yield from (f"changed: {name}: {dict(facts)}" for name, facts in found.changed.items())
     for name, facts in found.added.items():
         service, kind, own = name.split("/", 2)
         history = kind == "item" and "/rotation#" in own and facts["closed"]
         discarded = kind == "key" and facts["state"] == "PendingDeletion" and not facts["grants"]
         left_over = service == "kms" and str(facts["key"] if kind == "alias" else own) in told
-        daily = kind == "automated-snapshot" and own.startswith("rds:") and facts["key"] is not None
+        daily = (
+            kind in ("automated-snapshot", "automated-cluster-snapshot")
+            and own.startswith("rds:")
+            and facts["key"] is not None
+        )
         if not (history or discarded or left_over or daily or (service, kind) == ("states", "execution")):
             yield f"added: {name} {dict(facts)}"
 
@@ -116,6 +119,9 @@ INVARIANTS: dict[str, Callable[[Customer, Outcome], Iterator[str]]] = {
     "the next rotation can start": _the_next_rotation_can_start,
     "no secret is told": _no_secret_is_told,
 }
+DAILY = ("rds/automated-snapshot/rds:", "rds/automated-cluster-snapshot/rds:")
+"""They come and go by themselves."""
+
 UNTIL_THE_END = (
     "nothing is lost", "the name reaches a writable database", "no key that is in use is disabled", "no secret is told",
 )  # fmt: skip

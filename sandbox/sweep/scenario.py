@@ -30,6 +30,8 @@ BACK_OFF_SECONDS = 0.2
 SETTLE_SECONDS = 240.0
 WRITABLE_WITHIN_SECONDS = 60.0
 NOWHERE = "nowhere"
+MADE = ("-rot-", "-green-", "-old")
+"""In the names of what a rotation or RDS has made of a database."""
 
 Direction = Literal["back", "forward", "either"]
 
@@ -174,13 +176,14 @@ def servers_of(customer: Customer, base_name: str) -> list[str]:
 
 def addresses_of(customer: Customer, base_name: str) -> dict[str, str]:
     """As `servers_of`, with the name of each one's endpoint; empty where RDS has not given it one."""
+    made = tuple(f"{base_name}-{kind}" for kind in ("rot-", "green-", "old"))
     found = {
         one["DBInstanceIdentifier"]: str(one.get("Endpoint", {}).get("Address", ""))
         for one in customer.client("rds").describe_db_instances()["DBInstances"]
+        # A cluster's instances have names of their own.
+        if (name := one.get("DBClusterIdentifier") or one["DBInstanceIdentifier"]) == base_name or name.startswith(made)
     }
-    made = tuple(f"{base_name}-{kind}" for kind in ("rot-", "green-", "old"))
-    ours = [name for name in found if name == base_name or name.startswith(made)]
-    return {name: found[name] for name in sorted(ours, key=lambda name: name == base_name)}
+    return {name: found[name] for name in sorted(found, key=lambda name: not any(part in name for part in MADE))}
 
 
 @dataclass(frozen=True)
@@ -210,8 +213,9 @@ class Outcome:
 
     @property
     def went_forward(self) -> bool:
-        # By blue/green the name stays, and the instance that has it is another one.
-        exchanged = "resource_id" in self.found.changed.get(f"rds/instance/{self.built.identifier}", {})
+        # By blue/green the name stays, and what has it is another one.
+        kind = "cluster" if self.built.is_cluster else "instance"
+        exchanged = "resource_id" in self.found.changed.get(f"rds/{kind}/{self.built.identifier}", {})
         return exchanged or self.count.endpoint.split(".")[0] not in (self.built.identifier, NOWHERE)
 
     @property
@@ -248,8 +252,7 @@ def play(
     before = inventory.take(account)
     earlier = set(executions(customer))
     request = {
-        "DBInstanceIdentifier": scenario.name, "GraceDays": 0, "WriteOutageBudgetSeconds": BUDGET_SECONDS,
-        **scenario.request,
+        **built.request, "GraceDays": 0, "WriteOutageBudgetSeconds": BUDGET_SECONDS, **scenario.request,
     }  # fmt: skip
     applications = writers.Writers(
         account, databases=built.databases, login=built.app, acks=acks_path, writers=WRITERS, rate=WRITES_PER_SECOND,
@@ -360,7 +363,7 @@ def _ledger(customer: Customer, base_name: str) -> list[dict[str, Any]]:
     dynamodb = customer.client("dynamodb")
     (table,) = [name for name in dynamodb.list_tables()["TableNames"] if "ledger" in name.lower()]
     items: list[dict[str, Any]] = dynamodb.scan(TableName=table)["Items"]
-    return [item for item in items if item["database"]["S"] == base_name]
+    return [item for item in items if item["database"]["S"].rpartition("/")[2] == base_name]
 
 
 def _shut_out_seconds(customer: Customer, base_name: str) -> float:

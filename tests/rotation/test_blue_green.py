@@ -28,6 +28,8 @@ RDS_ROLLS_BACK_SECONDS = 30
 
 BY_ENDPOINT = {"connectivity": "endpoint"}
 MARIADB = {"engine": "mariadb", "connectivity": "endpoint"}
+AURORA = {"engine": "aurora-postgresql", "connectivity": "endpoint"}
+LOGICALLY = {"Accept": ["logical-copy"]}
 FORWARD = [
     Scenario("bg-plain", ends="forward"),
     # Both strategies are possible, and RDS does not do what the first one needs.
@@ -47,6 +49,15 @@ FORWARD = [
         world={"connectivity": "dns"},
     ),
     Scenario("bg-mariadb", ends="forward", world=MARIADB),
+    Scenario("bg-cluster", ends="forward", request=LOGICALLY, world=AURORA),
+    Scenario(
+        "bg-cluster-stopped-at-request",
+        ({"kind": "stopped", "function": "switch-over", "call": SWITCHOVER, "seconds": 1},),
+        ends="forward",
+        error="StoppedByHand",
+        request=LOGICALLY,
+        world=AURORA,
+    ),
     Scenario(
         "bg-dies-after-request",
         ({"kind": "killed", "function": "switch-over", "call": SWITCHOVER, "when": "after"},),
@@ -85,13 +96,20 @@ BACK = [
         outage_seconds=RDS_ROLLS_BACK_SECONDS + 15,
     ),
     Scenario(
+        "bg-cluster-denied",
+        ({"kind": "error-before", "call": SWITCHOVER, "onwards": True, "code": "AccessDenied"},),
+        error="AccessRefused",
+        request=LOGICALLY,
+        world=AURORA,
+    ),
+    Scenario(
         "bg-mariadb-rolls-back",
         ({"kind": "pause-replay", "function": "switch-over"},),
         error="SwitchoverFailed",
         world=MARIADB,
     ),
 ]
-SAMPLE = {"bg-after-all", "bg-mariadb", "bg-denied"}
+SAMPLE = {"bg-after-all", "bg-mariadb", "bg-denied", "bg-cluster"}
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +132,8 @@ def test_one_side_serves_and_nothing_is_lost(customer: Customer, tmp_path: Path,
         assert outcome.last.status == "SUCCEEDED", outcome.story
         assert customer.instance(f"{scenario.name}-old1") is None
     else:
-        assert customer.tags(scenario.name)["key-rotation:strategy"] == "blue-green"
+        tags = {tag["Key"]: tag["Value"] for tag in built.describe(customer.account)["TagList"]}
+        assert tags["key-rotation:strategy"] == "blue-green"
 
 
 @pytest.mark.proof

@@ -1,7 +1,7 @@
 """What the customer says to a database of each engine: one module per engine, and nothing of them anywhere else."""
 
 import ssl
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import import_module
 from typing import Any, Protocol
@@ -15,6 +15,8 @@ LATE = "late"
 """The kind of a latecomer."""
 
 ENGINES = ("postgres", "mariadb")
+CLUSTERS: Mapping[str, str] = {"aurora-postgresql": "postgres"}
+"""Engines of clusters, and whose dialect they speak."""
 
 
 class Session(Protocol):
@@ -97,6 +99,6 @@ class Dialect(Protocol):
 
 @cache
 def of(engine: str) -> Dialect:
-    """The dialect of one of `ENGINES`."""
-    dialect: Dialect = import_module(f"sandbox.demo.dialects.{engine}").DIALECT
+    """The dialect of one of `ENGINES`, or of `CLUSTERS`."""
+    dialect: Dialect = import_module(f"sandbox.demo.dialects.{CLUSTERS.get(engine, engine)}").DIALECT
     return dialect
