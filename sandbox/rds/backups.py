@@ -119,11 +119,7 @@ class Backups(Settings):
     ) -> dict[str, list[str]]:
         with self.lock:
             snapshot = self.snapshot(db_snapshot_identifier)
-            if attribute_name != "restore":
-                raise invalid_value(f"Invalid snapshot attribute {attribute_name}")
-            kept = [v for v in snapshot.attributes["restore"] if v not in (values_to_remove or ())]
-            snapshot.attributes["restore"] = kept + [v for v in values_to_add or () if v not in kept]
-            return snapshot.attributes
+            return snapshot.modify_attribute(attribute_name, values_to_add, values_to_remove)
 
     def _new_snapshot(
         self, owner: Operated, name: str, tags: list[dict[str, str]] | None, kind: str = "manual"
@@ -247,7 +243,8 @@ class Backups(Settings):
         with self.lock:
             wanted = params.get("DbiResourceId"), params.get("DBInstanceAutomatedBackupsArn")
             for backup in self.backups:
-                if backup.storage_id == wanted[0] or backup.arn == wanted[1]:
+                of_an_instance = backup.resource_type == AutomatedBackup.resource_type
+                if of_an_instance and (backup.storage_id == wanted[0] or backup.arn == wanted[1]):
                     if backup.owner:
                         raise refuse("InvalidDBInstanceAutomatedBackupState", "The automated backup is active.")
                     self._drop_backup(backup)

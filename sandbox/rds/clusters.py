@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from moto.rds.models import AssociatedRole
 
-from sandbox.rds.cluster_backups import ClusterBackups
+from sandbox.rds.cluster_backups import ClusterBackups, roles_of
 from sandbox.rds.cluster_resources import Cluster
 from sandbox.rds.errors import (
     cluster_exists,
@@ -262,8 +261,3 @@ class Clusters(ClusterBackups):
             if not gone:
                 raise refuse("DBClusterRoleNotFound", f"Cluster {cluster.name} does not have this role.")
             cluster._associated_roles.remove(gone[0])
-
-
-def roles_of(params: Params) -> list[Any]:
-    """The roles that a request for a new cluster brings along."""
-    return [AssociatedRole(role["RoleArn"], role.get("FeatureName")) for role in params.get("AssociatedRoles") or ()]

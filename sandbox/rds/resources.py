@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from sandbox.rds.errors import invalid_value
 from sandbox.rds.servers import Server
 
 if TYPE_CHECKING:
@@ -442,6 +443,14 @@ class Snapshot(Remembered):
     @property
     def holder(self) -> str:
         return f"snapshot {self.name}"
+
+    def modify_attribute(self, name: str, add: list[str] | None, remove: list[str] | None) -> dict[str, list[str]]:
+        """The attributes afterwards."""
+        if name != "restore":
+            raise invalid_value(f"Invalid snapshot attribute {name}")
+        kept = [value for value in self.attributes["restore"] if value not in (remove or ())]
+        self.attributes["restore"] = kept + [value for value in add or () if value not in kept]
+        return self.attributes
 
     def view(self) -> View:
         done = self.status == "available"

@@ -228,6 +228,7 @@ def _install_wire() -> None:
         backend = self.backend
         with backend.lock:
             manual = sum(s.kind == "manual" for s in backend.database_snapshots.values())
+            of_clusters = sum(s.kind == "manual" for s in backend.cluster_snapshots.values())
             storage = sum(i.settings["AllocatedStorage"] for i in backend.databases.values())
             quotas = {
                 "DBInstances": (len(backend.databases), INSTANCE_QUOTA),
@@ -235,6 +236,7 @@ def _install_wire() -> None:
                 "AllocatedStorage": (storage, STORAGE_QUOTA_GIB),
                 "ReadReplicasPerMaster": (max((len(i.replicas) for i in backend.databases.values()), default=0), 15),
                 "DBParameterGroups": (len(backend.db_parameter_groups), 50),
+                "ManualClusterSnapshots": (of_clusters, SNAPSHOT_QUOTA),
                 "DBClusters": (len(backend.clusters), CLUSTER_QUOTA),
                 "DBClusterParameterGroups": (len(backend.db_cluster_parameter_groups), 50),
             }
@@ -301,7 +303,6 @@ def _install_wire() -> None:
         ("describe_tenant_databases", "TenantDatabases"),
         ("describe_integrations", "Integrations"),
         ("describe_db_snapshot_tenant_databases", "DBSnapshotTenantDatabases"),
-        ("describe_db_cluster_automated_backups", "DBClusterAutomatedBackups"),
     ):
         setattr(RDSResponse, name, nothing(member))
 
