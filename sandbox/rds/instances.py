@@ -541,7 +541,8 @@ class Instances(Backups):
         if instance.address:
             self.addresses.give_back(instance.address)
         if server:
-            if source and source.server:
+            # A cluster's instances may all be on their way out at once.
+            if source and source.server and not source.doomed.is_set():
                 source.server.forget_replica(server.name)
             server.destroy()
         if final:
