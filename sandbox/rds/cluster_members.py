@@ -122,7 +122,7 @@ class ClusterMembers(Instances):
             "SubnetGroup": cluster.settings["SubnetGroup"],
         }
         instance = Instance(self, name, settings, tags, cluster.kms_key_id)
-        instance.cluster = cluster
+        instance.cluster, instance.server_lock = cluster, cluster.server_lock
         cluster.members.append(instance)
         self.databases[name] = instance
         return instance
@@ -298,23 +298,25 @@ class ClusterMembers(Instances):
         instance.doomed.set()
 
     def _delete_member(self, instance: Instance, cluster: Cluster) -> None:
+        # The real work is done under the lock, and the waiting without it: others wait for it and hold the clock.
         with cluster.server_lock:
             if instance is cluster.writer:
-                heir = self._heir(cluster)
-                if heir:
+                if heir := self._heir(cluster) or self._heir_to_be(cluster):
                     self._let_write(cluster, heir)
                 elif instance.server and not cluster.doomed.is_set():
                     # The volume is the cluster's, and stays without an instance.
                     cluster.volume = self._copy_of(cluster)
-        self.point(cluster)
-        self._delete(instance, None, True)
+            self.context.names.remove(instance.endpoint_name)
+            self._end_server(instance)
+            self.point(cluster)
+        self._forget(instance, forget_backups=True)
         with self.lock:
             cluster.members.remove(instance)
-            if cluster.data_server and cluster.volume:
-                # Another one was made meanwhile, and has followed to the end.
-                cluster.volume.release()
-                cluster.volume = None
         self.point(cluster)
+
+    def _heir_to_be(self, cluster: Cluster) -> Instance | None:
+        """One that is not available yet, and has all the data already."""
+        return next((m for m in cluster.readers if m.server and not m.doomed.is_set()), None)
 
     # -- what is not for members ---------------------------------------------------------------------------------------
 

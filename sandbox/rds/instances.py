@@ -193,9 +193,10 @@ class Instances(Backups):
     def _build(self, instance: Instance, make: Callable[[], Server], minutes: float) -> None:
         since = self.context.clock.time()
         instance.server = make()
-        self.take_group(instance)
-        if instance.server.apply_parameters(instance.parameters):
-            instance.server.restart()  # a new instance has its group's parameters from the beginning
+        with instance.server_lock:
+            self.take_group(instance)
+            if instance.server.apply_parameters(instance.parameters):
+                instance.server.restart()  # a new instance has its group's parameters from the beginning
         self.keys.used(instance.kms_key_id, "Decrypt")
         self._pass(instance, minutes, since)
         self.apply_in_force(instance)
@@ -380,7 +381,7 @@ class Instances(Backups):
         self._show(instance, "modifying")
         # Multi-AZ and storage change while it runs; another class is another host.
         if "DBInstanceClass" in work and instance.server.pid:
-            instance.server.restart()
+            self._restart(instance)
         self._pass(instance, self.durations.modify)
         with self.lock:
             had_backups = instance.retention_days > 0
@@ -410,14 +411,18 @@ class Instances(Backups):
             del self.databases[instance.name]
             instance.name = new
             self.databases[new] = instance
-        assert instance.server
         self._show(instance, "rebooting")
-        instance.server.restart()
+        self._restart(instance)
         # The address stays with the instance: who has resolved the old name still reaches it, and sees another
         # name in the certificate.
         self._open(instance)
         self._pass(instance, self.durations.rename_until_resolvable)
         self._resolve(instance)
+
+    def _restart(self, instance: Instance) -> None:
+        with instance.server_lock:
+            assert instance.server
+            instance.server.restart()
 
     # -- reboot, stop, start, delete -----------------------------------------------------------------------------------
 
@@ -428,11 +433,12 @@ class Instances(Backups):
 
         def reboot() -> None:
             self._show(instance, "rebooting")
-            assert instance.server
-            self.take_group(instance)
-            instance.server.apply_parameters(instance.parameters)
-            instance.server.restart()
-            self.apply_in_force(instance)
+            with instance.server_lock:
+                assert instance.server
+                self.take_group(instance)
+                instance.server.apply_parameters(instance.parameters)
+                self._restart(instance)
+                self.apply_in_force(instance)
             self._pass(instance, self.durations.reboot)
             self._show(instance, "available")
 
@@ -518,8 +524,7 @@ class Instances(Backups):
 
     def _delete(self, instance: Instance, final: Snapshot | None, forget_backups: bool) -> None:
         self.context.names.remove(instance.endpoint_name)
-        server = instance.server
-        if final and server:
+        if final and instance.server:
             final.data = self._copy_of(instance)
         # RDS promotes the replicas of a source that is deleted.
         for replica in list(instance.replicas):
@@ -532,6 +537,14 @@ class Instances(Backups):
                         self._make_primary(replica)
                 finally:
                     replica.operations.release()
+        self._end_server(instance)
+        if final:
+            self._pass(None, self.durations.snapshot)
+            final.status = "available"
+        self._forget(instance, forget_backups=forget_backups)
+
+    def _end_server(self, instance: Instance) -> None:
+        """Nobody reaches it any more, nothing follows it, and it follows nothing; its files are gone."""
         with self.lock:
             source, instance.source = instance.source, None
             if source and instance in source.replicas:
@@ -540,14 +553,12 @@ class Instances(Backups):
         self.fronts.close_endpoint(instance.dbi_resource_id)
         if instance.address:
             self.addresses.give_back(instance.address)
-        if server:
-            # A cluster's instances may all be on their way out at once.
-            if source and source.server and not source.doomed.is_set():
-                source.server.forget_replica(server.name)
-            server.destroy()
-        if final:
-            self._pass(None, self.durations.snapshot)
-            final.status = "available"
+        if instance.server:
+            if source and source.server:
+                source.server.forget_replica(instance.server.name)
+            instance.server.destroy()
+
+    def _forget(self, instance: Instance, *, forget_backups: bool) -> None:
         self._pass(None, self.durations.delete)
         with self.lock:
             self._end_backups(instance, forget=forget_backups)

@@ -123,7 +123,10 @@ class Operated(Tagged):
         self.orders = 0
         """Operations that were accepted and are not done."""
         self.server_lock = threading.RLock()
-        """Held while somebody relies on ``data_server``, so that nobody puts another in its place."""
+        """Held while somebody relies on ``data_server``: nobody restarts it, or puts another in its place.
+
+        All instances of a cluster have the cluster's.
+        """
         self._associated_roles: list[Any] = []
 
     @property

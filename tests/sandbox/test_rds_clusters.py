@@ -240,6 +240,32 @@ def test_the_volume_outlives_the_instances_and_the_cluster_goes_last(sandbox: Sa
     sandbox.cluster_gone("volume")
 
 
+def test_instances_may_be_made_and_deleted_all_at_once(sandbox: Sandbox) -> None:
+    """As a stack does it; here the writer begins with a restart, and nobody may rely on its server meanwhile."""
+    group, names = {"DBClusterParameterGroupName": "crowd"}, [f"crowd-{n}" for n in range(3)]
+    sandbox.rds.create_db_cluster_parameter_group(
+        **group, DBParameterGroupFamily="aurora-postgresql16", Description="of the customer"
+    )
+    logical = {"ParameterName": "rds.logical_replication", "ParameterValue": "1", "ApplyMethod": "pending-reboot"}
+    sandbox.rds.modify_db_cluster_parameter_group(**group, Parameters=[logical])
+    cluster = sandbox.create_cluster("crowd", **group)
+    for name in names:
+        sandbox.rds.create_db_instance(**MEMBER | {"DBInstanceIdentifier": name, "DBClusterIdentifier": "crowd"})
+    for name in names:
+        sandbox.available(name)
+    assert roles(sandbox.cluster("crowd")) == {"crowd-0": True, "crowd-1": False, "crowd-2": False}
+    with sandbox.session_at(cluster["Endpoint"]) as sql:
+        sql.run("CREATE TABLE t AS SELECT 1 AS x")
+
+    for name in names:
+        sandbox.rds.delete_db_instance(DBInstanceIdentifier=name)
+    sandbox.rds.delete_db_cluster(DBClusterIdentifier="crowd", FinalDBSnapshotIdentifier="crowd-final")
+    sandbox.cluster_gone("crowd")
+
+    found = sandbox.rds.describe_db_cluster_snapshots(DBClusterSnapshotIdentifier="crowd-final")
+    assert found["DBClusterSnapshots"][0]["Status"] == "available"
+
+
 def test_a_group_is_in_force_after_a_reboot(sandbox: Sandbox) -> None:
     """A blue/green deployment is refused before that, and nobody says so in advance but this status."""
     rds, logical = sandbox.rds, {"ParameterName": "rds.logical_replication", "ParameterValue": "1"}
