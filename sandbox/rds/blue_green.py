@@ -56,7 +56,11 @@ class Switchable(Server, Protocol):
         ...
 
     def allow_writes(self) -> None:
-        """The end of :meth:`forbid_writes`, and of :meth:`refuse_writes`."""
+        """The end of :meth:`forbid_writes`. The setting stays by which :meth:`refuse_writes` keeps sessions from it.
+
+        That an Aurora cluster is read-only until the deployment is deleted, also without that setting, is documented;
+        not that RDS takes the setting away.
+        """
         ...
 
 

@@ -138,7 +138,10 @@ def test_a_switchover_under_writes_loses_nothing_and_exchanges_names_and_keys(sa
     sandbox.rds.delete_blue_green_deployment(**deletion)
     gone(sandbox, identifier)
     with sandbox.session_at(left["Endpoint"]) as sql:
-        sql.run("INSERT INTO t VALUES (0)")  # only the deployment protected it
+        with pytest.raises(pg8000.exceptions.DatabaseError, match=READ_ONLY):
+            sql.run("INSERT INTO t VALUES (0)")
+        sql.run("SET default_transaction_read_only = off")
+        sql.run("INSERT INTO t VALUES (0)")  # only the deployment protected it from that
     for name in ("orders-1-old1", "orders-2-old1"):
         sandbox.rds.delete_db_instance(DBInstanceIdentifier=name)
     sandbox.rds.delete_db_cluster(DBClusterIdentifier="orders-old1", SkipFinalSnapshot=True)
