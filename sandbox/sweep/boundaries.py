@@ -68,6 +68,15 @@ SUBJECTS: Mapping[str, Subject] = {
         Subject("mariadb", "read-replica", _NAME_STAYS, "rollback", ("late",)),
         Subject("postgres", "blue-green", _NOT_SWITCHED, "roll-back-deployment", _NOT_BY_RDS, "endpoint"),
         Subject("mariadb", "blue-green", _NOT_SWITCHED, "roll-back-deployment", _NOT_BY_RDS, "endpoint"),
+        Subject(
+            "aurora-postgresql",
+            "blue-green",
+            _NOT_SWITCHED,
+            "roll-back-deployment",
+            _NOT_BY_RDS,
+            "endpoint",
+            request={"Accept": ["logical-copy"]},
+        ),
         Subject("postgres", "snapshot", _NAME_STAYS, "rollback", request=BY_SNAPSHOT),
         Subject("mariadb", "snapshot", _NAME_STAYS, "rollback", ("late",), request=BY_SNAPSHOT),
     )

@@ -16,6 +16,7 @@ from typing import Any
 from infra.config import load
 from infra.tasks import permission_matrix
 from lambdas.rotation.names import BASE_NAME_TAG, DEPLOYMENT_TAG, ROTATION_ID_TAG
+from lambdas.rotation.policy import request_for
 from sandbox.demo import world
 from sandbox.demo.world import World
 from tests.rotation.support import Customer, Inbox
@@ -86,6 +87,15 @@ class Lab:
     def one_served(self, identifier: str) -> World:
         """Its applications use RDS's own name, so that only a blue/green deployment will do."""
         built = self.customer.build(identifier, rows=20, writers=1, databases=("orders",), connectivity="endpoint")
+        self._built.append(built)
+        return built
+
+    @cached_property
+    def clustered(self) -> World:
+        built = self.customer.build(
+            "clustered", rows=20, writers=1, databases=("orders",),
+            connectivity="endpoint", engine="aurora-postgresql",
+        )  # fmt: skip
         self._built.append(built)
         return built
 
@@ -261,7 +271,7 @@ class Lab:
 
     def rotate(self, built: World, until: Callable[[], bool] = lambda: False, **request: Any) -> Ended:
         """Rotate, to the end of the execution, or until something is so."""
-        return self.run({"DBInstanceIdentifier": built.identifier, "GraceDays": 0} | request, until)
+        return self.run(built.request | {"GraceDays": 0} | request, until)
 
     def run(self, request: Mapping[str, Any], until: Callable[[], bool] = lambda: False) -> Ended:
         """As `rotate`, for any input."""
@@ -327,7 +337,7 @@ class Lab:
             item
             for item in self._items()
             # moto's table shows an item that is just being made without some of its columns; this one is the last.
-            if "opened_at" in item and base_name in ("", item["database"]["S"])
+            if "opened_at" in item and base_name in ("", item["database"]["S"].rpartition("/")[2])
         ]
 
     def journal(self, built: World) -> dict[str, Any]:
@@ -429,15 +439,18 @@ class Lab:
             for entry in left:
                 ended = self.run({"Recover": entry["execution_arn"]["S"]})
                 if "RecoveryExhausted" in ended.cause:
-                    self.run({"DBInstanceIdentifier": entry["database"]["S"]})
+                    self.run(request_for(entry["database"]["S"]))
         assert not [entry for entry in self.entries() if "closed_at" not in entry]
         self._unlock()
         rds = self.customer.client("rds")
         for snapshot in rds.describe_db_snapshots(SnapshotType="manual")["DBSnapshots"]:
             # Each rotation copies what the earlier ones have kept.
             rds.delete_db_snapshot(DBSnapshotIdentifier=snapshot["DBSnapshotIdentifier"])
+        for snapshot in rds.describe_db_cluster_snapshots(SnapshotType="manual")["DBClusterSnapshots"]:
+            rds.delete_db_cluster_snapshot(DBClusterSnapshotIdentifier=snapshot["DBClusterSnapshotIdentifier"])
         for built in self._built:
-            self._keep_backups_away(self._now(built))
+            if not built.is_cluster:  # the window of which nothing here waits for
+                self._keep_backups_away(self._now(built))
         return [*self.remove_deployments(), *self.remove_targets(), *self._owners_settings_restored()]
 
     def remove_deployments(self) -> list[str]:

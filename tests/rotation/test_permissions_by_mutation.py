@@ -14,6 +14,7 @@ import pytest
 from infra.tasks import ACCOUNT_WIDE_QUESTIONS, KEYED
 from lambdas.rotation.names import ROTATION_ID_TAG
 from sandbox.client import SandboxProcess
+from sandbox.demo.world import World
 from sandbox.sweep.boundaries import BY_SNAPSHOT
 from tests.rotation.permissions import (
     KEY_ROTATION_DAYS,
@@ -84,6 +85,10 @@ def by_snapshot(lab: Lab, missing: Permission | None) -> Ended:
 
 def by_deployment(lab: Lab, missing: Permission | None) -> Ended:
     return lab.rotate(lab.served, RetireKey="false")
+
+
+def of_a_cluster(lab: Lab, missing: Permission | None) -> Ended:
+    return lab.rotate(lab.clustered, RetireKey="false", Accept=["logical-copy"])
 
 
 def planned(lab: Lab, missing: Permission | None) -> Ended:
@@ -190,11 +195,13 @@ def back_with_a_deployment(lab: Lab, missing: Permission | None) -> Ended:
     return ended
 
 
-def back_with_green(lab: Lab, missing: Permission | None, *more: Permission) -> Ended:
+def back_with_green(
+    lab: Lab, missing: Permission | None, *more: Permission, of: Callable[[Lab], World] = lambda lab: lab.served
+) -> Ended:
     """A switchover was written down: only an accepted deletion proves that there is none, and people are told."""
-    before, told = set(lab.executions()), ""
+    built, before, told = of(lab), set(lab.executions()), ""
     with lab.without(WITH_GREEN, *more):
-        lab.start({"DBInstanceIdentifier": lab.served.identifier, "GraceDays": 0})
+        lab.start(built.request | {"GraceDays": 0, "Accept": ["logical-copy"]})
 
         def is_known() -> bool:
             nonlocal told
@@ -205,6 +212,10 @@ def back_with_green(lab: Lab, missing: Permission | None, *more: Permission) -> 
         lab.wait(is_known)
     ended = lab.ended(sorted(set(lab.executions()) - before))
     return Ended(cause=ended.cause, told=told + ended.told)
+
+
+def back_with_a_green_cluster(lab: Lab, missing: Permission | None) -> Ended:
+    return back_with_green(lab, missing, of=lambda lab: lab.clustered)
 
 
 def undecided_by_rds(lab: Lab, missing: Permission | None) -> Ended:
@@ -388,11 +399,20 @@ IN_THIS_ORDER = (
 )  # fmt: skip
 """What Decommission does after everything else: one rotation can fail at each in turn."""
 
-WAYS = tuple(dict.fromkeys([forward, *USUAL.values(), *UNUSUAL.values()]))
+OF_A_CLUSTER: Mapping[Permission, Way] = {
+    (function, action): {"RollBackDeployment": back_with_a_green_cluster, "ListOptedInDatabases": fleet}.get(
+        function, of_a_cluster
+    )
+    for function, action in PERMISSIONS
+    if ("Cluster" in action or action == "rds:CreateDBInstance") and (function, action) not in UNUSUAL
+    and function != "DiscardNewKey"  # it asks who uses a key
+}  # fmt: skip
+
+WAYS = tuple(dict.fromkeys([forward, *USUAL.values(), *UNUSUAL.values(), *OF_A_CLUSTER.values()]))
 
 
 def way_to(permission: Permission) -> Way:
-    return UNUSUAL.get(permission) or USUAL.get(permission[0], forward)
+    return UNUSUAL.get(permission) or OF_A_CLUSTER.get(permission) or USUAL.get(permission[0], forward)
 
 
 def leaves_it_to_the_next(permission: Permission) -> bool:
@@ -421,8 +441,9 @@ GOES_ON_AND_TELLS: Mapping[str, tuple[str, ...]] = {
         "rds:DescribeDBSnapshots", "rds:ModifyDBInstance", "scheduler:DeleteSchedule", "secretsmanager:GetSecretValue",
     ),
     "RollBackDeployment": (
-        "rds:AddTagsToResource", "rds:DeleteBlueGreenDeployment", "rds:DeleteDBInstance",
-        "rds:DescribeBlueGreenDeployments", "rds:DescribeDBInstances", "rds:ModifyDBInstance",
+        "rds:AddTagsToResource", "rds:DeleteBlueGreenDeployment", "rds:DeleteDBCluster",
+        "rds:DeleteDBClusterEndpoint", "rds:DeleteDBInstance", "rds:DescribeBlueGreenDeployments",
+        "rds:DescribeDBClusters", "rds:DescribeDBInstances", "rds:ModifyDBCluster", "rds:ModifyDBInstance",
         "rds:RemoveTagsFromResource",
     ),
     "ScheduleKeyDeletion": QUESTIONS,

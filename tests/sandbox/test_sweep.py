@@ -11,7 +11,7 @@ from rich.console import Console
 
 from sandbox import sweep
 from sandbox.demo import flow
-from sandbox.demo.dialects import ENGINES
+from sandbox.demo.dialects import CLUSTERS, ENGINES
 from sandbox.sweep import Archive, page
 from sandbox.sweep.batch import from_json, scenario_of, to_json
 from sandbox.sweep.boundaries import AT_SOME_INVOCATIONS, DEFAULT, SUBJECTS, Boundary, Cell, Way, cells, read
@@ -250,7 +250,8 @@ def test_what_an_engine_or_a_strategy_cannot_have_is_left_out() -> None:
 
 
 def test_every_strategy_of_every_engine_can_be_swept() -> None:
-    assert set(SUBJECTS) == {f"{engine}/{strategy}" for engine in ENGINES for strategy in flow.STRATEGIES}
+    of_instances = {f"{engine}/{strategy}" for engine in ENGINES for strategy in flow.STRATEGIES}
+    assert set(SUBJECTS) == of_instances | {f"{engine}/blue-green" for engine in CLUSTERS}
 
 
 def test_replaying_names_what_was_swept(capsys: pytest.CaptureFixture[str]) -> None:
