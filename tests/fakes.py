@@ -652,9 +652,10 @@ class FakeBlueGreen:
     def deployments_of(self, source_arn: str) -> Sequence[str]:
         return self.others
 
-    def request(self, name: str, source: Instance, keys: Mapping[str, str], tags: Mapping[str, str]) -> None:
+    def request(self, name: str, members: Sequence[Instance], keys: Mapping[str, str], tags: Mapping[str, str]) -> None:
         if self.live is not None:
             return
+        source = members[0]
         with self._calls.change("blue_green.request", name):
             if source.database.is_cluster:
                 self._copy_cluster(source, keys)

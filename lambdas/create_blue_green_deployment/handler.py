@@ -39,7 +39,7 @@ def create_blue_green_deployment(rotation: Rotation, ports: Ports) -> Rotation:
             ports.rds.set_tags(instance.database.arn, {names.DEPLOYMENT_TAG: rotation.rotation_id})
     keyed = deployment.members[:1] if database.is_cluster else deployment.members
     keys = {member.source_arn: key.arn for member in keyed}
-    ports.blue_green.request(deployment.name, source, keys, names.our_tags(plan.base_name, rotation.rotation_id))
+    ports.blue_green.request(deployment.name, members, keys, names.our_tags(plan.base_name, rotation.rotation_id))
     logger.info("deployment requested", deployment=deployment.name, members=list(keys), new_key=key.arn)
     return rotation
 

@@ -214,8 +214,8 @@ class BlueGreen(Protocol):
         """Names of the deployments whose source this is."""
         ...
 
-    def request(self, name: str, source: Instance, keys: Mapping[str, str], tags: Mapping[str, str]) -> None:
-        """Ask for a deployment of ``source``; ``keys``: the key of each member's copy, by the member's ARN.
+    def request(self, name: str, members: Sequence[Instance], keys: Mapping[str, str], tags: Mapping[str, str]) -> None:
+        """Ask for a deployment of the first of ``members``; ``keys``: the key of a member's copy, by its ARN.
 
         Raises: DeploymentRefused, NameTaken, AwsRefused (terminal).
         """

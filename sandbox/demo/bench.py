@@ -275,7 +275,7 @@ def _compare_strategies(
         console.print(f"Without {', '.join(missing)}: {HOW_TO_INSTALL}.", highlight=False)
         if options.document:
             return 2  # half a table would look like a whole one
-    rows = strategies.measure(account, load, options.runs, watcher, engines)
+    rows = strategies.measure(account, load, options.runs, watcher, [*engines, *dialects.CLUSTERS])
     strategies.show(console, rows)
     if options.json:
         found = {row.subject.name: [one.to_json() for one in row.reports] for row in rows}

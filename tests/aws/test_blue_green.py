@@ -1,6 +1,7 @@
 """RDS is asked for a key of every member, adopted deployments are ours, and its refusals mean what they mean."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -79,16 +80,37 @@ def test_every_member_is_named_with_its_key_and_the_parameter_group_too(rds: Stu
         },
     )
 
-    AwsBlueGreen().request(NAME, source, KEYS, OURS)
+    AwsBlueGreen().request(NAME, [source], KEYS, OURS)
+
+
+def test_of_a_cluster_its_own_group_is_named_and_that_of_its_writer(rds: Stubber, source: Instance) -> None:
+    arn = ARN.format("orders").replace(":db:", ":cluster:")
+    database = source.database.having(arn=arn, resource_id="cluster-1")
+    cluster = replace(source, database=database, raw={"DBClusterParameterGroup": "of-the-cluster"})
+    nothing_yet(rds)
+    rds.add_response(
+        "create_blue_green_deployment",
+        {},
+        {
+            "BlueGreenDeploymentName": NAME,
+            "Source": arn,
+            "TargetResourceConfigurations": [{"SourceArn": arn, "TargetKmsKeyId": KEY}],
+            "TargetDBClusterParameterGroupName": "of-the-cluster",
+            "TargetDBParameterGroupName": "settings",
+            "Tags": [{"Key": key, "Value": value} for key, value in OURS.items()],
+        },
+    )
+
+    AwsBlueGreen().request(NAME, [cluster, source], {arn: KEY}, OURS)
 
 
 def test_its_own_is_adopted_and_a_foreign_one_is_not(rds: Stubber, source: Instance) -> None:
     rds.add_response("describe_blue_green_deployments", answer(OURS), BY_NAME)
-    AwsBlueGreen().request(NAME, source, KEYS, OURS)
+    AwsBlueGreen().request(NAME, [source], KEYS, OURS)
 
     rds.add_response("describe_blue_green_deployments", answer({}), BY_NAME)
     with pytest.raises(NameTaken):
-        AwsBlueGreen().request(NAME, source, KEYS, OURS)
+        AwsBlueGreen().request(NAME, [source], KEYS, OURS)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +128,7 @@ def test_a_refused_deployment(rds: Stubber, source: Instance, code: str, error: 
     rds.add_client_error("create_blue_green_deployment", code)
 
     with pytest.raises(error):
-        AwsBlueGreen().request(NAME, source, KEYS, OURS)
+        AwsBlueGreen().request(NAME, [source], KEYS, OURS)
 
 
 def test_a_switchover_is_given_its_time_limit_and_a_refusal_is_a_failure(rds: Stubber) -> None:

@@ -209,6 +209,16 @@ def test_refuses_a_cluster_one_of_whose_instances_is_busy() -> None:
     assert ["NotAvailable"] == refusals(ports)
 
 
+def test_refuses_a_cluster_whose_instances_have_different_parameter_groups() -> None:
+    """RDS takes one for all of green; to give an instance another one takes a reboot that nobody asks for."""
+    ports = ports_of()
+    for name, group in ((WRITER, "default"), (READER, "of-its-own")):
+        groups = [{"DBParameterGroupName": group}]
+        ports.rds.alter(name, **having(ports.rds.instances[name], DBParameterGroups=groups))
+
+    assert ["GroupsDiffer"] == refusals(ports)
+
+
 def test_refuses_a_cluster_that_is_in_a_deployment() -> None:
     ports = ports_of()
     ports.blue_green.others = ["of-somebody-else"]

@@ -100,14 +100,23 @@ def shape(source: Instance, ports: Ports) -> Iterator[Finding]:
             message=f"{identifier} has no instances, so nobody can write to it, and RDS copies no such cluster",
             advice="give it one, then start again",
         )
+    groups: set[str] = set()
     for name in members:
         instance = ports.rds.describe_instance(name)
+        groups |= {g["DBParameterGroupName"] for g in (instance.raw.get("DBParameterGroups") or () if instance else ())}
         if instance is None or instance.status != "available":
             yield Finding(
                 name="NotAvailable",
                 message=f"{name}, an instance of {identifier}, is {instance.status if instance else 'gone'}",
                 advice="wait until it is available, then start again",
             )
+    if len(groups) > 1:
+        yield Finding(
+            name="GroupsDiffer",
+            message=f"the instances of {identifier} have the parameter groups {', '.join(sorted(groups))}; RDS gives "
+            "those of green one",
+            advice="give them one, and reboot them",
+        )
     for deployment in ports.blue_green.deployments_of(source.database.arn):
         yield Finding(
             name="DeploymentExists",

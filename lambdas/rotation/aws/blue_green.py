@@ -24,13 +24,13 @@ class AwsBlueGreen:
         found = _deployments("source", source_arn)
         return [str(raw["BlueGreenDeploymentName"]) for raw in found if raw.get("Source") == source_arn]
 
-    def request(self, name: str, source: Instance, keys: Mapping[str, str], tags: Mapping[str, str]) -> None:
+    def request(self, name: str, members: Sequence[Instance], keys: Mapping[str, str], tags: Mapping[str, str]) -> None:
         """Ask for a deployment, each member's copy under its own key. Does not wait; it takes minutes to hours.
 
         Idempotent: a deployment of that name that carries ``tags`` is adopted.
 
         A member that is left out of TargetResourceConfigurations keeps its key (RDS API reference), and the parameter
-        group is named because green was seen not to keep it (terraform-provider-aws, pull request 49167).
+        groups are named because green was seen not to keep them (terraform-provider-aws, pull request 49167).
 
         Raises:
             DeploymentRefused: terminal; RDS makes none of this database, or not under another key.
@@ -39,12 +39,7 @@ class AwsBlueGreen:
         """
         if self._adopted(name, tags):
             return
-        groups = {
-            "TargetDBClusterParameterGroupName": source.raw.get("DBClusterParameterGroup"),
-            "TargetDBParameterGroupName": next(
-                (group["DBParameterGroupName"] for group in source.raw.get("DBParameterGroups") or ()), None
-            ),
-        }
+        source, groups = members[0], _parameter_groups(members)
         try:
             with calls("rds:CreateBlueGreenDeployment"):
                 client("rds").create_blue_green_deployment(
@@ -54,7 +49,7 @@ class AwsBlueGreen:
                         {"SourceArn": member, "TargetKmsKeyId": key} for member, key in keys.items()
                     ],
                     Tags=[{"Key": key, "Value": value} for key, value in tags.items()],
-                    **{name: group for name, group in groups.items() if group},
+                    **groups,
                 )
         except AwsRefused as refused:
             if refused.code == "BlueGreenDeploymentAlreadyExists" and self._adopted(name, tags):
@@ -105,6 +100,16 @@ class AwsBlueGreen:
                 return False
             raise
         return True
+
+
+def _parameter_groups(members: Sequence[Instance]) -> dict[str, str]:
+    """Those of the primary: a cluster's own, and that of its writer."""
+    of_instances = [g["DBParameterGroupName"] for one in members for g in one.raw.get("DBParameterGroups") or ()]
+    groups = {
+        "TargetDBClusterParameterGroupName": members[0].raw.get("DBClusterParameterGroup"),
+        "TargetDBParameterGroupName": of_instances[0] if of_instances else None,
+    }
+    return {name: str(group) for name, group in groups.items() if group}
 
 
 def _deployments(filter_name: str, value: str) -> list[Any]:
