@@ -461,6 +461,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 allow("rds:ModifyDBInstance", on=any_db, when=NOT_PRODUCTION),
                 allow("rds:ModifyDBInstance", on=groups),
                 allow("rds:AddRoleToDBInstance", on=any_db, when=NOT_PRODUCTION),
+                allow("rds:AddRoleToDBCluster", on=any_cluster, when=NOT_PRODUCTION),
                 pass_monitoring_role,
                 pass_associated_role,
             ),

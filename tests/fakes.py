@@ -599,6 +599,7 @@ class FakeClusters:
         self.request_snapshot_copy = rds.request_snapshot_copy
         self.request_snapshot_deletion = rds.request_snapshot_deletion
         self.parameters = {"rds.logical_replication": "1"}
+        self.missing_roles: list[str] = []
 
     def describe(self, identifier: str) -> Instance | None:
         return self._rds._look(CLUSTER + identifier)
@@ -611,6 +612,10 @@ class FakeClusters:
 
     def parameter(self, group: str, name: str) -> str | None:
         return self.parameters.get(name)
+
+    def request_missing_roles(self, source: Instance, target: Instance) -> Sequence[str]:
+        missing, self.missing_roles = self.missing_roles, []
+        return missing
 
     def request_snapshot(self, identifier: str, source_identifier: str, tags: Mapping[str, str]) -> None:
         self._rds.request_snapshot(identifier, CLUSTER + source_identifier, tags)

@@ -172,6 +172,10 @@ class Clusters(Protocol):
 
     def settings_differences(self, source: Instance, target: Instance) -> Mapping[str, tuple[Any, Any]]: ...
 
+    def request_missing_roles(self, source: Instance, target: Instance) -> Sequence[str]:
+        """Ask for the associated roles that the target lacks, and name them; nothing when it has them all."""
+        ...
+
     def parameter(self, group: str, name: str) -> str | None:
         """The value that a DB cluster parameter group gives a parameter."""
         ...

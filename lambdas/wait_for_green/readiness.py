@@ -66,12 +66,13 @@ def _mark(rotation: Rotation, target: Instance, ports: Ports) -> None:
 
 
 def _settings(source: Instance, target: Instance, ports: Ports) -> list[str]:
-    """Raises: SettingsNotCarried (terminal) for a difference that cannot be repaired; a cluster's is not."""
+    """Raises: SettingsNotCarried (terminal) for a difference that is not repaired; of a cluster, only roles are."""
     if source.database.is_cluster:
         if differences := ports.clusters.settings_differences(source, target):
             listed = "; ".join(f"{name}: {was} became {now}" for name, (was, now) in sorted(differences.items()))
             raise SettingsNotCarried(f"{target.database.identifier} has other settings than its source: {listed}")
-        return []
+        missing = ports.clusters.request_missing_roles(source, target)
+        return [f"the roles of {target.database.identifier} ({', '.join(missing)})"] if missing else []
     differing = request_repair(source, target, ports, besides=NOT_COMPARED)
     return [f"the settings {', '.join(differing)} of {target.database.identifier}"] if differing else []
 

@@ -51,6 +51,11 @@ class Switchable(Server, Protocol):
 
     def has_replayed(self, position: str) -> bool: ...
 
+
+@runtime_checkable
+class Clusterable(Switchable, Protocol):
+    """A server of an engine that RDS makes blue/green deployments of clusters of."""
+
     def forbid_writes(self) -> None:
         """Let no session write, whatever it says, until :meth:`allow_writes`. Those that there are end."""
         ...
@@ -170,9 +175,8 @@ class BlueGreen(Clusters):
             # Left out it is not blue's: found by others in 2026 (terraform-provider-aws, pull request 49167).
             "ParameterGroup": group or self._kind(blue.engine).parameter_group,
         }
-        green = Instance(self, self._new_name(green_name(blue.name)), settings, [dict(tag) for tag in blue.tags], key)
-        green._associated_roles = list(blue._associated_roles)
-        return green
+        # Without blue's associated roles: RDS does not copy them.
+        return Instance(self, self._new_name(green_name(blue.name)), settings, [dict(tag) for tag in blue.tags], key)
 
     def _build_greens(self, deployment: Deployment) -> None:
         for _, green in deployment.members:
@@ -292,6 +296,7 @@ class BlueGreen(Clusters):
                     return
                 self._make_primary(green)
                 if deployment.clusters:
+                    assert isinstance(on_blue, Clusterable)
                     on_blue.forbid_writes()
                 if (left := self.durations.switchover_seconds - (time.monotonic() - began)) > 0:
                     time.sleep(left)
@@ -404,7 +409,7 @@ class BlueGreen(Clusters):
                 self._make_primary(green)
         elif deployment.clusters:
             # RDS protects the former production cluster only as long as there is a deployment.
-            assert isinstance(blue.server, Switchable)
+            assert isinstance(blue.server, Clusterable)
             blue.server.allow_writes()
 
     def delete_db_instance(self, db_instance_identifier: str, *arguments: Any, **options: Any) -> Instance:

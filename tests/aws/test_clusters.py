@@ -120,7 +120,6 @@ def test_every_setting_is_compared(clusters: AwsClusters, name: str) -> None:
         "IAMDatabaseAuthenticationEnabled": True, "EnabledCloudwatchLogsExports": ["postgresql"],
         "CopyTagsToSnapshot": True, "StorageType": "aurora-iopt1",
         "ServerlessV2ScalingConfiguration": {"MinCapacity": 1.0, "MaxCapacity": 2.0},
-        "AssociatedRoles": [{"RoleArn": "arn:role", "Status": "ACTIVE", "FeatureName": "s3Import"}],
     }  # fmt: skip
     known = client("rds").meta.service_model.shape_for("DBCluster").members
     target = Instance(**{**vars(source), "raw": {**source.raw, **full}})
@@ -128,6 +127,28 @@ def test_every_setting_is_compared(clusters: AwsClusters, name: str) -> None:
     assert set(full) <= set(known)
     assert name in clusters.settings_differences(source, target)
     assert {} == clusters.settings_differences(source, source)
+
+
+def test_asks_for_the_roles_that_are_missing(clusters: AwsClusters) -> None:
+    make()
+    target = live(clusters)
+    roles = [{"RoleArn": "arn:aws:iam::123456789012:role/imports", "Status": "ACTIVE", "FeatureName": "s3Import"}]
+    source = Instance(**{**vars(target), "raw": {**target.raw, "AssociatedRoles": roles}})
+    with Stubber(client("rds")) as stubber:
+        asked = {
+            "DBClusterIdentifier": "orders",
+            "RoleArn": "arn:aws:iam::123456789012:role/imports",
+            "FeatureName": "s3Import",
+        }
+        stubber.add_response("add_role_to_db_cluster", {}, asked)
+        assert ["s3Import by arn:aws:iam::123456789012:role/imports"] == clusters.request_missing_roles(source, target)
+        stubber.add_client_error("add_role_to_db_cluster", "DBClusterRoleAlreadyExists")
+        assert ["s3Import by arn:aws:iam::123456789012:role/imports"] == clusters.request_missing_roles(source, target)
+        stubber.add_client_error("add_role_to_db_cluster", "DBClusterRoleQuotaExceeded")
+        with pytest.raises(AwsRefused):
+            clusters.request_missing_roles(source, target)
+
+        assert [] == clusters.request_missing_roles(source, source)
 
 
 def test_reads_a_parameter_of_the_clusters_group(clusters: AwsClusters) -> None:

@@ -82,6 +82,7 @@ FURTHER: dict[str, set[str]] = {
     },
     "rds:RestoreDBInstanceFromDBSnapshot": {"rds:AddTagsToResource", "kms:CreateGrant", "kms:DescribeKey"},
     "rds:ModifyDBInstance": {"iam:PassRole", "kms:CreateGrant", "kms:DescribeKey"},  # Performance Insights' own key
+    "rds:AddRoleToDBCluster": {"iam:PassRole"},
     "rds:AddRoleToDBInstance": {"iam:PassRole"},
     "kms:CreateKey": {"kms:TagResource"},
     "scheduler:CreateSchedule": {"iam:PassRole"},

@@ -19,6 +19,8 @@ from botocore.exceptions import ClientError
 from infra import embed
 from lambdas.report_fleet.handler import report_fleet
 from lambdas.rotation.errors import FleetIncomplete
+from lambdas.rotation.names import identifier_of
+from lambdas.rotation.policy import request_for
 from lambdas.rotation.state import (
     Decommission,
     Deployment,
@@ -216,6 +218,8 @@ BASES = {
     "none of the fleet can be started": fleet(
         "orders", "billing", orders=[refused_start("InvalidName")], billing=[refused_start("ExecutionAlreadyExists")]
     ),
+    "a cluster takes part": fleet("orders", "cluster/orders"),
+    "a cluster of the fleet fails": fleet("orders", "cluster/orders", **{"cluster/orders": [Refusal("WrongKey")]}),
     "a start is throttled": fleet("orders", "billing", orders=[refused_start("ThrottlingException")] * 5),
     "nobody takes part": fleet(),
 }
@@ -238,7 +242,7 @@ class Steps:
         if REHEARSAL in event:
             return {"reached": []}
         if name == "ListOptedInDatabases":
-            named = [{"identifier": one, "base_name": one, "execution_name": one} for one in self._fleet]
+            named = [{"identifier": identifier_of(one), "base_name": one, "execution_name": one} for one in self._fleet]
             return event | {"databases": named, "skipped": []}
         if name == "ReportFleet":
             return report(event)
@@ -253,7 +257,8 @@ class Steps:
         outcome = self._starts[name].pop(0) if self._starts.get(name) else None
         if outcome is not None:
             raise outcome
-        return {"moment": "CutoverCompleted", "target": given["DBInstanceIdentifier"]}
+        (field,) = request_for(name)  # an instance and a cluster of one name are two databases
+        return {"moment": "CutoverCompleted", "target": given[field]}
 
 
 def report(event: Json) -> Json:

@@ -92,10 +92,15 @@ class Lab:
 
     @cached_property
     def clustered(self) -> World:
+        """A cluster with a role that RDS does not copy."""
         built = self.customer.build(
-            "clustered", rows=20, writers=1, databases=("orders",),
-            connectivity="endpoint", engine="aurora-postgresql",
-        )  # fmt: skip
+            "clustered", rows=20, writers=1, databases=("orders",), connectivity="endpoint", engine="aurora-postgresql"
+        )
+        (imports,) = CONFIG.associated_role_arns
+        self._role(imports.rsplit("/", 1)[-1], "rds")
+        self.customer.client("rds").add_role_to_db_cluster(
+            DBClusterIdentifier=built.identifier, RoleArn=imports, FeatureName="s3Import"
+        )
         self._built.append(built)
         return built
 

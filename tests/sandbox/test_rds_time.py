@@ -26,7 +26,10 @@ def reachable(sandbox: Sandbox, instance: dict[str, Any]) -> bool:
 
 
 def test_operations_take_virtual_minutes_while_an_execution_runs(sandbox: Sandbox) -> None:
-    """Ten minutes for a replica, and the storage after it; in real time, seconds."""
+    """Ten minutes for a replica, and the storage after it; in real time, seconds.
+
+    No less; how much more this sees is a matter of how often it looks while the clock jumps.
+    """
     sandbox.create("orders")
     sandbox.do("execution", running=True)
     began = sandbox.do("time")
@@ -39,7 +42,7 @@ def test_operations_take_virtual_minutes_while_an_execution_runs(sandbox: Sandbo
         return bool(replica["DBInstanceStatus"] == "available")
 
     eventually(available, "the replica is there")
-    assert 12 * 60 <= sandbox.do("time") - began < 14 * 60
+    assert 12 * 60 <= sandbox.do("time") - began
     assert ("creating", False) in seen
     assert ("storage-initialization", True) in seen
 

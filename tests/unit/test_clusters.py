@@ -306,6 +306,16 @@ def test_a_setting_that_green_does_not_have_ends_the_rotation() -> None:
         ready(ports)
 
 
+def test_roles_that_rds_does_not_copy_are_asked_for_and_waited_for() -> None:
+    ports = ports_of()
+    ports.clusters.missing_roles = ["s3Import by arn:role"]
+
+    rotation = ready(ports)
+
+    assert ["the roles of shop-green-1 (s3Import by arn:role)"] == list(rotation.deployed().waiting_for)
+    assert visit(wait_for_green, rotation, ports).deployed().ready
+
+
 def test_an_instance_that_came_meanwhile_ends_the_rotation() -> None:
     """It has no copy: RDS would leave it behind, and applications that read from it with it."""
     ports = ports_of()

@@ -27,11 +27,8 @@ SETTINGS: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
     "copy tags to snapshots": lambda raw: bool(raw.get("CopyTagsToSnapshot")),
     "storage type": lambda raw: raw.get("StorageType"),
     "serverless capacity": lambda raw: raw.get("ServerlessV2ScalingConfiguration"),
-    "associated roles": lambda raw: sorted(
-        (one["RoleArn"], one.get("FeatureName") or "") for one in raw.get("AssociatedRoles") or ()
-    ),
 }
-"""By the names of DescribeDBClusters. RDS gives green all of them; what is not so ends the rotation, unrepaired."""
+"""By the names of DescribeDBClusters. RDS gives green all of them but the roles; what is not so ends the rotation."""
 
 
 class AwsClusters:
@@ -64,6 +61,20 @@ class AwsClusters:
     def settings_differences(self, source: Instance, target: Instance) -> Mapping[str, tuple[Any, Any]]:
         pairs = {name: (seen(source.raw), seen(target.raw)) for name, seen in SETTINGS.items()}
         return {name: sides for name, sides in pairs.items() if sides[0] != sides[1]}
+
+    def request_missing_roles(self, source: Instance, target: Instance) -> Sequence[str]:
+        """Ask for the associated roles that the target lacks, and name them: RDS does not copy them. Repeatable."""
+        missing = sorted(_roles(source) - _roles(target))
+        for arn, feature in missing:
+            try:
+                with calls("rds:AddRoleToDBCluster"):
+                    client("rds").add_role_to_db_cluster(
+                        DBClusterIdentifier=target.database.identifier, RoleArn=arn, FeatureName=feature
+                    )
+            except AwsRefused as refused:
+                if refused.code not in _NOT_NOW | {"DBClusterRoleAlreadyExists"}:
+                    raise
+        return [f"{feature} by {arn}" for arn, feature in missing]
 
     def parameter(self, group: str, name: str) -> str | None:
         found = pages("rds", "describe_db_cluster_parameters", "Parameters", DBClusterParameterGroupName=group)
@@ -188,6 +199,10 @@ class AwsClusters:
         except AwsRefused as refused:
             if refused.code not in _NOT_NOW | {"DBClusterNotFound"}:
                 raise
+
+
+def _roles(cluster: Instance) -> set[tuple[str, str]]:
+    return {(one["RoleArn"], one.get("FeatureName") or "") for one in cluster.raw.get("AssociatedRoles") or ()}
 
 
 def _cluster(raw: Mapping[str, Any]) -> Instance:
