@@ -251,6 +251,26 @@ def test_refuses_a_cluster_that_nothing_can_follow(value: str | None) -> None:
     assert ["ReplicationOff"] == refusals(ports)
 
 
+@pytest.mark.parametrize(
+    ("parameters", "refused"),
+    [
+        ({"binlog_format": "ROW"}, []),
+        ({"binlog_format": "STATEMENT"}, ["StatementReplication"]),
+        ({"binlog_format": "OFF"}, ["ReplicationOff"]),
+        ({"binlog_format": "MIXED", "event_scheduler": "ON"}, ["EventsEnabled"]),
+    ],
+)
+def test_of_aurora_mysql_the_binary_log_decides(parameters: dict[str, str], refused: list[str]) -> None:
+    ports = ports_of()
+    ports.rds.alter(SHOP, database=ports.rds.instances[SHOP].database.having(engine="aurora-mysql"))
+    ports.clusters.parameters = parameters
+
+    if refused:
+        assert refused == refusals(ports, accept=())
+    else:
+        assert preflight(planned(ports, accept=()), ports).preflight is not None
+
+
 def test_a_logical_copy_has_to_be_accepted() -> None:
     """It leaves out what the engine's logical replication leaves out, and without a login nobody can look for that."""
     assert ["LogicalCopy"] == refusals(ports_of(), accept=())

@@ -1,6 +1,6 @@
 """What RDS makes no blue/green deployment of, or what one would break (RDS User Guide: limitations)."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from lambdas.rotation.errors import DatabaseUnreachable, LoginRefused
@@ -27,6 +27,23 @@ class Setting:
     risk: str | None = None
 
 
+# RDS User Guide: green has to have no event scheduler, and replicates what blue's binary log says.
+_OF_BINARY_LOGS = (
+    Setting(
+        "event_scheduler",
+        ("1", "on"),
+        "EventsEnabled",
+        "green has the same group, and would run every event a second time",
+        "switch it off until the rotation is over",
+    ),
+    Setting(
+        "binlog_format",
+        ("statement",),
+        "StatementReplication",
+        "a statement may have another effect on green than it had on blue",
+        "set it to MIXED or ROW",
+    ),
+)
 IN_THE_WAY: Mapping[str, tuple[Setting, ...]] = {
     "postgres": (
         Setting(
@@ -38,23 +55,8 @@ IN_THE_WAY: Mapping[str, tuple[Setting, ...]] = {
             "logical-slots",
         ),
     ),
-    # RDS User Guide: green has to have no event scheduler, and replicates what blue's binary log says.
-    "mariadb": (
-        Setting(
-            "event_scheduler",
-            ("1", "on"),
-            "EventsEnabled",
-            "green has the same group, and would run every event a second time",
-            "switch it off until the rotation is over",
-        ),
-        Setting(
-            "binlog_format",
-            ("statement",),
-            "StatementReplication",
-            "a statement may have another effect on green than it had on blue",
-            "set it to MIXED or ROW",
-        ),
-    ),
+    "mariadb": _OF_BINARY_LOGS,
+    "aurora-mysql": _OF_BINARY_LOGS,
 }
 UNSEEN: Mapping[str, Finding] = {
     "postgres": Finding(
@@ -122,19 +124,23 @@ def engine(source: Instance) -> Iterator[Finding]:
 
 def replication(rotation: Rotation, source: Instance, ports: Ports) -> Iterator[Finding]:
     """Slots, subscriptions and events cannot be seen without a login; whether there can be any is a parameter."""
-    plan, _ = rotation.planned()
-    for setting in IN_THE_WAY.get(source.database.engine, ()):
+    for group in source.raw.get("DBParameterGroups") or ():
+        yield from in_the_way(rotation, group["DBParameterGroupName"], ports.rds.parameter)
+
+
+def in_the_way(rotation: Rotation, group: str, parameter: Callable[[str, str], str | None]) -> Iterator[Finding]:
+    """``parameter``: the value that a group gives a parameter, by both names."""
+    plan, source = rotation.planned()
+    for setting in IN_THE_WAY.get(source.engine, ()):
         if setting.risk in plan.accept:
             continue
-        for group in source.raw.get("DBParameterGroups") or ():
-            name = group["DBParameterGroupName"]
-            value = ports.rds.parameter(name, setting.parameter)
-            if value is not None and value.lower() in setting.values:
-                yield Finding(
-                    name=setting.name,
-                    message=f"{setting.parameter} is {value} in {name}: {setting.why}",
-                    advice=setting.advice,
-                )
+        value = parameter(group, setting.parameter)
+        if value is not None and value.lower() in setting.values:
+            yield Finding(
+                name=setting.name,
+                message=f"{setting.parameter} is {value} in {group}: {setting.why}",
+                advice=setting.advice,
+            )
 
 
 def inside(rotation: Rotation, ports: Ports) -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
+from lambdas.preflight.checks.blue_green import in_the_way
 from lambdas.preflight.checks.instance import room
 from lambdas.rotation.names import DEPLOYMENT_TAG, TAGS_AT_MOST, TAGS_OF_A_MEMBER, owners_tags
 from lambdas.rotation.ports import Instance, Ports
@@ -145,6 +146,7 @@ def replication(rotation: Rotation, source: Instance, ports: Ports) -> Iterator[
             message=f"{parameter} is {value} in {group}: RDS lets no copy of {database.identifier} follow it",
             advice=f"set it to {on[0]} in a cluster parameter group of its own, and reboot the writer",
         )
+    yield from in_the_way(rotation, group, ports.clusters.parameter)
     if database.engine == "aurora-postgresql" and "logical-copy" not in plan.accept:
         yield Finding(
             name="LogicalCopy",
