@@ -129,6 +129,8 @@ class Operations(RDSBackend):  # type: ignore[misc]
                 except Abandoned:
                     otherwise()
                 except Exception:
+                    if self._closed.is_set():
+                        return  # nothing that it works on is there any more
                     self._note_failure()
                     otherwise()
                     if subject and not subject.doomed.is_set():
