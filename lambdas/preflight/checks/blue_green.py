@@ -97,6 +97,12 @@ def shape(source: Instance, ports: Ports) -> Iterator[Finding]:
                 message=f"{name}, a replica of {identifier}, has replicas of its own; RDS does not copy those",
                 advice="let them follow the source itself, or delete them",
             )
+    yield from room_in_a_deployment(source, ports)
+
+
+def room_in_a_deployment(source: Instance, ports: Ports) -> Iterator[Finding]:
+    """It is in no other one, and takes the tags of a member."""
+    identifier = source.database.identifier
     if len(tags := owners_tags(source.tags)) > TAGS_AT_MOST - TAGS_OF_A_MEMBER:
         yield Finding(
             name="TooManyTags",

@@ -2,9 +2,8 @@
 
 from collections.abc import Iterator, Mapping
 
-from lambdas.preflight.checks.blue_green import in_the_way
-from lambdas.preflight.checks.instance import room
-from lambdas.rotation.names import DEPLOYMENT_TAG, TAGS_AT_MOST, TAGS_OF_A_MEMBER, owners_tags
+from lambdas.preflight.checks.blue_green import in_the_way, room_in_a_deployment
+from lambdas.preflight.checks.instance import activity_stream, idle, resource_id_changes, room
 from lambdas.rotation.ports import Instance, Ports
 from lambdas.rotation.state import Finding, Rotation
 
@@ -34,18 +33,7 @@ def strategy(rotation: Rotation) -> Iterator[Finding]:
 def condition(rotation: Rotation, source: Instance) -> Iterator[Finding]:
     """What keeps RDS from copying it, or would not be carried over."""
     raw, identifier = source.raw, source.database.identifier
-    if (other := source.tags.get(DEPLOYMENT_TAG)) not in (None, rotation.rotation_id):
-        yield Finding(
-            name="BelongsToRotation",
-            message=f"{identifier} carries the tag of rotation {other}, which has left it behind or is not done",
-            advice=f"start with its base name; where no rotation {other} is at work, remove the tag {DEPLOYMENT_TAG}",
-        )
-    if source.status != "available":
-        yield Finding(
-            name="NotAvailable",
-            message=f"{identifier} is {source.status}",
-            advice="wait until it is available, then start again",
-        )
+    yield from idle(rotation, source)
     if raw.get("MasterUserSecret"):
         yield Finding(
             name="ManagedMasterPassword",
@@ -70,24 +58,12 @@ def condition(rotation: Rotation, source: Instance) -> Iterator[Finding]:
             message=f"{identifier} is a member of a global database; a rotation knows one Region",
             advice="not supported yet",
         )
-    if (raw.get("ActivityStreamStatus") or "stopped") != "stopped":
-        yield Finding(
-            name="ActivityStream",
-            message=f"{identifier} has an activity stream; that is not carried over",
-            advice="stop it, and start it anew for the target",
-        )
+    yield from activity_stream(source)
     if raw.get("CustomEndpoints"):
         yield Finding(
             name="CustomEndpoints",
             message=f"{identifier} has custom endpoints, which nothing here looks after at the switchover",
             advice="delete them, and make them anew after the rotation",
-        )
-    if len(tags := owners_tags(source.tags)) > TAGS_AT_MOST - TAGS_OF_A_MEMBER:
-        yield Finding(
-            name="TooManyTags",
-            message=f"{identifier} has {len(tags)} tags; in a deployment it gets {TAGS_OF_A_MEMBER} more, "
-            f"of {TAGS_AT_MOST}",
-            advice=f"leave {TAGS_AT_MOST - TAGS_OF_A_MEMBER} tags at most",
         )
 
 
@@ -118,12 +94,7 @@ def shape(source: Instance, ports: Ports) -> Iterator[Finding]:
             "those of green one",
             advice="give them one, and reboot them",
         )
-    for deployment in ports.blue_green.deployments_of(source.database.arn):
-        yield Finding(
-            name="DeploymentExists",
-            message=f"{identifier} is in the blue/green deployment {deployment} already",
-            advice="finish or delete it; RDS takes a database into one at a time",
-        )
+    yield from room_in_a_deployment(source, ports)
 
 
 def quotas(source: Instance, ports: Ports) -> Iterator[Finding]:
@@ -163,10 +134,4 @@ def warnings(source: Instance) -> Iterator[Finding]:
         "has no proof of its own that green has everything",
         advice="compare counts of your own before the grace period ends",
     )
-    if source.raw.get("IAMDatabaseAuthenticationEnabled"):
-        yield Finding(
-            name="ResourceIdChanges",
-            message=f"IAM database authentication is on: policies that name {source.database.resource_id} do not fit "
-            "the target (which ones those are cannot be asked without reading all policies)",
-            advice="allow rds-db:connect for the target's resource id as soon as the target exists",
-        )
+    yield from resource_id_changes(source)

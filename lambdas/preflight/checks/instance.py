@@ -54,9 +54,9 @@ def replicas(source: Instance) -> Iterator[Finding]:
         )
 
 
-def condition(rotation: Rotation, source: Instance) -> Iterator[Finding]:
-    """What keeps RDS from copying it, whichever way, or would not be carried over."""
-    raw, identifier = source.raw, source.database.identifier
+def idle(rotation: Rotation, source: Instance) -> Iterator[Finding]:
+    """Neither another rotation nor RDS is at work on it."""
+    identifier = source.database.identifier
     if (other := source.tags.get(DEPLOYMENT_TAG)) not in (None, rotation.rotation_id):
         yield Finding(
             name="BelongsToRotation",
@@ -69,6 +69,32 @@ def condition(rotation: Rotation, source: Instance) -> Iterator[Finding]:
             message=f"{identifier} is {source.status}",
             advice="wait until it is available, then start again",
         )
+
+
+def activity_stream(source: Instance) -> Iterator[Finding]:
+    raw, identifier = source.raw, source.database.identifier
+    if (raw.get("ActivityStreamStatus") or "stopped") != "stopped":
+        yield Finding(
+            name="ActivityStream",
+            message=f"{identifier} has an activity stream; that is not carried over",
+            advice="stop it, and start it anew for the target",
+        )
+
+
+def resource_id_changes(source: Instance) -> Iterator[Finding]:
+    if source.raw.get("IAMDatabaseAuthenticationEnabled"):
+        yield Finding(
+            name="ResourceIdChanges",
+            message=f"IAM database authentication is on: policies that name {source.database.resource_id} do not fit "
+            "the target (which ones those are cannot be asked without reading all policies)",
+            advice="allow rds-db:connect for the target's resource id as soon as the target exists",
+        )
+
+
+def condition(rotation: Rotation, source: Instance) -> Iterator[Finding]:
+    """What keeps RDS from copying it, whichever way, or would not be carried over."""
+    raw, identifier = source.raw, source.database.identifier
+    yield from idle(rotation, source)
     if raw.get("MasterUserSecret"):
         yield Finding(
             name="ManagedMasterPassword",
@@ -100,12 +126,7 @@ def condition(rotation: Rotation, source: Instance) -> Iterator[Finding]:
             message=f"{identifier} is a member of a directory; that is not carried over",
             advice="not supported yet",
         )
-    if (raw.get("ActivityStreamStatus") or "stopped") != "stopped":
-        yield Finding(
-            name="ActivityStream",
-            message=f"{identifier} has an activity stream; that is not carried over",
-            advice="stop it, and start it anew for the target",
-        )
+    yield from activity_stream(source)
     if len(tags := owners_tags(source.tags)) > TAGS_AT_MOST - TAGS_OF_A_TARGET:
         # The last of them is set after the commit point, where nothing may be refused any more.
         yield Finding(
@@ -217,13 +238,7 @@ def warnings(source: Instance, ports: Ports) -> Iterator[Finding]:
             message=f"AWS Backup keeps the backups of {identifier}; a plan that names its ARN does not know the target",
             advice="add the target to the plan, or let the plan select by a tag",
         )
-    if source.raw.get("IAMDatabaseAuthenticationEnabled"):
-        yield Finding(
-            name="ResourceIdChanges",
-            message=f"IAM database authentication is on: policies that name {source.database.resource_id} do not fit "
-            "the target (which ones those are cannot be asked without reading all policies)",
-            advice="allow rds-db:connect for the target's resource id as soon as the target exists",
-        )
+    yield from resource_id_changes(source)
 
 
 def _numbers(version: str) -> tuple[int, ...]:
