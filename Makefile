@@ -36,8 +36,10 @@ lint: .venv/installed
 types: .venv/installed
 	@$(PY) -m mypy
 
-proof: .venv/installed  ## The long proofs: every way to fail that has a scenario, each a whole rotation under load
+proof: .venv/installed  ## The long proofs: every scenario, permission and mechanism by a rotation of its own, the sweep, the bench
 	@$(PY) -m pytest tests/infra/test_permissions.py tests/rotation tests/sandbox/test_customer_of_mariadb.py $(ARGS)
+	@$(MAKE) sweep ARGS="--document docs/reliability.md"
+	@$(PY) -m sandbox bench --strategies --document docs/strategies.md
 
 sweep: .venv/installed  ## Let a rotation fail at every boundary in every way, and count what is lost; goes on where it stopped
 	@mkdir -p build/sweep

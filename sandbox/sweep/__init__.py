@@ -31,7 +31,9 @@ from sandbox.sweep.batch import Result, to_json
 from sandbox.sweep.boundaries import DEFAULT, KINDS, SUBJECTS, Boundary, Cell, Subject, Way, cells, read
 
 ROOT = Path(__file__).resolve().parents[2]
-CELLS_PER_SANDBOX = 32
+CELLS_PER_SANDBOX = 12
+"""A sandbox keeps what its cells leave behind, and each cell takes an inventory of all of it."""
+
 WORKERS = (os.cpu_count() or 1) + 1
 """A rotation waits half of its time, mostly for servers that start."""
 PLAYED = (

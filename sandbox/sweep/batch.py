@@ -27,7 +27,16 @@ from sandbox.sweep.boundaries import (
     Cell,
 )
 from sandbox.sweep.invariants import broken, broken_for_now
-from sandbox.sweep.scenario import ROWS, WRITERS, Outcome, Scenario, executions, is_settled, play
+from sandbox.sweep.scenario import (
+    ROWS,
+    WRITERS,
+    Outcome,
+    Scenario,
+    executions,
+    is_settled,
+    is_to_be_recovered,
+    play,
+)
 
 QUIET_SECONDS = 4.0
 """Real; so long after its end a rotation that nothing carries on is left to itself."""
@@ -91,6 +100,9 @@ def _play(customer: Customer, cell: Cell, scenario: Scenario, acks: Path) -> tup
             # Settled is what nobody changes any more; this function has yet to wake up.
             time.sleep(ZOMBIE_SECONDS + QUIET_SECONDS)
         if _comes_to_rest(customer, scenario.name):
+            if cell.kind in PERMANENT and is_to_be_recovered(customer):
+                customer.let_days_pass(HOUR_AND_A_HALF_DAYS)  # nobody may delete it
+                _comes_to_rest(customer, scenario.name)
             return
         helped.append("time")
         customer.let_days_pass(HOUR_AND_A_HALF_DAYS)

@@ -58,6 +58,7 @@ BY_SNAPSHOT: Mapping[str, Any] = {
     "Accept": ["downtime"],
     "WriteOutageBudgetSeconds": 4 * 60 * 60,
 }
+CLUSTER_BY_SNAPSHOT: Mapping[str, Any] = {**BY_SNAPSHOT, "Accept": ["downtime", "reader-endpoint"]}
 _NOT_BY_RDS = ("late", "led-back", "stalled")
 """Kinds that RDS does not let happen: it fences itself, and the name that applications use stays."""
 SUBJECTS: Mapping[str, Subject] = {
@@ -79,6 +80,13 @@ SUBJECTS: Mapping[str, Subject] = {
         ),
         Subject("postgres", "snapshot", _NAME_STAYS, "rollback", request=BY_SNAPSHOT),
         Subject("mariadb", "snapshot", _NAME_STAYS, "rollback", ("late",), request=BY_SNAPSHOT),
+        Subject(
+            "aurora-postgresql",
+            "snapshot",
+            _NAME_STAYS,
+            "rollback",
+            request=CLUSTER_BY_SNAPSHOT,
+        ),
     )
 }
 

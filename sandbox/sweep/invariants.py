@@ -61,13 +61,14 @@ def _nothing_else_is_gone_and_nothing_is_left(customer: Customer, outcome: Outco
     """What the rotation did not make is there, except for the source; what it made is in use or removed."""
     if not outcome.went_forward:
         yield from _left_after_rollback(outcome)
-    elif not outcome.last.output.get("target"):
+    elif not outcome.state.get("target"):
         yield f"the last execution ended without a target: {outcome.last.status}"
     else:
-        execution = outcome.last.arn.rsplit(":", 1)[-1]
-        expected = flow.expected(customer.account, outcome.built, outcome.last.output, execution)
+        execution, told = outcome.last.arn.rsplit(":", 1)[-1], _told(outcome)
+        expected = flow.expected(customer.account, outcome.built, outcome.state, execution)
         for line in inventory.leftovers(outcome.found, expected):
-            if "states/execution" not in line:
+            ttl = line.startswith(f"changed: route53/record/{outcome.built.record}.") and " ttl: " in line
+            if "states/execution" not in line and not (ttl and f"record {outcome.built.record} keeps a TTL" in told):
                 yield line
     own = outcome.built.dialect.own_databases
     for name in sorted(set(outcome.count.databases) - own - set(outcome.built.databases)):
@@ -77,7 +78,7 @@ def _nothing_else_is_gone_and_nothing_is_left(customer: Customer, outcome: Outco
 def _left_after_rollback(outcome: Outcome) -> Iterator[str]:
     """A key that could not be discarded may be there if people were told how to; an alias goes with its key."""
     found = outcome.found
-    told = " ".join(command for moment in outcome.moments for command in json.loads(moment)["leftovers"])
+    told = _told(outcome)
     yield from (f"removed: {name}" for name in found.removed if not name.startswith(DAILY))
     yield from (f"changed: {name}: {dict(facts)}" for name, facts in found.changed.items())
     for name, facts in found.added.items():
@@ -92,6 +93,11 @@ def _left_after_rollback(outcome: Outcome) -> Iterator[str]:
         )
         if not (history or discarded or left_over or daily or (service, kind) == ("states", "execution")):
             yield f"added: {name} {dict(facts)}"
+
+
+def _told(outcome: Outcome) -> str:
+    """What people know to be left over."""
+    return " ".join(command for moment in outcome.moments for command in json.loads(moment)["leftovers"])
 
 
 def _the_next_rotation_can_start(customer: Customer, outcome: Outcome) -> Iterator[str]:

@@ -7,7 +7,7 @@ from html import escape
 from sandbox.sweep.batch import Result
 from sandbox.sweep.boundaries import KINDS, Boundary, Subject
 
-ENGINES = {"postgres": "PostgreSQL", "mariadb": "MariaDB"}
+ENGINES = {"postgres": "PostgreSQL", "mariadb": "MariaDB", "aurora-postgresql": "Aurora PostgreSQL"}
 
 STYLE = """
 body { font: 14px/1.4 system-ui, sans-serif; margin: 2rem; color: #1c1c1c; background: #fff; }

@@ -176,7 +176,7 @@ def servers_of(customer: Customer, base_name: str) -> list[str]:
 
 def addresses_of(customer: Customer, base_name: str) -> dict[str, str]:
     """As `servers_of`, with the name of each one's endpoint; empty where RDS has not given it one."""
-    made = tuple(f"{base_name}-{kind}" for kind in ("rot-", "green-", "old"))
+    made = tuple(base_name + part for part in MADE)
     found = {
         one["DBInstanceIdentifier"]: str(one.get("Endpoint", {}).get("Address", ""))
         for one in customer.client("rds").describe_db_instances()["DBInstances"]
@@ -194,6 +194,8 @@ class Outcome:
     built: World
     first: progress.Run
     last: progress.Run
+    state: Mapping[str, Any]
+    """What the last one gives, or what the ledger has when it gives nothing."""
     executions: Mapping[str, str]
     """Name of each execution of ``rotate_key`` -> its status."""
     count: Count
@@ -282,12 +284,14 @@ def play(
     last_arn = max(
         (arn for arn in statuses if _did_something(customer, arn)), key=lambda arn: _started(customer, arn)
     )  # fmt: skip
+    last = first if last_arn == first.arn else progress.follow(account, last_arn)
     after = inventory.take(account)
     return Outcome(
         scenario=scenario,
         built=built,
         first=first,
-        last=first if last_arn == first.arn else progress.follow(account, last_arn),
+        last=last,
+        state=last.output if last.output.get("target") else _latest_state(customer, scenario.name),
         executions={arn.rsplit(":", 1)[-1]: status for arn, status in statuses.items()},
         count=_count(customer, built, acks),
         outage_seconds=report.longest_gap([ack.at for ack in acks], acks[0].at, acks[-1].at) or 0.0,
@@ -354,6 +358,12 @@ def is_settled(customer: Customer, base_name: str, earlier: set[str] | frozenset
     return all(closed for record, closed in ledger_of(customer, base_name).items() if record != "lineage")
 
 
+def is_to_be_recovered(customer: Customer) -> bool:
+    """Whether a recovery schedule is left, of any database: it comes once, and goes by itself."""
+    pages = customer.client("scheduler").get_paginator("list_schedules").paginate()
+    return any("recovery" in one["GroupName"] for page in pages for one in page["Schedules"])
+
+
 def ledger_of(customer: Customer, base_name: str) -> dict[str, bool]:
     """Record of this database -> whether it is closed; a lock never is."""
     return {item["record"]["S"]: "closed_at" in item for item in _ledger(customer, base_name)}
@@ -364,6 +374,14 @@ def _ledger(customer: Customer, base_name: str) -> list[dict[str, Any]]:
     (table,) = [name for name in dynamodb.list_tables()["TableNames"] if "ledger" in name.lower()]
     items: list[dict[str, Any]] = dynamodb.scan(TableName=table)["Items"]
     return [item for item in items if item["database"]["S"].rpartition("/")[2] == base_name]
+
+
+def _latest_state(customer: Customer, base_name: str) -> dict[str, Any]:
+    """Of the last rotation, as the ledger has it: an execution that fails at its very end gives none."""
+    rotations = [item for item in _ledger(customer, base_name) if "state" in item]
+    latest = max(rotations, key=lambda item: item["opened_at"]["S"], default=None)
+    state: dict[str, Any] = json.loads(latest["state"]["S"]) if latest else {}
+    return state
 
 
 def _shut_out_seconds(customer: Customer, base_name: str) -> float:
