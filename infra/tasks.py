@@ -144,14 +144,18 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
     # Databases, snapshots and keys take part by tag, so their names are not known here; ours are told by name and tag.
     any_db, our_db = config.arn("rds", "db:*"), config.arn("rds", "db:*-rot-*")
     any_snapshot, our_snapshot = config.arn("rds", "snapshot:*"), config.arn("rds", "snapshot:*-rot-*")
-    any_cluster, clusters_endpoints = config.arn("rds", "cluster:*"), config.arn("rds", "cluster-endpoint:*")
+    any_cluster, our_cluster = config.arn("rds", "cluster:*"), config.arn("rds", "cluster:*-rot-*")
+    clusters_endpoints = config.arn("rds", "cluster-endpoint:*")
     any_member = (any_db, any_cluster)
+    any_cluster_snapshot = config.arn("rds", "cluster-snapshot:*")
     our_cluster_snapshot = config.arn("rds", "cluster-snapshot:*-rot-*")
     pg, cluster_pg = config.arn("rds", "pg:*"), config.arn("rds", "cluster-pg:*")
-    groups = (config.arn("rds", "subgrp:*"), pg, config.arn("rds", "og:*"))
+    subnets, options = config.arn("rds", "subgrp:*"), config.arn("rds", "og:*")
+    groups, cluster_groups = (subnets, pg, options), (subnets, cluster_pg, options)
     any_key, our_alias = config.arn("kms", "key/*"), config.arn("kms", "alias/rds-rotation/*")
     zones = tuple(f"arn:{config.partition}:route53:::hostedzone/{zone}" for zone in config.hosted_zone_ids)
     secrets = tuple(config.arn("secretsmanager", f"secret:{_secret(name)}") for name in config.secret_names)
+    managed_secrets = config.arn("secretsmanager", "secret:rds!db-*")  # RDS names them itself
     secret_keys = config.secret_key_arns
     # A rotation of a secret that could not be switched on again is not switched off.
     rotators = config.secret_rotation_function_arns
@@ -175,6 +179,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
     see_cluster = allow("rds:DescribeDBClusters", on=any_cluster)
     see_deployments = allow("rds:DescribeBlueGreenDeployments", on=any_deployment)
     see_snapshots = allow("rds:DescribeDBSnapshots", on=(any_db, any_snapshot))
+    see_cluster_snapshots = allow("rds:DescribeDBClusterSnapshots", on=(any_cluster, any_cluster_snapshot))
     log_in = (
         allow("secretsmanager:GetSecretValue", on=secrets),
         allow("kms:Decrypt", on=secret_keys, when=through_secrets),
@@ -218,13 +223,10 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
         pass_monitoring_role,
         pass_associated_role,
     )
+    copy_under_a_key = (*lend_key_to_rds, allow(*COPY_UNDER_A_KEY, on=any_key, when=through_rds))
     copy_snapshot = (
         allow("rds:CopyDBSnapshot", "rds:AddTagsToResource", on=our_snapshot, when=TAGGED_BY_THIS_CALL),
-        *lend_key_to_rds,
-        allow(*COPY_UNDER_A_KEY, on=any_key, when=through_rds),
-    )
-    copy_cluster_snapshot = (
-        allow("rds:CopyDBClusterSnapshot", "rds:AddTagsToResource", on=our_cluster_snapshot, when=TAGGED_BY_THIS_CALL),
+        *copy_under_a_key,
     )
     see_key_users = (
         allow("kms:ListGrants", "kms:GetKeyLastUsage", on=any_key),
@@ -265,7 +267,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 see_db,
                 allow("rds:DescribeAccountAttributes", on="*"),  # no resource-level permissions
                 allow("rds:DescribeDBProxies", "rds:DescribeDBProxyTargets", on=config.arn("rds", "db-proxy:*")),
-                allow("rds:DescribePendingMaintenanceActions", on=any_db),
+                allow("rds:DescribePendingMaintenanceActions", on=any_member),
                 allow("rds:DescribeEventSubscriptions", on=config.arn("rds", "es:*")),
                 allow("rds:DescribeDBParameters", on=pg),
                 see_cluster,
@@ -382,7 +384,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
         Task(
             "WaitForSource",
             "Observes the source once, where the target is made under the fence: ready for it, or not yet",
-            (journal, see_db, *log_in),
+            (journal, see_db, see_cluster, *log_in),
             connects_to_databases=True,
             timeout_seconds=60,
         ),
@@ -396,6 +398,11 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 allow("rds:CreateDBSnapshot", on=(any_db, our_snapshot), when=TAGGED_BY_THIS_CALL),
                 allow("rds:AddTagsToResource", on=our_snapshot, when=TAGGED_BY_THIS_CALL),
                 *log_in,
+                # Of a cluster.
+                see_cluster,
+                see_cluster_snapshots,
+                allow("rds:CreateDBClusterSnapshot", on=(any_cluster, our_cluster_snapshot), when=TAGGED_BY_THIS_CALL),
+                allow("rds:AddTagsToResource", on=our_cluster_snapshot, when=TAGGED_BY_THIS_CALL),
             ),
             connects_to_databases=True,
         ),
@@ -417,13 +424,38 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                     when=all_of(MADE_BY_A_ROTATION, TAGGED_BY_THIS_CALL),
                 ),
                 allow("rds:AddTagsToResource", on=our_db, when=TAGGED_BY_THIS_CALL),
-                *lend_key_to_rds,
+                # Of a cluster, which gets another key than its snapshot's.
+                see_cluster,
+                allow("rds:RestoreDBClusterFromSnapshot", on=(our_cluster, *cluster_groups), when=TAGGED_BY_THIS_CALL),
+                allow(
+                    "rds:RestoreDBClusterFromSnapshot",
+                    on=our_cluster_snapshot,
+                    when=all_of(MADE_BY_A_ROTATION, TAGGED_BY_THIS_CALL),
+                ),
+                allow("rds:AddTagsToResource", on=our_cluster, when=TAGGED_BY_THIS_CALL),
+                *copy_under_a_key,
             ),
         ),
         Task(
             "WaitForRestore",
             "Observes the target once, repairs what a restore does not take, proves the fence on it",
-            (journal, see_db, *repair_settings, *lend_key_to_rds, *log_in),
+            (
+                journal,
+                see_db,
+                *repair_settings,
+                # RDS makes it for a master password that it manages (RDS User Guide: Secrets Manager integration).
+                allow("secretsmanager:CreateSecret", "secretsmanager:TagResource", on=managed_secrets),
+                *lend_key_to_rds,
+                *log_in,
+                # Of a cluster, which is restored without instances.
+                see_cluster,
+                allow("rds:ModifyDBCluster", on=our_cluster, when=MADE_BY_A_ROTATION),
+                allow("rds:ModifyDBCluster", on=cluster_pg),
+                allow("rds:AddRoleToDBCluster", on=our_cluster, when=MADE_BY_A_ROTATION),
+                allow("rds:AddTagsToResource", on=our_cluster, when=all_of(MADE_BY_A_ROTATION, NONE_OF_OUR_TAGS)),
+                allow("rds:CreateDBInstance", on=(our_db, our_cluster, *groups), when=TAGGED_BY_THIS_CALL),
+                allow("rds:AddTagsToResource", on=our_db, when=TAGGED_BY_THIS_CALL),
+            ),
             connects_to_databases=True,
             timeout_seconds=60,
         ),
@@ -493,10 +525,19 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 journal,
                 see_db,
                 *log_in,
-                allow("rds:AddTagsToResource", on=our_db, when=all_of(MADE_BY_A_ROTATION, only_tags("key-rotation:*"))),
-                allow("rds:AddTagsToResource", on=our_db, when=all_of(MADE_BY_A_ROTATION, only_tags(RELEASED_TAG))),
-                allow("rds:AddTagsToResource", on=any_db, when=only_tags(DECOMMISSION_TAG)),
-                allow("rds:RemoveTagsFromResource", on=any_db, when=only_tags("key-rotation:*")),
+                see_cluster,
+                allow(
+                    "rds:AddTagsToResource",
+                    on=(our_db, our_cluster),
+                    when=all_of(MADE_BY_A_ROTATION, only_tags("key-rotation:*")),
+                ),
+                allow(
+                    "rds:AddTagsToResource",
+                    on=(our_db, our_cluster),
+                    when=all_of(MADE_BY_A_ROTATION, only_tags(RELEASED_TAG)),
+                ),
+                allow("rds:AddTagsToResource", on=any_member, when=only_tags(DECOMMISSION_TAG)),
+                allow("rds:RemoveTagsFromResource", on=any_member, when=only_tags("key-rotation:*")),
             ),
             connects_to_databases=True,
             timeout_seconds=60,
@@ -536,14 +577,19 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 allow("rds:ModifyDBInstance", "rds:DeleteDBInstance", on=any_db, when=MARKED_FOR_REMOVAL),
                 # Of a cluster.
                 see_cluster,
-                allow("rds:DescribeDBClusterSnapshots", on=(any_cluster, config.arn("rds", "cluster-snapshot:*"))),
+                see_cluster_snapshots,
                 allow(
                     "rds:CreateDBClusterSnapshot",
                     on=any_cluster,
                     when=all_of(MARKED_FOR_REMOVAL, TAGGED_BY_THIS_CALL),
                 ),
-                allow("rds:CreateDBClusterSnapshot", on=our_cluster_snapshot, when=TAGGED_BY_THIS_CALL),
-                *copy_cluster_snapshot,
+                allow(
+                    "rds:CreateDBClusterSnapshot",
+                    "rds:CopyDBClusterSnapshot",
+                    "rds:AddTagsToResource",
+                    on=our_cluster_snapshot,
+                    when=TAGGED_BY_THIS_CALL,
+                ),
                 allow("rds:DeleteDBClusterSnapshot", on=our_cluster_snapshot, when=MADE_BY_A_ROTATION),
                 allow("rds:ModifyDBCluster", "rds:DeleteDBCluster", on=any_cluster, when=MARKED_FOR_REMOVAL),
             ),
@@ -582,7 +628,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
         Task(
             "Rollback",
             "Returns to the source, or finds that the rotation is committed or undecided",
-            (journal, see_db, *log_in, allow("sns:Publish", on=config.topic_arn)),
+            (journal, see_db, see_cluster, *log_in, allow("sns:Publish", on=config.topic_arn)),
             connects_to_databases=True,
             timeout_seconds=60,
         ),
@@ -622,6 +668,16 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                     "rds:ModifyDBInstance",
                     "rds:DeleteDBInstance",
                     on=our_db,
+                    when=all_of(MADE_BY_A_ROTATION, NEVER_RELEASED),
+                ),
+                # Of a cluster.
+                see_cluster,
+                see_cluster_snapshots,
+                allow("rds:DeleteDBClusterSnapshot", on=our_cluster_snapshot, when=MADE_BY_A_ROTATION),
+                allow(
+                    "rds:ModifyDBCluster",
+                    "rds:DeleteDBCluster",
+                    on=our_cluster,
                     when=all_of(MADE_BY_A_ROTATION, NEVER_RELEASED),
                 ),
             ),

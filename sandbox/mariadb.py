@@ -32,6 +32,9 @@ REPLICATION = "rdsrepladmin"
 NUMBERS_AHEAD = 1_000_000
 """More transactions than applications commit between a replacement and the end of a cutover."""
 PROGRAMS = ("mariadbd", "mariadb-install-db", "mariadb-backup")
+SERVES = ("mariadb", "mysql")
+"""RDS's engines that have its servers here. There is no MySQL to be had; it is served to those who never log in."""
+
 HOW_TO_INSTALL = "run `make setup-mariadb` (as root; Debian or Ubuntu)"
 SEARCHED = "/usr/sbin:/usr/bin:/sbin:/bin"
 

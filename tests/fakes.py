@@ -6,7 +6,7 @@ before (default) or after it took effect.
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -20,6 +20,7 @@ from lambdas.rotation.errors import (
     DecisionLost,
     EpochSuperseded,
     FenceIncomplete,
+    LoginRefused,
     NameTaken,
     PromotionFailed,
     SwitchoverFailed,
@@ -156,6 +157,7 @@ class FakeServer:
         self.replay_stopped = False
         self.reachable = True
         self.found: list[Finding] = []
+        self.worth_a_warning: list[Finding] = []
         self.superuser_databases: tuple[str, ...] = ()
         self.boasts = False
         """A replica that claims to be level with what it has received, which is true also of a stream that stopped."""
@@ -222,7 +224,7 @@ class FakeEngine:
 
     def warnings(self) -> Sequence[Finding]:
         self._reach("warnings")
-        return []
+        return self._server.worth_a_warning
 
     def ensure_control_database(self) -> None:
         self._reach("ensure_control_database")
@@ -473,16 +475,31 @@ class FakeRds:
             server = self.servers[target_identifier]
             server.own, server.reachable = self.snapshots[snapshot]["Catalog"].copy(), False
 
-    def finish_restore(self, identifier: str) -> None:
-        database = self.instances[identifier].database
-        address = f"{identifier}.abc123.eu-central-1.rds.amazonaws.com"
-        self.alter(identifier, status="available", database=database.having(address=address, port=5432))
-        self.servers[identifier].reachable = True
+    def finish_restore(self, key: str) -> None:
+        """``cluster/`` before the identifier of a cluster."""
+        database = self.instances[key].database
+        address = f"{database.identifier}.abc123.eu-central-1.rds.amazonaws.com"
+        self.alter(key, status="available", database=database.having(address=address, port=5432))
+        self.servers[database.identifier].reachable = True
+
+    def request_member(
+        self, source: Instance, identifier: str, cluster_identifier: str, key_arn: str, tags: Mapping[str, str]
+    ) -> None:
+        """It is there when `finish_restore` says so; the first one lets the cluster answer."""
+        if identifier in self.instances:
+            raise NameTaken(f"{identifier} exists")
+        with self._calls.change("rds.request_member", f"{identifier} like {source.database.identifier}"):
+            of = {"DBClusterIdentifier": cluster_identifier}
+            self.add(identifier, key_arn=key_arn, tags=tags, status="creating", raw=of)
+            cluster = self.instances[CLUSTER + cluster_identifier]
+            members = cluster.raw["DBClusterMembers"]
+            member = {"DBInstanceIdentifier": identifier, "IsClusterWriter": not members}
+            self.alter(CLUSTER + cluster_identifier, raw={**cluster.raw, "DBClusterMembers": [*members, member]})
 
     def settings_differences(self, source: Instance, target: Instance) -> Mapping[str, tuple[Any, Any]]:
         return dict(self.differences)
 
-    def request_setting_repair(self, source: Instance, target: Instance, differences: Mapping[str, Any]) -> list[str]:
+    def request_setting_repair(self, source: Instance, target: Instance, differences: Collection[str]) -> list[str]:
         with self._calls.change("rds.request_setting_repair", ",".join(sorted(differences))):
             for name in set(differences) - set(self.unrepairable):
                 del self.differences[name]
@@ -599,7 +616,7 @@ class FakeClusters:
         self.request_snapshot_copy = rds.request_snapshot_copy
         self.request_snapshot_deletion = rds.request_snapshot_deletion
         self.parameters = {"rds.logical_replication": "1"}
-        self.missing_roles: list[str] = []
+        self.unrepairable: list[str] = []
 
     def describe(self, identifier: str) -> Instance | None:
         return self._rds._look(CLUSTER + identifier)
@@ -608,14 +625,32 @@ class FakeClusters:
         return [one for one in self._rds._opted_in() if one.database.is_cluster]
 
     def settings_differences(self, source: Instance, target: Instance) -> Mapping[str, tuple[Any, Any]]:
-        return self.differences
+        return dict(self.differences)
+
+    def request_setting_repair(self, source: Instance, target: Instance, differences: Collection[str]) -> list[str]:
+        with self._calls.change("clusters.request_setting_repair", ",".join(sorted(differences))):
+            for name in set(differences) - set(self.unrepairable):
+                del self.differences[name]
+        return [name for name in differences if name in self.unrepairable]
+
+    def request_missing_roles(self, source: Instance, target: Instance) -> None:
+        with self._calls.change("clusters.request_missing_roles", target.database.identifier):
+            del self.differences["associated roles"]
+
+    def request_restore(
+        self, source: Instance, target_identifier: str, snapshot: str, key_arn: str, tags: Mapping[str, str]
+    ) -> None:
+        """It has what the snapshot has, and answers when `FakeRds.finish_restore` says so."""
+        if CLUSTER + target_identifier in self._rds.instances:
+            raise NameTaken(f"{target_identifier} exists")
+        with self._calls.change("clusters.request_restore", f"{target_identifier} of {snapshot}"):
+            self._rds.add_cluster(target_identifier, key_arn=key_arn)
+            self._rds.alter(CLUSTER + target_identifier, tags=dict(tags), status="creating")
+            server = self._rds.servers[target_identifier]
+            server.own, server.reachable = self._rds.snapshots[snapshot]["Catalog"].copy(), False
 
     def parameter(self, group: str, name: str) -> str | None:
         return self.parameters.get(name)
-
-    def request_missing_roles(self, source: Instance, target: Instance) -> Sequence[str]:
-        missing, self.missing_roles = self.missing_roles, []
-        return missing
 
     def request_snapshot(self, identifier: str, source_identifier: str, tags: Mapping[str, str]) -> None:
         self._rds.request_snapshot(identifier, CLUSTER + source_identifier, tags)
@@ -903,6 +938,8 @@ class FakeSecrets:
 
     def login(self, secret_id: str) -> tuple[str, str]:
         self._calls.ask("secrets.login")
+        if secret_id not in self.logins:
+            raise LoginRefused(f"the login secret cannot be read: {secret_id}")
         return self.logins[secret_id]
 
     def describe_endpoint(self, secret_id: str) -> EndpointSecret:

@@ -5,6 +5,7 @@ from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 
+from lambdas.rotation import databases, snapshots
 from lambdas.rotation.errors import (
     AccessRefused,
     AwsRefused,
@@ -24,7 +25,8 @@ PATIENCE = timedelta(hours=2)
 _LATER = (AwsUnavailable, DatabaseUnreachable, AwsRefused)
 _NEVER = (AccessRefused, LoginRefused, RetirementRefused)
 
-_DROP = {"mariadb": "mariadb -e 'DROP DATABASE {}'", "postgres": "psql postgres -c 'DROP DATABASE {} WITH (FORCE)'"}
+_PSQL = "psql postgres -c 'DROP DATABASE {} WITH (FORCE)'"
+_DROP = {"aurora-postgresql": _PSQL, "mariadb": "mariadb -e 'DROP DATABASE {}'", "postgres": _PSQL}
 
 Chore = Callable[[Rotation, Ports], str | None]
 """Asks for one removal. Returns what is still being waited for, None when there is nothing left to remove."""
@@ -73,7 +75,7 @@ def _followed(rotation: Rotation, ports: Ports) -> Rotation:
     if rotation.target is None:
         return rotation
     with suppress(*_LATER, *_NEVER):
-        live = ports.rds.describe_instance_by_resource_id(rotation.target.resource_id)
+        live = databases.by_resource_id(rotation.target.resource_id, ports)
         if live is not None and live.database.identifier != rotation.target_identifier:
             logger.warning("target renamed by somebody else", now=live.database.identifier)
             return rotation.having(target=live.database, target_identifier=live.database.identifier)
@@ -88,13 +90,16 @@ def _chores(rotation: Rotation) -> list[tuple[Chore, str]]:
         command = f"aws scheduler delete-schedule --group-name <the stack's> --name {rotation.rotation_id}"
         chores.append((_recovery_schedule, command))
     if target := rotation.target_identifier:
-        command = f"aws rds delete-db-instance --db-instance-identifier {target} --skip-final-snapshot"
-        chores.append((_target, f"{command} --delete-automated-backups"))
+        kind = "cluster" if source.is_cluster else "instance"
+        command = f"aws rds delete-db-{kind} --db-{kind}-identifier {target} --skip-final-snapshot"
+        first = "  # its instances first" if source.is_cluster else ""
+        chores.append((_target, f"{command} --delete-automated-backups{first}"))
         chores.append((_control_database, _DROP[source.engine].format(CONTROL_DATABASE)))
     if rotation.restoration is not None:
         # After the target, which may still be being made of one of them.
         for snapshot in (rotation.restoration.kept_snapshot, rotation.restoration.temporary_snapshot):
-            command = f"aws rds delete-db-snapshot --db-snapshot-identifier {snapshot}"
+            kind = "db-cluster-snapshot" if source.is_cluster else "db-snapshot"
+            command = f"aws rds delete-{kind} --{kind}-identifier {snapshot}"
             chores.append((partial(_snapshot, snapshot), command))
     return chores
 
@@ -108,27 +113,28 @@ def _target(rotation: Rotation, ports: Ports) -> str | None:
     target = _ours(rotation, ports)
     if target is None:
         return None
-    identifier = target.database.identifier
-    if target.status != "deleting":
-        if target.deletion_protection:
-            ports.rds.disable_deletion_protection(identifier)
-        else:
-            ports.rds.request_instance_deletion(identifier, keep_automated_backups=False)
-    return f"{identifier} to be deleted (it is {target.status})"
+    # A cluster goes when its instances are gone; until then RDS refuses, and the next visit asks again.
+    for one in (*databases.instances_of(target, ports), target):
+        if one.deletion_protection:
+            databases.disable_deletion_protection(one.database, ports)
+        elif one.status != "deleting":
+            databases.request_deletion(one.database, ports, keep_automated_backups=False)
+    return f"{target.database.identifier} to be deleted (it is {target.status})"
 
 
 def _ours(rotation: Rotation, ports: Ports) -> Instance | None:
     """The target; one without our tag was there before (NameTaken), and is not for us to touch."""
-    target = ports.rds.describe_instance(rotation.target_identifier or "")
+    _, source = rotation.planned()
+    target = databases.like(source, rotation.target_identifier or "", ports)
     return target if target is not None and target.tags.get(ROTATION_ID_TAG) == rotation.rotation_id else None
 
 
 def _snapshot(identifier: str, rotation: Rotation, ports: Ports) -> str | None:
-    found = ports.rds.describe_snapshot(identifier)
-    tags = {tag["Key"]: tag["Value"] for tag in (found or {}).get("TagList") or ()}
-    if found is None or tags.get(ROTATION_ID_TAG) != rotation.rotation_id:
+    _, source = rotation.planned()
+    found = databases.describe_snapshot(source, identifier, ports)
+    if found is None or not snapshots.is_ours(found, rotation):
         return None
-    ports.rds.request_snapshot_deletion(identifier)
+    databases.request_snapshot_deletion(source, identifier, ports)
     return f"snapshot {identifier} to be deleted (it is {found.get('Status')})"
 
 

@@ -13,12 +13,16 @@ def copy_snapshot(rotation: Rotation, ports: Ports) -> Rotation:
     RDS writes all of it anew: a restore takes no key, a copy does (RDS API reference: CopyDBSnapshot). The copy stays,
     as what Decommission would otherwise make to be kept. Idempotent by name and tag.
 
+    A cluster's is not copied: its restore takes a key (RestoreDBClusterFromSnapshot), and applications wait.
+
     Raises:
         SnapshotFailed, NameTaken, BudgetSpent: terminal; the rollback opens the source, and nothing is lost.
     """
     restoration = rotation.restored()
     if restoration.stage != "copy":
         return rotation
+    if rotation.planned()[1].is_cluster:
+        return rotation.having(restoration=restoration.having(stage="restore"))
     refuse_if_spent(rotation, f"snapshot {restoration.kept_snapshot}", ports)
     original, copy = restoration.temporary_snapshot, restoration.kept_snapshot
     if snapshots.is_copied(ports.rds.describe_snapshot(copy), rotation):
@@ -28,4 +32,4 @@ def copy_snapshot(rotation: Rotation, ports: Ports) -> Rotation:
     return rotation.having(restoration=restoration.having(look_again_seconds=look_again_seconds(rotation, ports)))
 
 
-handler = step(copy_snapshot, reaches=(reach.snapshot,))
+handler = step(copy_snapshot, reaches=(reach.snapshot_to_copy,))

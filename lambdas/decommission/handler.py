@@ -86,12 +86,12 @@ def _delete_source(rotation: Rotation, progress: Decommission, source: Instance 
     if source is None:
         return progress.having(stage="rekey-kept")
     # Its replicas first: RDS would promote them; and a cluster's instances, which keep it from being deleted.
-    for one in left_behind(rotation, ports) or (source,):
+    for one in left_behind(rotation, source, ports) or (source,):
         if one.deletion_protection:
             databases.disable_deletion_protection(one.database, ports)
         elif one.status != "deleting":
             # Automated backups stay and expire by themselves: the last way back to before the rotation.
-            databases.request_deletion(one.database, ports)
+            databases.request_deletion(one.database, ports, keep_automated_backups=True)
     return progress
 
 
@@ -115,7 +115,7 @@ def _finished(rotation: Rotation, progress: Decommission, ports: Ports) -> Decom
     plan, _ = rotation.planned()
     target = rotation.synced_target()
     # Only a fence needs a control database.
-    if rotation.fence is not None and ports.rds.describe_instance_by_resource_id(target.resource_id) is not None:
+    if rotation.fence is not None and databases.by_resource_id(target.resource_id, ports) is not None:
         ports.engine(target, plan).drop_control_database()
     ports.ledger.release_lock(rotation)
     return progress.having(stage="done", complete=True, source_deleted_at=ports.clock.now())

@@ -1,5 +1,7 @@
 """The right to remove a source, established anew from live facts at every visit."""
 
+from collections.abc import Iterable
+
 from lambdas.rotation import databases, names
 from lambdas.rotation.errors import RetirementRefused
 from lambdas.rotation.ports import Instance, Ports
@@ -26,7 +28,7 @@ def limitation(rotation: Rotation, source: Instance, ports: Ports) -> str | None
     if (state := ports.kms.key_state(key_arn)) != "Enabled":
         return f"the key {key_arn} of the target is {state}: {identifier} may soon be all that can be read"
     target = rotation.synced_target().identifier
-    ours = {target, *(replica.database.identifier for replica in left_behind(rotation, ports))}
+    ours = {target, *(replica.database.identifier for replica in left_behind(rotation, source, ports))}
     followers = source.raw.get("ReadReplicaDBInstanceIdentifiers") or source.raw.get("ReadReplicaIdentifiers") or ()
     replicas = set(followers) - ours
     if rotation.deployment is not None:
@@ -37,15 +39,15 @@ def limitation(rotation: Rotation, source: Instance, ports: Ports) -> str | None
     return _name_leads_elsewhere(rotation, successor, ports)
 
 
-def left_behind(rotation: Rotation, ports: Ports) -> list[Instance]:
+def left_behind(rotation: Rotation, source: Instance, ports: Ports) -> list[Instance]:
     """Replicas of the source, or instances of the cluster, that have a successor: what is still there, and marked."""
-    members = rotation.deployment.members[1:] if rotation.deployment is not None else ()
-    found = [ports.rds.describe_instance_by_resource_id(member.source_resource_id) for member in members]
-    return [
-        replica
-        for replica in found
-        if replica is not None and replica.tags.get(names.DECOMMISSION_TAG) == rotation.rotation_id
-    ]
+    found: Iterable[Instance | None]
+    if source.database.is_cluster:
+        found = databases.instances_of(source, ports)
+    else:
+        members = rotation.deployment.members[1:] if rotation.deployment is not None else ()
+        found = (ports.rds.describe_instance_by_resource_id(member.source_resource_id) for member in members)
+    return [one for one in found if one and one.tags.get(names.DECOMMISSION_TAG) == rotation.rotation_id]
 
 
 def _name_leads_elsewhere(rotation: Rotation, successor: Instance, ports: Ports) -> str | None:

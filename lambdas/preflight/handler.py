@@ -88,13 +88,31 @@ Check = Callable[[], Iterable[Finding]]
 
 def _checks(rotation: Rotation, source: Instance, ports: Ports) -> tuple[Check, ...]:
     plan, database = rotation.planned()
+    by_login: tuple[Check, ...] = (
+        lambda: instance.reachable(source, ports),
+        lambda: connectivity.connectivity(rotation, ports),
+        lambda: login.login(rotation, ports),
+    )
     if database.is_cluster:
+        of_clusters: Mapping[str, tuple[Check, ...]] = {
+            "blue-green": (
+                lambda: blue_green.room_in_a_deployment(source, ports),
+                lambda: cluster.replication(rotation, source, ports),
+                lambda: instance.backups(source),
+            ),
+            "snapshot": (
+                lambda: snapshot.downtime(rotation, source),
+                lambda: cluster.restorable(rotation, source),
+                *by_login,
+            ),
+        }
         return (
             lambda: cluster.strategy(rotation),
             lambda: cluster.condition(rotation, source),
-            lambda: cluster.shape(source, ports),
-            lambda: cluster.replication(rotation, source, ports),
-            lambda: instance.backups(source),
+            lambda: cluster.instances(rotation, source, ports),
+            *of_clusters.get(plan.strategy, ()),
+            lambda: instance.surroundings(rotation, source, ports),
+            lambda: instance.maintenance(source, ports),
             lambda: cluster.quotas(source, ports),
             lambda: key.old_key(source, ports),
         )
@@ -109,9 +127,7 @@ def _checks(rotation: Rotation, source: Instance, ports: Ports) -> tuple[Check, 
         lambda: instance.condition(rotation, source),
         lambda: instance.engine(rotation, source),
         *whichever,
-        lambda: instance.reachable(rotation, ports),
-        lambda: connectivity.connectivity(rotation, ports),
-        lambda: login.login(rotation, ports),
+        *by_login,
     )
     by_strategy: Mapping[str, tuple[Check, ...]] = {
         "read-replica": (
@@ -119,7 +135,11 @@ def _checks(rotation: Rotation, source: Instance, ports: Ports) -> tuple[Check, 
             lambda: instance.backups(source),
             *by_fence,
         ),
-        "snapshot": (lambda: snapshot.downtime(rotation, source), *by_fence),
+        "snapshot": (
+            lambda: snapshot.downtime(rotation, source),
+            lambda: snapshot.master_password(rotation, source, ports),
+            *by_fence,
+        ),
         "blue-green": (
             lambda: blue_green.shape(source, ports),
             lambda: instance.condition(rotation, source),
@@ -136,7 +156,12 @@ def _checks(rotation: Rotation, source: Instance, ports: Ports) -> tuple[Check, 
 def _warnings(rotation: Rotation, source: Instance, ports: Ports) -> tuple[Check, ...]:
     plan, database = rotation.planned()
     if database.is_cluster:
-        return (lambda: cluster.warnings(source),)
+        if plan.strategy == "blue-green":
+            return (lambda: cluster.warnings_of_blue_green(source),)
+        return (
+            lambda: instance.warnings(source, ports),
+            lambda: cluster.warnings_of_snapshot(rotation, source, ports),
+        )
     of_the_strategy: Mapping[str, Check] = {
         "read-replica": lambda: login.warnings(rotation, ports),
         "snapshot": lambda: snapshot.warnings(rotation, source, ports),

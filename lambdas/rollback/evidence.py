@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 
+from lambdas.rotation import databases
 from lambdas.rotation.ports import Instance, Ports
 from lambdas.rotation.state import Database, Rotation, Undo
 
@@ -77,8 +78,8 @@ def promoted_target(rotation: Rotation, undo: Undo, ports: Ports) -> Database | 
 
 def _existing(rotation: Rotation, undo: Undo, ports: Ports) -> Instance | None:
     target = rotation.synced_target()
-    instance = ports.rds.describe_instance_by_resource_id(target.resource_id)
-    if instance is None and ports.rds.describe_instance(target.identifier) is not None:
+    instance = databases.by_resource_id(target.resource_id, ports)
+    if instance is None and databases.like(target, target.identifier, ports) is not None:
         raise Undecided(undo, f"{target.identifier} is not the instance that this rotation has seen")
     if instance is not None and instance.status == "deleting":
         raise Undecided(undo, f"{target.identifier} is being deleted")

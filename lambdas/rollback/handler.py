@@ -79,4 +79,4 @@ def _source_opened(rotation: Rotation, fence: Fence, ports: Ports) -> Rotation:
     return rolled_back(rotation, f"{source.identifier} is open", ports)
 
 
-handler = step(rollback, takes_over=True, reaches=(reach.rds, reach.source_server, reach.target_server))
+handler = step(rollback, takes_over=True, reaches=(reach.database, reach.source_server, reach.target_server))

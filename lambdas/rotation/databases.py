@@ -20,17 +20,22 @@ def own_name(database: Database) -> str:
 
 def named(base_name: str, ports: Ports) -> Instance | None:
     """The one that has this name, as RDS names it now; ``cluster/`` before the name of a cluster."""
-    if base_name.startswith(CLUSTER):
-        return ports.clusters.describe(identifier_of(base_name))
-    return ports.rds.describe_instance(base_name)
+    return _described(identifier_of(base_name), base_name.startswith(CLUSTER), ports)
 
 
 def by_arn(arn: str, ports: Ports) -> Instance | None:
     """The one that has the name in this ARN now: RDS exchanges names, so it need not be the one of before."""
     kind, _, identifier = arn.rpartition(":")
-    if kind.endswith(":cluster"):
-        return ports.clusters.describe(identifier)
-    return ports.rds.describe_instance(identifier)
+    return _described(identifier, kind.endswith(":cluster"), ports)
+
+
+def like(database: Database, identifier: str, ports: Ports) -> Instance | None:
+    """The one that has this name now, and is what ``database`` is."""
+    return _described(identifier, database.is_cluster, ports)
+
+
+def _described(identifier: str, is_cluster: bool, ports: Ports) -> Instance | None:
+    return ports.clusters.describe(identifier) if is_cluster else ports.rds.describe_instance(identifier)
 
 
 def by_resource_id(resource_id: str, ports: Ports) -> Instance | None:
@@ -40,11 +45,28 @@ def by_resource_id(resource_id: str, ports: Ports) -> Instance | None:
     return ports.rds.describe_instance_by_resource_id(resource_id)
 
 
+def instances_of(cluster: Instance, ports: Ports) -> list[Instance]:
+    """The instances of a cluster, the writer first; what is no cluster has none. One that is gone is left out."""
+    listed = sorted(cluster.raw.get("DBClusterMembers") or (), key=lambda one: not one.get("IsClusterWriter"))
+    found = [ports.rds.describe_instance(one["DBInstanceIdentifier"]) for one in listed]
+    return [instance for instance in found if instance is not None]
+
+
 def settings_differences(source: Instance, target: Instance, ports: Ports) -> Mapping[str, tuple[Any, Any]]:
     """Setting name -> (source's, target's), for every carried setting that differs."""
     if source.database.is_cluster:
         return ports.clusters.settings_differences(source, target)
     return ports.rds.settings_differences(source, target)
+
+
+def request_restore(
+    source: Instance, target_identifier: str, snapshot: str, key_arn: str, tags: Tags, ports: Ports
+) -> None:
+    """An instance gets its snapshot's key, a cluster this one."""
+    if source.database.is_cluster:
+        ports.clusters.request_restore(source, target_identifier, snapshot, key_arn, tags)
+    else:
+        ports.rds.request_restore(source, target_identifier, snapshot, tags)
 
 
 # -- its snapshots ---------------------------------------------------------------------------------------------------
@@ -94,9 +116,9 @@ def disable_deletion_protection(of: Database, ports: Ports) -> None:
         ports.rds.disable_deletion_protection(of.identifier)
 
 
-def request_deletion(of: Database, ports: Ports) -> None:
-    """No final snapshot. Its automated backups stay and expire by themselves."""
+def request_deletion(of: Database, ports: Ports, *, keep_automated_backups: bool) -> None:
+    """No final snapshot: it would hold the old key, or nobody needs it."""
     if of.is_cluster:
-        ports.clusters.request_deletion(of.identifier, keep_automated_backups=True)
+        ports.clusters.request_deletion(of.identifier, keep_automated_backups=keep_automated_backups)
     else:
-        ports.rds.request_instance_deletion(of.identifier, keep_automated_backups=True)
+        ports.rds.request_instance_deletion(of.identifier, keep_automated_backups=keep_automated_backups)

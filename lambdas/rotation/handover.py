@@ -1,6 +1,6 @@
 """What passes from the source to the target after every cutover: the base name's lead, and the owner's opt-in."""
 
-from lambdas.rotation import names
+from lambdas.rotation import databases, names
 from lambdas.rotation.errors import VerificationFailed
 from lambdas.rotation.ports import Instance, Ports
 from lambdas.rotation.state import Rotation
@@ -17,15 +17,26 @@ def advance(rotation: Rotation, ports: Ports) -> None:
 
 def move_opt_in(rotation: Rotation, source: Instance | None, target: Instance, ports: Ports) -> None:
     """To the target first: a fleet that looks in between sees the database twice rather than not at all."""
-    if target.tags.get(names.RELEASED_TAG) != rotation.rotation_id:
-        ports.rds.set_tags(target.database.arn, {names.RELEASED_TAG: rotation.rotation_id})
+    _mark(target, names.RELEASED_TAG, rotation, ports)
     if source is None:
         return
     opt_in = names.opt_in_tags(source.tags)
     missing = {name: value for name, value in opt_in.items() if target.tags.get(name) != value}
     if missing:
         ports.rds.set_tags(target.database.arn, missing)
-    if source.tags.get(names.DECOMMISSION_TAG) != rotation.rotation_id:
-        ports.rds.set_tags(source.database.arn, {names.DECOMMISSION_TAG: rotation.rotation_id})
+    _mark(source, names.DECOMMISSION_TAG, rotation, ports)
     if opt_in:
         ports.rds.remove_tags(source.database.arn, sorted(opt_in))
+
+
+def mark_instances(rotation: Rotation, source: Instance | None, target: Instance, ports: Ports) -> None:
+    """As the clusters that they belong to: what may go when its time has come, and what no rollback may delete."""
+    for instance in databases.instances_of(target, ports):
+        _mark(instance, names.RELEASED_TAG, rotation, ports)
+    for instance in databases.instances_of(source, ports) if source is not None else ():
+        _mark(instance, names.DECOMMISSION_TAG, rotation, ports)
+
+
+def _mark(database: Instance, tag: str, rotation: Rotation, ports: Ports) -> None:
+    if database.tags.get(tag) != rotation.rotation_id:
+        ports.rds.set_tags(database.database.arn, {tag: rotation.rotation_id})

@@ -76,6 +76,15 @@ def target_identifier(base_name: str, rotation_id: str) -> str:
     return shortened(identifier_of(base_name), _IDENTIFIER_LENGTH - len(suffix)) + suffix
 
 
+def member_identifier(identifier: str, rotation_id: str) -> str:
+    """Of the target's instance that takes the place of this one of the source; an earlier rotation may have named that.
+
+    >>> member_identifier("orders-1", "10c59dbe"), member_identifier("orders-1-rot-83bcb8d2", "10c59dbe")
+    ('orders-1-rot-10c59dbe', 'orders-1-rot-10c59dbe')
+    """
+    return target_identifier(re.sub(r"-rot-[0-9a-f]{8}$", "", identifier), rotation_id)
+
+
 def deployment_name(base_name: str, rotation_id: str) -> str:
     """Of the rotation's blue/green deployment, by which a repeated request finds it.
 

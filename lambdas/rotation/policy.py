@@ -26,7 +26,10 @@ RECOVER = "Recover"
 TASK_TOKEN = "TaskToken"  # noqa: S105 - the name of a field
 STARTED_BY = "AWS_STEP_FUNCTIONS_STARTED_BY_EXECUTION_ID"
 
-RISKS = ("logical-slots", "logical-copy", "unlogged-tables", "memory-tables", "pg-cron", "iac-owned", "downtime")
+RISKS = (
+    "logical-slots", "logical-copy", "unlogged-tables", "memory-tables", "pg-cron", "iac-owned", "downtime",
+    "reader-endpoint", "managed-master-password",
+)  # fmt: skip
 """What a person may accept in ``Accept``; Preflight's reason is the same word as a name (``LogicalSlots``)."""
 
 INPUT_BYTES = 16 * 1024

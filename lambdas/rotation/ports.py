@@ -8,7 +8,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -102,13 +102,20 @@ class Rds(Protocol):
         """
         ...
 
+    def request_member(
+        self, source: Instance, identifier: str, cluster_identifier: str, key_arn: str, tags: Mapping[str, str]
+    ) -> None:
+        """Ask for an instance of a cluster, with the settings of another cluster's instance.
+
+        Raises: NameTaken, AwsRefused (terminal).
+        """
+        ...
+
     def settings_differences(self, source: Instance, target: Instance) -> Mapping[str, tuple[Any, Any]]:
         """Setting name -> (source's, target's), for every carried setting that differs."""
         ...
 
-    def request_setting_repair(
-        self, source: Instance, target: Instance, differences: Mapping[str, Any]
-    ) -> Sequence[str]:
+    def request_setting_repair(self, source: Instance, target: Instance, differences: Collection[str]) -> Sequence[str]:
         """Ask for the repairs that are possible now; returns the names of the differences that cannot be repaired."""
         ...
 
@@ -121,15 +128,15 @@ class Rds(Protocol):
         ...
 
     def proxies_of(self, identifier: str) -> Sequence[str]:
-        """Names of the RDS Proxies that lead to this instance."""
+        """Names of the RDS Proxies that lead to this instance or cluster."""
         ...
 
     def pending_maintenance(self, arn: str) -> Sequence[str]:
-        """What RDS would do to the instance by itself in its next maintenance window, each as one line."""
+        """What RDS would do to the instance or cluster by itself in its next maintenance window, each as one line."""
         ...
 
     def event_subscriptions_of(self, identifier: str) -> Sequence[str]:
-        """Names of the event subscriptions that name this instance."""
+        """Names of the event subscriptions that name this instance or cluster."""
         ...
 
     def last_backup_at(self, resource_id: str) -> datetime | None: ...
@@ -172,8 +179,21 @@ class Clusters(Protocol):
 
     def settings_differences(self, source: Instance, target: Instance) -> Mapping[str, tuple[Any, Any]]: ...
 
-    def request_missing_roles(self, source: Instance, target: Instance) -> Sequence[str]:
-        """Ask for the associated roles that the target lacks, and name them; nothing when it has them all."""
+    def request_restore(
+        self, source: Instance, target_identifier: str, snapshot: str, key_arn: str, tags: Mapping[str, str]
+    ) -> None:
+        """Ask for the target of a snapshot, under this key; it has no instance then.
+
+        Raises: NameTaken, AwsRefused (terminal).
+        """
+        ...
+
+    def request_setting_repair(
+        self, source: Instance, target: Instance, differences: Collection[str]
+    ) -> Sequence[str]: ...
+
+    def request_missing_roles(self, source: Instance, target: Instance) -> None:
+        """Ask for the associated roles that the target lacks. Repeatable."""
         ...
 
     def parameter(self, group: str, name: str) -> str | None:

@@ -7,7 +7,7 @@ call would raise.
 
 from collections.abc import Callable
 
-from lambdas.rotation import snapshots
+from lambdas.rotation import databases, snapshots
 from lambdas.rotation.ports import Ports
 from lambdas.rotation.state import Rotation
 
@@ -18,9 +18,23 @@ def rds(rotation: Rotation, ports: Ports) -> None:
     ports.rds.describe_instance(rotation.target_or_source.identifier)
 
 
+def database(rotation: Rotation, ports: Ports) -> None:
+    _, source = rotation.planned()
+    databases.like(source, rotation.target_or_source.identifier, ports)
+
+
 def snapshot(rotation: Rotation, ports: Ports) -> None:
+    _, source = rotation.planned()
     temporary, _ = snapshots.pair_of(rotation)
-    ports.rds.describe_snapshot(temporary)
+    databases.describe_snapshot(source, temporary, ports)
+
+
+def snapshot_to_copy(rotation: Rotation, ports: Ports) -> None:
+    """Of an instance: a cluster's is not copied under the fence."""
+    _, source = rotation.planned()
+    if not source.is_cluster:
+        temporary, _ = snapshots.pair_of(rotation)
+        ports.rds.describe_snapshot(temporary)
 
 
 def new_key(rotation: Rotation, ports: Ports) -> None:

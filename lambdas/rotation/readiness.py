@@ -11,6 +11,8 @@ is under way."""
 
 
 def backup_window(instance: Instance, now: datetime) -> list[str]:
+    if instance.database.is_cluster:
+        return []  # Aurora's backups are continuous, and keep nobody from anything
     window = instance.raw.get("PreferredBackupWindow")
     if window and _is_near(window, now):
         return [f"the backup window of {instance.database.identifier} ({window} UTC) to pass"]

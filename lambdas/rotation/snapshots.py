@@ -40,6 +40,22 @@ def tags(rotation: Rotation) -> dict[str, str]:
     return names.our_tags(plan.base_name, rotation.rotation_id)
 
 
+def of_the_target(rotation: Rotation) -> str:
+    """Name of the snapshot that the target is restored from: the copy, or of a cluster, which needs none, the original.
+
+    The copy of a cluster's is made by Decommission, when nobody waits for it.
+    """
+    _, database = rotation.planned()
+    restoration = rotation.restored()
+    return restoration.temporary_snapshot if database.is_cluster else restoration.kept_snapshot
+
+
+def is_ours(snapshot: Mapping[str, Any], rotation: Rotation) -> bool:
+    """One without this rotation's tag was there before, and is not for us to touch."""
+    mark = {"Key": names.ROTATION_ID_TAG, "Value": rotation.rotation_id}
+    return mark in (snapshot.get("TagList") or ())
+
+
 def pair_of(rotation: Rotation) -> tuple[str, str]:
     """Names of the snapshot under the old key, which is temporary, and of its copy under the new one, which is kept.
 

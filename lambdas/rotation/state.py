@@ -232,7 +232,7 @@ class Restoration(_Part):
     temporary_snapshot: str
     """Under the old key."""
     kept_snapshot: str
-    """Its copy under the new key, of which the target is made."""
+    """Its copy under the new key, of which the target is made; a cluster is made of the other one."""
     requested_at: AwareDatetime | None = None
     """When RDS was about to be asked for the target."""
     waiting_for: tuple[str, ...] = ()

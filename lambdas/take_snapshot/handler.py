@@ -1,6 +1,6 @@
 """TakeSnapshot: the fenced source, as it is, under the old key."""
 
-from lambdas.rotation import reach, snapshots
+from lambdas.rotation import databases, reach, snapshots
 from lambdas.rotation.errors import FenceBroken, UnknownDatabase
 from lambdas.rotation.outage import look_again_seconds, refuse_if_spent
 from lambdas.rotation.ports import Ports
@@ -26,7 +26,8 @@ def take_snapshot(rotation: Rotation, ports: Ports) -> Rotation:
     refuse_if_spent(rotation, f"snapshot {temporary}", ports)
     restoration = restoration.having(look_again_seconds=look_again_seconds(rotation, ports))
     # Not at every look: while RDS takes a snapshot the server may not answer for a moment.
-    found = ports.rds.describe_snapshot(temporary) if rotation.restoration is not None else None
+    _, database = rotation.planned()
+    found = databases.describe_snapshot(database, temporary, ports) if rotation.restoration is not None else None
     if found is None:
         rotation = rotation.having(restoration=restoration)
         _ask(rotation, temporary, ports)
@@ -40,15 +41,15 @@ def _ask(rotation: Rotation, snapshot: str, ports: Ports) -> None:
     """RDS takes no snapshot of an instance that is busy: then the next visit asks again."""
     plan, database = rotation.planned()
     fence, _ = rotation.fenced_source()
-    source = ports.rds.describe_instance_by_resource_id(database.resource_id)
+    source = databases.by_resource_id(database.resource_id, ports)
     if source is None:
         raise UnknownDatabase(f"{database.identifier} is gone")
     if breach := ports.engine(database, plan).fence_breach(fence.databases):
         raise FenceBroken(f"{database.identifier}: {breach}")
     # Written down before the call: whatever becomes of its answer, a rollback has to look for this snapshot.
     ports.ledger.record(rotation)
-    ports.rds.request_snapshot(snapshot, source.database.identifier, snapshots.tags(rotation))
+    databases.request_snapshot(source.database, snapshot, snapshots.tags(rotation), ports)
     logger.info("snapshot requested", snapshot=snapshot)
 
 
-handler = step(take_snapshot, reaches=(reach.rds, reach.snapshot, reach.source_server))
+handler = step(take_snapshot, reaches=(reach.database, reach.snapshot, reach.source_server))

@@ -1,5 +1,6 @@
 """What has to be seen after the cutover, each as a reason that it is not, or None."""
 
+from lambdas.rotation import databases
 from lambdas.rotation.errors import ConnectivityChanged, DatabaseUnreachable
 from lambdas.rotation.ports import Instance, Ports
 from lambdas.rotation.state import Database, Rotation
@@ -17,8 +18,15 @@ def target_is_up(target: Instance) -> str | None:
     return None
 
 
+def instances(rotation: Rotation, target: Instance, ports: Ports) -> str | None:
+    """Those of a cluster; each has storage under the cluster's key."""
+    found = databases.instances_of(target, ports)
+    reasons = (target_is_up(one) or key_of_target(rotation, one) for one in found)
+    return "; ".join(filter(None, reasons)) or None
+
+
 def settings(source: Instance, target: Instance, ports: Ports) -> str | None:
-    differences = ports.rds.settings_differences(source, target)
+    differences = databases.settings_differences(source, target, ports)
     return f"settings differ: {', '.join(sorted(differences))}" if differences else None
 
 

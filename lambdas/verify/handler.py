@@ -3,8 +3,9 @@
 from datetime import timedelta
 from typing import Any
 
+from lambdas.rotation import databases, snapshots
 from lambdas.rotation.errors import StateIncomplete, VerificationFailed
-from lambdas.rotation.handover import advance, move_opt_in
+from lambdas.rotation.handover import advance, mark_instances, move_opt_in
 from lambdas.rotation.ports import Instance, Ports
 from lambdas.rotation.state import Rotation, Verification
 from lambdas.rotation.step import logger, step
@@ -29,12 +30,13 @@ def verify(rotation: Rotation, ports: Ports) -> Rotation:
     target, release, now = rotation.synced_target(), rotation.release, ports.clock.now()
     if release is None:
         raise StateIncomplete("needs a release: the target has not been opened")
-    live_source = ports.rds.describe_instance_by_resource_id(source.resource_id)
-    live_target = ports.rds.describe_instance_by_resource_id(target.resource_id)
+    live_source = databases.by_resource_id(source.resource_id, ports)
+    live_target = databases.by_resource_id(target.resource_id, ports)
     if live_target is None:
         raise VerificationFailed(f"{target.identifier} no longer exists, and applications write to it")
     advance(rotation, ports)
     move_opt_in(rotation, live_source, live_target, ports)
+    mark_instances(rotation, live_source, live_target, ports)
     unseen_fence, breach = checks.source_is_fenced(rotation, ports) if live_source is not None else (None, None)
     if breach is not None:
         raise VerificationFailed(f"{source.identifier} accepts connections beside the target: {breach}")
@@ -44,6 +46,7 @@ def verify(rotation: Rotation, ports: Ports) -> Rotation:
     pending = (
         checks.target_is_up(live_target),
         checks.key_of_target(rotation, live_target),
+        checks.instances(rotation, live_target, ports),
         checks.settings(live_source, live_target, ports) if live_source is not None else None,
         checks.name(rotation, source, target, ports),
         checks.secret(rotation, target, ports),
@@ -79,7 +82,7 @@ def _evidence(rotation: Rotation, target: Instance, found: dict[str, Any]) -> di
         "fence_position": fence.position if fence else None,
         "fence_raised_at": fence.raised_at.isoformat() if fence and fence.raised_at else None,
         "replayed": rotation.drain.replayed if rotation.drain else None,
-        "restored_from": rotation.restoration.kept_snapshot if rotation.restoration else None,
+        "restored_from": snapshots.of_the_target(rotation) if rotation.restoration else None,
         "system_identifier": check.system_identifier if check else None,
         "released_at": release.released_at.isoformat() if release else None,
         "write_outage_seconds": release.write_outage_seconds if release else None,

@@ -1,11 +1,12 @@
 """What has to be true of each member before the switchover. Each returns what is still being waited for."""
 
 from lambdas.rotation import databases, names
-from lambdas.rotation.errors import SettingsNotCarried, SyncIncomplete, WrongKey
+from lambdas.rotation.errors import SyncIncomplete, WrongKey
 from lambdas.rotation.ports import BlueGreenDeployment, Instance, Ports
-from lambdas.rotation.settings import request_repair
+from lambdas.rotation.settings import refuse, request_repair
 from lambdas.rotation.state import Deployment, Member, Rotation
 
+ROLES = "associated roles"
 NOT_COMPARED = ("tags", "Performance Insights key")
 """RDS gives green blue's tags at the switchover; it copies Performance Insights with the key that it has, and that key
 then stays in use, which the retirement of keys sees."""
@@ -67,14 +68,15 @@ def _mark(rotation: Rotation, target: Instance, ports: Ports) -> None:
 
 def _settings(source: Instance, target: Instance, ports: Ports) -> list[str]:
     """Raises: SettingsNotCarried (terminal) for a difference that is not repaired; of a cluster, only roles are."""
-    if source.database.is_cluster:
-        if differences := ports.clusters.settings_differences(source, target):
-            listed = "; ".join(f"{name}: {was} became {now}" for name, (was, now) in sorted(differences.items()))
-            raise SettingsNotCarried(f"{target.database.identifier} has other settings than its source: {listed}")
-        missing = ports.clusters.request_missing_roles(source, target)
-        return [f"the roles of {target.database.identifier} ({', '.join(missing)})"] if missing else []
-    differing = request_repair(source, target, ports, besides=NOT_COMPARED)
-    return [f"the settings {', '.join(differing)} of {target.database.identifier}"] if differing else []
+    if not source.database.is_cluster:
+        differing = request_repair(source, target, ports, besides=NOT_COMPARED)
+        return [f"the settings {', '.join(differing)} of {target.database.identifier}"] if differing else []
+    found = ports.clusters.settings_differences(source, target)
+    differences = {name: sides for name, sides in found.items() if name not in NOT_COMPARED}
+    refuse(target, differences, set(differences) - {ROLES})
+    if differences:
+        ports.clusters.request_missing_roles(source, target)
+    return [f"the {ROLES} of {target.database.identifier}"] if differences else []
 
 
 def _is_clusters(target: Instance) -> bool:

@@ -1,17 +1,20 @@
 """WaitForRestore: is the target there, is it what the source is, and does the fence stand on it? Looks once."""
 
-from lambdas.rotation import making, reach
+from lambdas.rotation import databases, making, reach
 from lambdas.rotation.errors import RestoreFailed, StateIncomplete, UnknownDatabase
 from lambdas.rotation.inherited_fence import is_fenced_primary
 from lambdas.rotation.outage import look_again_seconds, refuse_if_spent
 from lambdas.rotation.ports import Instance, Ports
-from lambdas.rotation.settings import request_repair
+from lambdas.rotation.settings import request_repair, request_repair_of_cluster
 from lambdas.rotation.state import Rotation
 from lambdas.rotation.step import logger, step
+from lambdas.wait_for_restore import members
 
 
 def wait_for_restore(rotation: Rotation, ports: Ports) -> Rotation:
-    """Observe the target once, ask for the settings that a restore does not take, and prove the fence on it at last.
+    """Observe the target once, ask for what a restore does not make, and prove the fence on it at last.
+
+    That is settings and, of a cluster, instances.
 
     Raises:
         WrongKey, SettingsNotCarried, RestoreFailed: terminal; it is not, and will not be, what the source is.
@@ -23,7 +26,8 @@ def wait_for_restore(rotation: Rotation, ports: Ports) -> Rotation:
         raise StateIncomplete("needs a target: RestoreTarget has not run")
     if restoration.complete:
         return rotation
-    target = ports.rds.describe_instance(rotation.target_identifier or "")
+    _, source = rotation.planned()
+    target = databases.like(source, rotation.target_identifier or "", ports)
     waiting_for = making.waiting_for(rotation, target, RestoreFailed)
     if target is not None and target.database.address:
         rotation = rotation.having(target=target.database)
@@ -43,12 +47,15 @@ def wait_for_restore(rotation: Rotation, ports: Ports) -> Rotation:
 def _finished(rotation: Rotation, target: Instance, ports: Ports) -> list[str]:
     """The settings before the fence: some of them restart the server, or let in whoever may not come in."""
     _, database = rotation.planned()
-    source = ports.rds.describe_instance_by_resource_id(database.resource_id)
+    source = databases.by_resource_id(database.resource_id, ports)
     if source is None:
         raise UnknownDatabase(f"{database.identifier} is gone")
-    if differing := request_repair(source, target, ports):
+    repair = request_repair_of_cluster if database.is_cluster else request_repair
+    if differing := repair(source, target, ports):
         return [f"the settings {', '.join(differing)}"]
+    if waiting_for := members.waiting_for(rotation, source, target, ports):
+        return waiting_for
     return [] if is_fenced_primary(rotation, ports) else [f"{target.database.identifier} to answer"]
 
 
-handler = step(wait_for_restore, reaches=(reach.rds, reach.source_server))
+handler = step(wait_for_restore, reaches=(reach.database, reach.source_server))

@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from lambdas.rotation import names
+from lambdas.rotation import databases, names
 from lambdas.rotation.errors import SyncIncomplete, UnknownDatabase
 from lambdas.rotation.polling import look_again_seconds
 from lambdas.rotation.ports import Ports
@@ -25,7 +25,7 @@ def wait_for_source(rotation: Rotation, ports: Ports) -> Rotation:
     """
     plan, database = rotation.planned()
     now = ports.clock.now()
-    source = ports.rds.describe_instance_by_resource_id(database.resource_id)
+    source = databases.by_resource_id(database.resource_id, ports)
     if source is None:
         raise UnknownDatabase(f"{database.identifier} is gone")
     # The journal has the name before anything of it exists: a rollback removes the control database by it, too.

@@ -25,11 +25,11 @@ import pg8000.exceptions
 from rich.console import Console
 from rich.table import Table
 
+from sandbox import mariadb
 from sandbox.demo import dialects, flow, inventory, progress, report, strategies, world, writers
 from sandbox.demo.account import Account
 from sandbox.demo.connection import Endpoint, Resolver, connect, quoted, trusting
 from sandbox.demo.count import recount
-from sandbox.mariadb import HOW_TO_INSTALL, is_installed
 
 ROWS = 20_000
 STATES = tuple(state for states in progress.PHASES.values() for state in states)
@@ -270,12 +270,13 @@ def main(argv: Sequence[str]) -> int:
 def _compare_strategies(
     account: Account, load: flow.Load, options: argparse.Namespace, console: Console, watcher: flow.Watcher
 ) -> int:
-    engines = [engine for engine in dialects.ENGINES if engine != "mariadb" or is_installed()]
-    if missing := sorted(set(dialects.ENGINES) - set(engines)):
-        console.print(f"Without {', '.join(missing)}: {HOW_TO_INSTALL}.", highlight=False)
+    engines = {*dialects.ENGINES, *dialects.CLUSTERS}
+    if not mariadb.is_installed():
+        console.print(f"Without MariaDB: {mariadb.HOW_TO_INSTALL}.", highlight=False)
         if options.document:
             return 2  # half a table would look like a whole one
-    rows = strategies.measure(account, load, options.runs, watcher, [*engines, *dialects.CLUSTERS])
+        engines -= set(mariadb.SERVES)
+    rows = strategies.measure(account, load, options.runs, watcher, engines)
     strategies.show(console, rows)
     if options.json:
         found = {row.subject.name: [one.to_json() for one in row.reports] for row in rows}

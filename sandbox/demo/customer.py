@@ -15,7 +15,7 @@ from typing import Any
 from sandbox.client import SandboxProcess
 from sandbox.demo import progress, world
 from sandbox.demo.account import Account
-from sandbox.demo.connection import Endpoint, NameNotFound, Resolver, hang_up, trusting
+from sandbox.demo.connection import Endpoint, Login, NameNotFound, Resolver, hang_up, trusting
 from sandbox.demo.world import World
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -80,8 +80,11 @@ class Customer:
         hang_up(sql)
         return None
 
-    def query(self, built: World, endpoint: Endpoint, database: str, statement: str) -> list[list[Any]]:
-        sql = built.dialect.connect(endpoint, database, built.app, trusting(self.account.ca_bundle))
+    def query(
+        self, built: World, endpoint: Endpoint, database: str | None, statement: str, login: Login | None = None
+    ) -> list[list[Any]]:
+        """As an application, unless somebody else is to log in. No database: where administrators work."""
+        sql = built.dialect.connect(endpoint, database, login or built.app, trusting(self.account.ca_bundle))
         try:
             rows: list[list[Any]] = sql.run(statement)
             return rows

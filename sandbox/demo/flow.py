@@ -17,18 +17,21 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from sandbox import mariadb
 from sandbox.demo import dialects, inventory, progress, recorder, report, world, writers
 from sandbox.demo.account import Account
 from sandbox.demo.count import CONTROL_DATABASE, Count, recount
-from sandbox.mariadb import HOW_TO_INSTALL, is_installed
 
 WARM_UP_SECONDS = 1.0
 COOL_DOWN_SECONDS = 1.0
 DEFAULT_RATE = 50.0
 STRATEGIES = ("read-replica", "blue-green", "snapshot")
-ACCEPTED: Mapping[str, Sequence[str]] = {"snapshot": ["downtime"], "aurora-postgresql": ["logical-copy"]}
-"""By strategy, or by engine."""
-"""Risks, by strategy, without which it is refused."""
+ACCEPTED: Mapping[str, Sequence[str]] = {
+    "snapshot": ["downtime"],
+    "aurora-postgresql/snapshot": ["reader-endpoint"],
+    "aurora-postgresql/blue-green": ["logical-copy"],
+}
+"""Risks without which it is refused: of a strategy, or of an engine by one."""
 
 
 @dataclass(frozen=True)
@@ -223,6 +226,7 @@ def expected(account: Account, built: world.World, output: Mapping[str, Any], ex
         ),
         in_place=identifier == built.identifier,
         members=tuple(one["DBInstanceIdentifier"] for one in target.get("DBClusterMembers", ())),
+        master_secret=(target.get("MasterUserSecret") or {}).get("SecretArn"),
     )
 
 
@@ -287,8 +291,8 @@ def main(argv: Sequence[str]) -> int:
     if sys.platform != "linux":
         console.print("The sandbox runs on Linux only.")
         return 2
-    if options.engine == "mariadb" and not is_installed():
-        console.print(f"MariaDB is not installed: {HOW_TO_INSTALL}.", highlight=False)
+    if options.engine in mariadb.SERVES and not mariadb.is_installed():
+        console.print(f"MariaDB is not installed: {mariadb.HOW_TO_INSTALL}.", highlight=False)
         return 2
     from sandbox.client import SandboxProcess
 
@@ -312,7 +316,10 @@ def main(argv: Sequence[str]) -> int:
             Load(writers=options.writers, rate=options.rate, acks=options.acks),
             request={
                 "GraceDays": options.grace_days,
-                "Accept": ACCEPTED.get(options.engine, ACCEPTED.get(options.strategy, [])),
+                "Accept": [
+                    *ACCEPTED.get(options.strategy, ()),
+                    *ACCEPTED.get(f"{options.engine}/{options.strategy}", ()),
+                ],
             },
             watcher=watcher,
         )
@@ -362,8 +369,10 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--acks", type=Path, help="write the acknowledged commits here, one a line")
     parser.add_argument("--picture", type=Path, default=Path("build/cutover.png"), help="write the picture here (PNG)")
     options = parser.parse_args(argv)
-    if options.engine in dialects.CLUSTERS and options.strategy != "blue-green":
-        parser.error(f"{options.engine} is a cluster, which only --strategy blue-green rotates")
+    if options.engine in dialects.CLUSTERS and options.strategy == "read-replica":
+        parser.error(f"{options.engine} is a cluster, which --strategy blue-green or snapshot rotates")
+    if options.engine == "mysql" and options.strategy != "blue-green":
+        parser.error("mysql is rotated by --strategy blue-green only: nobody here has fenced one")
     if options.strategy == "blue-green":
         options.connectivity = "endpoint"  # the name stays what it is
     elif options.unencrypted and options.strategy == "read-replica":

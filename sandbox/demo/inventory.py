@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
+from botocore import xform_name
+
 from sandbox.demo.account import Account
 
 Inventory = Mapping[str, Mapping[str, Any]]
@@ -60,10 +62,12 @@ class Expected:
     target_parameter_group: str | None = None
     """It may be a new one: where the fence is a parameter, source and target cannot share a group."""
     bystanders: Mapping[str, str] = field(default_factory=dict)
-    """Other instances of the account, with their keys: RDS backs them up every day."""
+    """Other instances and clusters of the account, with their keys: RDS backs them up every day."""
     kind: Literal["instance", "cluster"] = "instance"
     members: tuple[str, ...] = ()
     """The instances of a cluster, which change places with it."""
+    master_secret: str | None = None
+    """Of the target's master password, where RDS manages it; the source's goes with the source."""
     in_place: bool = False
     """The target has the name that the source had before (blue/green), and the source one that RDS gave it."""
 
@@ -80,9 +84,9 @@ class Expected:
 
 def bystanders(before: Inventory, source: str) -> dict[str, str]:
     return {
-        name.removeprefix("rds/instance/"): facts["key"]
+        name.rpartition("/")[2]: facts["key"]
         for name, facts in before.items()
-        if name.startswith("rds/instance/") and name != f"rds/instance/{source}"
+        if name.startswith(("rds/instance/", "rds/cluster/")) and not name.endswith(f"/{source}")
     }
 
 
@@ -121,24 +125,24 @@ def _may_be_added(name: str, facts: Mapping[str, Any], expected: Expected) -> bo
     match service, kind:
         case "rds", "instance":
             usable = facts["key"] == expected.new_key and facts["status"] == "available"
+            return expected.target in (own, facts.get("cluster")) and bool(usable)
+        case "rds", "cluster":
+            usable = facts["key"] == expected.new_key and facts["status"] == "available"
             return own == expected.target and bool(usable)
         case "rds", "snapshot" | "cluster-snapshot" if kind == expected.snapshots:
             kept = facts["key"] == expected.new_key and facts["status"] == "available"
             return own == expected.kept and bool(kept)
         case "rds", "parameter-group":
             return own == expected.target_parameter_group
-        case "rds", "automated-cluster-snapshot":
-            # Of blue, whose automated backups stay until they expire, or of what has its place now.
-            return bool(facts["key"] in (expected.old_key, expected.new_key))
-        case "rds", "automated-snapshot":
-            if facts["instance"] in expected.bystanders:
-                return bool(facts["key"] == expected.bystanders[facts["instance"]])
-            if facts["instance"] == expected.source:
+        case "rds", "automated-snapshot" | "automated-cluster-snapshot":
+            if facts["database"] in expected.bystanders:
+                return bool(facts["key"] == expected.bystanders[facts["database"]])
+            if facts["database"] == expected.source:
                 return bool(facts["key"] == expected.old_key)  # of the retained backups, see there
-            if expected.in_place and facts["instance"] == expected.target and facts["key"] == expected.old_key:
+            if expected.in_place and facts["database"] == expected.target and facts["key"] == expected.old_key:
                 return True  # as above, by the name of then
-            green = expected.in_place and facts["instance"].startswith(f"{expected.target}-green-")
-            return bool((facts["instance"] == expected.target or green) and facts["key"] == expected.new_key)
+            green = expected.in_place and facts["database"].startswith(f"{expected.target}-green-")
+            return bool((facts["database"] == expected.target or green) and facts["key"] == expected.new_key)
         case "rds", "automated-backup":
             if own == expected.target_resource_id:
                 return bool(facts["key"] == expected.new_key)
@@ -148,6 +152,8 @@ def _may_be_added(name: str, facts: Mapping[str, Any], expected: Expected) -> bo
             return bool(own == expected.new_key and facts["state"] == "Enabled")
         case "kms", "alias":
             return bool(facts["key"] == expected.new_key.rsplit("/", 1)[-1]) and expected.rotation_id in own
+        case "secretsmanager", "secret":
+            return own == expected.master_secret
         case "dynamodb", "item":
             # The lock is not among them: it has to be free.
             return bool(("/rotation#" in own and facts["closed"]) or own.endswith("/lineage"))
@@ -161,11 +167,15 @@ def _may_be_removed(name: str, facts: Mapping[str, Any], expected: Expected) -> 
     service, kind, own = name.split("/", 2)
     match service, kind:
         case "rds", "instance":
+            return expected.source in (own, facts.get("cluster"))
+        case "rds", "cluster":
             return own == expected.source
         case "rds", "automated-snapshot" | "automated-cluster-snapshot":
             return True  # they expire; no API deletes one
         case "rds", "automated-backup":
             return own == expected.source_resource_id or bool(facts["status"] == "retained")  # it has expired
+        case "secretsmanager", "secret":
+            return expected.master_secret is not None and ":secret:rds!db-" in own
     return False
 
 
@@ -193,7 +203,7 @@ def _may_change(name: str, fact: str, was: Any, now: Any, expected: Expected) ->
             return bool(now == expected.target_resource_id)
         case "rds", "instance" | "cluster", "tags" if _is_exchanged(kind, own, expected):
             return bool(was == {key: value for key, value in now.items() if not key.startswith("rds-key-rotation:")})
-        case "rds", "automated-backup", "instance" if expected.in_place:
+        case "rds", "automated-backup", "database" if expected.in_place:
             return bool(own == expected.source_resource_id and now == expected.source)
         case "rds", "automated-backup", "status":
             return bool(own == expected.source_resource_id and now == "retained")
@@ -225,6 +235,15 @@ def _tags(tags: Any) -> dict[str, str]:
     return {tag.get("Key", tag.get("TagKey")): tag.get("Value", tag.get("TagValue")) for tag in tags or ()}
 
 
+_COPIES = (
+    ("snapshot", "DBSnapshots", "DBSnapshotIdentifier", "DBInstanceIdentifier"),
+    ("cluster-snapshot", "DBClusterSnapshots", "DBClusterSnapshotIdentifier", "DBClusterIdentifier"),
+    ("automated-backup", "DBInstanceAutomatedBackups", "DbiResourceId", "DBInstanceIdentifier"),
+    ("automated-backup", "DBClusterAutomatedBackups", "DbClusterResourceId", "DBClusterIdentifier"),
+)
+"""Kind, what RDS lists them as, and where it says what one is called and which database it is of."""
+
+
 def _rds(account: Account) -> Found:
     rds = account.client("rds")
     for instance in _pages(rds, "describe_db_instances", "DBInstances"):
@@ -235,6 +254,7 @@ def _rds(account: Account) -> Found:
                 "key": instance.get("KmsKeyId"),
                 "resource_id": instance["DbiResourceId"],
                 "class": instance["DBInstanceClass"],
+                "cluster": instance.get("DBClusterIdentifier"),
                 "multi_az": instance.get("MultiAZ"),
                 "deletion_protection": instance.get("DeletionProtection"),
                 "backup_retention_days": instance.get("BackupRetentionPeriod"),
@@ -258,49 +278,22 @@ def _rds(account: Account) -> Found:
                 "tags": _tags(cluster.get("TagList")),
             },
         )
-    for kind, snapshot_type in (("cluster-snapshot", "manual"), ("automated-cluster-snapshot", "automated")):
-        for snapshot in _pages(rds, "describe_db_cluster_snapshots", "DBClusterSnapshots", SnapshotType=snapshot_type):
+    for kind, listed, name, database in _COPIES:
+        for copy in _pages(rds, xform_name(f"Describe{listed}"), listed):
+            automated = "automated-" if copy.get("SnapshotType") == "automated" else ""
             yield (
-                f"rds/{kind}/{snapshot['DBClusterSnapshotIdentifier']}",
-                {
-                    "status": snapshot["Status"],
-                    "key": snapshot.get("KmsKeyId"),
-                    "cluster": snapshot["DBClusterIdentifier"],
-                },
+                f"rds/{automated}{kind}/{copy[name]}",
+                {"status": copy["Status"], "key": copy.get("KmsKeyId"), "database": copy[database]},
             )
-    for backup in _pages(rds, "describe_db_cluster_automated_backups", "DBClusterAutomatedBackups"):
-        yield (
-            f"rds/automated-backup/{backup['DbClusterResourceId']}",
-            {
-                "status": backup["Status"],
-                "key": backup.get("KmsKeyId"),
-                "instance": backup["DBClusterIdentifier"],
-            },
-        )
-    for kind, snapshot_type in (("snapshot", "manual"), ("automated-snapshot", "automated")):
-        for snapshot in _pages(rds, "describe_db_snapshots", "DBSnapshots", SnapshotType=snapshot_type):
-            yield (
-                f"rds/{kind}/{snapshot['DBSnapshotIdentifier']}",
-                {
-                    "status": snapshot["Status"],
-                    "key": snapshot.get("KmsKeyId"),
-                    "instance": snapshot["DBInstanceIdentifier"],
-                },
-            )
-    for backup in _pages(rds, "describe_db_instance_automated_backups", "DBInstanceAutomatedBackups"):
-        yield (
-            f"rds/automated-backup/{backup['DbiResourceId']}",
-            {
-                "status": backup["Status"],
-                "key": backup.get("KmsKeyId"),
-                "instance": backup["DBInstanceIdentifier"],
-            },
-        )
-    for group in _pages(rds, "describe_db_parameter_groups", "DBParameterGroups"):
-        name = group["DBParameterGroupName"]
-        own = _pages(rds, "describe_db_parameters", "Parameters", DBParameterGroupName=name, Source="user")
-        values = {parameter["ParameterName"]: parameter.get("ParameterValue") for parameter in own}
-        yield f"rds/parameter-group/{name}", {"family": group["DBParameterGroupFamily"], "values": values}
+    for kind, of in (("parameter-group", "DB"), ("cluster-parameter-group", "DBCluster")):
+        named = f"{of}ParameterGroupName"
+        for group in _pages(rds, xform_name(f"Describe{of}ParameterGroups"), f"{of}ParameterGroups"):
+            name = group[named]
+            if name.startswith("default."):
+                continue  # RDS's own: it makes one when it is needed, and nobody can change it
+            own = _pages(rds, xform_name(f"Describe{of}Parameters"), "Parameters", Source="user", **{named: name})
+            values = {parameter["ParameterName"]: parameter.get("ParameterValue") for parameter in own}
+            yield f"rds/{kind}/{name}", {"family": group["DBParameterGroupFamily"], "values": values}
     for group in _pages(rds, "describe_db_subnet_groups", "DBSubnetGroups"):
         yield f"rds/subnet-group/{group['DBSubnetGroupName']}", {}
     for group in _pages(rds, "describe_option_groups", "OptionGroupsList"):

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -76,7 +76,7 @@ def until_cut_over(report: Report) -> float:
     return (entered[CUT_OVER] - min(entered.values())).total_seconds()
 
 
-def measure(account: Account, load: flow.Load, runs: int, watcher: flow.Watcher, engines: Sequence[str]) -> list[Row]:
+def measure(account: Account, load: flow.Load, runs: int, watcher: flow.Watcher, engines: Collection[str]) -> list[Row]:
     """Rotate ``runs`` databases of each kind, one more before that, which is not counted: it finds nothing loaded yet.
 
     Raises:

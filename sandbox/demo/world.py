@@ -71,13 +71,7 @@ class World:
 
     def describe(self, account: Account) -> dict[str, Any]:
         """What RDS says of the database, instance or cluster, that has the name now."""
-        rds = account.client("rds")
-        found: dict[str, Any] = (
-            rds.describe_db_clusters(DBClusterIdentifier=self.identifier)["DBClusters"][0]
-            if self.is_cluster
-            else rds.describe_db_instances(DBInstanceIdentifier=self.identifier)["DBInstances"][0]
-        )
-        return found
+        return described(account, self.identifier, cluster=self.is_cluster)
 
     def finder(self, account: Account) -> Finder:
         return finder(account, record=self.record, secret=self.endpoint_secret, port=self.dialect.port)
@@ -224,7 +218,7 @@ def make_cluster(account: Account, identifier: str, database: str, common: Mappi
             Engine=common["Engine"],
         )
         wait_available(account, member)
-    cluster = rds.describe_db_clusters(DBClusterIdentifier=identifier)["DBClusters"][0]
+    cluster = described(account, identifier, cluster=True)
     endpoint = Endpoint(cluster["Endpoint"], "", int(cluster["Port"]), 0)
     return Made(
         cluster["DBClusterArn"], cluster["DbClusterResourceId"], cluster.get("KmsKeyId"),
@@ -304,6 +298,17 @@ def make_endpoint_secret(account: Account, identifier: str, engine: str, endpoin
     return arn
 
 
+def described(account: Account, identifier: str, *, cluster: bool) -> dict[str, Any]:
+    """What RDS says of the instance, or the cluster, that has the name now."""
+    rds = account.client("rds")
+    found: dict[str, Any] = (
+        rds.describe_db_clusters(DBClusterIdentifier=identifier)["DBClusters"][0]
+        if cluster
+        else rds.describe_db_instances(DBInstanceIdentifier=identifier)["DBInstances"][0]
+    )
+    return found
+
+
 def wait_available(
     account: Account, identifier: str, within_seconds: float = CREATED_WITHIN_SECONDS, *, cluster: bool = False
 ) -> Mapping[str, Any]:
@@ -312,13 +317,9 @@ def wait_available(
     Raises:
         TimeoutError: it is not, in time.
     """
-    rds, give_up_at = account.client("rds"), time.monotonic() + within_seconds
+    give_up_at = time.monotonic() + within_seconds
     while True:
-        found: Mapping[str, Any] = (
-            rds.describe_db_clusters(DBClusterIdentifier=identifier)["DBClusters"][0]
-            if cluster
-            else rds.describe_db_instances(DBInstanceIdentifier=identifier)["DBInstances"][0]
-        )
+        found = described(account, identifier, cluster=cluster)
         status = found["Status" if cluster else "DBInstanceStatus"]
         if status == "available":
             return found
@@ -348,31 +349,23 @@ def fill(account: Account, world: World, writers: int) -> None:
 def remove(account: Account, identifier: str) -> None:
     """Ask for the end of a database and of all that was made of it; their servers would be in the way of the next."""
     rds = account.client("rds")
-    _remove_clusters(account, identifier)
+
+    def ours(name: str) -> bool:
+        return name == identifier or name.startswith(f"{identifier}-")
+
     for page in rds.get_paginator("describe_db_instances").paginate():
-        for name in (one["DBInstanceIdentifier"] for one in page["DBInstances"]):
-            if name == identifier or name.startswith(f"{identifier}-"):
-                # Replicas first or last, protected or not: what cannot go now is in nobody's way.
-                with suppress(ClientError):
-                    rds.modify_db_instance(DBInstanceIdentifier=name, DeletionProtection=False, ApplyImmediately=True)
-                with suppress(ClientError):
-                    rds.delete_db_instance(
-                        DBInstanceIdentifier=name, SkipFinalSnapshot=True, DeleteAutomatedBackups=True
-                    )
-
-
-def _remove_clusters(account: Account, identifier: str) -> None:
-    """With their instances, which RDS deletes before a cluster; a deletion of one takes a moment."""
-    rds = account.client("rds")
-    for cluster in rds.describe_db_clusters()["DBClusters"]:
-        name = cluster["DBClusterIdentifier"]
-        if name != identifier and not name.startswith(f"{identifier}-"):
-            continue
+        for name in filter(ours, (one["DBInstanceIdentifier"] for one in page["DBInstances"])):
+            # Replicas first or last, protected or not: what cannot go now is in nobody's way.
+            with suppress(ClientError):
+                rds.modify_db_instance(DBInstanceIdentifier=name, DeletionProtection=False, ApplyImmediately=True)
+            with suppress(ClientError):
+                rds.delete_db_instance(DBInstanceIdentifier=name, SkipFinalSnapshot=True, DeleteAutomatedBackups=True)
+    # After their instances, with which RDS deletes none.
+    for name in filter(ours, (one["DBClusterIdentifier"] for one in rds.describe_db_clusters()["DBClusters"])):
         with suppress(ClientError):
             rds.modify_db_cluster(DBClusterIdentifier=name, DeletionProtection=False, ApplyImmediately=True)
-        for member in cluster["DBClusterMembers"]:
-            with suppress(ClientError):
-                rds.delete_db_instance(DBInstanceIdentifier=member["DBInstanceIdentifier"], SkipFinalSnapshot=True)
+        with suppress(ClientError):
+            rds.delete_db_cluster(DBClusterIdentifier=name, SkipFinalSnapshot=True, DeleteAutomatedBackups=True)
 
 
 def _as_list(tags: Mapping[str, str]) -> list[dict[str, str]]:

@@ -8,6 +8,8 @@ from sandbox.iam.table import (
     Call,
     Check,
     add_tags,
+    manage_password,
+    modified,
     new_db_context,
     new_rds_thing,
     on,
@@ -51,22 +53,15 @@ def _new(call: Call) -> Iterator[Check]:
     for kind, parameter in (*_GROUPS.items(), ("subgrp", "DBSubnetGroupName")):
         yield Check(call.action, call.here(f"{kind}:{call.params.get(parameter) or 'default'}"), context)
     yield from add_tags(call, _cluster(call))
+    yield from manage_password(call, "cluster")
     yield from _pass_roles(call)
 
 
 @row("rds", "ModifyDBCluster")
 def _modify(call: Call) -> Iterator[Check]:
-    managed = call.params.get("ManageMasterUserPassword")
-    context: dict[str, str | list[str]] = (
-        {} if managed is None else {"rds:ManageMasterUserPassword": str(managed).lower()}
-    )
-    yield Check(call.action, _cluster(call), context)
-    if call.params.get("NewDBClusterIdentifier"):
-        # A rename is a change to the name it takes as well.
-        yield Check(call.action, rds_arn("cluster", "NewDBClusterIdentifier")(call), context)
-    for kind, parameter in (*_GROUPS.items(), ("pg", "DBInstanceParameterGroupName")):
-        if call.params.get(parameter):
-            yield Check(call.action, rds_arn(kind, parameter)(call), context)
+    parts = {**_GROUPS, "pg": "DBInstanceParameterGroupName"}
+    given = (rds_arn(kind, parameter)(call) for kind, parameter in parts.items() if call.params.get(parameter))
+    yield from modified(call, "cluster", "DBCluster", given)
     yield from _pass_roles(call)
 
 

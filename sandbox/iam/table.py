@@ -169,7 +169,7 @@ on(
     "DescribeDBProxyTargetGroups",
     "DescribeDBProxyTargets",
 )
-on("rds", rds_arn("db", "ResourceIdentifier"), "ApplyPendingMaintenanceAction", "DescribePendingMaintenanceActions")
+on("rds", rds_arn("db", "ResourceIdentifier"), "ApplyPendingMaintenanceAction")
 on("rds", rds_arn("integration", "IntegrationIdentifier"), "DescribeIntegrations")
 on("rds", rds_arn("tenant-database", "TenantDBName"), "DescribeTenantDatabases")
 on("rds", rds_arn("snapshot", "SourceArn"), "DescribeExportTasks")
@@ -229,6 +229,14 @@ def new_db_context(call: Call) -> dict[str, str | list[str]]:
     return context
 
 
+@row("rds", "DescribePendingMaintenanceActions")
+def _pending_maintenance(call: Call) -> Iterator[Check]:
+    """On the kind that a filter names."""
+    filters = {one["Name"] for one in call.params.get("Filters") or () if isinstance(one, dict)}
+    kind = "cluster" if filters == {"db-cluster-id"} else "db"
+    yield Check(call.action, rds_arn(kind, "ResourceIdentifier")(call))
+
+
 @row(
     "rds",
     "CreateDBInstance",
@@ -253,22 +261,39 @@ def _new_db(call: Call) -> Iterator[Check]:
     for part in _db_parts(call, source, always=True):
         yield Check(call.action, part, context)
     yield from add_tags(call, target)
+    yield from manage_password(call, "db")
     yield from pass_role(call, call.params.get("MonitoringRoleArn"), "monitoring.rds.amazonaws.com", target)
     yield from pass_role(call, call.params.get("DomainIAMRoleName"), "rds.amazonaws.com", target)
 
 
-@row("rds", "ModifyDBInstance")
-def _modify_db(call: Call) -> Iterator[Check]:
+def modified(call: Call, kind: str, name: str, parts: Iterable[str]) -> Iterator[Check]:
+    """What is changed has its name in ``<name>Identifier``; ``parts`` are what it gets."""
     managed = call.params.get("ManageMasterUserPassword")
     context: dict[str, str | list[str]] = (
         {} if managed is None else {"rds:ManageMasterUserPassword": str(managed).lower()}
     )
-    yield Check(call.action, _db(call), context)
-    if call.params.get("NewDBInstanceIdentifier"):
+    yield Check(call.action, rds_arn(kind, f"{name}Identifier")(call), context)
+    if call.params.get(f"New{name}Identifier"):
         # A rename is a change to the name it takes as well.
-        yield Check(call.action, rds_arn("db", "NewDBInstanceIdentifier")(call), context)
-    for part in _db_parts(call, always=False):
+        yield Check(call.action, rds_arn(kind, f"New{name}Identifier")(call), context)
+    for part in parts:
         yield Check(call.action, part, context)
+    yield from manage_password(call, kind)
+
+
+def manage_password(call: Call, kind: str) -> Iterator[Check]:
+    """RDS makes a secret in its caller's name (RDS User Guide: permissions for the Secrets Manager integration)."""
+    if not call.params.get("ManageMasterUserPassword"):
+        return
+    secret = call.here(f"secret:rds!{kind}-new", "secretsmanager")
+    yield Check("secretsmanager:CreateSecret", secret)
+    yield Check("secretsmanager:TagResource", secret)
+    yield from with_key(call, call.params.get("MasterUserSecretKmsKeyId"), "rds", "DescribeKey")
+
+
+@row("rds", "ModifyDBInstance")
+def _modify_db(call: Call) -> Iterator[Check]:
+    yield from modified(call, "db", "DBInstance", _db_parts(call, always=False))
     yield from pass_role(call, call.params.get("MonitoringRoleArn"), "monitoring.rds.amazonaws.com", _db(call))
     yield from pass_role(call, call.params.get("DomainIAMRoleName"), "rds.amazonaws.com", _db(call))
 

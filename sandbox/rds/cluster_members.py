@@ -106,7 +106,9 @@ class ClusterMembers(Instances):
     ) -> Instance:
         kind = self._kind(cluster.engine)
         settings = {
-            **self._defaults(name, kind, chosen),
+            **self._defaults(
+                name, kind, {**chosen, "PreferredBackupWindow": cluster.settings["PreferredBackupWindow"]}
+            ),
             "AvailabilityZone": f"{self.region_name}{'abc'[len(cluster.members) % 3]}",
             **chosen,
             # Of the cluster; an instance of its own would have backups of its own.
@@ -241,7 +243,9 @@ class ClusterMembers(Instances):
             assert former.server
             assert target.server
             pair = (former, target)
-            for member in pair:
+            # An heir that is still being made has no clients yet.
+            served = [member for member in pair if member.endpoint_visible]
+            for member in served:
                 self.fronts.cut(member.dbi_resource_id, "reset")
             former.server.restart()
             with self.lock:
@@ -264,6 +268,7 @@ class ClusterMembers(Instances):
                     member.server.restart()
                 if not member.doomed.is_set():
                     self.apply_in_force(member)
+            for member in served:
                 self.fronts.restore(member.dbi_resource_id)
             self.point(cluster)
 

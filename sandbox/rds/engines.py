@@ -9,7 +9,7 @@ from pathlib import Path
 from sandbox import mariadb
 from sandbox.mariadb import MariadbEngine
 from sandbox.postgres import VERSION as POSTGRES_VERSION
-from sandbox.postgres import PostgresEngine
+from sandbox.postgres import AuroraEngine, PostgresEngine
 from sandbox.rds.servers import Engine
 from sandbox.reaper import Reaper
 
@@ -100,12 +100,13 @@ def _postgres() -> Kind:
 
 
 def _aurora_postgresql() -> Kind:
-    """The same servers: what a client of Aurora sees of its storage is that all instances have the same data."""
+    """What a client of Aurora sees of its storage is that all instances have the same data."""
     plain = _postgres()
     major, _, minor = plain.version.partition(".")
     return dataclasses.replace(
         plain,
         name="aurora-postgresql",
+        servers=AuroraEngine,
         parameters=_INSTANCE_PARAMETERS,
         # Without it nobody would notice that a restore without a version takes the default one.
         older=(f"{major}.{int(minor) - 1}",),
@@ -133,11 +134,22 @@ def _mariadb() -> Kind:
     )
 
 
+def _mysql() -> Kind:
+    """RDS for MySQL with servers of MariaDB behind it: good enough while RDS alone, and no SQL of ours, is at work."""
+    return dataclasses.replace(
+        _mariadb(),
+        name="mysql",
+        version="8.4.6",
+        major="8.4",
+        reserved_masters=frozenset({"rdsadmin", "rdsrepladmin", "mysql.sys", "mysql.session", "root"}),
+    )
+
+
 class Engines:
     """Those whose programs are here. Thread-safe."""
 
     def __init__(self, directory: Path, reaper: Reaper) -> None:
-        others = [_mariadb()] if mariadb.is_installed() else []
+        others = [_mariadb(), _mysql()] if mariadb.is_installed() else []
         self.kinds = {kind.name: kind for kind in (_postgres(), _aurora_postgresql(), *others)}
         self._directory = directory
         self._reaper = reaper
@@ -147,7 +159,7 @@ class Engines:
     def kind(self, name: str) -> Kind:
         """Raises KeyError, whose text says what to do, for an engine that is not here."""
         if name not in self.kinds:
-            hint = f" MariaDB is not installed: {mariadb.HOW_TO_INSTALL}." if name == "mariadb" else ""
+            hint = f" MariaDB is not installed: {mariadb.HOW_TO_INSTALL}." if name in mariadb.SERVES else ""
             raise KeyError(f"The sandbox has {', '.join(sorted(self.kinds))}.{hint}")
         return self.kinds[name]
 

@@ -282,7 +282,9 @@ class Instances(Backups):
             if "PreferredBackupWindow" in chosen or "PreferredMaintenanceWindow" in chosen:
                 self._check_windows(
                     chosen.get("PreferredMaintenanceWindow", instance.settings["PreferredMaintenanceWindow"]),
-                    chosen.get("PreferredBackupWindow", instance.settings["PreferredBackupWindow"]),
+                    chosen.get(
+                        "PreferredBackupWindow", (instance.cluster or instance).settings["PreferredBackupWindow"]
+                    ),
                 )
             busy = False
             for member in (*AT_ONCE, "SecurityGroups", "OptionGroup", "IAMDatabaseAuthenticationEnabled"):

@@ -11,8 +11,8 @@ from lambdas.rotation.aws.cloudwatch import CloudWatch
 from lambdas.rotation.ports import Watchers
 
 
-def dimensions(identifier: str) -> list[dict[str, str]]:
-    return [{"Name": "DBInstanceIdentifier", "Value": identifier}]
+def dimensions(identifier: str, name: str = "DBInstanceIdentifier") -> list[dict[str, str]]:
+    return [{"Name": name, "Value": identifier}]
 
 
 def alarm(name: str, **what: Any) -> None:
@@ -21,13 +21,13 @@ def alarm(name: str, **what: Any) -> None:
     )
 
 
-def simple(name: str, identifier: str) -> None:
+def simple(name: str, *of: str) -> None:
     what = {"Namespace": "AWS/RDS", "MetricName": "CPUUtilization", "Period": 60, "Statistic": "Average"}
-    alarm(name, Dimensions=dimensions(identifier), **what)
+    alarm(name, Dimensions=dimensions(*of), **what)
 
 
-def dashboard(name: str, identifier: str) -> None:
-    metrics = [["AWS/RDS", "CPUUtilization", "DBInstanceIdentifier", identifier]]
+def dashboard(name: str, identifier: str, dimension: str = "DBInstanceIdentifier") -> None:
+    metrics = [["AWS/RDS", "CPUUtilization", dimension, identifier]]
     body = {"widgets": [{"type": "metric", "properties": {"metrics": metrics}}]}
     client("cloudwatch").put_dashboard(DashboardName=name, DashboardBody=json.dumps(body))
 
@@ -44,6 +44,17 @@ def test_finds_alarms_on_the_instance_and_dashboards_that_show_it() -> None:
     seen = CloudWatch().watchers_of("orders")
 
     assert Watchers(alarms=("cpu", "iops"), dashboards=("shop",)) == seen
+
+
+def test_a_cluster_has_a_dimension_of_its_own() -> None:
+    simple("cpu", "orders", "DBClusterIdentifier")
+    simple("cpu-of-another-kind", "orders", "FunctionName")
+    dashboard("shop", "orders", "DBClusterIdentifier")
+    dashboard("shop-2", "orders", "FunctionName")
+
+    seen = CloudWatch().watchers_of("orders")
+
+    assert Watchers(alarms=("cpu",), dashboards=("shop",)) == seen
 
 
 def test_an_account_without_any() -> None:

@@ -2,15 +2,21 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
+from botocore import xform_name
+from botocore.awsrequest import AWSResponse
 from botocore.stub import Stubber
 
-from lambdas.rotation.aws.client import client
-from lambdas.rotation.aws.clusters import SETTINGS, AwsClusters
+from lambdas.rotation.aws.carried_cluster_settings import SETTINGS
+from lambdas.rotation.aws.carried_settings import Setting
+from lambdas.rotation.aws.client import client, client_that_asks_once
+from lambdas.rotation.aws.clusters import AwsClusters
 from lambdas.rotation.errors import AwsRefused, AwsUnavailable, NameTaken, RetirementRefused
-from lambdas.rotation.names import DECOMMISSION_TAG, our_tags
+from lambdas.rotation.names import DECOMMISSION_TAG, ROTATION_ID_TAG, our_tags
 from lambdas.rotation.ports import Instance
+from tests.aws.answers import losing
 
 OURS = our_tags("cluster/orders", "42")
 
@@ -43,27 +49,19 @@ def live(clusters: AwsClusters, identifier: str = "orders") -> Instance:
 @contextmanager
 def refusing(operation: str, code: str) -> Iterator[None]:
     """RDS answers every look as always, and this call by a refusal."""
-    aws = client("rds")
-    real = aws._make_api_call
 
-    def call(name: str, params: dict[str, object]) -> object:
-        if name != operation:
-            return real(name, params)
-        with Stubber(aws) as stubber:
-            stubber.add_client_error(aws.meta.service_model.operation_model(name).name and _snake(name), code)
-            return real(name, params)
+    def refuse(model: Any, **_: Any) -> tuple[AWSResponse, dict[str, Any]]:
+        error = {"Error": {"Code": code, "Message": "refused"}, "ResponseMetadata": {}}
+        return AWSResponse("", 400, {}, None), error
 
-    aws._make_api_call = call
+    clients = (client("rds"), client_that_asks_once("rds"))
+    for aws in clients:
+        aws.meta.events.register(f"before-call.rds.{operation}", refuse)
     try:
         yield
     finally:
-        aws._make_api_call = real
-
-
-def _snake(name: str) -> str:
-    from botocore import xform_name
-
-    return str(xform_name(name))
+        for aws in clients:
+            aws.meta.events.unregister(f"before-call.rds.{operation}", refuse)
 
 
 # -- who is it ---------------------------------------------------------------------------------------------------------
@@ -108,47 +106,128 @@ def test_finds_what_is_opted_in(clusters: AwsClusters) -> None:
     assert ["orders"] == [one.database.identifier for one in clusters.describe_opted_in()]
 
 
-@pytest.mark.parametrize("name", SETTINGS)
-def test_every_setting_is_compared(clusters: AwsClusters, name: str) -> None:
+ROLE = {"RoleArn": "arn:aws:iam::123456789012:role/imports", "Status": "ACTIVE", "FeatureName": "s3Import"}
+FULL: dict[str, object] = {
+    "EngineVersion": "16.14", "Port": 5433, "BackupRetentionPeriod": 9, "PreferredBackupWindow": "01:00-01:30",
+    "PreferredMaintenanceWindow": "mon:02:00-mon:02:30", "DBClusterParameterGroup": "g", "DBSubnetGroup": "s",
+    "VpcSecurityGroups": [{"VpcSecurityGroupId": "sg-1", "Status": "active"}], "DeletionProtection": True,
+    "IAMDatabaseAuthenticationEnabled": True, "EnabledCloudwatchLogsExports": ["postgresql"],
+    "CopyTagsToSnapshot": True, "StorageType": "aurora-iopt1", "NetworkType": "DUAL",
+    "ServerlessV2ScalingConfiguration": {"MinCapacity": 1.0, "MaxCapacity": 2.0},
+    "EngineLifecycleSupport": "open-source-rds-extended-support-disabled",
+}  # fmt: skip
+AT_RESTORE = {
+    "EngineVersion": "16.14", "Port": 5433, "BackupRetentionPeriod": 9, "PreferredBackupWindow": "01:00-01:30",
+    "DBClusterParameterGroupName": "g", "DBSubnetGroupName": "s", "VpcSecurityGroupIds": ["sg-1"],
+    "DeletionProtection": True, "EnableIAMDatabaseAuthentication": True, "EnableCloudwatchLogsExports": ["postgresql"],
+    "CopyTagsToSnapshot": True, "StorageType": "aurora-iopt1", "NetworkType": "DUAL",
+    "ServerlessV2ScalingConfiguration": {"MinCapacity": 1.0, "MaxCapacity": 2.0},
+    "EngineLifecycleSupport": "open-source-rds-extended-support-disabled",
+}  # fmt: skip
+AFTERWARDS = {"PreferredMaintenanceWindow": "mon:02:00-mon:02:30"}
+BEYOND_REPAIR = {"engine version", "port", "subnet group", "Extended Support"}
+
+
+def seen(clusters: AwsClusters, **raw: object) -> Instance:
+    found = live(clusters)
+    return Instance(**{**vars(found), "status": "available", "raw": {**found.raw, "PendingModifiedValues": {}, **raw}})
+
+
+def test_everything_that_a_restore_takes_is_given_and_the_key(clusters: AwsClusters) -> None:
+    """Left out, these fall back to RDS's default version, its default groups, and no protection."""
+    make(tags={"team": "pay", "key-rotation:enabled": "true"})
+    source = seen(clusters, **FULL)
+    tags = [{"Key": name, "Value": value} for name, value in {"team": "pay", **OURS}.items()]
+    asked = {"DBClusterIdentifier": "orders-rot-42", "SnapshotIdentifier": "s", "Engine": "aurora-postgresql",
+             "KmsKeyId": "key", "Tags": tags, **AT_RESTORE}  # fmt: skip
+    with Stubber(client("rds")) as stubber:
+        stubber.add_client_error("describe_db_clusters", "DBClusterNotFoundFault")
+        stubber.add_response("restore_db_cluster_from_snapshot", {}, asked)
+
+        clusters.request_restore(source, "orders-rot-42", "s", "key", OURS)
+
+    restoration = client("rds").meta.service_model.operation_model("RestoreDBClusterFromSnapshot").input_shape.members
+    assert not set(AFTERWARDS) & set(restoration)
+
+
+def test_a_restored_cluster_is_adopted_and_a_strangers_is_not(clusters: AwsClusters) -> None:
+    make(tags=OURS)
+    make("other")
+    source = live(clusters)
+
+    clusters.request_restore(source, "orders", "s", "key", OURS)
+
+    with pytest.raises(NameTaken):
+        clusters.request_restore(source, "other", "s", "key", OURS)
+
+
+def test_a_restored_cluster_is_adopted_though_the_answer_was_lost(clusters: AwsClusters) -> None:
+    make(tags=OURS)
+    source = live(clusters)
+    there = client("rds").describe_db_clusters(DBClusterIdentifier="orders")
+    with Stubber(client("rds")) as stubber:
+        stubber.add_client_error("describe_db_clusters", "DBClusterNotFoundFault")
+        stubber.add_client_error("restore_db_cluster_from_snapshot", "DBClusterAlreadyExistsFault")
+        stubber.add_response("describe_db_clusters", {"DBClusters": there["DBClusters"]})
+
+        clusters.request_restore(source, "orders", "s", "key", OURS)
+
+
+@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
+def test_every_setting_is_compared_and_repaired_where_that_is_possible(clusters: AwsClusters, setting: Setting) -> None:
     """A row that reads a member that there is not would never differ."""
     make()
-    source = live(clusters)
-    full = {
-        "EngineVersion": "16.14", "Port": 5433, "BackupRetentionPeriod": 9, "PreferredBackupWindow": "01:00-01:30",
-        "PreferredMaintenanceWindow": "mon:01:00-mon:01:30", "DBClusterParameterGroup": "g", "DBSubnetGroup": "s",
-        "VpcSecurityGroups": [{"VpcSecurityGroupId": "sg-1", "Status": "active"}], "DeletionProtection": True,
-        "IAMDatabaseAuthenticationEnabled": True, "EnabledCloudwatchLogsExports": ["postgresql"],
-        "CopyTagsToSnapshot": True, "StorageType": "aurora-iopt1",
-        "ServerlessV2ScalingConfiguration": {"MinCapacity": 1.0, "MaxCapacity": 2.0},
-    }  # fmt: skip
-    known = client("rds").meta.service_model.shape_for("DBCluster").members
-    target = Instance(**{**vars(source), "raw": {**source.raw, **full}})
+    source, target = seen(clusters, **FULL), seen(clusters, **{**dict.fromkeys(FULL), "EngineVersion": "15.1"})
+    described = client("rds").meta.service_model.shape_for("DBCluster").members
+    repair = client("rds").meta.service_model.operation_model("ModifyDBCluster").input_shape.members
 
-    assert set(full) <= set(known)
-    assert name in clusters.settings_differences(source, target)
+    assert set(FULL) <= set(described)
+    assert setting.name in clusters.settings_differences(source, target)
+    assert (setting.repair is None) == (setting.name in BEYOND_REPAIR)
+    if setting.repair is not None:
+        assert set(setting.repair(setting.seen(source.raw), setting.seen({})) or {}) <= set(repair)
     assert {} == clusters.settings_differences(source, source)
 
 
-def test_asks_for_the_roles_that_are_missing(clusters: AwsClusters) -> None:
-    make()
-    target = live(clusters)
-    roles = [{"RoleArn": "arn:aws:iam::123456789012:role/imports", "Status": "ACTIVE", "FeatureName": "s3Import"}]
-    source = Instance(**{**vars(target), "raw": {**target.raw, "AssociatedRoles": roles}})
+def test_what_differs_is_repaired_with_one_call(clusters: AwsClusters) -> None:
+    make(tags={"team": "pay"})
+    source = seen(clusters, **FULL, AssociatedRoles=[ROLE])
+    target = seen(clusters, **{**FULL, "PreferredMaintenanceWindow": "tue:02:00-tue:02:30"})
+    target = Instance(**{**vars(target), "tags": {}})
+    differences = clusters.settings_differences(source, target)
     with Stubber(client("rds")) as stubber:
-        asked = {
-            "DBClusterIdentifier": "orders",
-            "RoleArn": "arn:aws:iam::123456789012:role/imports",
-            "FeatureName": "s3Import",
-        }
-        stubber.add_response("add_role_to_db_cluster", {}, asked)
-        assert ["s3Import by arn:aws:iam::123456789012:role/imports"] == clusters.request_missing_roles(source, target)
+        arn = target.database.arn
+        asked = {"DBClusterIdentifier": "orders", "ApplyImmediately": True, **AFTERWARDS}
+        role = {name: ROLE[name] for name in ("RoleArn", "FeatureName")}
+        tags = {"ResourceName": arn, "Tags": [{"Key": "team", "Value": "pay"}]}
+        stubber.add_response("modify_db_cluster", {}, asked)
+        stubber.add_response("add_role_to_db_cluster", {}, {"DBClusterIdentifier": "orders", **role})
+        stubber.add_response("add_tags_to_resource", {}, tags)
+
+        assert [] == clusters.request_setting_repair(source, target, differences)
+        stubber.assert_no_pending_responses()
+
+    assert {"maintenance window", "associated roles", "tags"} == set(differences)
+
+
+def test_what_cannot_be_repaired_is_named_and_nothing_is_asked_of_a_busy_cluster(clusters: AwsClusters) -> None:
+    make()
+    source, target = seen(clusters, **FULL), seen(clusters, **{**FULL, "Port": 5432})
+    busy = Instance(**{**vars(target), "status": "modifying"})
+    with Stubber(client("rds")):
+        assert ["port"] == clusters.request_setting_repair(source, target, ["port"])
+        assert () == clusters.request_setting_repair(source, busy, ["port"])
+
+
+def test_a_role_that_is_there_already_is_no_error(clusters: AwsClusters) -> None:
+    make()
+    source, target = seen(clusters, AssociatedRoles=[ROLE]), seen(clusters)
+    with Stubber(client("rds")) as stubber:
         stubber.add_client_error("add_role_to_db_cluster", "DBClusterRoleAlreadyExists")
-        assert ["s3Import by arn:aws:iam::123456789012:role/imports"] == clusters.request_missing_roles(source, target)
+        assert [] == clusters.request_setting_repair(source, target, ["associated roles"])
         stubber.add_client_error("add_role_to_db_cluster", "DBClusterRoleQuotaExceeded")
         with pytest.raises(AwsRefused):
-            clusters.request_missing_roles(source, target)
-
-        assert [] == clusters.request_missing_roles(source, source)
+            clusters.request_setting_repair(source, target, ["associated roles"])
 
 
 def test_reads_a_parameter_of_the_clusters_group(clusters: AwsClusters) -> None:
@@ -210,6 +289,16 @@ REQUESTS: dict[str, Callable[[AwsClusters], None]] = {
 }
 
 
+def test_a_lost_answer_of_a_deletion_is_not_asked_again_by_the_sdk(clusters: AwsClusters) -> None:
+    """What is gone has no tags, by which the permission to delete it is told: it would be denied."""
+    make()
+    clusters.request_snapshot("s", "orders", OURS)
+    with losing("rds", "DeleteDBClusterSnapshot") as asked, pytest.raises(AwsUnavailable):
+        clusters.request_snapshot_deletion("s")
+
+    assert ["DeleteDBClusterSnapshot"] == asked
+
+
 @pytest.mark.parametrize("operation", REQUESTS)
 @pytest.mark.parametrize(
     ("code", "error"),
@@ -234,22 +323,80 @@ def test_what_rds_refuses_for_now_is_asked_for_again_later(
                 REQUESTS[operation](clusters)
 
 
+@pytest.mark.parametrize("operation", ["CreateDBClusterSnapshot", "CopyDBClusterSnapshot"])
+def test_a_snapshot_whose_answer_got_lost_is_its_own(clusters: AwsClusters, operation: str) -> None:
+    """The SDK repeats the call, and RDS says that the name is taken."""
+    ours = {"TagList": [{"Key": key, "Value": value} for key, value in OURS.items()]}
+    with Stubber(client("rds")) as stubber:
+        stubber.add_client_error("describe_db_cluster_snapshots", "DBClusterSnapshotNotFoundFault")
+        stubber.add_client_error(xform_name(operation), "DBClusterSnapshotAlreadyExistsFault")
+        stubber.add_response("describe_db_cluster_snapshots", {"DBClusterSnapshots": [ours]})
+
+        REQUESTS[operation](clusters)
+
+        stubber.assert_no_pending_responses()
+
+
 # -- the end -----------------------------------------------------------------------------------------------------------
 
 
-def test_deletes_only_what_is_marked(clusters: AwsClusters) -> None:
+@pytest.mark.parametrize("tag", [ROTATION_ID_TAG, DECOMMISSION_TAG])
+def test_deletes_only_what_a_rotation_made_or_marked(clusters: AwsClusters, tag: str) -> None:
     make()
     with pytest.raises(RetirementRefused):
         clusters.request_deletion("orders", keep_automated_backups=True)
     assert clusters.describe("orders") is not None
 
-    client("rds").add_tags_to_resource(
-        ResourceName=live(clusters).database.arn, Tags=[{"Key": DECOMMISSION_TAG, "Value": "42"}]
-    )
+    client("rds").add_tags_to_resource(ResourceName=live(clusters).database.arn, Tags=[{"Key": tag, "Value": "42"}])
     clusters.request_deletion("orders", keep_automated_backups=True)
     clusters.request_deletion("orders", keep_automated_backups=True)
 
     assert clusters.describe("orders") is None
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_there_is_no_final_snapshot_and_backups_stay_where_they_are_kept(clusters: AwsClusters, kept: bool) -> None:
+    """A final snapshot would be one more thing under the old key, for ever."""
+    make(tags={DECOMMISSION_TAG: "42"})
+    found = {"DBClusters": [live(clusters).raw]}
+    with Stubber(client("rds")) as stubber:
+        stubber.add_response("describe_db_clusters", found)
+        stubber.add_response(
+            "delete_db_cluster",
+            {},
+            {"DBClusterIdentifier": "orders", "SkipFinalSnapshot": True, "DeleteAutomatedBackups": not kept},
+        )
+
+        clusters.request_deletion("orders", keep_automated_backups=kept)
+
+        stubber.assert_no_pending_responses()
+
+
+def test_what_is_being_deleted_is_not_asked_for_again(clusters: AwsClusters) -> None:
+    make(tags={DECOMMISSION_TAG: "42"})
+    clusters.request_snapshot("s", "orders", OURS)
+    cluster, snapshot = live(clusters).raw, clusters.describe_snapshot("s")
+    assert snapshot is not None
+    with Stubber(client("rds")) as stubber:  # which knows of no deletion
+        stubber.add_response("describe_db_clusters", {"DBClusters": [{**cluster, "Status": "deleting"}]})
+        stubber.add_response(
+            "describe_db_cluster_snapshots", {"DBClusterSnapshots": [{**snapshot, "Status": "deleting"}]}
+        )
+
+        clusters.request_deletion("orders", keep_automated_backups=True)
+        clusters.request_snapshot_deletion("s")
+
+
+@pytest.mark.parametrize(
+    ("operation", "code"),
+    [("DeleteDBClusterSnapshot", "DBClusterSnapshotNotFoundFault"), ("DeleteDBCluster", "DBClusterNotFoundFault")],
+)
+def test_what_is_gone_since_the_look_is_deleted(clusters: AwsClusters, operation: str, code: str) -> None:
+    make(tags={DECOMMISSION_TAG: "42"})
+    clusters.request_snapshot("s", "orders", OURS)
+
+    with refusing(operation, code):
+        REQUESTS[operation](clusters)
 
 
 def test_takes_the_protection_away(clusters: AwsClusters) -> None:

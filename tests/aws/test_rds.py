@@ -1,7 +1,7 @@
 """The target must be what the source is, and nothing may be adopted, promoted or deleted that is not ours."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -20,6 +20,7 @@ from lambdas.rotation.errors import (
 )
 from lambdas.rotation.names import DECOMMISSION_TAG, ROTATION_ID_TAG, our_tags
 from lambdas.rotation.ports import Instance
+from tests.aws.answers import losing
 
 OURS = our_tags("orders", "42")
 KEY = "arn:aws:kms:eu-central-1:123456789012:key/new"
@@ -313,9 +314,10 @@ def test_everything_that_a_restore_takes_is_given(full: Instance) -> None:
 
 def test_what_a_restore_does_not_take_is_repaired_with_one_call(rds: AwsRds, full: Instance) -> None:
     """Performance Insights gets its key only while it is being switched on; switched on without, it has another."""
+    full = with_settings(full, MasterUserSecret={"SecretArn": "of-the-source", "SecretStatus": "active"})
     bare = target_of(
-        full, MaxAllocatedStorage=None, PerformanceInsightsEnabled=False, PerformanceInsightsKMSKeyId=None,
-        MonitoringInterval=0, MonitoringRoleArn=None,
+        full, MasterUserSecret=None, MaxAllocatedStorage=None, PerformanceInsightsEnabled=False,
+        PerformanceInsightsKMSKeyId=None, MonitoringInterval=0, MonitoringRoleArn=None,
     )  # fmt: skip
     with asked_of("ModifyDBInstance") as asked, Refusing() as stub:
         stub.add_response("modify_db_instance", {})
@@ -323,17 +325,88 @@ def test_what_a_restore_does_not_take_is_repaired_with_one_call(rds: AwsRds, ful
         assert () == tuple(rds.request_setting_repair(full, bare, rds.settings_differences(full, bare)))
 
     taken = {"MaxAllocatedStorage", "MonitoringInterval", "MonitoringRoleArn", "EnablePerformanceInsights"}
-    assert taken | {"PerformanceInsightsRetentionPeriod", "PerformanceInsightsKMSKeyId"} == set(asked[0]) - {
-        "DBInstanceIdentifier",
-        "ApplyImmediately",
-    }
+    taken |= {"PerformanceInsightsRetentionPeriod", "PerformanceInsightsKMSKeyId", "ManageMasterUserPassword"}
+    assert taken | {"DBInstanceIdentifier", "ApplyImmediately"} == set(asked[0])
     assert asked[0]["PerformanceInsightsKMSKeyId"] == KEY
+
+
+@pytest.mark.parametrize("pending, asked_for", [({}, 1), ({"MasterUserPassword": "****"}, 0)])
+def test_a_password_that_rds_is_changing_is_not_asked_for_again(
+    rds: AwsRds, full: Instance, pending: dict[str, str], asked_for: int
+) -> None:
+    """Each time RDS would give it another one, and the secret another version."""
+    source = with_settings(full, MasterUserSecret={"SecretArn": "of-the-source"})
+    target = target_of(source, MasterUserSecret=None, PendingModifiedValues=pending)
+    with asked_of("ModifyDBInstance") as asked, Refusing() as stub:
+        stub.add_response("modify_db_instance", {})
+        rds.request_setting_repair(source, target, rds.settings_differences(source, target))
+
+    assert len(asked) == asked_for
+
+
+def test_a_target_whose_password_rds_manages_falls_short_of_nothing(rds: AwsRds, full: Instance) -> None:
+    """Somebody has switched it on; the source is as it was."""
+    target = target_of(full, MasterUserSecret={"SecretArn": "of-the-target"})
+
+    assert "managed master password" not in rds.settings_differences(full, target)
+
+
+def test_an_instance_of_a_cluster_is_asked_for_with_what_is_its_own(rds: AwsRds, full: Instance) -> None:
+    """The rest is its cluster's, and RDS refuses to be told it of an instance."""
+    source = with_settings(full, AvailabilityZone="eu-central-1b", PromotionTier=3)
+    own = ("DBInstanceClass", "DBParameterGroupName", "PubliclyAccessible", "CACertificateIdentifier",
+           "AutoMinorVersionUpgrade", "EnablePerformanceInsights", "PerformanceInsightsKMSKeyId",
+           "PerformanceInsightsRetentionPeriod", "MonitoringInterval", "MonitoringRoleArn")  # fmt: skip
+    with asked_of("CreateDBInstance") as asked, Refusing() as stub:
+        absent(stub)
+        stub.add_response("create_db_instance", {})
+
+        rds.request_member(source, "orders-1-rot-42", "orders-rot-42", KEY, OURS)
+
+    tags = {tag["Key"]: tag["Value"] for tag in asked[0]["Tags"]}
+    assert tags == {"team": "pay", **OURS}
+    assert {name: value for name, value in asked[0].items() if name != "Tags"} == {
+        **{name: AT_CREATION[name] for name in own},
+        "AvailabilityZone": "eu-central-1b",
+        "PromotionTier": 3,
+        "DBInstanceIdentifier": "orders-1-rot-42",
+        "DBClusterIdentifier": "orders-rot-42",
+        "Engine": "postgres",
+    }
+
+
+@pytest.mark.parametrize(
+    ("code", "error"), [("InvalidDBClusterStateFault", None), ("InsufficientCapacity", AwsRefused)]
+)
+def test_a_cluster_that_takes_no_instance_now_is_asked_again(
+    rds: AwsRds, full: Instance, code: str, error: type[Exception] | None
+) -> None:
+    with Refusing() as stub:
+        absent(stub)
+        stub.add_client_error("create_db_instance", code)
+
+        with nullcontext() if error is None else pytest.raises(error):
+            rds.request_member(full, "orders-1-rot-42", "orders-rot-42", KEY, OURS)
+
+
+def test_an_instance_that_somebody_else_made_is_no_member_of_ours(rds: AwsRds, source: Instance) -> None:
+    with pytest.raises(NameTaken):
+        rds.request_member(source, "orders", "orders-rot-42", KEY, OURS)
 
 
 def test_a_key_of_its_own_stays_with_performance_insights(full: Instance) -> None:
     own = with_settings(full, PerformanceInsightsKMSKeyId="arn:own")
 
     assert carried_settings.creation_parameters(own.raw, KEY)["PerformanceInsightsKMSKeyId"] == "arn:own"
+
+
+def test_a_lost_answer_of_a_deletion_is_not_asked_again_by_the_sdk(rds: AwsRds, source: Instance) -> None:
+    """What is gone has no tags, by which the permission to delete it is told: it would be denied."""
+    rds.request_snapshot("s", "orders", OURS)
+    with losing("rds", "DeleteDBSnapshot") as asked, pytest.raises(AwsUnavailable):
+        rds.request_snapshot_deletion("s")
+
+    assert ["DeleteDBSnapshot"] == asked
 
 
 @pytest.mark.parametrize(("storage_type", "size"), [("gp3", 100), ("gp2", 500)])
@@ -513,6 +586,23 @@ def test_makes_a_snapshot_once_and_copies_it_once(rds: AwsRds, source: Instance)
     assert (key, "available") == (copy["KmsKeyId"], copy["Status"])
 
 
+@pytest.mark.parametrize("operation", ["create_db_snapshot", "copy_db_snapshot"])
+def test_a_snapshot_whose_answer_got_lost_is_its_own(rds: AwsRds, operation: str) -> None:
+    """The SDK repeats the call, and RDS says that the name is taken."""
+    ours = {"TagList": [{"Key": ROTATION_ID_TAG, "Value": "42"}]}
+    with Refusing() as stub:
+        stub.add_client_error("describe_db_snapshots", "DBSnapshotNotFound", http_status_code=404)
+        stub.add_client_error(operation, "DBSnapshotAlreadyExists")
+        stub.add_response("describe_db_snapshots", {"DBSnapshots": [ours]})
+
+        if operation == "create_db_snapshot":
+            rds.request_snapshot("s", "orders", OURS)
+        else:
+            rds.request_snapshot_copy("s", "kept", KEY, OURS)
+
+        stub.assert_no_pending_responses()
+
+
 def test_a_strangers_snapshot_is_neither_adopted_nor_deleted(rds: AwsRds, source: Instance) -> None:
     client("rds").create_db_snapshot(DBSnapshotIdentifier="s", DBInstanceIdentifier="orders")
 
@@ -582,6 +672,20 @@ def test_tags_come_and_go(rds: AwsRds, source: Instance) -> None:
 
 
 # -- what moto does not know, by RDS's own model --
+
+
+@pytest.mark.parametrize("kind, name", {"cluster": "db-cluster-id", "db": "db-instance-id"}.items())
+def test_asks_for_the_maintenance_of_one_database(rds: AwsRds, kind: str, name: str) -> None:
+    """By the filter of an instance RDS finds no cluster, and nothing pending."""
+    arn = f"arn:aws:rds:eu-central-1:123456789012:{kind}:orders"
+    found = {"ResourceIdentifier": arn, "PendingMaintenanceActionDetails": [{"Action": "system-update"}]}
+    with Refusing() as stub:
+        stub.add_response(
+            "describe_pending_maintenance_actions",
+            {"PendingMaintenanceActions": [found]},
+            {"Filters": [{"Name": name, "Values": [arn]}]},
+        )
+        assert ["system-update"] == rds.pending_maintenance(arn)
 
 
 def test_reads_quotas_maintenance_proxies_and_subscriptions(rds: AwsRds, source: Instance) -> None:

@@ -1,9 +1,7 @@
 """One source for all tests of a session; a replica for each test that asks for one."""
 
 import contextlib
-import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pg8000.native
 import pytest
@@ -14,14 +12,8 @@ from tests.engines.servers import DATABASES, Endpoint, World
 
 @pytest.fixture(scope="session")
 def world() -> Iterator[World]:
-    # Not pytest's directory: the path of a unix socket has 107 characters at most.
-    with tempfile.TemporaryDirectory(prefix="rot-", ignore_cleanup_errors=True) as directory:
-        Path(directory).chmod(0o711)
-        made = World(Path(directory))
-        try:
-            yield made
-        finally:
-            made.close()
+    with World.below_a_directory() as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,9 @@
 """A real PostgreSQL primary and its streaming replica behind TLS fronts, as RDS offers them."""
 
 import secrets
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,8 +76,8 @@ class Endpoint:
 class World:
     """Servers below one directory, each with an endpoint."""
 
-    def __init__(self, directory: Path) -> None:
-        self.servers = Servers(directory / "servers", Reaper(directory / "servers"))
+    def __init__(self, directory: Path, kind: type[Servers] = Servers) -> None:
+        self.servers = kind(directory / "servers", Reaper(directory / "servers"))
         self.authority = CertificateAuthority(directory / "ca")
         self.fronts = TlsFront()
         self.addresses = AddressBlock()
@@ -105,10 +108,29 @@ class World:
         self.count += 1
         return self.serve(self.servers.replicate(f"s{self.count}", source.server))
 
+    def restored(self, source: Endpoint) -> Endpoint:
+        """What a snapshot of this moment becomes."""
+        self.count += 1
+        taken = self.servers.directory / f"taken{self.count}"
+        source.server.snapshot(taken)
+        return self.serve(self.servers.restore(f"s{self.count}", taken))
+
     def serve(self, server: PostgresServer) -> Endpoint:
         address = self.addresses.take(PORT)
         self.fronts.open(server.name, address, PORT, self.authority.issue(address), server.socket)
         return Endpoint(server, address, self.authority.bundle, self.passwords)
+
+    @classmethod
+    @contextmanager
+    def below_a_directory(cls, kind: type[Servers] = Servers) -> "Iterator[World]":
+        # Not pytest's directory: the path of a unix socket has 107 characters at most.
+        with tempfile.TemporaryDirectory(prefix="rot-", ignore_cleanup_errors=True) as directory:
+            Path(directory).chmod(0o711)
+            made = cls(Path(directory), kind)
+            try:
+                yield made
+            finally:
+                made.close()
 
     def close(self) -> None:
         self.fronts.close()

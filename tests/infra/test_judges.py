@@ -81,7 +81,7 @@ REASONS: dict[str, str] = {
     r"AwsSolutions-IAM5\[Resource::arn:aws:cloudwatch:[^:]*:[^:]*:(alarm:|dashboard/)\*\]": (
         "read only: whatever watches a database may have any name"
     ),
-    r"AwsSolutions-IAM5\[Resource::arn:aws:rds:.*:(db|(cluster-)?snapshot):\*-rot-\*\]": (
+    r"AwsSolutions-IAM5\[Resource::arn:aws:rds:.*:(db|cluster|(cluster-)?snapshot):\*-rot-\*\]": (
         "names that only a rotation gives"
     ),
     r"AwsSolutions-IAM5\[Resource::arn:aws:kms:.*:alias/rds-rotation/\*\]": "names that only a rotation gives",
@@ -93,6 +93,9 @@ REASONS: dict[str, str] = {
     ),
     r"AwsSolutions-IAM5\[Resource::arn:aws:secretsmanager:.*:secret:rds-key-rotation/\*\]": (
         "the operator's choice: secret_names of the configuration"
+    ),
+    r"AwsSolutions-IAM5\[Resource::arn:aws:secretsmanager:.*:secret:rds!db-\*\]": (
+        "names that only RDS gives, to the secrets of the master passwords that it manages"
     ),
 }
 

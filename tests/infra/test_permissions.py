@@ -42,6 +42,18 @@ EVERYTHING = load("example").model_copy(
 ROWS = permission_matrix(EVERYTHING)
 GRANTS = [(task, grant) for task in ROWS for grant in task.grants]
 
+UNDER_ANOTHER_KEY = {
+    "rds:AddTagsToResource",
+    "kms:CreateGrant",
+    "kms:Decrypt",
+    "kms:DescribeKey",
+    "kms:Encrypt",
+    "kms:GenerateDataKey",
+    "kms:GenerateDataKeyWithoutPlaintext",
+    "kms:ReEncryptFrom",
+    "kms:ReEncryptTo",
+}
+
 # What AWS asks for beside the action of the call: tags in a request, roles handed over, keys used for it.
 FURTHER: dict[str, set[str]] = {
     "rds:CreateDBInstanceReadReplica": {
@@ -69,19 +81,14 @@ FURTHER: dict[str, set[str]] = {
     "rds:CreateDBClusterSnapshot": {"rds:AddTagsToResource"},
     "rds:CopyDBClusterSnapshot": {"rds:AddTagsToResource"},  # and what CopyDBSnapshot asks for
     "rds:CreateDBSnapshot": {"rds:AddTagsToResource"},
-    "rds:CopyDBSnapshot": {
-        "rds:AddTagsToResource",
-        "kms:CreateGrant",
-        "kms:Decrypt",
-        "kms:DescribeKey",
-        "kms:Encrypt",
-        "kms:GenerateDataKey",
-        "kms:GenerateDataKeyWithoutPlaintext",
-        "kms:ReEncryptFrom",
-        "kms:ReEncryptTo",
-    },
+    "rds:CopyDBSnapshot": UNDER_ANOTHER_KEY,
+    "rds:RestoreDBClusterFromSnapshot": UNDER_ANOTHER_KEY,  # perhaps all that a copy asks for
     "rds:RestoreDBInstanceFromDBSnapshot": {"rds:AddTagsToResource", "kms:CreateGrant", "kms:DescribeKey"},
-    "rds:ModifyDBInstance": {"iam:PassRole", "kms:CreateGrant", "kms:DescribeKey"},  # Performance Insights' own key
+    "rds:ModifyDBInstance": {
+        "iam:PassRole",
+        *("kms:CreateGrant", "kms:DescribeKey"),  # Performance Insights' own key
+        *("secretsmanager:CreateSecret", "secretsmanager:TagResource"),  # of a managed master password
+    },
     "rds:AddRoleToDBCluster": {"iam:PassRole"},
     "rds:AddRoleToDBInstance": {"iam:PassRole"},
     "kms:CreateKey": {"kms:TagResource"},
@@ -256,5 +263,5 @@ def test_what_is_not_configured_is_not_granted(sandbox_config: Config) -> None:
     grants = [grant for task in permission_matrix(bare) for grant in task.grants]
 
     assert all(grant.resources for grant in grants)
-    resources = {resource for grant in grants for resource in grant.resources}
+    resources = {resource for grant in grants for resource in grant.resources if ":secret:rds!" not in resource}
     assert not [one for one in resources if ":hostedzone/" in one or ":secret:" in one or "monitoring-role" in one]

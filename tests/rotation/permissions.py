@@ -18,7 +18,7 @@ from infra.tasks import permission_matrix
 from lambdas.rotation.names import BASE_NAME_TAG, DEPLOYMENT_TAG, ROTATION_ID_TAG
 from lambdas.rotation.policy import request_for
 from sandbox.demo import world
-from sandbox.demo.world import World
+from sandbox.demo.world import Connectivity, World
 from tests.rotation.support import Customer, Inbox
 
 CONFIG = load("sandbox")
@@ -93,8 +93,21 @@ class Lab:
     @cached_property
     def clustered(self) -> World:
         """A cluster with a role that RDS does not copy."""
+        return self._of_aurora("clustered", "endpoint")
+
+    @cached_property
+    def restored(self) -> World:
+        """The same with a login and a record, so that a snapshot will do."""
+        return self._of_aurora("restored", "dns")
+
+    def _of_aurora(self, identifier: str, connectivity: Connectivity) -> World:
         built = self.customer.build(
-            "clustered", rows=20, writers=1, databases=("orders",), connectivity="endpoint", engine="aurora-postgresql"
+            identifier,
+            rows=20,
+            writers=1,
+            databases=("orders",),
+            connectivity=connectivity,
+            engine="aurora-postgresql",
         )
         (imports,) = CONFIG.associated_role_arns
         self._role(imports.rsplit("/", 1)[-1], "rds")
@@ -481,21 +494,32 @@ class Lab:
 
     def remove_targets(self) -> list[str]:
         """Those to which no name leads, and that nobody removes."""
-        removed = []
+        removed, rds = [], self.customer.client("rds")
         led_to = {item["resource_id"]["S"] for item in self._items() if item["record"]["S"] == "lineage"}
-        for instance in self.customer.client("rds").describe_db_instances()["DBInstances"]:
+        for instance in rds.describe_db_instances()["DBInstances"]:
             made = any(tag["Key"] == ROTATION_ID_TAG for tag in instance["TagList"])
-            if made and instance["DbiResourceId"] not in led_to and instance["DBInstanceStatus"] != "deleting":
+            on_its_own = made and not instance.get("DBClusterIdentifier")
+            if on_its_own and instance["DbiResourceId"] not in led_to and instance["DBInstanceStatus"] != "deleting":
                 self._remove(instance["DBInstanceIdentifier"])
                 removed.append(f"target {instance['DBInstanceIdentifier']}")
+        for cluster in rds.describe_db_clusters()["DBClusters"]:
+            made = any(tag["Key"] == ROTATION_ID_TAG for tag in cluster["TagList"])
+            if made and cluster["DbClusterResourceId"] not in led_to and cluster["Status"] != "deleting":
+                for member in cluster["DBClusterMembers"]:
+                    self._remove(member["DBInstanceIdentifier"])
+                name = {"DBClusterIdentifier": cluster["DBClusterIdentifier"]}
+                rds.modify_db_cluster(**name, DeletionProtection=False, ApplyImmediately=True)
+                world.wait_available(self.customer.account, *name.values(), cluster=True)
+                rds.delete_db_cluster(**name, SkipFinalSnapshot=True)
+                removed.append(f"target {cluster['DBClusterIdentifier']}")
         return removed
 
     def _owners_settings_restored(self) -> list[str]:
         restored = []
         manager, route53 = self.customer.client("secretsmanager"), self.customer.client("route53")
         for built in self._built:
-            if built.zone_id is None:
-                continue  # nor a login of its own
+            if built.zone_id is None or built.is_cluster:
+                continue  # no login of its own
             login = f"{built.identifier}/login-under-a-key"
             if not manager.describe_secret(SecretId=login).get("RotationEnabled"):
                 self._switch_rotation_on(login)

@@ -34,7 +34,7 @@ SCENARIOS = [
         world=MARIADB,
     ),
 ]
-SAMPLE = {"m-forward", "m-stopped"}
+SAMPLE = {"m-stopped"}
 
 
 @pytest.fixture(scope="module")

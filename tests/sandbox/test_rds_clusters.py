@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-from collections.abc import Iterator
+import time
 from typing import Any
 
 import pg8000
@@ -19,12 +19,6 @@ MEMBER: dict[str, Any] = {
     "DBInstanceIdentifier": "y", "DBClusterIdentifier": "orders", "DBInstanceClass": "db.r7g.large",
     "Engine": "aurora-postgresql",
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    with running() as sandbox:
-        yield sandbox
 
 
 @pytest.fixture(scope="module")
@@ -264,6 +258,24 @@ def test_instances_may_be_made_and_deleted_all_at_once(sandbox: Sandbox) -> None
 
     found = sandbox.rds.describe_db_cluster_snapshots(DBClusterSnapshotIdentifier="crowd-final")
     assert found["DBClusterSnapshots"][0]["Status"] == "available"
+
+
+def test_a_writer_and_the_reader_that_is_being_made_may_go_together() -> None:
+    """Nobody serves the reader's clients yet when it would have to take over."""
+    with running(unattended_seconds=2) as sandbox:
+        sandbox.create_cluster("brief")
+        names = [f"brief-{n}" for n in range(2)]
+        for name in names:
+            sandbox.rds.create_db_instance(**MEMBER | {"DBInstanceIdentifier": name, "DBClusterIdentifier": "brief"})
+            if name == names[0]:
+                sandbox.available(name)
+        time.sleep(1.2)  # it has a server by now, and no endpoint
+
+        for name in names:
+            sandbox.rds.delete_db_instance(DBInstanceIdentifier=name)
+        sandbox.rds.delete_db_cluster(DBClusterIdentifier="brief", SkipFinalSnapshot=True)
+
+        sandbox.cluster_gone("brief")
 
 
 def test_a_group_is_in_force_after_a_reboot(sandbox: Sandbox) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import socket
 import threading
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -13,13 +12,7 @@ import pg8000
 import pytest
 
 from sandbox.rds.backend import SandboxRds
-from tests.sandbox.rds_sandbox import Sandbox, code_of, eventually, running
-
-
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    with running() as sandbox:
-        yield sandbox
+from tests.sandbox.rds_sandbox import Sandbox, code_of, eventually
 
 
 def test_an_encrypted_replica_under_another_key_becomes_a_primary_with_all_that_was_committed(sandbox: Sandbox) -> None:

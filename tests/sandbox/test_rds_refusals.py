@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,19 +10,13 @@ import pytest
 
 from sandbox.rds.errors import RdsError
 from sandbox.rds.wire import page
-from tests.sandbox.rds_sandbox import PASSWORD, Sandbox, code_of, eventually, running
+from tests.sandbox.rds_sandbox import PASSWORD, Sandbox, code_of, eventually
 
 REPLICA = "create_db_instance_read_replica"
 WANTED: dict[str, Any] = {
     "DBInstanceIdentifier": "x", "DBInstanceClass": "db.m7g.large", "Engine": "postgres", "AllocatedStorage": 20,
     "MasterUsername": "dba", "MasterUserPassword": PASSWORD,
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    with running() as sandbox:
-        yield sandbox
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +207,8 @@ def test_snapshots_in_the_making_cannot_be_used(sandbox: Sandbox, plain: str) ->
     rds = sandbox.rds
     sandbox.do("execution", running=True)
     try:
-        # An execution runs, so operations take their virtual time.
+        # An execution runs, so operations take their virtual time. Its daily backup may have begun, by the clock.
+        sandbox.available(plain)
         rds.create_db_snapshot(DBInstanceIdentifier=plain, DBSnapshotIdentifier="half")
         use = {"SourceDBSnapshotIdentifier": "half", "TargetDBSnapshotIdentifier": "copy"}
         assert code_of(rds.copy_db_snapshot, **use) == "InvalidDBSnapshotState"

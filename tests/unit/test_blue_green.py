@@ -558,6 +558,9 @@ def test_refuses_cascades_logical_replication_proxies_and_other_deployments() ->
         ("mariadb", "binlog_format", "STATEMENT", ["StatementReplication"]),
         ("mariadb", "binlog_format", "MIXED", []),
         ("mariadb", "rds.logical_replication", "1", []),
+        ("mysql", "event_scheduler", "ON", ["EventsEnabled"]),
+        ("mysql", "binlog_format", "STATEMENT", ["StatementReplication"]),
+        ("mysql", "binlog_format", "ROW", []),
         ("postgres", "event_scheduler", "ON", []),
     ],
 )
@@ -571,11 +574,19 @@ def test_refuses_what_green_would_do_differently(engine: str, parameter: str, va
     assert reasons == refused(ports)
 
 
-@pytest.mark.parametrize(("engine", "name"), [("postgres", "UnloggedUnseen"), ("mariadb", "MemoryUnseen")])
-def test_says_what_nobody_has_looked_for(engine: str, name: str) -> None:
+@pytest.mark.parametrize(
+    ("engine", "login", "name"),
+    [
+        ("postgres", None, "UnloggedUnseen"),
+        ("mariadb", None, "MemoryUnseen"),
+        ("mysql", None, "MemoryUnseen"),
+        ("mysql", "rotation-login", "MemoryUnseen"),
+    ],
+)
+def test_says_what_nobody_has_looked_for(engine: str, login: str | None, name: str) -> None:
     ports = ports_of()
     ports.rds.alter(SOURCE, database=ports.rds.instances[SOURCE].database.having(engine=engine))
-    rotation = planned_rotation(ports, strategy="blue-green", login_secret=None, connectivity=(), dns_record=None)
+    rotation = planned_rotation(ports, strategy="blue-green", login_secret=login, connectivity=(), dns_record=None)
 
     seen = preflight(rotation, ports).preflight
 

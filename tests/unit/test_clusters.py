@@ -1,4 +1,4 @@
-"""A cluster is rotated by blue/green, with its instances; it never gets mixed up with an instance of the same name."""
+"""A cluster by blue/green, with its instances; it never gets mixed up with an instance of the same name."""
 
 from dataclasses import replace
 
@@ -139,9 +139,18 @@ def test_a_cluster_that_can_be_copied_is_not_refused() -> None:
     assert ["SwitchoverByRds"] == [warning.name for warning in rotation.preflight.warnings]
 
 
-@pytest.mark.parametrize("strategy", ["read-replica", "snapshot"])
-def test_other_strategies_rotate_no_cluster(strategy: str) -> None:
-    assert ["ClusterNotServed"] == refusals(ports_of(), strategy=strategy)
+def test_warns_of_policies_that_name_the_resource_id() -> None:
+    ports = ports_of()
+    ports.rds.alter(SHOP, **having(ports.rds.instances[SHOP], IAMDatabaseAuthenticationEnabled=True))
+
+    rotation = preflight(planned(ports), ports)
+
+    assert rotation.preflight is not None
+    assert ["SwitchoverByRds", "ResourceIdChanges"] == [warning.name for warning in rotation.preflight.warnings]
+
+
+def test_a_replica_is_no_way_to_rotate_a_cluster() -> None:
+    assert ["ClusterNotServed"] == refusals(ports_of(), strategy="read-replica")
 
 
 def test_auto_takes_blue_green() -> None:
@@ -166,6 +175,7 @@ def having(instance: Instance, **members: object) -> dict[str, object]:
         ("ManagedMasterPassword", {"MasterUserSecret": {"SecretArn": "arn:secret"}}),
         ("HasReplicas", {"ReadReplicaIdentifiers": ["arn:aws:rds:eu-west-1:1:cluster:shop"]}),
         ("EngineNotSupported", {"EngineMode": "serverless"}),
+        ("GlobalDatabase", {"GlobalClusterIdentifier": "world"}),
         ("GlobalDatabase", {"GlobalWriteForwardingStatus": "disabled"}),
         ("ActivityStream", {"ActivityStreamStatus": "started"}),
         ("CustomEndpoints", {"CustomEndpoints": ["reporting"]}),
@@ -184,6 +194,7 @@ def test_refuses_what_rds_does_not_copy_or_carry(name: str, members: dict[str, o
     [
         ("NotAvailable", {"status": "backing-up"}),
         ("BackupsOff", {"backup_retention_days": 0}),
+        ("HasReplicas", {"replica_of": "arn:aws:rds:eu-west-1:1:cluster:shop"}),
         ("BelongsToRotation", {"tags": {DEPLOYMENT_TAG: "another"}}),
         ("TooManyTags", {"tags": {f"t{at}": "" for at in range(46)}}),
     ],
@@ -205,6 +216,13 @@ def test_refuses_an_engine_that_is_no_aurora() -> None:
 def test_refuses_a_cluster_one_of_whose_instances_is_busy() -> None:
     ports = ports_of()
     ports.rds.alter(READER, status="rebooting")
+
+    assert ["NotAvailable"] == refusals(ports)
+
+
+def test_refuses_a_cluster_one_of_whose_instances_is_gone_by_now() -> None:
+    ports = ports_of()
+    del ports.rds.instances[READER]
 
     assert ["NotAvailable"] == refusals(ports)
 
@@ -328,11 +346,11 @@ def test_a_setting_that_green_does_not_have_ends_the_rotation() -> None:
 
 def test_roles_that_rds_does_not_copy_are_asked_for_and_waited_for() -> None:
     ports = ports_of()
-    ports.clusters.missing_roles = ["s3Import by arn:role"]
+    ports.clusters.differences = {"associated roles": (("arn:role", "s3Import"), ())}
 
     rotation = ready(ports)
 
-    assert ["the roles of shop-green-1 (s3Import by arn:role)"] == list(rotation.deployed().waiting_for)
+    assert ["the associated roles of shop-green-1"] == list(rotation.deployed().waiting_for)
     assert visit(wait_for_green, rotation, ports).deployed().ready
 
 

@@ -128,6 +128,49 @@ def test_nobody_is_kept_from_writing_who_has_not_accepted_it() -> None:
         preflight(rotation, ports)
 
 
+def managed(ports: FakePorts, rotation: Rotation, *accept: str, key: str = "aws-secretsmanager") -> Rotation:
+    """RDS manages the master password; the rotation has a login of its own."""
+    secret = {"SecretArn": "arn:of-the-source", "SecretStatus": "active", "KmsKeyId": key}
+    raw = {**ports.rds.instances[SOURCE].raw, "MasterUserSecret": secret, "MasterUsername": "dbadmin"}
+    ports.kms.add("aws-secretsmanager", manager="AWS")
+    ports.rds.alter(SOURCE, raw=raw)
+    ports.dns.records["Z1", "db.example.com"] = (ports.rds.instances[SOURCE].database.address, 300)
+    ports.secrets.logins["login"] = ("rotator", "secret")
+    plan, _ = rotation.planned()
+    return journaled(ports, rotation.having(plan=plan.having(accept=("downtime", *accept))))
+
+
+def test_another_master_password_has_to_be_accepted() -> None:
+    ports, rotation = prepared()
+
+    with pytest.raises(PreflightRefused, match=r"ManagedMasterPassword: .* arn:of-the-source goes with the source"):
+        preflight(managed(ports, rotation), ports)
+
+    assert preflight(managed(ports, rotation, "managed-master-password"), ports).preflight is not None
+
+
+def test_a_copy_of_the_masters_password_is_no_login_where_rds_will_change_it() -> None:
+    """On the target it would open nothing, and that would show under the fence."""
+    ports, rotation = prepared()
+    rotation = managed(ports, rotation, "managed-master-password")
+    ports.secrets.logins["login"] = ("dbadmin", "a-copy")
+
+    with pytest.raises(PreflightRefused) as refused:
+        preflight(rotation, ports)
+
+    assert [line.partition(":")[0] for line in str(refused.value).splitlines()] == ["LoginIsMaster"]
+
+
+def test_a_master_secret_under_a_key_that_cannot_be_lent_is_refused() -> None:
+    """RDS would be refused under the fence, with everybody waiting."""
+    ports, rotation = prepared()
+
+    with pytest.raises(PreflightRefused) as refused:
+        preflight(managed(ports, rotation, "managed-master-password", key=OLD_KEY), ports)
+
+    assert [line.partition(":")[0] for line in str(refused.value).splitlines()] == ["MasterSecretKey"]
+
+
 def test_an_unencrypted_database_without_backups_is_welcome() -> None:
     """RDS replicates neither, and copies a snapshot of either under a key."""
     ports, rotation = prepared()

@@ -30,6 +30,18 @@ def statements(module: ast.Module) -> Iterator[tuple[ast.FunctionDef, ast.Call]]
                     yield function, node
 
 
+def of_classes(name: str) -> list[ast.expr]:
+    """What the classes of the engines' modules assign to an attribute: a subclass may have another value."""
+    return [
+        node.value
+        for module in MODULES
+        for one in ast.walk(ast.parse(inspect.getsource(import_module(module))))
+        if isinstance(one, ast.ClassDef)
+        for node in one.body
+        if isinstance(node, ast.Assign) and any(getattr(target, "id", "") == name for target in node.targets)
+    ]
+
+
 def is_safe(text: ast.expr, function: ast.FunctionDef, known: Known) -> bool:
     """Made of constants, numbers and quoted names, however it is put together."""
     if isinstance(text, ast.Constant):
@@ -39,6 +51,9 @@ def is_safe(text: ast.expr, function: ast.FunctionDef, known: Known) -> bool:
         return all(is_safe(part, function, known) for part in parts)
     if isinstance(text, ast.IfExp):
         return is_safe(text.body, function, known) and is_safe(text.orelse, function, known)
+    if isinstance(text, ast.Attribute) and isinstance(text.value, ast.Name) and text.value.id == "self":
+        values = of_classes(text.attr)
+        return bool(values) and all(is_safe(value, function, known) for value in values)
     if isinstance(text, ast.Attribute):
         return text.attr in DatabaseFence.model_fields and DatabaseFence.model_fields[text.attr].annotation is int
     if isinstance(text, ast.Call) and isinstance(text.func, ast.Name):

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+from lambdas.rotation import engines
 from lambdas.rotation.errors import DatabaseUnreachable, LoginRefused
 from lambdas.rotation.names import TAGS_AT_MOST, TAGS_OF_A_MEMBER, owners_tags
 from lambdas.rotation.ports import Instance, Ports
 from lambdas.rotation.state import Finding, Rotation
 
-ENGINES = ("postgres", "mariadb")
+ENGINES = ("postgres", "mariadb", "mysql")
 NOT_COPIED = (
     "LogicalSlots", "UnloggedTables", "MemoryTables", "EventsEnabled", "StatementReplication", "ReplicationFilters",
 )  # fmt: skip
@@ -56,6 +57,7 @@ IN_THE_WAY: Mapping[str, tuple[Setting, ...]] = {
         ),
     ),
     "mariadb": _OF_BINARY_LOGS,
+    "mysql": _OF_BINARY_LOGS,
     "aurora-mysql": _OF_BINARY_LOGS,
 }
 UNSEEN: Mapping[str, Finding] = {
@@ -68,6 +70,12 @@ UNSEEN: Mapping[str, Finding] = {
         name="MemoryUnseen",
         message="without a login nobody has looked for MEMORY tables, whose content does not get to green",
         advice="look for information_schema.tables.engine = 'MEMORY', or give a login (key-rotation:login-secret)",
+    ),
+    "mysql": Finding(
+        name="MemoryUnseen",
+        message="a rotation does not log in to MySQL: nobody has looked for MEMORY tables, whose content does not get "
+        "to green",
+        advice="look for information_schema.tables.engine = 'MEMORY'",
     ),
 }
 
@@ -124,7 +132,7 @@ def engine(source: Instance) -> Iterator[Finding]:
         yield Finding(
             name="EngineNotSupported",
             message=f"strategy blue-green does not support {name} yet",
-            advice="PostgreSQL and MariaDB are supported",
+            advice="PostgreSQL, MariaDB and MySQL are supported",
         )
 
 
@@ -152,7 +160,7 @@ def in_the_way(rotation: Rotation, group: str, parameter: Callable[[str, str], s
 def inside(rotation: Rotation, ports: Ports) -> Iterator[Finding]:
     """Only where the rotation has a login, which this strategy does not need."""
     plan, source = rotation.planned()
-    if plan.login_secret is None or source.engine not in ENGINES:
+    if not _can_look_inside(rotation):
         return
     try:
         yield from (one for one in ports.engine(source, plan).limitations(plan.accept) if one.name in NOT_COPIED)
@@ -164,8 +172,13 @@ def inside(rotation: Rotation, ports: Ports) -> Iterator[Finding]:
         )
 
 
+def _can_look_inside(rotation: Rotation) -> bool:
+    plan, source = rotation.planned()
+    return plan.login_secret is not None and source.engine in engines.ENGINES
+
+
 def warnings(rotation: Rotation, source: Instance) -> Iterator[Finding]:
-    if rotation.planned()[0].login_secret is None:
+    if not _can_look_inside(rotation):
         yield UNSEEN[source.database.engine]
     yield Finding(
         name="SwitchoverByRds",

@@ -1,9 +1,13 @@
-"""What RDS makes no blue/green deployment of a cluster of, or what one would break (Aurora User Guide: limitations)."""
+"""What keeps a cluster from being rotated: by RDS's blue/green (Aurora User Guide: limitations), or by a restore, which
+brings nothing along but the data (RDS API reference: RestoreDBClusterFromSnapshot)."""
 
 from collections.abc import Iterator, Mapping
 
-from lambdas.preflight.checks.blue_green import in_the_way, room_in_a_deployment
-from lambdas.preflight.checks.instance import activity_stream, idle, resource_id_changes, room
+from lambdas.preflight.checks import login
+from lambdas.preflight.checks.blue_green import in_the_way
+from lambdas.preflight.checks.instance import activity_stream, carriable, idle, resource_id_changes, room
+from lambdas.rotation import databases
+from lambdas.rotation.engines import ENGINES
 from lambdas.rotation.ports import Instance, Ports
 from lambdas.rotation.state import Finding, Rotation
 
@@ -12,21 +16,27 @@ COPIED_BY: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "aurora-mysql": ("binlog_format", ("row", "mixed", "statement")),
 }
 """By engine: the parameter of the cluster's group that lets green follow, and the values that do."""
+BY: Mapping[str, tuple[str, ...]] = {
+    "blue-green": tuple(COPIED_BY),
+    "snapshot": tuple(engine for engine in COPIED_BY if engine in ENGINES),
+}
+"""Strategy -> the engines whose clusters it rotates; a fence of our own has to be known for a snapshot."""
 
 
 def strategy(rotation: Rotation) -> Iterator[Finding]:
     plan, source = rotation.planned()
-    if plan.strategy != "blue-green":
+    engines = BY.get(plan.strategy)
+    if engines is None:
         yield Finding(
             name="ClusterNotServed",
             message=f"strategy {plan.strategy} does not rotate a cluster such as {source.identifier}",
-            advice="rotate it by blue-green (key-rotation:strategy)",
+            advice="rotate it by blue-green or snapshot (key-rotation:strategy)",
         )
-    if source.engine not in COPIED_BY:
+    elif source.engine not in engines:
         yield Finding(
             name="EngineNotSupported",
-            message=f"RDS makes no blue/green deployment of a cluster of {source.engine}",
-            advice="clusters of aurora-postgresql and aurora-mysql are supported",
+            message=f"strategy {plan.strategy} does not rotate a cluster of {source.engine}",
+            advice=f"it rotates those of {', '.join(engines)}",
         )
 
 
@@ -67,9 +77,11 @@ def condition(rotation: Rotation, source: Instance) -> Iterator[Finding]:
         )
 
 
-def shape(source: Instance, ports: Ports) -> Iterator[Finding]:
-    """Its instances are copied along, one for one."""
-    identifier = source.database.identifier
+def instances(rotation: Rotation, source: Instance, ports: Ports) -> Iterator[Finding]:
+    """They are copied along, or made anew, one for one; RDS gives those of green one parameter group."""
+    plan, database = rotation.planned()
+    identifier, there = database.identifier, databases.instances_of(source, ports)
+    found = {one.database.identifier: one.status for one in there}
     members = [one["DBInstanceIdentifier"] for one in source.raw.get("DBClusterMembers") or ()]
     if not members:
         yield Finding(
@@ -77,30 +89,54 @@ def shape(source: Instance, ports: Ports) -> Iterator[Finding]:
             message=f"{identifier} has no instances, so nobody can write to it, and RDS copies no such cluster",
             advice="give it one, then start again",
         )
-    groups: set[str] = set()
     for name in members:
-        instance = ports.rds.describe_instance(name)
-        groups |= {g["DBParameterGroupName"] for g in (instance.raw.get("DBParameterGroups") or () if instance else ())}
-        if instance is None or instance.status != "available":
+        if found.get(name) != "available":
             yield Finding(
                 name="NotAvailable",
-                message=f"{name}, an instance of {identifier}, is {instance.status if instance else 'gone'}",
+                message=f"{name}, an instance of {identifier}, is {found.get(name, 'gone')}",
                 advice="wait until it is available, then start again",
             )
-    if len(groups) > 1:
+    groups = {group["DBParameterGroupName"] for one in there for group in one.raw.get("DBParameterGroups") or ()}
+    if plan.strategy == "blue-green" and len(groups) > 1:
         yield Finding(
             name="GroupsDiffer",
             message=f"the instances of {identifier} have the parameter groups {', '.join(sorted(groups))}; RDS gives "
             "those of green one",
             advice="give them one, and reboot them",
         )
-    yield from room_in_a_deployment(source, ports)
 
 
 def quotas(source: Instance, ports: Ports) -> Iterator[Finding]:
     """Room for a second cluster like this and for two snapshots, for as long as the grace period lasts."""
     members = len(source.raw.get("DBClusterMembers") or ())
     yield from room({"DBClusters": 1, "DBInstances": members, "ManualClusterSnapshots": 2}, ports)
+
+
+def restorable(rotation: Rotation, source: Instance) -> Iterator[Finding]:
+    """What a restore would leave behind, or lead astray."""
+    plan, database = rotation.planned()
+    raw, identifier = source.raw, database.identifier
+    if database.kms_key_arn is None:
+        yield Finding(
+            name="Unencrypted",
+            message=f"{identifier} is not encrypted under a KMS key: RDS copies no snapshot of it under one, and the "
+            "last copy of the source could not be kept",
+            advice="restore it once under a key of your own, and rotate that",
+        )
+    if raw.get("HttpEndpointEnabled"):
+        yield Finding(
+            name="DataApi",
+            message=f"the Data API of {identifier} is on; that is not carried over",
+            advice="switch it off, and on again for the target",
+        )
+    yield from carriable(source)
+    if len(raw.get("DBClusterMembers") or ()) > 1 and "reader-endpoint" not in plan.accept:
+        yield Finding(
+            name="ReaderEndpoint",
+            message=f"nothing leads those who use the reader endpoint {raw.get('ReaderEndpoint')} to the target: they "
+            "are refused from the fence on",
+            advice='be ready to lead them there, and accept it: "Accept": ["reader-endpoint"]',
+        )
 
 
 def replication(rotation: Rotation, source: Instance, ports: Ports) -> Iterator[Finding]:
@@ -127,7 +163,7 @@ def replication(rotation: Rotation, source: Instance, ports: Ports) -> Iterator[
         )
 
 
-def warnings(source: Instance) -> Iterator[Finding]:
+def warnings_of_blue_green(source: Instance) -> Iterator[Finding]:
     yield Finding(
         name="SwitchoverByRds",
         message=f"RDS itself stops the writes on {source.database.identifier} and exchanges the names; the rotation "
@@ -135,3 +171,21 @@ def warnings(source: Instance) -> Iterator[Finding]:
         advice="compare counts of your own before the grace period ends",
     )
     yield from resource_id_changes(source)
+
+
+def warnings_of_snapshot(rotation: Rotation, source: Instance, ports: Ports) -> Iterator[Finding]:
+    identifier = source.database.identifier
+    yield from login.warnings(rotation, ports)
+    if (source.raw.get("DatabaseInsightsMode") or "standard") != "standard":
+        yield Finding(
+            name="DatabaseInsights",
+            message=f"{identifier} has Database Insights in mode {source.raw['DatabaseInsightsMode']}; that is not "
+            "carried over",
+            advice="set it for the target after the rotation",
+        )
+    yield Finding(
+        name="AutoScaling",
+        message=f"scaling policies of {identifier} are not carried over, and nobody has looked for any; instances that "
+        "one has added are made anew, and stay",
+        advice="register the target with Application Auto Scaling after the rotation",
+    )

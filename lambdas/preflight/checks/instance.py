@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 
+from lambdas.rotation import databases
 from lambdas.rotation.names import (
     DEPLOYMENT_TAG,
     TAGS_AT_MOST,
@@ -95,12 +96,12 @@ def condition(rotation: Rotation, source: Instance) -> Iterator[Finding]:
     """What keeps RDS from copying it, whichever way, or would not be carried over."""
     raw, identifier = source.raw, source.database.identifier
     yield from idle(rotation, source)
-    if raw.get("MasterUserSecret"):
+    if raw.get("MasterUserSecret") and rotation.planned()[0].strategy != "snapshot":
         yield Finding(
             name="ManagedMasterPassword",
-            message=f"RDS manages the master password of {identifier}: it replicates no such database, and a restore "
-            "does not carry that over",
-            advice="turn it off (ModifyDBInstance ManageMasterUserPassword=false with a password of your own)",
+            message=f"RDS manages the master password of {identifier}: it replicates no such database",
+            advice="rotate it by strategy snapshot, or turn that off (ModifyDBInstance ManageMasterUserPassword=false "
+            "with a password of your own)",
         )
     if source.replica_of is not None:
         yield Finding(
@@ -120,13 +121,19 @@ def condition(rotation: Rotation, source: Instance) -> Iterator[Finding]:
             message=f"the automated backups of {identifier} are replicated to another Region; that is not carried over",
             advice="stop the replication, and start it anew for the target",
         )
+    yield from activity_stream(source)
+    yield from carriable(source)
+
+
+def carriable(source: Instance) -> Iterator[Finding]:
+    """Nothing is left behind where a target is asked for setting by setting, and nothing changes meanwhile."""
+    raw, identifier = source.raw, source.database.identifier
     if raw.get("DomainMemberships"):
         yield Finding(
             name="InDirectory",
             message=f"{identifier} is a member of a directory; that is not carried over",
             advice="not supported yet",
         )
-    yield from activity_stream(source)
     if len(tags := owners_tags(source.tags)) > TAGS_AT_MOST - TAGS_OF_A_TARGET:
         # The last of them is set after the commit point, where nothing may be refused any more.
         yield Finding(
@@ -172,7 +179,7 @@ def surroundings(rotation: Rotation, source: Instance, ports: Ports) -> Iterator
             advice='take it out of the stack (DeletionPolicy: Retain), or accept it: "Accept": ["iac-owned"]',
         )
     target = target_identifier(plan.base_name, rotation.rotation_id)
-    if ports.rds.describe_instance(target) is not None:
+    if databases.like(database, target, ports) is not None:
         yield Finding(
             name="TargetNameTaken",
             message=f"a database named {target} exists",
@@ -180,15 +187,16 @@ def surroundings(rotation: Rotation, source: Instance, ports: Ports) -> Iterator
         )
 
 
-def reachable(rotation: Rotation, ports: Ports) -> Iterator[Finding]:
-    """Only for what logs in to it."""
-    _, database = rotation.planned()
+def reachable(source: Instance, ports: Ports) -> Iterator[Finding]:
+    """Only for what logs in to it. Of a cluster RDS does not say where it is, but of its instances."""
+    database = source.database
     vpcs = ports.settings.defaults.get("vpc_ids") or ()
-    if vpcs and database.vpc_id not in vpcs:
+    servers = databases.instances_of(source, ports) if database.is_cluster else [source]
+    for vpc_id in sorted({str(server.database.vpc_id) for server in servers} - set(vpcs)) if vpcs else ():
         yield Finding(
             name="VpcNotReachable",
-            message=f"{database.identifier} is in {database.vpc_id}; the functions run in {', '.join(vpcs)}",
-            advice=f"deploy a stack for {database.vpc_id}, and let its security group in on port {database.port}",
+            message=f"{database.identifier} is in {vpc_id}; the functions run in {', '.join(vpcs)}",
+            advice=f"deploy a stack for {vpc_id}, and let its security group in on port {database.port}",
         )
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lambdas.rotation.aws.client import calls, client, pages
+from lambdas.rotation.aws.tagged import tag_list, tags_of
 from lambdas.rotation.errors import AwsRefused, AwsUnavailable, DeploymentRefused, NameTaken, SwitchoverFailed
 from lambdas.rotation.names import ROTATION_ID_TAG
 from lambdas.rotation.ports import BlueGreenDeployment, Instance
@@ -48,7 +49,7 @@ class AwsBlueGreen:
                     TargetResourceConfigurations=[
                         {"SourceArn": member, "TargetKmsKeyId": key} for member, key in keys.items()
                     ],
-                    Tags=[{"Key": key, "Value": value} for key, value in tags.items()],
+                    Tags=tag_list(tags),
                     **groups,
                 )
         except AwsRefused as refused:
@@ -127,7 +128,7 @@ def _deployment(raw: Mapping[str, Any]) -> BlueGreenDeployment:
         name=raw["BlueGreenDeploymentName"],
         status=raw.get("Status") or "",
         details=raw.get("StatusDetails") or "",
-        tags={tag["Key"]: tag.get("Value", "") for tag in raw.get("TagList") or ()},
+        tags=tags_of(raw),
         members=tuple(
             (detail.get("SourceMember") or "", detail.get("TargetMember") or "")
             for detail in raw.get("SwitchoverDetails") or ()

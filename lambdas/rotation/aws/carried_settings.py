@@ -3,9 +3,11 @@
 Neither a replica nor what is restored inherits most of it: RDS fills what is left out with defaults. Each row says how
 a setting reads in DescribeDBInstances, which parameter gives it at creation, and which parameter of ModifyDBInstance
 repairs it. A setting without either is still compared: a difference then ends the rotation.
+
+The table of clusters (`carried_cluster_settings`) is made of the same rows, and read by the same functions.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,7 +49,7 @@ def _not_taken(wanted: Any) -> Parameters:
     return {}
 
 
-def _plain(
+def plain(
     name: str,
     field: str,
     *,
@@ -95,7 +97,7 @@ def _insights_key(source: Raw, key_arn: str | None) -> str | None:
     return key_arn if key is not None and key == source.get("KmsKeyId") else key
 
 
-def _when(value: Any, **parameters: Any) -> Parameters:
+def when(value: Any, **parameters: Any) -> Parameters:
     return parameters if value else {}
 
 
@@ -106,7 +108,7 @@ def _monitoring(raw: Raw) -> tuple[int, str | None]:
 
 def _monitoring_parameters(wanted: tuple[int, str | None]) -> Parameters:
     interval, role = wanted
-    return {"MonitoringInterval": interval} | _when(role, MonitoringRoleArn=role)
+    return {"MonitoringInterval": interval} | when(role, MonitoringRoleArn=role)
 
 
 def _insights(raw: Raw) -> tuple[bool, int | None]:
@@ -116,14 +118,14 @@ def _insights(raw: Raw) -> tuple[bool, int | None]:
 
 def _insights_parameters(wanted: tuple[bool, int | None]) -> Parameters:
     enabled, days = wanted
-    return {"EnablePerformanceInsights": enabled} | _when(days, PerformanceInsightsRetentionPeriod=days)
+    return {"EnablePerformanceInsights": enabled} | when(days, PerformanceInsightsRetentionPeriod=days)
 
 
-def _log_exports(raw: Raw) -> tuple[str, ...]:
+def log_exports(raw: Raw) -> tuple[str, ...]:
     return tuple(sorted(raw.get("EnabledCloudwatchLogsExports") or ()))
 
 
-def _log_export_repair(wanted: tuple[str, ...], seen: tuple[str, ...]) -> Parameters:
+def log_export_repair(wanted: tuple[str, ...], seen: tuple[str, ...]) -> Parameters:
     changes = {
         "EnableLogTypes": sorted(set(wanted) - set(seen)),
         "DisableLogTypes": sorted(set(seen) - set(wanted)),
@@ -131,7 +133,7 @@ def _log_export_repair(wanted: tuple[str, ...], seen: tuple[str, ...]) -> Parame
     return {"CloudwatchLogsExportConfiguration": {name: logs for name, logs in changes.items() if logs}}
 
 
-def _security_groups(raw: Raw) -> tuple[str, ...]:
+def security_groups(raw: Raw) -> tuple[str, ...]:
     return tuple(sorted(group["VpcSecurityGroupId"] for group in raw.get("VpcSecurityGroups") or ()))
 
 
@@ -140,7 +142,7 @@ def _processor_features(raw: Raw) -> tuple[tuple[str, str], ...]:
 
 
 def _processor_parameters(wanted: tuple[tuple[str, str], ...]) -> Parameters:
-    return _when(wanted, ProcessorFeatures=[{"Name": name, "Value": value} for name, value in wanted])
+    return when(wanted, ProcessorFeatures=[{"Name": name, "Value": value} for name, value in wanted])
 
 
 def _port(raw: Raw) -> int | None:
@@ -152,9 +154,9 @@ def _domain(raw: Raw) -> tuple[str, ...]:
 
 
 SETTINGS: tuple[Setting, ...] = (
-    _plain("instance class", "DBInstanceClass", create="DBInstanceClass", modify="DBInstanceClass"),
-    _plain("engine version", "EngineVersion"),
-    _plain("storage type", "StorageType", create="StorageType", modify="StorageType"),
+    plain("instance class", "DBInstanceClass", create="DBInstanceClass", modify="DBInstanceClass"),
+    plain("engine version", "EngineVersion"),
+    plain("storage type", "StorageType", create="StorageType", modify="StorageType"),
     Setting(
         "allocated storage",
         seen=lambda raw: int(raw.get("AllocatedStorage") or 0),
@@ -165,51 +167,51 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "provisioned IOPS",
         seen=_provisioned_iops,
-        create=lambda wanted: _when(wanted, Iops=wanted),
+        create=lambda wanted: when(wanted, Iops=wanted),
         repair=lambda wanted, seen: {"Iops": wanted},
         pending="Iops",
     ),
     Setting(
         "storage throughput",
         seen=_provisioned_throughput,
-        create=lambda wanted: _when(wanted, StorageThroughput=wanted),
+        create=lambda wanted: when(wanted, StorageThroughput=wanted),
         repair=lambda wanted, seen: {"StorageThroughput": wanted},
         pending="StorageThroughput",
     ),
-    _plain(
+    plain(
         "storage autoscaling limit",
         "MaxAllocatedStorage",
         create="MaxAllocatedStorage",
         restore="",
         modify="MaxAllocatedStorage",
     ),
-    _plain("dedicated log volume", "DedicatedLogVolume", create="DedicatedLogVolume", modify="DedicatedLogVolume"),
+    plain("dedicated log volume", "DedicatedLogVolume", create="DedicatedLogVolume", modify="DedicatedLogVolume"),
     Setting(
         "parameter group",
         seen=lambda raw: _only(raw.get("DBParameterGroups") or (), "DBParameterGroupName"),
-        create=lambda wanted: _when(wanted, DBParameterGroupName=wanted),
+        create=lambda wanted: when(wanted, DBParameterGroupName=wanted),
         repair=lambda wanted, seen: {"DBParameterGroupName": wanted},
         pending="DBParameterGroupName",
     ),
     Setting(
         "option group",
         seen=lambda raw: _only(raw.get("OptionGroupMemberships") or (), "OptionGroupName"),
-        create=lambda wanted: _when(wanted, OptionGroupName=wanted),
+        create=lambda wanted: when(wanted, OptionGroupName=wanted),
         repair=lambda wanted, seen: {"OptionGroupName": wanted},
         pending="OptionGroupName",
     ),
     Setting(
         "security groups",
-        seen=_security_groups,
-        create=lambda wanted: _when(wanted, VpcSecurityGroupIds=list(wanted)),
+        seen=security_groups,
+        create=lambda wanted: when(wanted, VpcSecurityGroupIds=list(wanted)),
         repair=lambda wanted, seen: {"VpcSecurityGroupIds": list(wanted)},
     ),
     Setting(
         "subnet group",
         seen=lambda raw: (raw.get("DBSubnetGroup") or {}).get("DBSubnetGroupName"),
-        create=lambda wanted: _when(wanted, DBSubnetGroupName=wanted),
+        create=lambda wanted: when(wanted, DBSubnetGroupName=wanted),
     ),
-    _plain(
+    plain(
         "public access",
         "PubliclyAccessible",
         create="PubliclyAccessible",
@@ -219,12 +221,12 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "port",
         seen=_port,
-        create=lambda wanted: _when(wanted, Port=wanted),
+        create=lambda wanted: when(wanted, Port=wanted),
         repair=lambda wanted, seen: {"DBPortNumber": wanted},
         pending="Port",
     ),
-    _plain("network type", "NetworkType", create="NetworkType", modify="NetworkType"),
-    _plain("Multi-AZ", "MultiAZ", create="MultiAZ", modify="MultiAZ", default=False),
+    plain("network type", "NetworkType", create="NetworkType", modify="NetworkType"),
+    plain("Multi-AZ", "MultiAZ", create="MultiAZ", modify="MultiAZ", default=False),
     Setting(
         "processor features",
         seen=_processor_features,
@@ -232,49 +234,50 @@ SETTINGS: tuple[Setting, ...] = (
         repair=lambda wanted, seen: _processor_parameters(wanted),
         pending="ProcessorFeatures",
     ),
-    _plain("license model", "LicenseModel", modify="LicenseModel"),
-    _plain(
+    plain("license model", "LicenseModel", modify="LicenseModel"),
+    plain(
         "CA certificate",
         "CACertificateIdentifier",
         create="CACertificateIdentifier",
         modify="CACertificateIdentifier",
     ),
-    _plain(
+    plain(
         "automatic minor upgrades",
         "AutoMinorVersionUpgrade",
         create="AutoMinorVersionUpgrade",
         modify="AutoMinorVersionUpgrade",
     ),
-    _plain(
+    plain(
         "Extended Support", "EngineLifecycleSupport", restore="EngineLifecycleSupport", modify="EngineLifecycleSupport"
     ),
-    _plain(
+    plain(
         "backup retention", "BackupRetentionPeriod", restore="BackupRetentionPeriod", modify="BackupRetentionPeriod"
     ),  # a replica is born with backups off
-    _plain("backup window", "PreferredBackupWindow", restore="PreferredBackupWindow", modify="PreferredBackupWindow"),
-    _plain("maintenance window", "PreferredMaintenanceWindow", modify="PreferredMaintenanceWindow"),
-    _plain(
+    plain("backup window", "PreferredBackupWindow", restore="PreferredBackupWindow", modify="PreferredBackupWindow"),
+    plain("promotion tier", "PromotionTier", modify="PromotionTier"),  # of an instance of a cluster
+    plain("maintenance window", "PreferredMaintenanceWindow", modify="PreferredMaintenanceWindow"),
+    plain(
         "deletion protection",
         "DeletionProtection",
         create="DeletionProtection",
         modify="DeletionProtection",
         default=False,
     ),
-    _plain(
+    plain(
         "tags copied to snapshots",
         "CopyTagsToSnapshot",
         create="CopyTagsToSnapshot",
         modify="CopyTagsToSnapshot",
         default=False,
     ),
-    _plain(
+    plain(
         "IAM database authentication",
         "IAMDatabaseAuthenticationEnabled",
         create="EnableIAMDatabaseAuthentication",
         modify="EnableIAMDatabaseAuthentication",
         default=False,
     ),
-    _plain(
+    plain(
         "Database Insights mode",
         "DatabaseInsightsMode",
         create="DatabaseInsightsMode",
@@ -292,7 +295,7 @@ SETTINGS: tuple[Setting, ...] = (
         "Performance Insights key",
         seen=lambda raw: raw.get("PerformanceInsightsKMSKeyId") if raw.get("PerformanceInsightsEnabled") else None,
         wanted=_insights_key,
-        create=lambda wanted: _when(wanted, PerformanceInsightsKMSKeyId=wanted),
+        create=lambda wanted: when(wanted, PerformanceInsightsKMSKeyId=wanted),
         restore=_not_taken,
         repair=lambda wanted, seen: {"PerformanceInsightsKMSKeyId": wanted} if seen is None else None,
     ),
@@ -305,16 +308,29 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     Setting(
         "log exports",
-        seen=_log_exports,
-        create=lambda wanted: _when(wanted, EnableCloudwatchLogsExports=list(wanted)),
-        repair=_log_export_repair,
+        seen=log_exports,
+        create=lambda wanted: when(wanted, EnableCloudwatchLogsExports=list(wanted)),
+        repair=log_export_repair,
         pending="PendingCloudwatchLogsExports",
+    ),
+    Setting(  # RDS makes a new password and a secret for it; Preflight asks for that to be accepted
+        "managed master password",
+        seen=lambda raw: bool(raw.get("MasterUserSecret")),
+        repair=lambda wanted, seen: {"ManageMasterUserPassword": wanted},
+        satisfied=lambda wanted, seen: seen or not wanted,
+        pending="MasterUserPassword",
     ),
     Setting("domain", seen=_domain),  # Preflight refuses a source in a directory
 )
 
 ASSOCIATED_ROLES = "associated roles"
 TAGS = "tags"
+
+OF_A_MEMBER = (
+    "instance class", "parameter group", "public access", "CA certificate", "automatic minor upgrades",
+    "Performance Insights", "Performance Insights key", "enhanced monitoring",
+)  # fmt: skip
+"""What an instance of a cluster has for itself, and CreateDBInstance takes; the rest is its cluster's."""
 
 
 def creation_parameters(source: Raw, key_arn: str) -> dict[str, Any]:
@@ -325,18 +341,29 @@ def creation_parameters(source: Raw, key_arn: str) -> dict[str, Any]:
     return parameters
 
 
-def restoration_parameters(source: Raw) -> dict[str, Any]:
+def restoration_parameters(source: Raw, settings: Iterable[Setting] = SETTINGS) -> dict[str, Any]:
     """Every setting of the source that RestoreDBInstanceFromDBSnapshot takes; the others are repaired afterwards."""
     parameters: dict[str, Any] = {}
-    for setting in SETTINGS:
+    for setting in settings:
         parameters |= (setting.restore or setting.create)(setting.wanted_of(source, None))
     return parameters
 
 
-def differences(source: Instance, target: Instance) -> dict[str, tuple[Any, Any]]:
+def member_parameters(source: Raw, key_arn: str) -> dict[str, Any]:
+    """Every setting of an instance of a cluster that CreateDBInstance takes for one of another cluster."""
+    parameters = {name: source[name] for name in ("AvailabilityZone", "PromotionTier") if source.get(name) is not None}
+    for setting in SETTINGS:
+        if setting.name in OF_A_MEMBER:
+            parameters |= setting.create(setting.wanted_of(source, key_arn))
+    return parameters
+
+
+def differences(
+    source: Instance, target: Instance, settings: Iterable[Setting] = SETTINGS
+) -> dict[str, tuple[Any, Any]]:
     """Setting name -> (wanted, seen), for every setting of the table in which the target falls short."""
     found: dict[str, tuple[Any, Any]] = {}
-    for setting in SETTINGS:
+    for setting in settings:
         wanted = setting.wanted_of(source.raw, target.database.kms_key_arn)
         seen = setting.seen(target.raw)
         if not setting.satisfied(wanted, seen):
@@ -346,6 +373,28 @@ def differences(source: Instance, target: Instance) -> dict[str, tuple[Any, Any]
     if missing := missing_tags(source, target):
         found[TAGS] = (missing, {name: target.tags.get(name) for name in missing})
     return found
+
+
+def repairs(
+    source: Instance, target: Instance, differing: Collection[str], settings: Iterable[Setting] = SETTINGS
+) -> tuple[Parameters, list[str]]:
+    """What to ask RDS for in one modification, and the names of the differences that none repairs.
+
+    What RDS is already changing is not asked for a second time.
+    """
+    pending = target.raw.get("PendingModifiedValues") or {}
+    parameters: Parameters = {}
+    hopeless: list[str] = []
+    for setting in settings:
+        if setting.name not in differing or setting.pending in pending:
+            continue
+        wanted = setting.wanted_of(source.raw, target.database.kms_key_arn)
+        asked = setting.repair(wanted, setting.seen(target.raw)) if setting.repair is not None else None
+        if asked is None:
+            hopeless.append(setting.name)
+        else:
+            parameters |= asked
+    return parameters, hopeless
 
 
 def missing_roles(source: Instance, target: Instance) -> tuple[tuple[str, str], ...]:

@@ -60,7 +60,11 @@ def client(service: str) -> Any:
 
 @cache
 def client_that_asks_once(service: str) -> Any:
-    """For a call that makes something without a name or a token: repeated by the SDK, it would make a second one."""
+    """For a call that the SDK must not repeat by itself when its answer is lost: the step looks first, and asks again.
+
+    One that makes something without a name or a token would make a second. One that deletes what permissions know by
+    its tags would be denied: what is gone has none.
+    """
     return boto3.client(service, config=_CONFIG.merge(Config(retries={"mode": "standard", "total_max_attempts": 1})))
 
 
@@ -88,6 +92,16 @@ def calls(call: str) -> Iterator[None]:
         raise AwsUnavailable(f"{call}: {type(error).__name__}") from error
     except BotoCoreError as error:
         raise AwsRefused(f"{call}: {type(error).__name__}: {error}", type(error).__name__) from error
+
+
+@contextmanager
+def tolerating(*codes: str) -> Iterator[None]:
+    """Leave a refusal with one of these codes to the next visit. Around `calls`, which gives refusals their codes."""
+    try:
+        yield
+    except AwsRefused as refused:
+        if refused.code not in codes:
+            raise
 
 
 def _translated(call: str, error: ClientError) -> RotationError:

@@ -9,7 +9,7 @@ from typing import Any
 from lambdas.rotation.aws.client import calls, client, pages
 from lambdas.rotation.ports import Watchers
 
-DIMENSION = "DBInstanceIdentifier"
+DIMENSIONS = ("DBInstanceIdentifier", "DBClusterIdentifier")
 _MOST_ALARMS = 3000
 _MOST_DASHBOARDS = 50
 """Thirty and fifty calls: CloudWatch has no filter for either, and a function has 25 seconds for all that it does."""
@@ -19,7 +19,10 @@ class CloudWatch:
     """`ports.Monitoring`."""
 
     def watchers_of(self, identifier: str) -> Watchers:
-        """Metric alarms on the instance, and dashboards that show it; the first few thousand and the first fifty."""
+        """Metric alarms on the database, and dashboards that show it; the first few thousand and the first fifty.
+
+        An instance and a cluster of one name are not told apart here.
+        """
         alarms = pages(
             "cloudwatch",
             "describe_alarms",
@@ -29,18 +32,18 @@ class CloudWatch:
         )
         dashboards = [one["DashboardName"] for one in pages("cloudwatch", "list_dashboards", "DashboardEntries")]
         return Watchers(
-            alarms=tuple(one["AlarmName"] for one in alarms if identifier in _instances(one)),
+            alarms=tuple(one["AlarmName"] for one in alarms if identifier in _databases(one)),
             dashboards=tuple(name for name in dashboards[:_MOST_DASHBOARDS] if _shows(name, identifier)),
             unseen=max(0, len(dashboards) - _MOST_DASHBOARDS) + (1 if len(alarms) == _MOST_ALARMS else 0),
         )
 
 
-def _instances(alarm: Mapping[str, Any]) -> Iterator[str]:
-    """Every instance that an alarm looks at, also within an expression."""
+def _databases(alarm: Mapping[str, Any]) -> Iterator[str]:
+    """Every database that an alarm looks at, also within an expression."""
     metrics = [alarm, *((query.get("MetricStat") or {}).get("Metric") or {} for query in alarm.get("Metrics") or ())]
     for metric in metrics:
         for dimension in metric.get("Dimensions") or ():
-            if dimension["Name"] == DIMENSION:
+            if dimension["Name"] in DIMENSIONS:
                 yield dimension["Value"]
 
 
@@ -48,4 +51,4 @@ def _shows(dashboard: str, identifier: str) -> bool:
     """By its text: what a widget may look like is CloudWatch's own, and grows."""
     with calls("cloudwatch:GetDashboard"):
         body = client("cloudwatch").get_dashboard(DashboardName=dashboard)["DashboardBody"]
-    return f'"{DIMENSION}"' in body and f'"{identifier}"' in body
+    return any(f'"{name}"' in body for name in DIMENSIONS) and f'"{identifier}"' in body

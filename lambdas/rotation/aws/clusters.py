@@ -1,34 +1,19 @@
-"""Amazon Aurora's clusters: what `rds.py` is for instances, as far as a rotation by blue/green needs it."""
+"""Amazon Aurora's clusters: what `rds.py` is for instances."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from lambdas.rotation import names
-from lambdas.rotation.aws.client import calls, client, pages
-from lambdas.rotation.aws.tagged import refuse_foreign, tag_list, tags_of
+from lambdas.rotation.aws import carried_settings
+from lambdas.rotation.aws.carried_cluster_settings import SETTINGS
+from lambdas.rotation.aws.client import calls, client, client_that_asks_once, pages, tolerating
+from lambdas.rotation.aws.tagged import ask_once, refuse_foreign, set_tags, tag_list, tags_of
 from lambdas.rotation.errors import AwsRefused, RetirementRefused
 from lambdas.rotation.ports import Instance
 from lambdas.rotation.state import Database
 
-_NOT_NOW = frozenset({"InvalidDBClusterState", "InvalidDBClusterSnapshotState"})
-
-SETTINGS: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
-    "engine version": lambda raw: raw.get("EngineVersion"),
-    "port": lambda raw: raw.get("Port"),
-    "backup retention": lambda raw: raw.get("BackupRetentionPeriod"),
-    "backup window": lambda raw: raw.get("PreferredBackupWindow"),
-    "maintenance window": lambda raw: raw.get("PreferredMaintenanceWindow"),
-    "parameter group": lambda raw: raw.get("DBClusterParameterGroup"),
-    "subnet group": lambda raw: raw.get("DBSubnetGroup"),
-    "security groups": lambda raw: sorted(one["VpcSecurityGroupId"] for one in raw.get("VpcSecurityGroups") or ()),
-    "deletion protection": lambda raw: bool(raw.get("DeletionProtection")),
-    "IAM authentication": lambda raw: bool(raw.get("IAMDatabaseAuthenticationEnabled")),
-    "log exports": lambda raw: sorted(raw.get("EnabledCloudwatchLogsExports") or ()),
-    "copy tags to snapshots": lambda raw: bool(raw.get("CopyTagsToSnapshot")),
-    "storage type": lambda raw: raw.get("StorageType"),
-    "serverless capacity": lambda raw: raw.get("ServerlessV2ScalingConfiguration"),
-}
-"""By the names of DescribeDBClusters. RDS gives green all of them but the roles; what is not so ends the rotation."""
+_NOT_NOW = ("InvalidDBClusterState", "InvalidDBClusterSnapshotState")
+_EXISTS = "DBClusterSnapshotAlreadyExists"
 
 
 class AwsClusters:
@@ -58,23 +43,66 @@ class AwsClusters:
         clusters = (_cluster(raw) for raw in pages("rds", "describe_db_clusters", "DBClusters"))
         return [cluster for cluster in clusters if cluster.tags.get(f"{names.OPT_IN}enabled") == "true"]
 
-    def settings_differences(self, source: Instance, target: Instance) -> Mapping[str, tuple[Any, Any]]:
-        pairs = {name: (seen(source.raw), seen(target.raw)) for name, seen in SETTINGS.items()}
-        return {name: sides for name, sides in pairs.items() if sides[0] != sides[1]}
+    # -- the target --
 
-    def request_missing_roles(self, source: Instance, target: Instance) -> Sequence[str]:
-        """Ask for the associated roles that the target lacks, and name them: RDS does not copy them. Repeatable."""
-        missing = sorted(_roles(source) - _roles(target))
-        for arn, feature in missing:
-            try:
-                with calls("rds:AddRoleToDBCluster"):
-                    client("rds").add_role_to_db_cluster(
-                        DBClusterIdentifier=target.database.identifier, RoleArn=arn, FeatureName=feature
-                    )
-            except AwsRefused as refused:
-                if refused.code not in _NOT_NOW | {"DBClusterRoleAlreadyExists"}:
-                    raise
-        return [f"{feature} by {arn}" for arn, feature in missing]
+    def request_restore(
+        self, source: Instance, target_identifier: str, snapshot: str, key_arn: str, tags: Mapping[str, str]
+    ) -> None:
+        """Ask for a cluster of a snapshot, under this key, with the source's settings; it has no instance yet.
+
+        Idempotent: a cluster of that name that carries ``tags`` is adopted. Does not wait.
+
+        Raises:
+            NameTaken: terminal; a cluster of that name exists that this rotation did not make.
+            AwsRefused: terminal; RDS does not make it.
+        """
+        parameters = carried_settings.restoration_parameters(source.raw, SETTINGS) | {
+            "DBClusterIdentifier": target_identifier,
+            "SnapshotIdentifier": snapshot,
+            "Engine": source.database.engine,
+            "KmsKeyId": key_arn,
+            "Tags": tag_list(carried_settings.carried_tags(source.tags) | dict(tags)),
+        }
+
+        def adopted() -> bool:
+            existing = self.describe(target_identifier)
+            if existing is not None:
+                refuse_foreign("cluster", target_identifier, existing.tags, tags)
+            return existing is not None
+
+        def ask() -> None:
+            with calls("rds:RestoreDBClusterFromSnapshot"):
+                client("rds").restore_db_cluster_from_snapshot(**parameters)
+
+        ask_once(adopted, ask, exists="DBClusterAlreadyExists")
+
+    def settings_differences(self, source: Instance, target: Instance) -> Mapping[str, tuple[Any, Any]]:
+        return carried_settings.differences(source, target, SETTINGS)
+
+    def request_setting_repair(self, source: Instance, target: Instance, differences: Collection[str]) -> Sequence[str]:
+        """Ask for what can be repaired, in one ModifyDBCluster applied at once; returns what cannot be.
+
+        A cluster that is not ``available`` takes no change: nothing is asked then, and the caller comes again.
+        """
+        if target.status != "available":
+            return ()
+        identifier = target.database.identifier
+        parameters, hopeless = carried_settings.repairs(source, target, differences, SETTINGS)
+        if parameters:
+            with tolerating(*_NOT_NOW), calls("rds:ModifyDBCluster"):
+                client("rds").modify_db_cluster(DBClusterIdentifier=identifier, ApplyImmediately=True, **parameters)
+        if carried_settings.ASSOCIATED_ROLES in differences:
+            self.request_missing_roles(source, target)
+        if carried_settings.TAGS in differences:
+            set_tags(target.database.arn, carried_settings.missing_tags(source, target))
+        return hopeless
+
+    def request_missing_roles(self, source: Instance, target: Instance) -> None:
+        for arn, feature in carried_settings.missing_roles(source, target):
+            with tolerating(*_NOT_NOW, "DBClusterRoleAlreadyExists"), calls("rds:AddRoleToDBCluster"):
+                client("rds").add_role_to_db_cluster(
+                    DBClusterIdentifier=target.database.identifier, RoleArn=arn, FeatureName=feature
+                )
 
     def parameter(self, group: str, name: str) -> str | None:
         found = pages("rds", "describe_db_cluster_parameters", "Parameters", DBClusterParameterGroupName=group)
@@ -103,22 +131,20 @@ class AwsClusters:
 
     def request_snapshot(self, identifier: str, source_identifier: str, tags: Mapping[str, str]) -> None:
         """Ask for a snapshot, once; one of that name with these tags is adopted. Does not wait."""
-        if self._adopted(identifier, tags):
-            return
-        try:
-            with calls("rds:CreateDBClusterSnapshot"):
+
+        def ask() -> None:
+            with tolerating(*_NOT_NOW), calls("rds:CreateDBClusterSnapshot"):
                 client("rds").create_db_cluster_snapshot(
                     DBClusterSnapshotIdentifier=identifier, DBClusterIdentifier=source_identifier, Tags=tag_list(tags)
                 )
-        except AwsRefused as refused:
-            self._settle(refused, identifier, tags)
+
+        ask_once(lambda: self._adopted(identifier, tags), ask, exists=_EXISTS)
 
     def request_snapshot_copy(self, source: str, copy: str, key_arn: str, tags: Mapping[str, str]) -> None:
         """Ask for a copy under another key, once; one of that name with these tags is adopted. Does not wait."""
-        if self._adopted(copy, tags):
-            return
-        try:
-            with calls("rds:CopyDBClusterSnapshot"):
+
+        def ask() -> None:
+            with tolerating(*_NOT_NOW), calls("rds:CopyDBClusterSnapshot"):
                 client("rds").copy_db_cluster_snapshot(
                     SourceDBClusterSnapshotIdentifier=source,
                     TargetDBClusterSnapshotIdentifier=copy,
@@ -126,15 +152,8 @@ class AwsClusters:
                     Tags=tag_list(tags),
                     CopyTags=False,
                 )
-        except AwsRefused as refused:
-            self._settle(refused, copy, tags)
 
-    def _settle(self, refused: AwsRefused, identifier: str, tags: Mapping[str, str]) -> None:
-        if refused.code in _NOT_NOW:
-            return
-        if refused.code == "DBClusterSnapshotAlreadyExists" and self._adopted(identifier, tags):
-            return
-        raise refused
+        ask_once(lambda: self._adopted(copy, tags), ask, exists=_EXISTS)
 
     def _adopted(self, identifier: str, tags: Mapping[str, str]) -> bool:
         existing = self.describe_snapshot(identifier)
@@ -154,12 +173,8 @@ class AwsClusters:
             return
         if names.ROTATION_ID_TAG not in tags_of(existing):
             raise RetirementRefused(f"cluster snapshot {identifier} was not made by a rotation")
-        try:
-            with calls("rds:DeleteDBClusterSnapshot"):
-                client("rds").delete_db_cluster_snapshot(DBClusterSnapshotIdentifier=identifier)
-        except AwsRefused as refused:
-            if refused.code not in _NOT_NOW | {"DBClusterSnapshotNotFound"}:
-                raise
+        with tolerating(*_NOT_NOW, "DBClusterSnapshotNotFound"), calls("rds:DeleteDBClusterSnapshot"):
+            client_that_asks_once("rds").delete_db_cluster_snapshot(DBClusterSnapshotIdentifier=identifier)
 
     # -- the end of a cluster --
 
@@ -167,14 +182,10 @@ class AwsClusters:
         cluster = self.describe(identifier)
         if cluster is None or not cluster.deletion_protection:
             return
-        try:
-            with calls("rds:ModifyDBCluster"):
-                client("rds").modify_db_cluster(
-                    DBClusterIdentifier=identifier, DeletionProtection=False, ApplyImmediately=True
-                )
-        except AwsRefused as refused:
-            if refused.code not in _NOT_NOW:
-                raise
+        with tolerating(*_NOT_NOW), calls("rds:ModifyDBCluster"):
+            client("rds").modify_db_cluster(
+                DBClusterIdentifier=identifier, DeletionProtection=False, ApplyImmediately=True
+            )
 
     def request_deletion(self, identifier: str, *, keep_automated_backups: bool) -> None:
         """Ask for the deletion without a final snapshot, which would hold the old key. Does not wait; repeatable.
@@ -189,20 +200,12 @@ class AwsClusters:
             return
         if not {names.ROTATION_ID_TAG, names.DECOMMISSION_TAG} & set(cluster.tags):
             raise RetirementRefused(f"{identifier} was neither made by a rotation nor marked for removal by one")
-        try:
-            with calls("rds:DeleteDBCluster"):
-                client("rds").delete_db_cluster(
-                    DBClusterIdentifier=identifier,
-                    SkipFinalSnapshot=True,
-                    DeleteAutomatedBackups=not keep_automated_backups,
-                )
-        except AwsRefused as refused:
-            if refused.code not in _NOT_NOW | {"DBClusterNotFound"}:
-                raise
-
-
-def _roles(cluster: Instance) -> set[tuple[str, str]]:
-    return {(one["RoleArn"], one.get("FeatureName") or "") for one in cluster.raw.get("AssociatedRoles") or ()}
+        with tolerating(*_NOT_NOW, "DBClusterNotFound"), calls("rds:DeleteDBCluster"):
+            client("rds").delete_db_cluster(
+                DBClusterIdentifier=identifier,
+                SkipFinalSnapshot=True,
+                DeleteAutomatedBackups=not keep_automated_backups,
+            )
 
 
 def _cluster(raw: Mapping[str, Any]) -> Instance:

@@ -1,20 +1,20 @@
 """Amazon RDS: describing instances, and asking for what a rotation needs of them. No SQL here."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
 from lambdas.rotation import names
-from lambdas.rotation.aws import carried_settings
-from lambdas.rotation.aws.client import calls, client, pages
-from lambdas.rotation.aws.tagged import refuse_foreign, tag_list, tags_of
+from lambdas.rotation.aws import carried_settings, tagged
+from lambdas.rotation.aws.client import calls, client, client_that_asks_once, pages, tolerating
+from lambdas.rotation.aws.tagged import ask_once, refuse_foreign, tag_list, tags_of
 from lambdas.rotation.errors import AwsRefused, AwsUnavailable, PromotionFailed, ReplicaKeyRefused
 from lambdas.rotation.errors import RetirementRefused as Refused
 from lambdas.rotation.ports import Instance
 from lambdas.rotation.state import Database
 
 _KEY_WORDS = ("kms", "encrypt")
-_NOT_NOW = frozenset({"InvalidDBInstanceState", "InvalidDBSnapshotState"})
+_NOT_NOW = ("InvalidDBInstanceState", "InvalidDBSnapshotState")
 
 
 class AwsRds:
@@ -103,19 +103,41 @@ class AwsRds:
             NameTaken: terminal; an instance of that name exists that this rotation did not make.
             AwsRefused: terminal; RDS does not make it.
         """
-        if self._adopted(target_identifier, tags):
-            return
         parameters = carried_settings.restoration_parameters(source.raw) | {
             "DBInstanceIdentifier": target_identifier,
             "DBSnapshotIdentifier": snapshot,
             "Tags": tag_list(carried_settings.carried_tags(source.tags) | dict(tags)),
         }
-        try:
+
+        def ask() -> None:
             with calls("rds:RestoreDBInstanceFromDBSnapshot"):
                 client("rds").restore_db_instance_from_db_snapshot(**parameters)
-        except AwsRefused as refused:
-            if refused.code != "DBInstanceAlreadyExists" or not self._adopted(target_identifier, tags):
-                raise
+
+        ask_once(lambda: self._adopted(target_identifier, tags), ask, exists="DBInstanceAlreadyExists")
+
+    def request_member(
+        self, source: Instance, identifier: str, cluster_identifier: str, key_arn: str, tags: Mapping[str, str]
+    ) -> None:
+        """Ask for an instance of a cluster, with the settings of another cluster's instance. Does not wait.
+
+        Idempotent: one of that name that carries ``tags`` is adopted. A cluster that takes none now is asked again.
+
+        Raises:
+            NameTaken: terminal; an instance of that name exists that this rotation did not make.
+            AwsRefused: terminal; RDS does not make it.
+        """
+        parameters = carried_settings.member_parameters(source.raw, key_arn) | {
+            "DBInstanceIdentifier": identifier,
+            "DBClusterIdentifier": cluster_identifier,
+            "Engine": source.database.engine,
+            "Tags": tag_list(carried_settings.carried_tags(source.tags) | dict(tags)),
+        }
+
+        def ask() -> None:
+            with tolerating("InvalidDBClusterState"), calls("rds:CreateDBInstance"):
+                client("rds").create_db_instance(**parameters)
+
+        ask_once(lambda: self._adopted(identifier, tags), ask, exists="DBInstanceAlreadyExists")
 
     def _adopted(self, identifier: str, tags: Mapping[str, str]) -> bool:
         existing = self.describe_instance(identifier)
@@ -127,28 +149,14 @@ class AwsRds:
     def settings_differences(self, source: Instance, target: Instance) -> Mapping[str, tuple[Any, Any]]:
         return carried_settings.differences(source, target)
 
-    def request_setting_repair(
-        self, source: Instance, target: Instance, differences: Mapping[str, Any]
-    ) -> Sequence[str]:
+    def request_setting_repair(self, source: Instance, target: Instance, differences: Collection[str]) -> Sequence[str]:
         """Ask for what can be repaired, in one ModifyDBInstance applied at once; returns what cannot be.
 
         An instance that is not ``available`` takes no change: nothing is asked then, and the caller comes again.
-        What RDS is already changing is not asked for a second time.
         """
         if target.status != "available":
             return ()
-        pending = target.raw.get("PendingModifiedValues") or {}
-        parameters: dict[str, Any] = {}
-        hopeless: list[str] = []
-        for setting in carried_settings.SETTINGS:
-            if setting.name not in differences or (setting.pending in pending):
-                continue
-            wanted = setting.wanted_of(source.raw, target.database.kms_key_arn)
-            asked = setting.repair(wanted, setting.seen(target.raw)) if setting.repair is not None else None
-            if asked is None:
-                hopeless.append(setting.name)
-            else:
-                parameters |= asked
+        parameters, hopeless = carried_settings.repairs(source, target, differences)
         if parameters:
             self._modify(target.database.identifier, parameters)
         if carried_settings.ASSOCIATED_ROLES in differences:
@@ -158,23 +166,16 @@ class AwsRds:
         return hopeless
 
     def _modify(self, identifier: str, parameters: Mapping[str, Any]) -> None:
-        try:
-            with calls("rds:ModifyDBInstance"):
-                client("rds").modify_db_instance(DBInstanceIdentifier=identifier, ApplyImmediately=True, **parameters)
-        except AwsRefused as refused:
-            if refused.code not in _NOT_NOW:  # its status changed since it was described: the caller comes again
-                raise
+        # Its status may have changed since it was described: the caller comes again.
+        with tolerating(*_NOT_NOW), calls("rds:ModifyDBInstance"):
+            client("rds").modify_db_instance(DBInstanceIdentifier=identifier, ApplyImmediately=True, **parameters)
 
     def _add_roles(self, target: Instance, roles: Sequence[tuple[str, str]]) -> None:
         for arn, feature in roles:
-            try:
-                with calls("rds:AddRoleToDBInstance"):
-                    client("rds").add_role_to_db_instance(
-                        DBInstanceIdentifier=target.database.identifier, RoleArn=arn, FeatureName=feature
-                    )
-            except AwsRefused as refused:
-                if refused.code not in _NOT_NOW | {"DBInstanceRoleAlreadyExists"}:
-                    raise
+            with tolerating(*_NOT_NOW, "DBInstanceRoleAlreadyExists"), calls("rds:AddRoleToDBInstance"):
+                client("rds").add_role_to_db_instance(
+                    DBInstanceIdentifier=target.database.identifier, RoleArn=arn, FeatureName=feature
+                )
 
     def last_backup_at(self, resource_id: str) -> datetime | None:
         """When the newest finished automated snapshot of the instance was taken."""
@@ -236,7 +237,7 @@ class AwsRds:
             "rds",
             "describe_pending_maintenance_actions",
             "PendingMaintenanceActions",
-            Filters=[{"Name": "db-instance-id", "Values": [arn]}],
+            Filters=[{"Name": f"db-{'cluster' if ':cluster:' in arn else 'instance'}-id", "Values": [arn]}],
         )
         return [
             f"{action['Action']}: {action.get('Description', '')}".strip(": ")
@@ -252,8 +253,7 @@ class AwsRds:
     # -- tags --
 
     def set_tags(self, arn: str, tags: Mapping[str, str]) -> None:
-        with calls("rds:AddTagsToResource"):
-            client("rds").add_tags_to_resource(ResourceName=arn, Tags=tag_list(tags))
+        tagged.set_tags(arn, tags)
 
     def remove_tags(self, arn: str, names: Sequence[str]) -> None:
         with calls("rds:RemoveTagsFromResource"):
@@ -277,28 +277,25 @@ class AwsRds:
         return sorted(
             snapshot["DBSnapshotIdentifier"]
             for snapshot in listed
-            if snapshot.get("KmsKeyId") == key_arn
-            and tags.items() <= {tag["Key"]: tag["Value"] for tag in snapshot.get("TagList", ())}.items()
+            if snapshot.get("KmsKeyId") == key_arn and tags.items() <= tags_of(snapshot).items()
         )
 
     def request_snapshot(self, identifier: str, source_identifier: str, tags: Mapping[str, str]) -> None:
         """Ask for a snapshot, once; one of that name with these tags is adopted. Does not wait."""
-        if self._snapshot_adopted(identifier, tags):
-            return
-        try:
-            with calls("rds:CreateDBSnapshot"):
+
+        def ask() -> None:
+            with tolerating(*_NOT_NOW), calls("rds:CreateDBSnapshot"):
                 client("rds").create_db_snapshot(
                     DBSnapshotIdentifier=identifier, DBInstanceIdentifier=source_identifier, Tags=tag_list(tags)
                 )
-        except AwsRefused as refused:
-            self._settle(refused, identifier, tags)
+
+        ask_once(lambda: self._snapshot_adopted(identifier, tags), ask, exists="DBSnapshotAlreadyExists")
 
     def request_snapshot_copy(self, source: str, copy: str, key_arn: str, tags: Mapping[str, str]) -> None:
         """Ask for a copy under another key, once; one of that name with these tags is adopted. Does not wait."""
-        if self._snapshot_adopted(copy, tags):
-            return
-        try:
-            with calls("rds:CopyDBSnapshot"):
+
+        def ask() -> None:
+            with tolerating(*_NOT_NOW), calls("rds:CopyDBSnapshot"):
                 client("rds").copy_db_snapshot(
                     SourceDBSnapshotIdentifier=source,
                     TargetDBSnapshotIdentifier=copy,
@@ -306,16 +303,8 @@ class AwsRds:
                     Tags=tag_list(tags),
                     CopyTags=False,
                 )
-        except AwsRefused as refused:
-            self._settle(refused, copy, tags)
 
-    def _settle(self, refused: AwsRefused, identifier: str, tags: Mapping[str, str]) -> None:
-        """A refusal that the next visit may not meet again is left to it; a name that is ours by now is adopted."""
-        if refused.code in _NOT_NOW:
-            return
-        if refused.code == "DBSnapshotAlreadyExists" and self._snapshot_adopted(identifier, tags):
-            return
-        raise refused
+        ask_once(lambda: self._snapshot_adopted(copy, tags), ask, exists="DBSnapshotAlreadyExists")
 
     def _snapshot_adopted(self, identifier: str, tags: Mapping[str, str]) -> bool:
         existing = self.describe_snapshot(identifier)
@@ -335,12 +324,8 @@ class AwsRds:
             return
         if names.ROTATION_ID_TAG not in tags_of(existing):
             raise Refused(f"snapshot {identifier} was not made by a rotation")
-        try:
-            with calls("rds:DeleteDBSnapshot"):
-                client("rds").delete_db_snapshot(DBSnapshotIdentifier=identifier)
-        except AwsRefused as refused:
-            if refused.code not in _NOT_NOW | {"DBSnapshotNotFound"}:
-                raise
+        with tolerating(*_NOT_NOW, "DBSnapshotNotFound"), calls("rds:DeleteDBSnapshot"):
+            client_that_asks_once("rds").delete_db_snapshot(DBSnapshotIdentifier=identifier)
 
     # -- the end of an instance --
 
@@ -362,16 +347,12 @@ class AwsRds:
             return
         if not {names.ROTATION_ID_TAG, names.DECOMMISSION_TAG} & set(instance.tags):
             raise Refused(f"{identifier} was neither made by a rotation nor marked for removal by one")
-        try:
-            with calls("rds:DeleteDBInstance"):
-                client("rds").delete_db_instance(
-                    DBInstanceIdentifier=identifier,
-                    SkipFinalSnapshot=True,
-                    DeleteAutomatedBackups=not keep_automated_backups,
-                )
-        except AwsRefused as refused:
-            if refused.code not in _NOT_NOW | {"DBInstanceNotFound"}:
-                raise
+        with tolerating(*_NOT_NOW, "DBInstanceNotFound"), calls("rds:DeleteDBInstance"):
+            client("rds").delete_db_instance(
+                DBInstanceIdentifier=identifier,
+                SkipFinalSnapshot=True,
+                DeleteAutomatedBackups=not keep_automated_backups,
+            )
 
 
 def _instance(raw: Mapping[str, Any]) -> Instance:

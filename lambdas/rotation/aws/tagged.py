@@ -1,10 +1,11 @@
 """Tags as RDS gives and takes them, and what they say about who made something."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lambdas.rotation import names
-from lambdas.rotation.errors import NameTaken
+from lambdas.rotation.aws.client import calls, client
+from lambdas.rotation.errors import AwsRefused, NameTaken
 
 
 def tags_of(raw: Mapping[str, Any]) -> dict[str, str]:
@@ -15,6 +16,11 @@ def tag_list(tags: Mapping[str, str]) -> list[dict[str, str]]:
     return [{"Key": name, "Value": value} for name, value in tags.items()]
 
 
+def set_tags(arn: str, tags: Mapping[str, str]) -> None:
+    with calls("rds:AddTagsToResource"):
+        client("rds").add_tags_to_resource(ResourceName=arn, Tags=tag_list(tags))
+
+
 def refuse_foreign(kind: str, identifier: str, found: Mapping[str, str], ours: Mapping[str, str]) -> None:
     """Raises: NameTaken (terminal) when what exists was not made by the rotation that ``ours`` names."""
     if found.get(names.ROTATION_ID_TAG) != ours.get(names.ROTATION_ID_TAG):
@@ -22,3 +28,18 @@ def refuse_foreign(kind: str, identifier: str, found: Mapping[str, str], ours: M
             f"a {kind} named {identifier} exists and was not made by this rotation; rename it or delete it, "
             "then start again"
         )
+
+
+def ask_once(adopted: Callable[[], bool], ask: Callable[[], None], *, exists: str) -> None:
+    """Ask for something by name, unless it is there and ours.
+
+    Args:
+        exists: the code by which RDS says that the name is taken: perhaps by an earlier attempt of the same request.
+    """
+    if adopted():
+        return
+    try:
+        ask()
+    except AwsRefused as refused:
+        if refused.code != exists or not adopted():
+            raise

@@ -9,6 +9,7 @@ from lambdas.rotation.state import Database
 
 # RDS's engine name -> class. Imported on use, so that a function loads one driver, or none.
 ENGINES = {
+    "aurora-postgresql": "lambdas.rotation.engines.postgres:AuroraPostgresEngine",
     "mariadb": "lambdas.rotation.engines.mysql:MariadbEngine",
     "postgres": "lambdas.rotation.engines.postgres:PostgresEngine",
 }

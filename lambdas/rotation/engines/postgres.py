@@ -64,11 +64,8 @@ SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
 WHERE nspname NOT LIKE 'pg\\_%' AND nspname <> 'information_schema' AND relkind <> 'i'
   AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = 'pg_class'::regclass AND objid = c.oid AND deptype = 'e')
 """
-_POSITION = "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END::text"
-_HAS_REPLAYED = """
-SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END
-       >= CAST(:position AS pg_lsn)
-"""
+# An update where the row exists: each mark is a commit of its own, which a replica can be seen to replay.
+_MARK = "INSERT INTO public.marker (token) VALUES (:token) ON CONFLICT (token) DO UPDATE SET token = :token"
 _SESSIONS = """
 SELECT pid, coalesce(rolname::text, 'nobody'), coalesce(rolsuper, false), coalesce(backend_type, 'session')
 FROM pg_stat_activity LEFT JOIN pg_roles r ON r.oid = usesysid
@@ -92,6 +89,15 @@ Row = list[Any]
 
 class PostgresEngine:
     """`ports.Engine` for one PostgreSQL server, as a login that is no superuser."""
+
+    IDENTITY = "SELECT system_identifier::text FROM pg_control_system()"
+    """What a physical copy has in common with its original, and nothing else has."""
+    POSITION = "SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END::text"
+    # >=: the source's own position goes on (checkpoints), the fence position does not.
+    HAS_REPLAYED = """
+    SELECT CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END
+           >= CAST(:position AS pg_lsn)
+    """
 
     def __init__(self, database: Database, login: tuple[str, str], *, ca_bundle: str, clock: Clock) -> None:
         self._database = database
@@ -448,23 +454,18 @@ class PostgresEngine:
 
     def mark(self, token: str) -> Position:
         with self._control_session() as sql:
-            # An update where the row exists: each mark is a commit of its own, which a replica can be seen to replay.
-            sql.run(
-                "INSERT INTO public.marker (token) VALUES (:token) ON CONFLICT (token) DO UPDATE SET token = :token",
-                token=token,
-            )
+            sql.run(_MARK, token=token)
             # After the commit above was flushed (synchronous_commit), so it lies behind every commit before it as well,
             # those of sessions with synchronous_commit=off included.
             return Position(sql.value("SELECT pg_current_wal_flush_lsn()::text"))
 
     def replayed(self) -> Position:
         with self._control_session() as sql:
-            return Position(sql.value(_POSITION))
+            return Position(sql.value(self.POSITION))
 
     def has_replayed(self, position: Position) -> bool:
         with self._control_session() as sql:
-            # >=: the source's own position goes on (checkpoints), the fence position does not.
-            return bool(sql.value(_HAS_REPLAYED, position=position))
+            return bool(sql.value(self.HAS_REPLAYED, position=position))
 
     def shows_marker(self, token: str) -> bool:
         with suppress_states(*_NOT_THERE), self._control_session() as sql:
@@ -498,19 +499,16 @@ class PostgresEngine:
 
     def control_view(self, rotation_id: str, databases: Sequence[DatabaseFence]) -> ControlView:
         with self._control_session() as sql:
-            [[identifier, in_recovery, marked]] = sql.rows(
-                """
-                SELECT (SELECT system_identifier::text FROM pg_control_system()), pg_is_in_recovery(),
-                       EXISTS (SELECT FROM public.marker WHERE token = :token)
-                """,
+            [[in_recovery, marked]] = sql.rows(
+                "SELECT pg_is_in_recovery(), EXISTS (SELECT FROM public.marker WHERE token = :token)",
                 token=rotation_id,
             )
             names = sorted(name for name, _, _ in sql.rows(_DATABASES))
             roles = sql.rows("SELECT rolname FROM pg_roles WHERE rolname NOT LIKE 'pg\\_%'")
             return ControlView(
-                system_identifier=identifier,
+                system_identifier=sql.value(self.IDENTITY),
                 in_recovery=in_recovery,
-                position=Position(sql.value(_POSITION)),
+                position=Position(sql.value(self.POSITION)),
                 marker_seen=marked,
                 databases=tuple(names),
                 roles=tuple(sorted(name for (name,) in roles)),
@@ -639,6 +637,26 @@ class PostgresEngine:
         if self._control is not None:
             _close_quietly(self._control)
             self._control = None
+
+
+class AuroraPostgresEngine(PostgresEngine):
+    """The writer of an Aurora cluster, which answers no question about its WAL unless it replicates logically.
+
+    ``pg_current_wal_lsn`` and its like fail with "wal_level must be set to 'logical'", and nobody says which of the
+    others do. A position is the id of a transaction here: it is enough for a restored copy, which has either all that
+    was committed before the marker or no marker. Nothing follows such a server by `lag`.
+    """
+
+    # Where the control database lies, and in which transaction it was made: the same in a copy of the volume. A server
+    # that was set up by the same steps may have it, too; but not this rotation's marker.
+    IDENTITY = "SELECT oid::text || ' ' || xmin::text FROM pg_class WHERE oid = 'public.decision'::regclass"
+    POSITION = "SELECT (txid_snapshot_xmax(txid_current_snapshot()) - 1)::text"
+    HAS_REPLAYED = "SELECT txid_snapshot_xmax(txid_current_snapshot()) > CAST(:position AS bigint)"
+
+    def mark(self, token: str) -> Position:
+        with self._control_session() as sql:
+            # Its own id: a later one need not be on the volume yet, and then a copy would not have it.
+            return Position(sql.value(f"{_MARK} RETURNING txid_current()::text", token=token))
 
 
 class _Session:

@@ -14,7 +14,7 @@ KINDS = ("plain", "read-write", "option-off")
 LATE = "late"
 """The kind of a latecomer."""
 
-ENGINES = ("postgres", "mariadb")
+ENGINES = ("postgres", "mariadb", "mysql")
 CLUSTERS: Mapping[str, str] = {"aurora-postgresql": "postgres"}
 """Engines of clusters, and whose dialect they speak."""
 

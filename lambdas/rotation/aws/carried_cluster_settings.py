@@ -1,0 +1,66 @@
+"""What a cluster must have of its source: as `carried_settings`, by the names of DescribeDBClusters.
+
+``restore`` is of RestoreDBClusterFromSnapshot, ``repair`` of ModifyDBCluster (RDS API reference, as of boto3 1.44.5).
+"""
+
+from typing import Any
+
+from lambdas.rotation.aws.carried_settings import (
+    Setting,
+    log_export_repair,
+    log_exports,
+    plain,
+    security_groups,
+    when,
+)
+
+
+def _named(name: str, field: str, *, restore: str = "", modify: str | None = None, default: Any = None) -> Setting:
+    return plain(name, field, restore=restore, modify=modify, default=default)
+
+
+def _both(name: str, field: str, *, default: Any = None) -> Setting:
+    """One name everywhere."""
+    return _named(name, field, restore=field, modify=field, default=default)
+
+
+SETTINGS: tuple[Setting, ...] = (
+    _named("engine version", "EngineVersion", restore="EngineVersion"),  # left out, RDS takes its default version
+    _named("port", "Port", restore="Port"),
+    _both("backup retention", "BackupRetentionPeriod"),
+    _both("backup window", "PreferredBackupWindow"),
+    _named("maintenance window", "PreferredMaintenanceWindow", modify="PreferredMaintenanceWindow"),
+    _named(
+        "parameter group",
+        "DBClusterParameterGroup",
+        restore="DBClusterParameterGroupName",
+        modify="DBClusterParameterGroupName",
+    ),
+    _named("subnet group", "DBSubnetGroup", restore="DBSubnetGroupName"),
+    Setting(
+        "security groups",
+        seen=security_groups,
+        restore=lambda wanted: when(wanted, VpcSecurityGroupIds=list(wanted)),
+        repair=lambda wanted, seen: {"VpcSecurityGroupIds": list(wanted)},
+    ),
+    _both("deletion protection", "DeletionProtection", default=False),
+    _named(
+        "IAM authentication",
+        "IAMDatabaseAuthenticationEnabled",
+        restore="EnableIAMDatabaseAuthentication",
+        modify="EnableIAMDatabaseAuthentication",
+        default=False,
+    ),
+    Setting(
+        "log exports",
+        seen=log_exports,
+        restore=lambda wanted: when(wanted, EnableCloudwatchLogsExports=list(wanted)),
+        repair=log_export_repair,
+        pending="PendingCloudwatchLogsExports",
+    ),
+    _both("copy tags to snapshots", "CopyTagsToSnapshot", default=False),
+    _both("storage type", "StorageType"),
+    _both("serverless capacity", "ServerlessV2ScalingConfiguration"),
+    _both("network type", "NetworkType"),
+    _named("Extended Support", "EngineLifecycleSupport", restore="EngineLifecycleSupport"),
+)
