@@ -21,6 +21,7 @@ from sandbox.tls_front import AddressBlock, CertificateAuthority, TlsFront
 
 MASTER = "master"
 APPLICATION = "shop app"
+MAKER = "administrator"
 AWKWARD = 'Käufe "neu" 2'
 LONG = "ü" * 31 + "x"  # 63 bytes, which is all there is room for
 DATABASES = ("orders", AWKWARD, LONG)
@@ -95,6 +96,8 @@ class World:
         with server.session("postgres") as sql:
             sql.run(f"CREATE ROLE {quoted(APPLICATION)} LOGIN PASSWORD {literal(self.passwords[APPLICATION])}")
             sql.run(f"GRANT {quoted(APPLICATION)} TO {MASTER}")
+            # Whoever has made a role may grant it; of a superuser's, as here, that would be nobody else.
+            sql.run(f"CREATE ROLE {MAKER}; GRANT {quoted(APPLICATION)} TO {MAKER} WITH ADMIN OPTION")
             for name in DATABASES:
                 sql.run(f"CREATE DATABASE {quoted(name)} OWNER {quoted(APPLICATION)}")
         for name in DATABASES:

@@ -51,6 +51,25 @@ def test_a_missing_right_comes_with_the_grant_that_gives_it(source: Endpoint, re
     assert [] == list(source.engine().login_limitations())
 
 
+def test_the_master_user_can_follow_every_advice(world: World) -> None:
+    """It is no superuser, and from PostgreSQL 16 on nobody can be made a member of it."""
+    source = world.primary()
+    world.passwords["rotator"] = world.passwords[MASTER]
+    # As on RDS, where the master user has made whatever role there is.
+    source.admin(f"GRANT {quoted(APPLICATION)} TO {MASTER} WITH ADMIN OPTION")
+    with contextlib.closing(source.connect("postgres", MASTER)) as master:
+        master.run(f"CREATE ROLE rotator LOGIN PASSWORD '{world.passwords['rotator']}'")
+        missing = source.engine("rotator").login_limitations()
+        advice = [finding.advice.removeprefix("run: ") for finding in missing]
+        assert 'GRANT "rotator" TO "master"; ALTER DATABASE "postgres" OWNER TO "rotator"' in advice
+        assert f'GRANT {quoted(APPLICATION)} TO "rotator"' in advice
+
+        for statement in dict.fromkeys(advice):
+            master.run(statement)
+
+    assert [] == list(source.engine("rotator").login_limitations())
+
+
 def test_an_ordinary_login_is_told_everything_at_once(source: Endpoint) -> None:
     messages = " ".join(finding.message for finding in source.engine(APPLICATION).login_limitations())
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lambdas.rotation.errors import LoginRefused, SqlRefused
 from sandbox.postgres import quoted
-from tests.engines.servers import MASTER, Endpoint
+from tests.engines.servers import MAKER, MASTER, Endpoint
 from tests.hostile import any_text
 
 LONGEST_BYTES = 63
@@ -44,6 +44,7 @@ def databases(source: Endpoint, named: tuple[str, ...]) -> Iterator[None]:
         for name in named:
             source.admin(f"CREATE ROLE {quoted(name)}")
             source.admin(f"GRANT {quoted(name)} TO {MASTER}")
+            source.admin(f"GRANT {quoted(name)} TO {MAKER} WITH ADMIN OPTION")
             source.admin(f"CREATE DATABASE {quoted(name)} OWNER {quoted(name)} CONNECTION LIMIT 17")
         yield
     finally:

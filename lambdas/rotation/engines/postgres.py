@@ -58,6 +58,13 @@ SELECT datname, datconnlimit, pg_get_userbyid(datdba),
        pg_has_role(current_user, datdba, 'USAGE'), has_database_privilege(oid, 'CONNECT')
 FROM pg_database WHERE datallowconn AND datconnlimit <> -2 ORDER BY datname
 """
+_OWNERS_WITHOUT_NEW_MEMBERS = """
+SELECT DISTINCT pg_get_userbyid(datdba) FROM pg_database
+WHERE current_setting('server_version_num')::int >= 160000 AND NOT EXISTS (
+    SELECT FROM pg_auth_members JOIN pg_roles r ON r.oid = member
+    WHERE roleid = datdba AND admin_option AND NOT rolsuper
+)
+"""
 _DATABASES = "SELECT datname, datallowconn, datconnlimit FROM pg_database"
 _USER_RELATIONS = """
 SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
@@ -119,6 +126,8 @@ class PostgresEngine:
             )
             creates, signals, monitors, superuser, _ = role
             databases = _applications(sql)
+            # Before PostgreSQL 16 whoever may create roles may grant each of them.
+            owners_to_stay = {name for (name,) in sql.rows(_OWNERS_WITHOUT_NEW_MEMBERS)}
         user = quoted(self._user)
         missing = []
         if not creates:
@@ -129,7 +138,11 @@ class PostgresEngine:
             missing.append(("see other sessions", f"GRANT pg_monitor TO {user}"))
         for name, _, owner, owns, connects in databases:
             if not owns and not superuser:
-                missing.append((f"close database {name}", f"GRANT {quoted(owner)} TO {user}"))
+                grant = f"GRANT {quoted(owner)} TO {user}"
+                if owner in owners_to_stay:
+                    # Of a master user, say: it hands its database over, and keeps its rights there as a member.
+                    grant = f"GRANT {user} TO {quoted(owner)}; ALTER DATABASE {quoted(name)} OWNER TO {user}"
+                missing.append((f"close database {name}", grant))
             if not connects:
                 missing.append((f"look into database {name}", f"GRANT CONNECT ON DATABASE {quoted(name)} TO {user}"))
         return [
