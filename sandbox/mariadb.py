@@ -69,7 +69,7 @@ SETTINGS = {
 # Parameters of a DB parameter group that the sandbox keeps for itself.
 NOT_OURS = re.compile(
     "|".join(re.escape(name.replace("-", "_")) for name in SETTINGS)
-    + r"|ssl_.*|socket|datadir|basedir|pid_file|log_error.*|general_log.*|slow_query_log.*|server_id|skip_.*"
+    + r"|ssl_.*|socket|datadir|tmpdir|basedir|pid_file|log_error.*|general_log.*|slow_query_log.*|server_id|skip_.*"
 )
 
 READ_ONLY = "read_only"
@@ -238,7 +238,7 @@ class MariadbEngine(LocalEngine["MariadbServer"]):
         server = self._with_directories(self._server("golden", self.directory / "golden"))
         self.run(
             "mariadb-install-db", "--no-defaults", "--basedir=/usr", f"--datadir={server.data}", "--skip-name-resolve",
-            "--skip-test-db", "--auth-root-authentication-method=normal",
+            "--skip-test-db", "--auth-root-authentication-method=normal", f"--tmpdir={server.socket.parent}",
             f"--innodb-log-file-size={SETTINGS['innodb-log-file-size']}",
         )  # fmt: skip
         server.start(password="", user="root")
@@ -578,6 +578,8 @@ class MariadbServer(LocalServer):
             "datadir": str(self.data),
             "socket": str(self.socket),
             "pid-file": str(self.directory / "s" / "pid"),
+            # Its own: a server that starts removes the temporary tables that it finds, whosever they are.
+            "tmpdir": str(self.socket.parent),
             "bind-address": self.address,
             "proxy-protocol-networks": self.address,
             "server-id": str(self.server_id),
