@@ -705,6 +705,10 @@ def _patch_tasks() -> None:
     StateTaskService._normalise_response = _from_sdk_spelling
 
 
+_NAMED = ("ResourceNotReadyException", "ENINotReadyException", "EC2ThrottledException")
+"""Of Lambda's errors with status 502, those that Step Functions is told by name; by its convention, not by a list."""
+
+
 def _lambda_error(error: ClientError) -> tuple[str, str]:
     """The name that Step Functions gives to a failed Invoke, and its cause."""
     code = error.response["Error"]["Code"]
@@ -714,7 +718,7 @@ def _lambda_error(error: ClientError) -> tuple[str, str]:
         name = "AWSLambdaException"
     elif code == "TooManyRequestsException" or status == 429:
         name = "TooManyRequestsException"
-    elif status >= 500:
+    elif status >= 500 and code not in _NAMED:
         name = "ServiceException"
     else:
         name = code

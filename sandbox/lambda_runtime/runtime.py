@@ -32,6 +32,10 @@ LOG_TAIL_BYTES = 4096
 INIT_SECONDS = 30
 """Patience with the import of a handler. Lambda's own is 10 s, on a machine that does nothing else."""
 ASYNC_ATTEMPTS = 3
+IDLE_SECONDS = 14 * 24 * 60 * 60
+WAKING_SECONDS = 60
+"""Virtual, both. A function that nobody has called for weeks has lost what Lambda had made for it; the next call is
+refused, and so is every other one until that is there again (Lambda Developer Guide: function states)."""
 
 _ZYGOTE = Path(__file__).with_name("zygote.py")
 _START_SECONDS = 60
@@ -220,6 +224,8 @@ class LambdaRuntime:
         self._idle: defaultdict[str, list[_Environment]] = defaultdict(list)
         self._alive: set[_Environment] = set()
         self._serving: list[tuple[str, Any, _Environment]] = []
+        self._active_at: dict[str, float] = {}
+        """By function: when it was called last, or, while it wakes up, when it will be active again."""
         self._log_locks: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
         self._stopped = False
         self._uninstall: Callable[[], None] | None = None
@@ -269,6 +275,28 @@ class LambdaRuntime:
             trace_id,
             lambda fault: self._invoke(function, event, qualifier, fault, trace_id),
         )
+
+    def refuse_while_inactive(self, function: Any) -> None:
+        """Raises: moto's exception for what Invoke answers then; which it is depends on what has to be made again."""
+        from moto.core.exceptions import JsonRESTError
+
+        name, now = str(function.function_name), time.time()
+        with self._lock:
+            active_at = self._active_at.get(name, now)
+            if now - active_at > IDLE_SECONDS:
+                active_at = now + WAKING_SECONDS
+            self._active_at[name] = max(active_at, now)
+        if active_at <= now:
+            return
+        if function.vpc_config:
+            refusal = JsonRESTError(
+                "ResourceNotReadyException", "The function is inactive and its VPC connection is no longer available."
+            )
+            refusal.code = 502
+        else:
+            refusal = JsonRESTError("CodeArtifactUserPendingException", "Lambda is initializing your function.")
+            refusal.code = 409
+        raise refusal
 
     def end_invocation(self, trace_id: str) -> None:
         """Kill the processes that serve this invocation, and wait until they are gone."""
@@ -536,6 +564,7 @@ class LambdaRuntime:
                     target=runtime._invoke_event, args=arguments, name=function.function_name, daemon=True
                 ).start()
                 return b""
+            runtime.refuse_while_inactive(function)
             invocation = runtime.invoke(function, event, qualifier)
             if invocation.is_error:
                 response_headers["x-amz-function-error"] = "Unhandled"

@@ -30,12 +30,23 @@ LAMBDA_RETRYABLE = {
     "Lambda.ServiceException",
     "Lambda.AWSLambdaException",
     "Lambda.SdkClientException",
+    "Lambda.ClientExecutionTimeoutException",
     "Lambda.TooManyRequestsException",
     "Lambda.Unknown",
     "Runtime.ExitError",
     "Sandbox.Timedout",
 }
 """Lambda's own troubles: the function may have run or not, so every step may be repeated."""
+
+
+WAKING = {
+    "Lambda.ResourceNotReadyException",
+    "Lambda.ENINotReadyException",
+    "Lambda.CodeArtifactUserPendingException",
+}
+"""What a function says that nobody has called for weeks, as is every one of them at the beginning of a quarter."""
+WAKING_SECONDS = 106
+"""The longest that somebody has seen it take (accelerated-intelligent-document-processing-on-aws issue 801)."""
 
 
 def row_of(state: dict[str, Any]) -> Task:
@@ -47,7 +58,15 @@ def test_retries_exactly_what_is_retryable(state: dict[str, Any]) -> None:
     """Step Functions compares names, not classes: a renamed error silently stops being retried."""
     retried = {error for rule in state["Retry"] for error in rule["ErrorEquals"]}
 
-    assert RETRYABLE | LAMBDA_RETRYABLE == retried
+    assert RETRYABLE | LAMBDA_RETRYABLE | WAKING == retried
+
+
+@pytest.mark.parametrize("state", TASK_STATES)
+def test_a_function_has_the_time_to_wake_up(state: dict[str, Any]) -> None:
+    (rule,) = [rule for rule in state["Retry"] if set(rule["ErrorEquals"]) == WAKING]
+
+    assert rule["BackoffRate"] == 1
+    assert rule["IntervalSeconds"] * rule["MaxAttempts"] > WAKING_SECONDS
 
 
 @pytest.mark.parametrize("state", TASK_STATES)

@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import boto3
 import pytest
 from moto import mock_aws
 from moto.awslambda.utils import get_backend
+from moto.core.exceptions import JsonRESTError
 
 from sandbox.lambda_runtime import Fault, Faults, Invocation, LambdaRuntime
 from sandbox.lambda_runtime.zygote import shape_of
@@ -467,3 +469,30 @@ def test_nothing_outlives_the_runtime(work_dir: Path, aws: Any) -> None:
     while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
         time.sleep(0.02)
     assert not Path(f"/proc/{pid}").exists()
+
+
+@pytest.mark.parametrize(
+    ("vpc", "error", "status"),
+    [({"VpcId": "v"}, "ResourceNotReadyException", 502), (None, "CodeArtifactUserPendingException", 409)],
+)
+def test_a_function_wakes_up_when_nobody_has_called_it_for_weeks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, vpc: Any, error: str, status: int
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("sandbox.lambda_runtime.runtime.time", SimpleNamespace(time=lambda: now[0]))
+    runtime = LambdaRuntime(tmp_path, "http://none", "eu-central-1", lambda *_: {})
+    met = set()
+
+    def answers(seconds: float) -> bool:
+        now[0] += seconds
+        try:
+            runtime.refuse_while_inactive(SimpleNamespace(function_name="f", vpc_config=vpc))
+        except JsonRESTError as refused:
+            met.add((refused.error_type, refused.code))
+            return False
+        return True
+
+    days = 24 * 60 * 60
+    assert [answers(0), answers(13 * days), answers(13 * days)] == [True, True, True]
+    assert [answers(15 * days), answers(30), answers(29), answers(2), answers(1)] == [False, False, False, True, True]
+    assert met == {(error, status)}

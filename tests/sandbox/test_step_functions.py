@@ -218,6 +218,7 @@ def test_a_handlers_error_keeps_its_class_name(aws: Aws) -> None:
     [
         ("TooManyRequestsException", 429, "Lambda.TooManyRequestsException"),
         ("ServiceException", 500, "Lambda.ServiceException"),
+        ("ResourceNotReadyException", 502, "Lambda.ResourceNotReadyException"),
         ("AccessDeniedException", 403, "Lambda.AWSLambdaException"),
         ("ResourceNotFoundException", 404, "Lambda.ResourceNotFoundException"),
     ],
