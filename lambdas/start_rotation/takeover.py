@@ -16,15 +16,19 @@ def recover(rotation: Rotation, ended_execution: str, ports: Ports) -> Rotation:
     """Take up what an execution left; at once ``closed`` when it left nothing.
 
     Three triggers may ask for the same recovery, and late: the first one takes the rotation over, and the others no
-    longer find an unfinished entry of that execution.
+    longer find an unfinished entry of that execution. Nobody recovers a recovery, so an attempt that died half way
+    must not keep the next one from finishing it: what this execution holds already comes first.
 
     Raises:
         RecoveryExhausted: terminal; that execution was a recovery itself. (After the release a person may ask as often
             as it takes: nobody is kept from writing, and the lock that a plain start would find may be free by then.)
     """
-    left = next((e.rotation for e in ports.ledger.unfinished() if e.rotation.execution_arn == ended_execution), None)
-    if left is None or ended_execution == rotation.execution_arn:
-        return _already_ours(rotation, ports) or rotation.having(route="closed")
+    unfinished = {entry.rotation.execution_arn: entry.rotation for entry in ports.ledger.unfinished()}
+    if (ours := unfinished.get(rotation.execution_arn)) is not None:
+        return _taken(rotation, ours, ended_execution, ports, recovery=True)
+    left = unfinished.get(ended_execution)
+    if left is None:
+        return rotation.having(route="closed")
     if ports.workflow.is_running(ended_execution):
         if not _hangs(left, ports.clock.now()):
             return rotation.having(route="closed")
@@ -34,7 +38,7 @@ def recover(rotation: Rotation, ended_execution: str, ports: Ports) -> Rotation:
             f"the recovery {ended_execution} of rotation {left.rotation_id} failed; start a rotation of "
             f"{left.planned()[0].base_name} by hand: it takes this one up"
         )
-    return _taken(rotation, left, ports, recovery=True)
+    return _taken(rotation, left, ended_execution, ports, recovery=True)
 
 
 def take_over(rotation: Rotation, holder: Lock, ports: Ports) -> Rotation | None:
@@ -44,7 +48,7 @@ def take_over(rotation: Rotation, holder: Lock, ports: Ports) -> Rotation | None
         RotationInProgress: terminal; the holder is at work, or this is a dry run, which finishes nothing.
     """
     plan, _ = rotation.planned()
-    if ports.workflow.is_running(holder.execution_arn):
+    if _works(holder.execution_arn, rotation, ports):
         raise RotationInProgress(
             f"rotation {holder.rotation_id} of {plan.base_name} is at work; wait for {holder.execution_arn}"
         )
@@ -53,7 +57,7 @@ def take_over(rotation: Rotation, holder: Lock, ports: Ports) -> Rotation | None
         return None
     if plan.dry_run:
         raise _unfinished(holder.rotation_id, plan.base_name)
-    return _taken(rotation, entry.rotation, ports, recovery=False)
+    return _taken(rotation, entry.rotation, entry.rotation.execution_arn, ports, recovery=False)
 
 
 def finish_rollback(rotation: Rotation, ports: Ports) -> Rotation | None:
@@ -69,13 +73,18 @@ def finish_rollback(rotation: Rotation, ports: Ports) -> Rotation | None:
         left = entry.rotation
         # After a release it went forward; all that it may still do is wait for its key's users.
         open_rollback = entry.closed_at is None and left.undo is not None and left.release is None
-        if not open_rollback or ports.workflow.is_running(left.execution_arn):
+        if not open_rollback or _works(left.execution_arn, rotation, ports):
             continue
         ports.ledger.release_lock(rotation)
         if plan.dry_run:
             raise _unfinished(left.rotation_id, plan.base_name)
-        return _taken(rotation, left, ports, recovery=False)
+        return _taken(rotation, left, left.execution_arn, ports, recovery=False)
     return None
+
+
+def _works(execution_arn: str, rotation: Rotation, ports: Ports) -> bool:
+    """Whether another execution is at work. What this one holds, an earlier attempt of this function has left."""
+    return execution_arn != rotation.execution_arn and ports.workflow.is_running(execution_arn)
 
 
 def _unfinished(rotation_id: str, base_name: str) -> RotationInProgress:
@@ -84,8 +93,12 @@ def _unfinished(rotation_id: str, base_name: str) -> RotationInProgress:
     )
 
 
-def _taken(rotation: Rotation, left: Rotation, ports: Ports, *, recovery: bool) -> Rotation:
-    taken = ports.ledger.take_over(left, rotation.execution_arn)
+def _taken(rotation: Rotation, left: Rotation, ended_execution: str, ports: Ports, *, recovery: bool) -> Rotation:
+    """Repeatable: an attempt that was cut off has raised the epoch, and perhaps not gone further."""
+    if left.execution_arn == rotation.execution_arn:
+        taken = ports.ledger.current(left)
+    else:
+        taken = ports.ledger.take_over(left, rotation.execution_arn)
     if left.decommission is None or not left.decommission.complete:
         # The lock names whoever works on the database; a rotation that only waits for its key's users has freed it.
         ports.ledger.acquire(taken)
@@ -97,14 +110,8 @@ def _taken(rotation: Rotation, left: Rotation, ports: Ports, *, recovery: bool) 
         taken = taken.having(request={**taken.request, TASK_TOKEN: token}, token_answered=False)
     if taken.release is not None:
         return taken.having(route="verify", recovery=recovery, failure=None)
-    ended = Failure(Error="ExecutionEnded", Cause=f"{left.execution_arn} ended before the rotation was complete")
+    ended = Failure(Error="ExecutionEnded", Cause=f"{ended_execution} ended before the rotation was complete")
     return taken.having(route="rollback", recovery=recovery, failure=left.failure or ended)
-
-
-def _already_ours(rotation: Rotation, ports: Ports) -> Rotation | None:
-    """This function's own earlier attempt took it over, and its answer got lost."""
-    ours = (e.rotation for e in ports.ledger.unfinished() if e.rotation.execution_arn == rotation.execution_arn)
-    return next((left for left in ours if left.recovery), None)
 
 
 def _hangs(left: Rotation, now: datetime) -> bool:

@@ -1,6 +1,7 @@
 """The ledger must make a dead execution's late writes fail, and give one database to one rotation at a time."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from datetime import UTC, datetime
 
 import boto3
@@ -8,10 +9,12 @@ import pytest
 from moto import mock_aws
 
 from lambdas.rotation.aws import client
-from lambdas.rotation.errors import AwsRefused, EpochSuperseded, JournalMoved
+from lambdas.rotation.errors import AwsRefused, AwsUnavailable, EpochSuperseded, JournalMoved
 from lambdas.rotation.ledger import DynamoLedger
 from lambdas.rotation.ports import Lock
 from lambdas.rotation.state import Database, Key, Plan, Rotation
+from lambdas.start_rotation.handler import start_rotation
+from tests.fakes import EXECUTION, RECOVERY, FakePorts, fenced_rotation
 
 TABLE = "ledger"
 
@@ -189,6 +192,56 @@ def test_a_step_that_takes_over_may_come_again_with_the_epoch_before(ledger: Dyn
     assert ledger.current(before, takes_over=True).epoch == 2
     with pytest.raises(EpochSuperseded):
         ledger.current(before.having(execution_arn="arn:execution:stranger"), takes_over=True)
+
+
+def test_a_takeover_that_the_sdk_repeats_is_not_somebody_elses(ledger: DynamoLedger) -> None:
+    opened = ledger.open(rotation())
+    twin = DynamoLedger(TABLE, FixedClock())
+    ledger.take_over(opened, "arn:execution:recovery")
+
+    assert twin.take_over(opened, "arn:execution:recovery").epoch == 2
+    twin.record(twin.current(opened.having(epoch=2)))
+    with pytest.raises(EpochSuperseded):
+        twin.take_over(opened, "arn:execution:another")
+
+
+@pytest.mark.parametrize("dies", ["after raising the epoch", "before the lock", "before the journal", "at its answer"])
+@pytest.mark.parametrize("by", ["recovery", "start"])
+def test_a_takeover_that_died_half_way_is_finished_by_the_next_attempt(
+    ledger: DynamoLedger, monkeypatch: pytest.MonkeyPatch, dies: str, by: str
+) -> None:
+    """Nobody recovers a recovery: if its second attempt found nothing to do, nobody could write until a person came."""
+    ports = FakePorts()
+    left = ledger.open(fenced_rotation(ports))
+    ledger.acquire(left)
+    ports.workflow.running = {RECOVERY}
+    request = {"Recover": EXECUTION} if by == "recovery" else {"DBInstanceIdentifier": left.planned()[0].base_name}
+
+    def attempt(at: str = "") -> Rotation:
+        ports.ledger = DynamoLedger(TABLE, FixedClock())  # type: ignore[assignment]
+        with monkeypatch.context() as broken:
+            if at:
+                broken.setattr(DynamoLedger, at, lambda *_: (_ for _ in ()).throw(AwsUnavailable("throttled")))
+            taken = start_rotation(Rotation(schema=1, execution_arn=RECOVERY, request=request), ports)
+        if dies != "before the journal" or finishing:
+            ports.ledger.record(taken)
+        return taken
+
+    finishing = False
+    method = {"after raising the epoch": "_begin", "before the lock": "acquire"}.get(dies, "")
+    if by == "start" and dies == "before the lock":
+        pytest.skip("a start asks for the lock before it takes over")
+    with pytest.raises(AwsUnavailable) if method else nullcontext():
+        attempt(method)
+    finishing = True
+
+    taken = attempt()
+
+    assert (taken.route, taken.rotation_id, taken.epoch) == ("rollback", left.rotation_id, 2)
+    assert (taken.execution_arn, taken.recovery) == (RECOVERY, by == "recovery")
+    assert taken.failure is not None
+    assert "ended before" in taken.failure.Cause
+    assert ledger.acquire(left.having(rotation_id="another")) == Lock(left.rotation_id, RECOVERY)
 
 
 def test_a_closed_entry_is_history(ledger: DynamoLedger) -> None:
