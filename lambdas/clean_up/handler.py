@@ -13,6 +13,7 @@ from lambdas.rotation.errors import (
     DatabaseUnreachable,
     LoginRefused,
     RetirementRefused,
+    SqlRefused,
     StateIncomplete,
 )
 from lambdas.rotation.names import CONTROL_DATABASE, ROTATION_ID_TAG
@@ -22,7 +23,7 @@ from lambdas.rotation.step import logger, step
 
 PATIENCE = timedelta(hours=2)
 
-_LATER = (AwsUnavailable, DatabaseUnreachable, AwsRefused)
+_LATER = (AwsUnavailable, DatabaseUnreachable, AwsRefused, SqlRefused)
 _NEVER = (AccessRefused, LoginRefused, RetirementRefused)
 
 _PSQL = "psql postgres -c 'DROP DATABASE {} WITH (FORCE)'"

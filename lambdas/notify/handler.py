@@ -58,4 +58,5 @@ def _written(rotation: Rotation, ports: Ports) -> Rotation:
     return rotation
 
 
-handler = step(notify)
+# Also after a Rollback that raised the epoch and then failed, with the state of before: people have to hear of that.
+handler = step(notify, takes_over=True)

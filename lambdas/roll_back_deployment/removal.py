@@ -4,11 +4,13 @@ from datetime import timedelta
 
 from lambdas.rotation import databases, names, switchover
 from lambdas.rotation.errors import AccessRefused, AwsRefused, AwsUnavailable
+from lambdas.rotation.polling import look_again_seconds
 from lambdas.rotation.ports import BlueGreenDeployment, Ports
 from lambdas.rotation.state import Deployment, Rotation
 
 PATIENCE = timedelta(hours=24)
 """RDS deletes no deployment that it is still making, and may take hours to make one."""
+OFTEN_SECONDS, SELDOM_SECONDS = 30, 300
 
 
 def remove(rotation: Rotation, ports: Ports) -> Rotation:
@@ -33,7 +35,9 @@ def remove(rotation: Rotation, ports: Ports) -> Rotation:
         waiting, leftovers = None, [f"{_command(deployment)}  # {waiting}"]
     undo = undo.having(
         waiting_for=(waiting,) if waiting else (), leftovers=tuple(leftovers), clean=waiting is None,
-        ended_at=ports.clock.now(), look_again_seconds=30,
+        ended_at=ports.clock.now(), look_again_seconds=look_again_seconds(
+            undo.started_at, ports.clock.now(), often=OFTEN_SECONDS, seldom=SELDOM_SECONDS
+        ),
     )  # fmt: skip
     return rotation.having(undo=undo)
 

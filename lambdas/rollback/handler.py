@@ -8,13 +8,14 @@ from lambdas.rotation.errors import (
     AwsUnavailable,
     DatabaseUnreachable,
     LoginRefused,
+    SqlRefused,
 )
 from lambdas.rotation.ports import Ports
 from lambdas.rotation.state import Fence, Rotation
 from lambdas.rotation.step import logger, step
 from lambdas.rotation.undoing import ended_with, paged, rolled_back, taken_over
 
-_UNSEEN = (AwsUnavailable, AccessRefused, AwsRefused, DatabaseUnreachable, LoginRefused)
+_UNSEEN = (AwsUnavailable, AccessRefused, AwsRefused, DatabaseUnreachable, LoginRefused, SqlRefused)
 """What keeps the facts from being seen. A rollback that gave up here would leave applications standing for ever."""
 
 

@@ -45,8 +45,8 @@ def step(
     Before StartRotation has found the database there is no journal, and nothing is read or written.
 
     Args:
-        takes_over: this step raises the epoch itself (Rollback), so a retry of it may arrive with the epoch before;
-            it is let in when its execution still holds the rotation.
+        takes_over: this step raises the epoch itself (Rollback), or follows one that did and failed (Notify), so it may
+            arrive with the epoch before; it is let in when its execution still holds the rotation.
         reaches: what ``{"prove_reach": <rotation>}`` tries instead of acting. Nothing is changed or written down.
     """
 

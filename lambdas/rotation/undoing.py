@@ -6,7 +6,7 @@ from typing import Literal
 from aws_lambda_powertools.metrics import MetricUnit
 
 from lambdas.rotation import errors
-from lambdas.rotation.errors import RotationError
+from lambdas.rotation.errors import RotationError, Terminal
 from lambdas.rotation.notification import message_of, subject_of
 from lambdas.rotation.ports import Ports
 from lambdas.rotation.state import Moment, Rotation, Undo
@@ -21,21 +21,30 @@ SELDOM_SECONDS = 60
 def taken_over(rotation: Rotation, ports: Ports) -> Rotation:
     """Raise the epoch, so that no function of before can write any more, and go on with what the journal says *then*.
 
-    What such a function has already begun may go on until its timeout, unless it is known to have ended: an error of
-    ours is the last thing that a function says.
+    What such a function has already begun may go on until its timeout, unless it is known to have ended.
     """
     taken = ports.ledger.take_over(rotation, rotation.execution_arn).having(failure=rotation.failure)
     now = ports.clock.now()
-    has_ended = rotation.failure is not None and _is_ours(rotation.failure.Error)
-    undo = Undo(outcome="undecided", started_at=now, not_before=now if has_ended else now + SLOWEST_FUNCTION)
+    not_before = now if _has_ended(taken) else now + SLOWEST_FUNCTION
+    undo = Undo(outcome="undecided", started_at=now, not_before=not_before)
     taken = taken.having(undo=undo)
     ports.ledger.record(taken)
     return taken
 
 
-def _is_ours(name: str) -> bool:
-    error = getattr(errors, name, None)
-    return isinstance(error, type) and issubclass(error, RotationError)
+def _has_ended(rotation: Rotation) -> bool:
+    """Whether the function that failed can do nothing any more that a rollback would not notice.
+
+    An error of ours is the last thing that an attempt says, but a retryable one is said by the last of several, and an
+    earlier one that nobody heard of may go on. Under the fence the decision row stops that, and each second more is a
+    second of outage. Before it nobody is kept waiting. And once applications were being led to the target nothing stops
+    a late write that leads them there again.
+    """
+    seen = rotation.connectivity
+    if rotation.failure is None or (seen is not None and seen.switch_requested_at is not None):
+        return False
+    error = getattr(errors, rotation.failure.Error, None)
+    return isinstance(error, type) and issubclass(error, Terminal if rotation.fence is None else RotationError)
 
 
 def ended_with(

@@ -7,6 +7,7 @@ import pg8000.native
 import pytest
 
 from lambdas.rotation.engines.postgres import PostgresEngine
+from lambdas.rotation.errors import DatabaseUnreachable
 from lambdas.rotation.state import Position, Verdict
 from tests.engines.servers import DATABASES, Endpoint
 
@@ -232,3 +233,12 @@ def test_a_dropped_database_does_not_keep_the_others_closed(source: Endpoint) ->
     assert "rollback" == engine.decide("r", "rollback", plan)
 
     source.connect("orders").close()
+
+
+def test_a_server_that_is_a_reader_now_is_asked_again(source: Endpoint, replica: Endpoint) -> None:
+    """After a failover of Aurora the cluster's name leads to the former writer for a while; that refuses nothing."""
+    token = "reader"
+    assert replays(replica.engine(), source.engine().mark(token), token)
+
+    with pytest.raises(DatabaseUnreachable, match="read-only"):
+        replica.engine().decide("rotation", "rollback", ())

@@ -12,7 +12,14 @@ from lambdas.promote.handler import promote
 from lambdas.resume_writes.handler import resume_writes
 from lambdas.rollback.evidence import STILL_A_REPLICA
 from lambdas.rollback.handler import rollback
-from lambdas.rotation.errors import AwsUnavailable, DatabaseUnreachable, DecisionLost, EpochSuperseded, LoginRefused
+from lambdas.rotation.errors import (
+    AwsUnavailable,
+    DatabaseUnreachable,
+    DecisionLost,
+    EpochSuperseded,
+    LoginRefused,
+    SqlRefused,
+)
 from lambdas.rotation.ports import Step
 from lambdas.rotation.state import Rotation
 from lambdas.rotation.undoing import SLOWEST_FUNCTION
@@ -36,6 +43,14 @@ from tests.fakes import (
 
 def rolled(rotation: Rotation, ports: FakePorts) -> Rotation:
     return visit(rollback, rotation, ports, takes_over=True)
+
+
+def waited_for(rotation: Rotation, ports: FakePorts) -> Rotation:
+    """Until nothing that the failed function has begun can be going on any more, and nothing was decided before."""
+    assert rotation.undo is not None
+    assert "undecided" == rotation.undo.outcome
+    ports.clock.advance((rotation.undo.not_before - ports.clock.now()).total_seconds())
+    return rolled(rotation, ports)
 
 
 def outcome(rotation: Rotation) -> str:
@@ -99,6 +114,29 @@ def test_a_function_that_said_what_was_wrong_has_ended(error: str) -> None:
     assert 17 == ports.source_server.own.limit["postgres"]
     assert "rollback" == ports.source_server.own.decisions[ROTATION_ID]
     assert error == (rotation.failure.Error if rotation.failure else None)
+
+
+@pytest.mark.parametrize("error", ["AwsUnavailable", "JournalMoved"])
+def test_before_the_fence_an_earlier_attempt_that_nobody_heard_of_is_waited_for(error: str) -> None:
+    """It may suspend a secret's rotation, or lower a TTL, after those were put back. Nobody is kept waiting by that."""
+    ports = FakePorts()
+
+    rotation = rolled(failed(synced_rotation(ports), error), ports)
+
+    assert "undecided" == outcome(rotation)
+    assert "rolled-back" == outcome(waited_for(rotation, ports))
+
+
+@pytest.mark.parametrize("error", ["AwsUnavailable", "JournalMoved", "ConnectivityChanged"])
+def test_a_late_switch_finds_no_name_that_was_put_back(error: str) -> None:
+    """An attempt of UpdateConnectivity that hangs would lead applications to a target that is about to be deleted."""
+    ports = FakePorts()
+
+    rotation = rolled(failed(switched_rotation(ports), error), ports)
+    ports.clock.advance(SLOWEST_FUNCTION.total_seconds() - 1)
+
+    assert "undecided" == outcome(rolled(rotation, ports))
+    assert {} == ports.source_server.own.decisions
 
 
 def test_epoch_before_anything_else() -> None:
@@ -210,6 +248,18 @@ def test_a_source_that_cannot_be_reached_is_tried_until_it_can(error: Exception)
 # -- a promotion was requested -----------------------------------------------------------------------------------------
 
 
+def test_a_refusal_that_nobody_expected_does_not_end_the_rollback() -> None:
+    """It would leave applications standing for ever."""
+    ports = FakePorts()
+    ports.fail("engine.decide-rollback", SqlRefused("XX001", "could not read block"))
+
+    rotation = rolled(failed(fenced_rotation(ports), "DrainIncomplete"), ports)
+
+    assert "undecided" == outcome(rotation)
+    assert "could not read block" in (rotation.undo.reason if rotation.undo else "")
+    assert "rolled-back" == outcome(rolled(rotation, ports))
+
+
 def test_a_promotion_under_way_is_waited_for() -> None:
     """Opening the source now could give two primaries."""
     ports = FakePorts()
@@ -281,7 +331,7 @@ def test_a_late_release_finds_the_rollback_and_opens_nothing() -> None:
     ports = FakePorts()
     dead = switched_rotation(ports)
     assert dead.fence is not None
-    rolled(failed(dead, "AwsRefused"), ports)
+    waited_for(rolled(failed(dead, "AwsRefused"), ports), ports)
 
     assert "rollback" == FakeEngine(ports.target_server).decide(ROTATION_ID, "release", dead.fence.databases)
     assert [] == writable(ports)
@@ -354,7 +404,7 @@ def test_another_instance_of_the_targets_name_proves_nothing() -> None:
 def test_the_name_goes_back_before_the_source_is_opened() -> None:
     """Otherwise clients that still hold the target's address would wait for a server that never opens."""
     ports = FakePorts()
-    rotation = rolled(failed(switched_rotation(ports), "AccessRefused"), ports)
+    rotation = waited_for(rolled(failed(switched_rotation(ports), "AccessRefused"), ports), ports)
     assert "decided" == outcome(rotation)
     assert [] == writable(ports)
 
@@ -366,7 +416,7 @@ def test_the_name_goes_back_before_the_source_is_opened() -> None:
 
 def test_what_is_decided_stays_decided_when_the_target_disappears_from_sight() -> None:
     ports = FakePorts()
-    rotation = restored(rolled(failed(switched_rotation(ports), "AccessRefused"), ports), ports)
+    rotation = restored(waited_for(rolled(failed(switched_rotation(ports), "AccessRefused"), ports), ports), ports)
     ports.target_server.reachable = False
 
     assert "rolled-back" == outcome(rolled(rotation, ports))
@@ -382,7 +432,7 @@ def test_a_release_that_died_after_its_commit_goes_forward() -> None:
     with pytest.raises(DatabaseUnreachable):
         visit(resume_writes, rotation, ports)
 
-    rotation = rolled(failed(rotation, "DatabaseUnreachable"), ports)
+    rotation = waited_for(rolled(failed(rotation, "DatabaseUnreachable"), ports), ports)
 
     assert "committed" == outcome(rotation)
     assert rotation.failure is None

@@ -565,6 +565,8 @@ def test_a_released_target_goes_forward() -> None:
         resume_writes(rotation, ports)
 
     rotation = back(failed(rotation, "AwsUnavailable"), ports)
+    ports.clock.advance(SLOWEST_FUNCTION.total_seconds())
+    rotation = back(rotation, ports)
 
     assert rotation.undo is not None
     assert rotation.undo.outcome == "committed"

@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
+from lambdas.notify import handler as notify
 from lambdas.rotation import reach, step
 from lambdas.rotation.errors import DatabaseUnreachable, EpochSuperseded
 from lambdas.rotation.ports import Ports
 from lambdas.rotation.state import Rotation
-from tests.fakes import FakePorts, fenced_rotation
+from tests.fakes import FakePorts, failed, fenced_rotation
 
 
 class Context(LambdaContext):
@@ -52,6 +53,19 @@ def test_the_journal_is_read_before_and_written_after(ports: FakePorts) -> None:
 
     assert answer["fence"] is not None, "from the journal, not from the state that was passed"
     assert "renamed" == ports.ledger.current(rotation).target_identifier
+
+
+def test_people_hear_of_a_rollback_that_failed_after_it_had_raised_the_epoch(ports: FakePorts) -> None:
+    """The state machine passes the state of before. A stranger with that state is told nothing."""
+    before = failed(fenced_rotation(ports))
+    ports.ledger.take_over(before, before.execution_arn)
+
+    called(notify.handler, before.to_state())
+
+    assert ["AttentionNeeded"] == [moment for moment, _, _ in ports.notifier.sent]
+    ports.ledger.take_over(before.having(epoch=2), "arn:execution:another")
+    with pytest.raises(EpochSuperseded):
+        called(notify.handler, before.to_state())
 
 
 def test_a_superseded_function_does_not_act(ports: FakePorts) -> None:

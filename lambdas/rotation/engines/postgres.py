@@ -88,6 +88,8 @@ WHERE locktype = 'object' AND classid = 'pg_database'::regclass AND granted AND 
 _NOT_THERE = ("3D000", "42P01")  # no such database, no such table
 _BUSY = ("55P03", "57014", "40001", "40P01", "XX000")  # lock or statement timeout, "tuple concurrently updated"
 _CUT_OFF = ("08", "57P", "53", "25P03")  # connection, shutdown or termination, resources, idle in transaction
+_ELSEWHERE = "25006"
+"""Read only: after a failover of Aurora its endpoint leads to the former writer until DNS has followed."""
 _NO_RIGHT = ("28", "42501")
 _NOT_TEXT = "22021"
 
@@ -737,7 +739,7 @@ def _meaning(refused: SqlRefused) -> RotationError:
     """What a refusal means to the state machine."""
     if refused.state.startswith(_NO_RIGHT):
         return LoginRefused(str(refused))
-    if refused.state.startswith(_CUT_OFF) or refused.state in _BUSY:
+    if refused.state.startswith(_CUT_OFF) or refused.state in (*_BUSY, _ELSEWHERE):
         return DatabaseUnreachable(str(refused))
     return refused
 
