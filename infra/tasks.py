@@ -67,10 +67,12 @@ KEYED = (
 ACCOUNT_WIDE_QUESTIONS = (
     "backup:ListBackupVaults",
     "cloudtrail:LookupEvents",
+    "dms:DescribeCertificates",
     "dms:DescribeEndpoints",
     "dms:DescribeReplicationConfigs",
     "dms:DescribeReplicationInstances",
     "dms:DescribeReplicationTaskAssessmentRuns",
+    "dms:ListInstanceProfiles",  # what DescribeInstanceProfiles asks for (DMS API reference)
     "kms:ListAliases",
     "rds:DescribeDBEngineVersions",
     "secretsmanager:ListSecrets",
@@ -150,6 +152,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
     any_cluster_snapshot = config.arn("rds", "cluster-snapshot:*")
     our_cluster_snapshot = config.arn("rds", "cluster-snapshot:*-rot-*")
     pg, cluster_pg = config.arn("rds", "pg:*"), config.arn("rds", "cluster-pg:*")
+    any_proxy = config.arn("rds", "db-proxy:*")
     subnets, options = config.arn("rds", "subgrp:*"), config.arn("rds", "og:*")
     groups, cluster_groups = (subnets, pg, options), (subnets, cluster_pg, options)
     any_key, our_alias = config.arn("kms", "key/*"), config.arn("kms", "alias/rds-rotation/*")
@@ -266,7 +269,9 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 journal,
                 see_db,
                 allow("rds:DescribeAccountAttributes", on="*"),  # no resource-level permissions
-                allow("rds:DescribeDBProxies", "rds:DescribeDBProxyTargets", on=config.arn("rds", "db-proxy:*")),
+                allow("rds:DescribeDBProxies", on=any_proxy),
+                # AWS decides on the proxy and on the target group that leads to its databases.
+                allow("rds:DescribeDBProxyTargets", on=(any_proxy, config.arn("rds", "target-group:*"))),
                 allow("rds:DescribePendingMaintenanceActions", on=any_member),
                 allow("rds:DescribeEventSubscriptions", on=config.arn("rds", "es:*")),
                 allow("rds:DescribeDBParameters", on=pg),
@@ -475,8 +480,10 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 ),
                 allow("rds:AddTagsToResource", on=any_deployment, when=TAGGED_BY_THIS_CALL),
                 allow("rds:CreateDBInstanceReadReplica", on=any_db, when=IN_A_DEPLOYMENT),
+                allow("rds:CreateDBInstanceReadReplica", on=groups),
                 # Of a cluster.
                 allow("rds:CreateDBCluster", "rds:CreateDBInstance", on=any_member, when=IN_A_DEPLOYMENT),
+                allow("rds:CreateDBCluster", on=cluster_groups),
                 allow("rds:CreateDBClusterEndpoint", on=(any_cluster, clusters_endpoints), when=IN_A_DEPLOYMENT),
                 *lend_key_to_rds,
             ),

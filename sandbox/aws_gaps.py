@@ -23,6 +23,8 @@ def install_gaps() -> None:
         (BackupResponse, "list_recovery_points_by_backup_vault", _no_recovery_points),
         (BackupResponse, "list_recovery_points_by_resource", _nothing("RecoveryPoints")),
         (BackupResponse, "list_protected_resources", _nothing("Results")),
+        (DatabaseMigrationServiceResponse, "describe_certificates", _nothing("Certificates")),
+        (DatabaseMigrationServiceResponse, "describe_instance_profiles", _nothing("InstanceProfiles")),
         (DatabaseMigrationServiceResponse, "describe_replication_configs", _nothing("ReplicationConfigs")),
         (DatabaseMigrationServiceResponse, "describe_replications", _nothing("Replications")),
         (

@@ -1,6 +1,6 @@
 """Decommission: a safety copy under the new key, then and only then the end of the source."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from lambdas.decommission.right import establish, left_behind
 from lambdas.rotation import databases, names, snapshots
@@ -10,10 +10,11 @@ from lambdas.rotation.state import Decommission, Rotation
 from lambdas.rotation.step import logger, step
 
 PATIENCE = timedelta(days=7)
-"""For one source; copying a snapshot under another key copies all of it."""
-OFTEN_FOR = timedelta(hours=1)
-SELDOM_SECONDS = 600
-"""A week of looking every minute would fill the execution's history (25,000 events)."""
+"""For one stage; copying a snapshot under another key copies all of it."""
+OFTEN_FOR, OFTEN_SECONDS = timedelta(hours=1), 60
+SELDOM_FOR, SELDOM_SECONDS = timedelta(days=1), 600
+RARELY_SECONDS = 3600
+"""A week of looking more often, in every stage, would fill the execution's history (25,000 events)."""
 
 
 def decommission(rotation: Rotation, ports: Ports) -> Rotation:
@@ -22,7 +23,8 @@ def decommission(rotation: Rotation, ports: Ports) -> Rotation:
     The right to act is established from live facts at every visit. A source that is gone already is fine.
 
     Raises:
-        RetirementRefused: terminal; the live facts do not give the right. Nothing more is deleted.
+        RetirementRefused: terminal; the live facts do not give the right, or a stage is not done after seven days.
+            Nothing more is deleted. A new start has seven days anew.
         SnapshotFailed: terminal; there is no copy to rely on. Nothing more is deleted.
     """
     seen, now = rotation.decommission, ports.clock.now()
@@ -32,15 +34,33 @@ def decommission(rotation: Rotation, ports: Ports) -> Rotation:
     source = databases.by_resource_id(database.resource_id, ports)
     if source is not None and source.status != "deleting":
         establish(rotation, source, ports)
-    temporary, kept = snapshots.pair_of(rotation)
-    progress = seen or Decommission(stage="snapshot", temporary_snapshot=temporary, kept_snapshot=kept, started_at=now)
-    if now - progress.started_at > PATIENCE:
+    before = _counted(rotation, now)
+    progress = _STAGES[before.stage](rotation, before, source, ports)
+    if progress.stage != before.stage:
+        progress = progress.having(started_at=now)
+    waited = now - progress.started_at
+    # After the look, never before: what was in the way may be gone since the last one.
+    if waited > PATIENCE:
         raise RetirementRefused(f"{progress.stage} of {database.identifier} is not done after {PATIENCE.days} days")
-    progress = _STAGES[progress.stage](rotation, progress, source, ports)
-    if now - progress.started_at > OFTEN_FOR:
-        progress = progress.having(look_again_seconds=SELDOM_SECONDS)
     logger.info("decommission", stage=progress.stage, complete=progress.complete)
-    return rotation.having(decommission=progress)
+    return rotation.having(decommission=progress.having(look_again_seconds=_look_again_seconds(waited)))
+
+
+def _counted(rotation: Rotation, now: datetime) -> Decommission:
+    """The progress, with the time that this execution has spent on it: one that ended has used up only its own."""
+    progress = rotation.decommission
+    if progress is None:
+        temporary, kept = snapshots.pair_of(rotation)
+        progress = Decommission(stage="snapshot", temporary_snapshot=temporary, kept_snapshot=kept, started_at=now)
+    if progress.execution_arn == rotation.execution_arn:
+        return progress
+    return progress.having(execution_arn=rotation.execution_arn, started_at=now)
+
+
+def _look_again_seconds(waited: timedelta) -> int:
+    if waited <= OFTEN_FOR:
+        return OFTEN_SECONDS
+    return SELDOM_SECONDS if waited <= SELDOM_FOR else RARELY_SECONDS
 
 
 def _snapshot(rotation: Rotation, progress: Decommission, source: Instance | None, ports: Ports) -> Decommission:
@@ -78,6 +98,8 @@ def _delete_snapshot(rotation: Rotation, progress: Decommission, source: Instanc
     temporary, _ = _snapshots(progress)
     if databases.describe_snapshot(database, temporary, ports) is None:
         return progress.having(stage="delete-source")
+    if not _is_kept(rotation, progress, ports):
+        return progress.having(stage="copy")
     databases.request_snapshot_deletion(database, temporary, ports)
     return progress
 
@@ -85,6 +107,8 @@ def _delete_snapshot(rotation: Rotation, progress: Decommission, source: Instanc
 def _delete_source(rotation: Rotation, progress: Decommission, source: Instance | None, ports: Ports) -> Decommission:
     if source is None:
         return progress.having(stage="rekey-kept")
+    if source.status != "deleting" and not _is_kept(rotation, progress, ports):
+        return progress.having(stage="snapshot")
     # Its replicas first: RDS would promote them; and a cluster's instances, which keep it from being deleted.
     for one in left_behind(rotation, source, ports) or (source,):
         if one.deletion_protection:
@@ -95,15 +119,24 @@ def _delete_source(rotation: Rotation, progress: Decommission, source: Instance 
     return progress
 
 
+def _is_kept(rotation: Rotation, progress: Decommission, ports: Ports) -> bool:
+    """Asked anew before each deletion: days may lie between the copy and this, and somebody may have deleted it."""
+    _, database = rotation.planned()
+    _, kept = _snapshots(progress)
+    return snapshots.is_copied(databases.describe_snapshot(database, kept, ports), rotation)
+
+
 def _rekey_kept(rotation: Rotation, progress: Decommission, source: Instance | None, ports: Ports) -> Decommission:
     """What earlier rotations of this database kept is under the old key, and would keep it from ever being retired.
 
-    One at a time: copied under the new key, and deleted only when the copy is available under it.
+    One at a time: copied under the new key, and deleted only when the copy is available under it. Told by name: what an
+    owner took of a target carries our tags, too, and is not ours to delete. It keeps the old key, which its list names.
     """
     plan, database = rotation.planned()
     old = rotation.old_key
     ours = {names.BASE_NAME_TAG: plan.base_name}
-    kept = databases.snapshots_under(database, old.arn, ours, ports) if old is not None else ()
+    found = databases.snapshots_under(database, old.arn, ours, ports) if old is not None else ()
+    kept = [name for name in found if names.is_kept_snapshot(name, plan.base_name)]
     if not kept:
         return _finished(rotation, progress, ports)
     if _is_copied(kept[0], names.rekeyed_snapshot(kept[0], rotation.rotation_id), rotation, ports):

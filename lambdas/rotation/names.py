@@ -117,6 +117,22 @@ def rekeyed_snapshot(kept: str, rotation_id: str) -> str:
     return re.sub(r"-rekeyed-[0-9a-f]{8}$", "", kept) + f"-rekeyed-{rotation_id}"
 
 
+def is_kept_snapshot(name: str, base_name: str) -> bool:
+    """Whether a rotation of this database gives this name to what it keeps, rekeyed by a later one or not.
+
+    A snapshot that an owner takes of a target has our tags, because RDS copies them along; it has no name of ours.
+
+    >>> [is_kept_snapshot(f"orders-rot-83bcb8d2-{end}", "orders") for end in ("kept", "kept-rekeyed-0a1b2c3d")]
+    [True, True]
+    >>> [is_kept_snapshot(f"orders-rot-83bcb8d2-{end}", "orders") for end in ("kept-2", "before-release", "source")]
+    [False, False, False]
+    >>> is_kept_snapshot("orders-rot-83bcb8d2-kept", "orders-eu")
+    False
+    """
+    found = re.fullmatch(r"(.+-rot-([0-9a-f]{8}))-kept(?:-rekeyed-[0-9a-f]{8})?", name)
+    return found is not None and found[1] == target_identifier(base_name, found[2])
+
+
 def key_alias(base_name: str, rotation_id: str) -> str:
     return f"alias/rds-rotation/{base_name}/{rotation_id}"
 
@@ -127,10 +143,10 @@ def our_tags(base_name: str, rotation_id: str) -> dict[str, str]:
 
 
 TAGS_OF_A_KEY = len(our_tags("", ""))
-TAGS_OF_A_TARGET = TAGS_OF_A_KEY + len((RELEASED_TAG,))
-"""How many of ours there are at most."""
-TAGS_OF_A_MEMBER = TAGS_OF_A_TARGET + len((DEPLOYMENT_TAG, DECOMMISSION_TAG))
-"""Of a blue/green deployment, on either side: those of an earlier rotation come along."""
+TAGS_OF_A_DATABASE = TAGS_OF_A_KEY + len((RELEASED_TAG, DECOMMISSION_TAG))
+"""How many of ours there are at most: on a source that was a target before, when it is marked for its removal."""
+TAGS_OF_A_MEMBER = TAGS_OF_A_DATABASE + len((DEPLOYMENT_TAG,))
+"""Of a blue/green deployment. Green, which blue's tags come to, has ``GREEN_TAG`` and no mark for its removal."""
 
 
 def owners_tags(tags: Mapping[str, str]) -> dict[str, str]:

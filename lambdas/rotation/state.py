@@ -308,6 +308,8 @@ class Decommission(_Part):
     temporary_snapshot: str | None = None
     kept_snapshot: str | None = None
     started_at: AwareDatetime
+    """Since when the execution in ``execution_arn`` has waited for this stage; its patience is counted from here."""
+    execution_arn: str = ""
     source_deleted_at: AwareDatetime | None = None
     complete: bool = False
     look_again_seconds: int = 60

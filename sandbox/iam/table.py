@@ -162,13 +162,7 @@ on(
     "RemoveSourceIdentifierFromSubscription", "ModifyEventSubscription", "DeleteEventSubscription",
 )  # fmt: skip
 on("rds", rds_arn("ri", "ReservedDBInstanceId"), "DescribeReservedDBInstances")
-on(
-    "rds",
-    rds_arn("db-proxy", "DBProxyName"),
-    "DescribeDBProxies",
-    "DescribeDBProxyTargetGroups",
-    "DescribeDBProxyTargets",
-)
+on("rds", rds_arn("db-proxy", "DBProxyName"), "DescribeDBProxies", "DescribeDBProxyTargetGroups")
 on("rds", rds_arn("db", "ResourceIdentifier"), "ApplyPendingMaintenanceAction")
 on("rds", rds_arn("integration", "IntegrationIdentifier"), "DescribeIntegrations")
 on("rds", rds_arn("tenant-database", "TenantDBName"), "DescribeTenantDatabases")
@@ -176,6 +170,12 @@ on("rds", rds_arn("snapshot", "SourceArn"), "DescribeExportTasks")
 on("rds", rds_arn("auto-backup", "DBInstanceAutomatedBackupsArn", "DbiResourceId"), "DeleteDBInstanceAutomatedBackup")
 on("rds", rds_arn("db", "SourceDBInstanceArn"), "StopDBInstanceAutomatedBackupsReplication")
 on("rds", rds_arn("db", "ResourceName"), "ListTagsForResource")
+
+
+@row("rds", "DescribeDBProxyTargets")
+def _describe_proxy_targets(call: Call) -> Iterator[Check]:
+    yield Check(call.action, rds_arn("db-proxy", "DBProxyName")(call))
+    yield Check(call.action, rds_arn("target-group", "TargetGroupName")(call))
 
 
 @row("rds", "DescribeDBSnapshots")
@@ -1023,8 +1023,9 @@ on(
 on("backup", lambda call: call.get("RecoveryPointArn"), "DescribeRecoveryPoint")
 anywhere(
     "dms", "DescribeEndpoints", "DescribeReplicationInstances", "DescribeReplicationConfigs",
-    "DescribeReplicationTasks", "DescribeReplicationTaskAssessmentRuns",
+    "DescribeReplicationTasks", "DescribeReplicationTaskAssessmentRuns", "DescribeCertificates",
 )  # fmt: skip
+row("dms", "DescribeInstanceProfiles")(lambda call: [Check("dms:ListInstanceProfiles", ANY)])
 anywhere(
     "ec2", "DescribeSecurityGroups", "DescribeSecurityGroupRules", "DescribeSubnets", "DescribeVpcs",
     "DescribeVpcEndpoints", "DescribeRegions", "DescribeAvailabilityZones", "DescribeRouteTables",

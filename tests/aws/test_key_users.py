@@ -73,7 +73,7 @@ def users(clock: FakeClock) -> list[tuple[str, str]]:
 
 def test_nobody_uses_an_unused_key(account: Account, clock: FakeClock) -> None:
     assert users(clock) == []
-    assert len(key_users.QUESTIONS) >= 18
+    assert len(key_users.QUESTIONS) >= 20
 
 
 ROWS: list[tuple[str, dict[str, Any], str]] = [
@@ -93,7 +93,7 @@ ROWS: list[tuple[str, dict[str, Any], str]] = [
         {"DBInstanceIdentifier": "a", "DbiResourceId": "db-A", "MasterUserSecret": {"KmsKeyId": KEY}},
         "master-user-secret",
     ),
-    ("describe_db_clusters", {"DBClusterIdentifier": "c", "KmsKeyId": KEY}, "cluster"),
+    ("describe_db_clusters", {"DBClusterIdentifier": "c", "DbClusterResourceId": "cl", "KmsKeyId": KEY}, "cluster"),
     ("describe_db_snapshots", {"DBSnapshotIdentifier": "s", "KmsKeyId": KEY}, "snapshot"),
     (
         "describe_db_snapshots",
@@ -123,6 +123,25 @@ ROWS: list[tuple[str, dict[str, Any], str]] = [
     ("list_secrets", {"Name": "s", "KmsKeyId": ALIAS_ARN}, "secret"),
     ("list_backup_vaults", {"BackupVaultName": "v", "EncryptionKeyArn": KEY}, "backup-vault"),
     ("describe_endpoints", {"EndpointIdentifier": "e", "KmsKeyId": KEY}, "dms-endpoint"),
+    (
+        "describe_endpoints",
+        {"EndpointIdentifier": "e", "S3Settings": {"ServerSideEncryptionKmsKeyId": KEY}},
+        "dms-endpoint",
+    ),
+    (
+        "describe_endpoints",
+        {"EndpointIdentifier": "e", "RedshiftSettings": {"ServerSideEncryptionKmsKeyId": ID}},
+        "dms-endpoint",
+    ),
+    ("describe_endpoints", {"EndpointIdentifier": "e", "DocDbSettings": {"KmsKeyId": KEY}}, "dms-endpoint"),
+    ("describe_endpoints", {"EndpointIdentifier": "e", "MongoDbSettings": {"KmsKeyId": ALIAS}}, "dms-endpoint"),
+    (
+        "describe_endpoints",
+        {"EndpointIdentifier": "e", "ExtraConnectionAttributes": f"a=b; serverSideEncryptionKmsKeyId={KEY}; c=d"},
+        "dms-endpoint",
+    ),
+    ("describe_certificates", {"CertificateIdentifier": "c", "KmsKeyId": KEY}, "dms-certificate"),
+    ("describe_instance_profiles", {"InstanceProfileName": "p", "KmsKeyArn": KEY}, "dms-instance-profile"),
     (
         "describe_replication_instances",
         {"ReplicationInstanceIdentifier": "r", "KmsKeyId": KEY},
@@ -185,6 +204,21 @@ def test_a_grant_goes_by_the_name_of_whom_it_serves(account: Account, clock: Fak
         ("grant", "unknown grantee for h"),
         ("residual-grant", "db-GONE (g)"),
     ]
+
+
+@pytest.mark.parametrize("own_key", [KEY, OTHER])
+def test_a_grant_of_a_cluster_goes_by_its_name_as_long_as_it_exists(
+    account: Account, clock: FakeClock, own_key: str
+) -> None:
+    """What RDS holds for a cluster that is gone it gives back by itself; for one that is there the key is needed."""
+    cluster = {"DBClusterIdentifier": "c", "DbClusterResourceId": "cluster-C", "KmsKeyId": own_key}
+    account.answers["describe_db_clusters"] = [cluster]
+    account.answers["list_grants"] = [
+        grant(EncryptionContextSubset={"aws:rds:dbc-id": "cluster-C"}),
+        grant(EncryptionContextEquals={"aws:rds:dbc-id": "cluster-GONE"}),
+    ]
+
+    assert users(clock) == [("cluster", "c"), ("residual-grant", "cluster-GONE (g)")]
 
 
 # -- use --
@@ -255,6 +289,14 @@ def test_a_question_without_an_answer_is_a_user(
 
     assert any(kind == "unanswered" and code in identifier for kind, identifier in found)
     assert operation == "list_secrets" or ("secret", "s") in found
+
+
+def test_what_has_to_be_allowed_is_named_as_iam_names_it(account: Account, clock: FakeClock) -> None:
+    """Nobody can allow DescribeInstanceProfiles: IAM knows no such action."""
+    denial = "User: arn:aws:sts::1:x is not authorized to perform: dms:ListInstanceProfiles on resource: *"
+    account.failing["describe_instance_profiles"] = AccessRefused(f"dms:DescribeInstanceProfiles: {denial}")
+
+    assert users(clock) == [("unanswered", "dms instance profiles: AccessDenied (dms:ListInstanceProfiles)")]
 
 
 def test_the_list_is_stable(account: Account, clock: FakeClock) -> None:

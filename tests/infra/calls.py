@@ -18,6 +18,8 @@ from botocore import xform_name
 ROOT = Path(__file__).resolve().parents[2]
 PORTS = "lambdas.rotation.ports"
 PREFIXES = {"stepfunctions": "states", "resourcegroupstaggingapi": "tag"}
+NAMED_OTHERWISE = {"dms:DescribeInstanceProfiles": "dms:ListInstanceProfiles"}
+"""Call -> the action that it is decided on, by the service's API reference."""
 CLIENTS = frozenset({"client", "client_that_asks_once"})
 TABLE_CALLS = frozenset({"get_item", "put_item", "update_item", "delete_item", "query", "scan"})
 
@@ -189,4 +191,5 @@ def _action(service: str, operation: str) -> str:
     """``("stepfunctions", "start_execution")`` -> ``states:StartExecution``."""
     model = botocore.session.get_session().get_service_model(service)
     names = {xform_name(name): name for name in model.operation_names}
-    return f"{PREFIXES.get(service, service)}:{names[operation]}"
+    call = f"{PREFIXES.get(service, service)}:{names[operation]}"
+    return NAMED_OTHERWISE.get(call, call)

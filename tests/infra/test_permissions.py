@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from policy_sentry.querying.actions import get_action_data
+from policy_sentry.shared.iam_data import get_service_prefix_data
 
 from infra.config import Config, load
 from infra.tasks import (
@@ -102,13 +103,21 @@ FURTHER: dict[str, set[str]] = {
 UNKNOWN_TO_THE_TABLE = {"kms:GetKeyLastUsage": "2026-11: younger than policy_sentry's table"}
 
 ASKED_ABOUT_NOTHING_IN_PARTICULAR = {
-    "dms:DescribeReplicationTaskAssessmentRuns": "2026-11: without a filter there is no instance, task or run to name"
+    "dms:DescribeReplicationTaskAssessmentRuns": "2026-11: without a filter there is no instance, task or run to name",
+    "dms:ListInstanceProfiles": "2026-11: the same of a profile",
 }
 
 ON_ANOTHER_KIND = {  # 2026-11: an alias that leads nowhere has no key to decide on
     ("kms:DescribeKey", "CreateNewKMSKey"),
     ("kms:DescribeKey", "DiscardNewKey"),
 }
+
+NEVER_NAMED = {
+    ("rds:CreateDBInstanceReadReplica", "cluster"): "2026-11: no source is a Multi-AZ DB cluster",
+    ("rds:DeleteDBCluster", "cluster-snapshot"): "2026-11: only of a final snapshot, and none is asked for",
+    ("states:DescribeExecution", "express"): "2026-11: ours are standard executions, which have an ARN of another kind",
+}
+"""Action and resource type that AWS's table requires of it, where no call of this project names one."""
 
 ENDS_SOMETHING = {
     "rds:DeleteDBInstance",
@@ -197,6 +206,42 @@ def test_an_action_takes_the_resource_it_is_granted_on(task: Task, grant: Grant)
         for resource in grant.resources:
             if resource != "*":
                 assert any(same_kind(resource, one) for one in formats), f"{action} knows no {resource}"
+
+
+def required_formats(action: str) -> dict[str, str]:
+    """Resource type -> ARN format, of those that a call has to be allowed on, all of them."""
+    service, _, name = action.partition(":")
+    data = get_service_prefix_data(service)
+    kinds = data["privileges"].get(name, {}).get("resource_types", {})
+    return {
+        kind: re.sub(r"\$\{[^}]+\}", "*", data["resources"][kind]["arn"])
+        for kind, about in kinds.items()
+        if about["required"]
+    }
+
+
+def ungranted(task: Task) -> set[tuple[str, str]]:
+    """Action and required resource type for which no grant of the task has a resource."""
+    on: dict[str, set[str]] = {}
+    for grant in task.grants:
+        for action in grant.actions:
+            on.setdefault(action, set()).update(grant.resources)
+    return {
+        (action, kind)
+        for action, resources in on.items()
+        for kind, format_ in required_formats(action).items()
+        if not any(resource == "*" or same_kind(resource, format_) for resource in resources)
+    }
+
+
+@pytest.mark.parametrize("task", ROWS, ids=lambda task: task.state_name)
+def test_an_action_is_granted_on_every_resource_type_that_it_requires(task: Task) -> None:
+    """AWS decides on each of them: a call that is allowed on the proxy and not on its target group is denied."""
+    assert set() == ungranted(task) - set(NEVER_NAMED)
+
+
+def test_what_is_never_named_is_still_required() -> None:
+    assert set(NEVER_NAMED) == set().union(*map(ungranted, ROWS))
 
 
 def same_kind(resource: str, format_: str) -> bool:

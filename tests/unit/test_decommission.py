@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from lambdas.decommission.handler import decommission
+from lambdas.decommission.handler import PATIENCE, decommission
 from lambdas.rotation.errors import AwsUnavailable, RetirementRefused, SnapshotFailed
 from lambdas.rotation.names import CONTROL_DATABASE, DECOMMISSION_TAG, our_tags
 from lambdas.rotation.state import EndpointSecret, Release, Rotation, Verification
@@ -243,13 +243,202 @@ def test_repeating_the_end_changes_nothing() -> None:
     assert ports.calls == []
 
 
-def test_it_does_not_try_for_ever() -> None:
-    ports, rotation = after_grace()
-    rotation = decommission(rotation, ports)
-    ports.clock.advance(8 * 24 * 3600)
+# -- patience --
 
-    with pytest.raises(RetirementRefused, match="7 days"):
+
+DAY = 24 * 3600
+
+
+def stuck(ports: FakePorts, rotation: Rotation) -> Rotation:
+    """RDS does not get done with the first snapshot."""
+    rotation = decommission(rotation, ports)
+    ports.rds.snapshots[TEMPORARY]["Status"] = "creating"
+    return journaled(ports, rotation)
+
+
+def test_it_does_not_try_for_ever() -> None:
+    """And looks before it gives up: whoever has removed what was in the way wants the rotation to go on."""
+    ports, rotation = after_grace()
+    rotation = stuck(ports, rotation)
+    ports.clock.advance(8 * DAY)
+    with pytest.raises(RetirementRefused, match="snapshot of orders is not done after 7 days"):
         decommission(rotation, ports)
+    assert SOURCE in ports.rds.instances
+
+    ports.rds.snapshots[TEMPORARY]["Status"] = "available"
+    to_the_end(ports, rotation)
+
+    assert SOURCE not in ports.rds.instances
+    assert ports.ledger.locks == {}
+
+
+def test_a_source_that_rds_does_not_delete_may_be_deleted_by_hand() -> None:
+    ports, rotation = after_grace()
+    ports.rds.request_instance_deletion = lambda *_, **__: None  # type: ignore[method-assign]  # RDS: not now
+    for _ in range(6):
+        rotation = decommission(rotation, ports)
+    ports.clock.advance(8 * DAY)
+    with pytest.raises(RetirementRefused, match="delete-source"):
+        decommission(rotation, ports)
+
+    del ports.rds.instances[SOURCE]
+    to_the_end(ports, rotation)
+
+    assert set(ports.rds.snapshots) == {KEPT}
+    assert ports.ledger.locks == {}
+
+
+def test_every_stage_has_a_week_of_its_own() -> None:
+    """Large databases take days for the snapshot and days for its copy; neither keeps the lock for ever."""
+    ports, rotation = after_grace()
+    rotation = stuck(ports, rotation)
+    ports.clock.advance(6 * DAY)
+    ports.rds.snapshots[TEMPORARY]["Status"] = "available"
+    for _ in range(2):
+        rotation = decommission(rotation, ports)
+    ports.rds.snapshots[KEPT]["Status"] = "creating"
+    ports.clock.advance(6 * DAY)
+
+    rotation = decommission(rotation, ports)
+
+    assert rotation.decommission is not None
+    assert rotation.decommission.stage == "copy"
+    ports.clock.advance(2 * DAY)
+    with pytest.raises(RetirementRefused, match="copy of orders"):
+        decommission(rotation, ports)
+
+
+def test_a_new_start_has_patience_anew() -> None:
+    """It found the cause, perhaps, but RDS needs its time; it may not fail at its first look."""
+    ports, rotation = after_grace()
+    rotation = stuck(ports, rotation)
+    ports.clock.advance(8 * DAY)
+    with pytest.raises(RetirementRefused):
+        decommission(rotation, ports)
+
+    taken = decommission(ports.ledger.take_over(rotation, "another"), ports)
+
+    assert taken.decommission is not None
+    assert ("snapshot", 60) == (taken.decommission.stage, taken.decommission.look_again_seconds)
+    ports.clock.advance(6 * DAY)
+    taken = decommission(taken, ports)
+    ports.clock.advance(2 * DAY)
+    with pytest.raises(RetirementRefused, match="7 days"):
+        decommission(taken, ports)
+
+
+def test_a_journal_that_names_no_execution_yet_is_counted_from_now() -> None:
+    """As versions before this one wrote it."""
+    ports, rotation = after_grace()
+    state = stuck(ports, rotation).to_state()
+    del state["decommission"]["execution_arn"]
+    ports.clock.advance(8 * DAY)
+
+    rotation = decommission(Rotation.from_state(state), ports)
+
+    assert rotation.decommission is not None
+    assert rotation.decommission.started_at == ports.clock.now()
+
+
+def test_looks_less_and_less_often() -> None:
+    """A week of looking every minute would fill the execution's history; the next stage may be done in minutes."""
+    ports, rotation = after_grace()
+    rotation = stuck(ports, rotation)
+    seen = []
+    for seconds in (0, 3700, DAY):
+        ports.clock.advance(seconds)
+        rotation = decommission(rotation, ports)
+        seen.append(rotation.decommission.look_again_seconds if rotation.decommission is not None else None)
+    ports.rds.snapshots[TEMPORARY]["Status"] = "available"
+
+    rotation = decommission(rotation, ports)
+
+    assert [60, 600, 3600] == seen
+    assert rotation.decommission is not None
+    assert ("copy", 60) == (rotation.decommission.stage, rotation.decommission.look_again_seconds)
+
+
+def test_waiting_fits_the_history_of_an_execution() -> None:
+    """Of 25,000 events; the steps before and after wait for days, too."""
+    stages, events_of_a_visit = 5, 9
+    ports, rotation = after_grace()
+    rotation, visits, since = stuck(ports, rotation), 0, ports.clock.now()
+    while ports.clock.now() - since <= PATIENCE:
+        rotation, visits = decommission(rotation, ports), visits + 1
+        assert rotation.decommission is not None
+        ports.clock.advance(rotation.decommission.look_again_seconds)
+
+    assert stages * visits * events_of_a_visit < 16_000
+
+
+# -- the copy, before what it is a copy of --
+
+
+def stage_of(rotation: Rotation) -> str | None:
+    return rotation.decommission.stage if rotation.decommission is not None else None
+
+
+def until(stage: str, ports: FakePorts, rotation: Rotation) -> Rotation:
+    while stage_of(rotation) != stage:
+        rotation = decommission(rotation, ports)
+    return rotation
+
+
+def test_a_copy_that_somebody_deleted_is_made_anew_before_the_source_goes() -> None:
+    """Days after the copy was seen, when deletions were refused or nobody was there to start again."""
+    ports, rotation = after_grace()
+    rotation = until("delete-source", ports, rotation)
+    ports.rds.snapshots.clear()
+    ports.calls.clear()
+
+    to_the_end(ports, rotation)
+
+    assert deeds(ports)[:4] == [
+        f"rds.request_snapshot {TEMPORARY}",
+        f"rds.request_snapshot_copy {KEPT}",
+        f"rds.request_snapshot_deletion {TEMPORARY}",
+        f"rds.request_instance_deletion {SOURCE} keeping backups",
+    ]
+    assert {KEPT: NEW_KEY} == {name: one["KmsKeyId"] for name, one in ports.rds.snapshots.items()}
+
+
+def test_a_copy_that_somebody_deleted_is_made_anew_before_its_original_goes() -> None:
+    """Of a source that is gone, too, it is all there is."""
+    ports, rotation = after_grace()
+    rotation = until("delete-snapshot", ports, rotation)
+    del ports.rds.snapshots[KEPT], ports.rds.instances[SOURCE]
+
+    to_the_end(ports, rotation)
+
+    assert set(ports.rds.snapshots) == {KEPT}
+
+
+def test_a_copy_that_turned_out_wrong_keeps_the_source() -> None:
+    ports, rotation = after_grace()
+    rotation = until("delete-source", ports, rotation)
+    ports.rds.snapshots[KEPT]["KmsKeyId"] = OLD_KEY
+
+    with pytest.raises(SnapshotFailed, match="not under the new key"):
+        decommission(rotation, ports)
+
+    assert SOURCE in ports.rds.instances
+
+
+def test_a_source_that_is_being_deleted_is_not_asked_for_another_snapshot() -> None:
+    """RDS takes none of it any more; the step would wait for one for ever."""
+    ports, rotation = after_grace()
+    rotation = until("delete-source", ports, rotation)
+    ports.rds.alter(SOURCE, status="deleting")
+    ports.rds.snapshots.clear()
+
+    for _ in range(3):
+        rotation = decommission(rotation, ports)
+
+    assert stage_of(rotation) == "delete-source"
+    assert ports.rds.snapshots == {}
+
+
+# -- what earlier rotations kept --
 
 
 def test_what_an_earlier_rotation_kept_goes_under_the_new_key_before_it_goes() -> None:
@@ -283,19 +472,19 @@ def test_an_earlier_copy_is_not_deleted_for_one_under_the_wrong_key() -> None:
     assert earlier in ports.rds.snapshots
 
 
+@pytest.mark.parametrize("name", ["orders-rot-00000000-before-release", "orders-rot-00000000-kept-2", "release-7"])
+def test_a_snapshot_that_its_owner_took_of_a_target_is_not_ours(name: str) -> None:
+    """RDS copies a target's tags to it (CopyTagsToSnapshot); whoever looks for it by its name has to find it."""
+    ports, rotation = after_grace()
+    theirs = _kept(name, OLD_KEY, "orders")
+    ports.rds.snapshots[name] = dict(theirs)
+
+    to_the_end(ports, rotation)
+
+    assert theirs == ports.rds.snapshots[name]
+    assert {name, KEPT} == ports.rds.snapshots.keys()
+    assert ports.ledger.locks == {}
+
+
 def _kept(name: str, key_arn: str, base_name: str | None) -> dict[str, Any]:
     return snapshot(name, key_arn, {} if base_name is None else our_tags(base_name, "00000000"), Catalog())
-
-
-def test_looks_less_often_after_an_hour() -> None:
-    """A week of looking every minute would fill the execution's history."""
-    ports, rotation = after_grace()
-    rotation = decommission(rotation, ports)
-    assert rotation.decommission is not None
-    assert 60 == rotation.decommission.look_again_seconds
-    ports.clock.advance(3700)
-
-    rotation = decommission(rotation, ports)
-
-    assert rotation.decommission is not None
-    assert 600 == rotation.decommission.look_again_seconds

@@ -5,6 +5,7 @@ would become unreadable with the key, for ever.
 """
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -81,8 +82,12 @@ def _answer(question: Question, key: _Key, clock: Clock) -> list[KeyUser]:
 
 
 def _denied(refused: AccessRefused) -> str:
-    """With the call, so that somebody can allow it; its resource is the account's."""
-    return f"AccessDenied ({str(refused).partition(': ')[0]})"
+    """With the action, so that somebody can allow it; its resource is the account's.
+
+    By AWS's own account where it gives one: not every call is decided on by its own name.
+    """
+    said = re.search(r"not authorized to perform: ([\w-]+:\w+)", str(refused))
+    return f"AccessDenied ({said[1] if said else str(refused).partition(': ')[0]})"
 
 
 def _unanswered(question: Question, code: str) -> KeyUser:
@@ -207,9 +212,31 @@ def _backup_vaults(key: _Key, clock: Clock) -> Iterator[KeyUser]:
 
 
 def _dms_endpoints(key: _Key, clock: Clock) -> Iterator[KeyUser]:
+    """Its settings may name a key, too: the one of what DMS writes to S3, or of a document database."""
     for raw in pages("dms", "describe_endpoints", "Endpoints"):
-        if raw.get("KmsKeyId") in key:
+        if any(text in key for text in _texts(raw)):
             yield KeyUser(kind="dms-endpoint", identifier=raw["EndpointIdentifier"])
+
+
+def _texts(answer: object) -> Iterator[str]:
+    """Every text in an answer, however deep. Extra connection attributes (``name=value;…``) are many in one."""
+    if isinstance(answer, str):
+        yield from map(str.strip, re.split("[=;]", answer))
+    parts = answer.values() if isinstance(answer, Mapping) else answer if isinstance(answer, list) else ()
+    for part in parts:
+        yield from _texts(part)
+
+
+def _dms_certificates(key: _Key, clock: Clock) -> Iterator[KeyUser]:
+    for raw in pages("dms", "describe_certificates", "Certificates"):
+        if raw.get("KmsKeyId") in key:
+            yield KeyUser(kind="dms-certificate", identifier=raw["CertificateIdentifier"])
+
+
+def _dms_instance_profiles(key: _Key, clock: Clock) -> Iterator[KeyUser]:
+    for raw in pages("dms", "describe_instance_profiles", "InstanceProfiles"):
+        if raw.get("KmsKeyArn") in key:
+            yield KeyUser(kind="dms-instance-profile", identifier=raw["InstanceProfileName"])
 
 
 def _dms_replication_instances(key: _Key, clock: Clock) -> Iterator[KeyUser]:
@@ -237,20 +264,20 @@ def _dms_assessment_runs(key: _Key, clock: Clock) -> Iterator[KeyUser]:
 def _grants(key: _Key, clock: Clock) -> Iterator[KeyUser]:
     """Grants, each under the name of whom it serves.
 
-    RDS writes the database's resource id into the encryption context; a database that is listed by itself needs no
-    second line. A grant of a database that exists no more is on its way out, so it is a kind of its own.
+    RDS writes the resource id of the instance or cluster into the encryption context; a database that is listed by
+    itself needs no second line. A grant of one that exists no more is on its way out, so it is a kind of its own.
     """
     grants = pages("kms", "list_grants", "Grants", KeyId=key.arn)
     if not grants:
         return
-    known = {raw["DbiResourceId"]: raw["DBInstanceIdentifier"] for raw in _all_instances()}
+    known = dict(_by_resource_id())
     for grant in grants:
         constraints = grant.get("Constraints") or {}
         context = constraints.get("EncryptionContextEquals") or constraints.get("EncryptionContextSubset") or {}
-        resource_id = context.get("aws:rds:db-id")
+        resource_id = context.get("aws:rds:db-id") or context.get("aws:rds:dbc-id")
         grantee = grant.get("GranteePrincipal") or grant.get("GranteeServicePrincipal") or "unknown grantee"
         if resource_id in known:
-            yield KeyUser(kind="database", identifier=known[resource_id])
+            yield known[resource_id]
         elif resource_id is not None:
             yield KeyUser(kind="residual-grant", identifier=f"{resource_id} ({grant['GrantId']})")
         else:
@@ -258,8 +285,11 @@ def _grants(key: _Key, clock: Clock) -> Iterator[KeyUser]:
             yield KeyUser(kind="grant", identifier=f"{grantee} for {serves}")
 
 
-def _all_instances() -> list[Any]:
-    return pages("rds", "describe_db_instances", "DBInstances")
+def _by_resource_id() -> Iterator[tuple[str, KeyUser]]:
+    for raw in pages("rds", "describe_db_instances", "DBInstances"):
+        yield raw["DbiResourceId"], KeyUser(kind="database", identifier=raw["DBInstanceIdentifier"])
+    for raw in pages("rds", "describe_db_clusters", "DBClusters"):
+        yield raw["DbClusterResourceId"], KeyUser(kind="cluster", identifier=raw["DBClusterIdentifier"])
 
 
 def _last_usage(key: _Key, clock: Clock) -> Iterator[KeyUser]:
@@ -333,6 +363,8 @@ QUESTIONS: tuple[Question, ...] = (
     _secrets,
     _backup_vaults,
     _dms_endpoints,
+    _dms_certificates,
+    _dms_instance_profiles,
     _dms_replication_instances,
     _dms_serverless_replications,
     _dms_assessment_runs,

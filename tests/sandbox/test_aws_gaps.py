@@ -1,0 +1,29 @@
+"""What moto does not know, the sandbox answers as an account does that has none of it."""
+
+from collections.abc import Iterator
+
+import pytest
+from moto import mock_aws
+
+from lambdas.rotation.aws import client, key_users
+from sandbox.aws_gaps import install_gaps
+from tests.fakes import FakeClock
+
+KEY = "arn:aws:kms:eu-central-1:123456789012:key/11111111-2222-3333-4444-555555555555"
+OF_DMS = [question for question in key_users.QUESTIONS if question.__name__.startswith("_dms")]
+
+
+@pytest.fixture(autouse=True)
+def an_account_without_dms(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    install_gaps()
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
+    client.client.cache_clear()
+    with mock_aws():
+        yield
+    client.client.cache_clear()
+
+
+@pytest.mark.parametrize("question", OF_DMS, ids=lambda question: question.__name__)
+def test_every_question_about_dms_has_an_answer(question: key_users.Question) -> None:
+    """One without would count as a user: no rotation of the sandbox could ever retire a key."""
+    assert [] == list(question(key_users._Key(KEY, frozenset({KEY})), FakeClock()))
