@@ -18,10 +18,14 @@ def target_is_up(target: Instance) -> str | None:
     return None
 
 
-def instances(rotation: Rotation, target: Instance, ports: Ports) -> str | None:
-    """Those of a cluster; each has storage under the cluster's key."""
+def instances(rotation: Rotation, source: Instance | None, target: Instance, ports: Ports) -> str | None:
+    """Those of a cluster, one for each of the source's; each has storage under the cluster's key."""
     found = databases.instances_of(target, ports)
-    reasons = (target_is_up(one) or key_of_target(rotation, one) for one in found)
+    reasons = [target_is_up(one) or key_of_target(rotation, one) for one in found]
+    # Counted: by now somebody may have given them names that lead nowhere back.
+    wanted = len(databases.instances_of(source, ports)) if source is not None else 0
+    if len(found) < wanted:
+        reasons.append(f"{target.database.identifier} has {len(found)} instances, the source {wanted}")
     return "; ".join(filter(None, reasons)) or None
 
 

@@ -46,7 +46,7 @@ def verify(rotation: Rotation, ports: Ports) -> Rotation:
     pending = (
         checks.target_is_up(live_target),
         checks.key_of_target(rotation, live_target),
-        checks.instances(rotation, live_target, ports),
+        checks.instances(rotation, live_source, live_target, ports),
         checks.settings(live_source, live_target, ports) if live_source is not None else None,
         checks.name(rotation, source, target, ports),
         checks.secret(rotation, target, ports),

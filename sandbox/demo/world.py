@@ -247,7 +247,7 @@ def _hour_from_now(account: Account, hours: int) -> str:
 
 
 def make_parameter_group(account: Account, name: str, dialect: Dialect) -> str:
-    """A parameter group of the database's own, with a setting that a rotation must carry over.
+    """A parameter group of the database's own, with settings that a rotation must carry over.
 
     Raises:
         LookupError: RDS does not have the engine.
@@ -261,10 +261,12 @@ def make_parameter_group(account: Account, name: str, dialect: Dialect) -> str:
         DBParameterGroupFamily=versions[-1]["DBParameterGroupFamily"],
         Description="Settings of the orders database",
     )
-    parameter, value = dialect.setting
     rds.modify_db_parameter_group(
         DBParameterGroupName=name,
-        Parameters=[{"ParameterName": parameter, "ParameterValue": value, "ApplyMethod": "immediate"}],
+        Parameters=[
+            {"ParameterName": parameter, "ParameterValue": value, "ApplyMethod": "immediate"}
+            for parameter, value in dialect.settings.items()
+        ],
     )
     return name
 

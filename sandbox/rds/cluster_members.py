@@ -375,6 +375,11 @@ def _refuse_what_is_the_clusters(params: Params, why: str) -> None:
         raise invalid_combination(
             "Deletion Protection can only be applied on the Cluster level, not for individual instances"
         )
+    if params.get("DatabaseInsightsMode"):
+        raise invalid_combination(
+            "You can't modify the Database Insights mode for DB instances within a DB cluster. To modify the Database "
+            "Insights mode, you must modify the DB cluster."
+        )
     for member, what in NOT_FOR_MEMBERS.items():
         if params.get(member) is not None:
             raise invalid_combination(f"{why} Set {what} for the DB Cluster.")

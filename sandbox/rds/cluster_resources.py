@@ -39,8 +39,8 @@ DEFAULTS: View = {
 }
 # A cluster's, and shown of each of its instances as well.
 SHARED = (
-    "BackupRetentionPeriod", "EnabledCloudwatchLogsExports", "IAMDatabaseAuthenticationEnabled", "MasterUsername",
-    "PreferredBackupWindow",
+    "BackupRetentionPeriod", "DatabaseInsightsMode", "EnabledCloudwatchLogsExports",
+    "IAMDatabaseAuthenticationEnabled", "MasterUsername", "PreferredBackupWindow",
 )  # fmt: skip
 COMPUTED = ("SubnetGroup", "SecurityGroups", "ParameterGroup")
 NOT_ENCRYPTED = "sse-rds"

@@ -375,6 +375,39 @@ def test_an_instance_of_a_cluster_is_asked_for_with_what_is_its_own(rds: AwsRds,
     }
 
 
+def test_an_instance_of_a_cluster_is_compared_in_what_is_its_own(rds: AwsRds, full: Instance) -> None:
+    """It shows its cluster's settings as well. RDS refuses to change them there, and nobody can write meanwhile."""
+    source = with_settings(full, DBClusterIdentifier="orders", PromotionTier=3)
+    everything = {name: value for lost in (LOST | BEYOND_REPAIR).values() for name, value in lost.items()}
+    target = target_of(source, **everything, PromotionTier=1, PerformanceInsightsRetentionPeriod=31)
+
+    assert {
+        "instance class", "parameter group", "public access", "CA certificate", "automatic minor upgrades",
+        "promotion tier", "maintenance window", "Performance Insights", "Performance Insights key",
+        "enhanced monitoring",
+    } == set(rds.settings_differences(source, target))  # fmt: skip
+
+
+def test_the_mode_of_database_insights_is_not_asked_for_of_an_instance_of_a_cluster(
+    rds: AwsRds, full: Instance
+) -> None:
+    source = with_settings(full, DBClusterIdentifier="orders", DatabaseInsightsMode="advanced")
+    target = target_of(source, DatabaseInsightsMode="standard", MonitoringInterval=0)
+    with asked_of("ModifyDBInstance") as asked, Refusing() as stub:
+        stub.add_response("modify_db_instance", {}, None)
+
+        rds.request_setting_repair(source, target, rds.settings_differences(source, target))
+
+    assert [
+        {
+            "DBInstanceIdentifier": "orders-rot-42",
+            "ApplyImmediately": True,
+            "MonitoringInterval": 60,
+            "MonitoringRoleArn": FULL["MonitoringRoleArn"],
+        }
+    ] == asked
+
+
 @pytest.mark.parametrize(
     ("code", "error"), [("InvalidDBClusterStateFault", None), ("InsufficientCapacity", AwsRefused)]
 )

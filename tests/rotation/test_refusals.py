@@ -725,7 +725,7 @@ CASES = [
     Case("in-directory", ("InDirectory",)),
     Case("activity-stream", ("ActivityStream",)),
     Case("changes-pending", ("ChangesPending",), changes_pending, words=("MultiAZ",)),
-    Case("too-many-tags", ("TooManyTags",), with_many_tags, words=("47 tags at most",)),
+    Case("too-many-tags", ("TooManyTags",), with_many_tags, words=("46 tags at most",)),
     Case("mysql", ("EngineNotSupported",), words=("mysql",)),
     Case("old-postgres", ("EngineNotSupported",), words=("13.22",)),
     # what is around it

@@ -112,8 +112,8 @@ def test_the_customer_has_what_a_customer_has(customer: Customer, built: World) 
     databases = {name for (name,) in customer.master(built, "orders", "SHOW DATABASES")}
     assert databases == set(MARIADB.databases) | MARIADB.own_databases
     assert built.finder(customer.account).find().port == 3306
-    parameter, value = MARIADB.setting
-    assert customer.master(built, "orders", f"SELECT @@global.{parameter}") == [(value,)]
+    for parameter, value in MARIADB.settings.items():
+        assert customer.master(built, "orders", f"SELECT @@global.{parameter}") == [(value,)]
 
 
 def test_a_fenced_rotation_loses_nothing(customer: Customer, built: World, tmp_path: Path) -> None:

@@ -149,6 +149,7 @@ def test_what_rds_makes_no_cluster_of(sandbox: Sandbox, orders: str, changes: di
         ({"BackupRetentionPeriod": 7}, "InvalidParameterCombination"),
         ({"MasterUserPassword": PASSWORD}, "InvalidParameterCombination"),
         ({"DeletionProtection": True}, "InvalidParameterCombination"),
+        ({"DatabaseInsightsMode": "advanced"}, "InvalidParameterCombination"),
         ({"StorageEncrypted": True}, "InvalidParameterCombination"),
     ],
 )
@@ -165,6 +166,7 @@ def test_calls_that_a_member_does_not_take(sandbox: Sandbox, orders: str) -> Non
     assert code_of(rds.promote_read_replica, DBInstanceIdentifier="orders-2") == "InvalidDBInstanceState"
     assert code_of(rds.stop_db_instance, **member) == "InvalidParameterCombination"
     assert code_of(rds.modify_db_instance, **member, BackupRetentionPeriod=3) == "InvalidParameterCombination"
+    assert code_of(rds.modify_db_instance, **member, DatabaseInsightsMode="advanced") == "InvalidParameterCombination"
     assert code_of(rds.delete_db_instance, **member, FinalDBSnapshotIdentifier="s") == "InvalidParameterCombination"
     replica = {"DBInstanceIdentifier": "y", "SourceDBInstanceIdentifier": "orders-1"}
     assert code_of(rds.create_db_instance_read_replica, **replica) == "InvalidParameterCombination"
@@ -327,7 +329,7 @@ def test_modify_and_rename(sandbox: Sandbox) -> None:
     sandbox.rds.modify_db_cluster(
         **name, BackupRetentionPeriod=9, CopyTagsToSnapshot=True, MasterUserPassword="another-horse",
         CloudwatchLogsExportConfiguration={"EnableLogTypes": ["postgresql"]}, EnableIAMDatabaseAuthentication=True,
-        ServerlessV2ScalingConfiguration={"MinCapacity": 0.5, "MaxCapacity": 4},
+        ServerlessV2ScalingConfiguration={"MinCapacity": 0.5, "MaxCapacity": 4}, DatabaseInsightsMode="advanced",
     )  # fmt: skip
     eventually(lambda: lets_in(sandbox, before["Endpoint"], "another-horse"), "the password is another one")
     changed = sandbox.cluster_available("before")
@@ -335,7 +337,8 @@ def test_modify_and_rename(sandbox: Sandbox) -> None:
     assert changed["ServerlessV2ScalingConfiguration"] == {"MinCapacity": 0.5, "MaxCapacity": 4}
     assert changed["PendingModifiedValues"] == {"IAMDatabaseAuthenticationEnabled": True}
     assert [role["FeatureName"] for role in changed["AssociatedRoles"]] == ["s3Import"]
-    assert sandbox.describe("before-1")["EnabledCloudwatchLogsExports"] == ["postgresql"]
+    shown = sandbox.describe("before-1")
+    assert (shown["EnabledCloudwatchLogsExports"], shown["DatabaseInsightsMode"]) == (["postgresql"], "advanced")
     with sandbox.session(member, password="another-horse") as sql:
         sql.run("CREATE TABLE t AS SELECT 1 AS x")
 

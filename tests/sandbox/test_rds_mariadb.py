@@ -11,6 +11,7 @@ from typing import Any
 import pymysql
 import pytest
 
+from sandbox.demo import dialects
 from sandbox.mariadb import installed_version
 from tests.mariadb import need_mariadb
 from tests.sandbox.rds_sandbox import PASSWORD, Sandbox, code_of, eventually, running
@@ -86,6 +87,25 @@ def set_parameter(sandbox: Sandbox, group: str, name: str, value: str, method: s
 
 def status_of_group(sandbox: Sandbox, name: str) -> str:
     return str(sandbox.describe(name)["DBParameterGroups"][0]["ParameterApplyStatus"])
+
+
+def test_of_mysqls_events_only_the_customers_group_says_that_they_are_off(sandbox: Sandbox, major: str) -> None:
+    """A rotation has to know by itself what MySQL does when no group says anything: it runs them."""
+
+    def events(group: str) -> str | None:
+        listed = sandbox.rds.describe_db_parameters(DBParameterGroupName=group)["Parameters"]
+        (found,) = [one for one in listed if one["ParameterName"] == "event_scheduler"]
+        value: str | None = found.get("ParameterValue")
+        return value
+
+    family = {"DBParameterGroupFamily": "mysql8.4", "Description": "own"}
+    sandbox.rds.create_db_parameter_group(DBParameterGroupName="quiet", **family)
+    assert (events("quiet"), events(own_group(sandbox, "of-mariadb", major))) == (None, "OFF")
+
+    for name, value in dialects.of("mysql").settings.items():
+        set_parameter(sandbox, "quiet", name, value)
+
+    assert events("quiet") == "OFF"
 
 
 def test_a_replica_under_another_key_becomes_a_primary_with_all_that_was_committed(

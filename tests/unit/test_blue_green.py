@@ -1,6 +1,6 @@
 """Blue/green: RDS decides, so every step goes by what RDS shows, and nothing that serves is ever deleted."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 import pytest
@@ -454,6 +454,27 @@ def test_the_cutover_is_verified_and_the_deployment_ended() -> None:
     assert DELETION not in ports.calls
 
 
+def test_no_side_gets_more_tags_than_preflight_keeps_free() -> None:
+    """Of fifty; what was a target of an earlier rotation has some of ours already."""
+    ports = ports_of()
+    before = names.our_tags(SOURCE, "00000000") | {RELEASED_TAG: "00000000"}
+    ports.rds.alter(SOURCE, tags={**ports.rds.instances[SOURCE].tags, **before})
+
+    rotation = ready(ports)
+    green_is_ready = _most_of_ours(ports)
+    rotation = visit(switch_over, rotation, ports)
+    ports.blue_green.complete()
+    for step in (wait_for_switchover, *3 * (verify_switchover,)):
+        rotation = visit(step, rotation, ports)
+
+    assert (names.TAGS_OF_A_MEMBER, names.TAGS_OF_A_MEMBER) == (green_is_ready, _most_of_ours(ports))
+
+
+def _most_of_ours(ports: FakePorts) -> int:
+    """The number of a rotation's tags on the database that has most of them."""
+    return max(len([name for name in one.tags if name.startswith(names.OURS)]) for one in ports.rds.instances.values())
+
+
 def test_the_old_side_is_removed_after_the_grace_period_replicas_first() -> None:
     ports = ports_of(replica=True)
     rotation = switched(ports)
@@ -536,6 +557,13 @@ def test_refuses_by_name_what_rds_does_not_copy(raw: dict[str, object], reason: 
     assert [reason] == refused(ports)
 
 
+def test_refuses_a_replica_without_room_for_a_tag() -> None:
+    ports = ports_of(replica=True)
+    ports.rds.alter(f"{SOURCE}-r1", tags={f"t{at}": "" for at in range(46)})
+
+    assert ["TooManyTags"] == refused(ports)
+
+
 def test_refuses_cascades_logical_replication_proxies_and_other_deployments() -> None:
     ports = ports_of(replica=True)
     ports.rds.alter(f"{SOURCE}-r1", raw={"ReadReplicaDBInstanceIdentifiers": ["r2"]})
@@ -555,23 +583,46 @@ def test_refuses_cascades_logical_replication_proxies_and_other_deployments() ->
     [
         ("mariadb", "event_scheduler", "ON", ["EventsEnabled"]),
         ("mariadb", "event_scheduler", "OFF", []),
+        ("mariadb", "event_scheduler", None, []),
         ("mariadb", "binlog_format", "STATEMENT", ["StatementReplication"]),
         ("mariadb", "binlog_format", "MIXED", []),
         ("mariadb", "rds.logical_replication", "1", []),
         ("mysql", "event_scheduler", "ON", ["EventsEnabled"]),
+        ("mysql", "event_scheduler", "OFF", []),
+        ("mysql", "event_scheduler", None, ["EventsEnabled"]),
         ("mysql", "binlog_format", "STATEMENT", ["StatementReplication"]),
         ("mysql", "binlog_format", "ROW", []),
         ("postgres", "event_scheduler", "ON", []),
     ],
 )
-def test_refuses_what_green_would_do_differently(engine: str, parameter: str, value: str, reasons: list[str]) -> None:
+def test_refuses_what_green_would_do_differently(
+    engine: str, parameter: str, value: str | None, reasons: list[str]
+) -> None:
     ports = ports_of()
-    raw = {**ports.rds.instances[SOURCE].raw, "DBParameterGroups": [{"DBParameterGroupName": "g"}]}
-    database = ports.rds.instances[SOURCE].database.having(engine=engine)
-    ports.rds.alter(SOURCE, raw=raw, database=database)
-    ports.rds.parameters[parameter] = value
+    in_a_group(ports, engine, {"event_scheduler": "OFF", parameter: value})
 
     assert reasons == refused(ports)
+
+
+@pytest.mark.parametrize(
+    ("version", "reasons"), [("5.7.44", []), ("8.0.39", ["EventsEnabled"]), ("9.1.0", ["EventsEnabled"])]
+)
+def test_where_nobody_has_set_it_the_version_decides_whether_events_run(version: str, reasons: list[str]) -> None:
+    """The group says nothing, and MySQL's default has changed with version 8."""
+    ports = ports_of()
+    in_a_group(ports, "mysql", {}, version)
+
+    assert reasons == refused(ports)
+
+
+def in_a_group(
+    ports: FakePorts, engine: str, parameters: Mapping[str, str | None], engine_version: str = "8.4.6"
+) -> None:
+    """The source is of this engine, and has a group that sets these parameters, if not to None."""
+    raw = {**ports.rds.instances[SOURCE].raw, "DBParameterGroups": [{"DBParameterGroupName": "g"}]}
+    database = ports.rds.instances[SOURCE].database.having(engine=engine, engine_version=engine_version)
+    ports.rds.alter(SOURCE, raw=raw, database=database)
+    ports.rds.parameters = {name: value for name, value in parameters.items() if value is not None}
 
 
 @pytest.mark.parametrize(

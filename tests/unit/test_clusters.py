@@ -206,6 +206,14 @@ def test_refuses_a_cluster_in_a_state_that_will_not_do(name: str, facts: dict[st
     assert [name] == refusals(ports)
 
 
+def test_refuses_an_unencrypted_cluster_whose_last_copy_could_not_be_kept() -> None:
+    """After the switchover the decommission would fail at it for ever: RDS copies no snapshot of one under a key."""
+    ports = ports_of()
+    ports.rds.alter(SHOP, database=ports.rds.instances[SHOP].database.having(kms_key_arn=None))
+
+    assert ["Unencrypted"] == refusals(ports)
+
+
 def test_refuses_an_engine_that_is_no_aurora() -> None:
     ports = ports_of()
     ports.rds.alter(SHOP, database=ports.rds.instances[SHOP].database.having(engine="postgres"))
@@ -218,6 +226,14 @@ def test_refuses_a_cluster_one_of_whose_instances_is_busy() -> None:
     ports.rds.alter(READER, status="rebooting")
 
     assert ["NotAvailable"] == refusals(ports)
+
+
+def test_refuses_a_cluster_one_of_whose_instances_has_no_room_for_a_tag() -> None:
+    """The last of ours is set after the commit point."""
+    ports = ports_of()
+    ports.rds.alter(READER, tags={f"t{at}": "" for at in range(46)})
+
+    assert ["TooManyTags"] == refusals(ports)
 
 
 def test_refuses_a_cluster_one_of_whose_instances_is_gone_by_now() -> None:
@@ -270,17 +286,21 @@ def test_refuses_a_cluster_that_nothing_can_follow(value: str | None) -> None:
 
 
 @pytest.mark.parametrize(
-    ("parameters", "refused"),
+    ("version", "parameters", "refused"),
     [
-        ({"binlog_format": "ROW"}, []),
-        ({"binlog_format": "STATEMENT"}, ["StatementReplication"]),
-        ({"binlog_format": "OFF"}, ["ReplicationOff"]),
-        ({"binlog_format": "MIXED", "event_scheduler": "ON"}, ["EventsEnabled"]),
+        (3, {"binlog_format": "ROW", "event_scheduler": "OFF"}, []),
+        (3, {"binlog_format": "STATEMENT", "event_scheduler": "OFF"}, ["StatementReplication"]),
+        (3, {"binlog_format": "OFF", "event_scheduler": "OFF"}, ["ReplicationOff"]),
+        (3, {"binlog_format": "MIXED", "event_scheduler": "ON"}, ["EventsEnabled"]),
+        (3, {"binlog_format": "MIXED"}, ["EventsEnabled"]),
+        (2, {"binlog_format": "MIXED"}, []),
     ],
 )
-def test_of_aurora_mysql_the_binary_log_decides(parameters: dict[str, str], refused: list[str]) -> None:
+def test_of_aurora_mysql_the_binary_log_decides(version: int, parameters: dict[str, str], refused: list[str]) -> None:
     ports = ports_of()
-    ports.rds.alter(SHOP, database=ports.rds.instances[SHOP].database.having(engine="aurora-mysql"))
+    engine_version = {2: "5.7.mysql_aurora.2.11.6", 3: "8.0.mysql_aurora.3.04.0"}[version]
+    database = ports.rds.instances[SHOP].database
+    ports.rds.alter(SHOP, database=database.having(engine="aurora-mysql", engine_version=engine_version))
     ports.clusters.parameters = parameters
 
     if refused:

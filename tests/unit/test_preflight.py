@@ -15,6 +15,7 @@ from lambdas.rotation.errors import (
     PreflightRefused,
     StateIncomplete,
 )
+from lambdas.rotation.names import RELEASED_TAG, our_tags
 from lambdas.rotation.state import EndpointSecret, Finding, FirstLook, ManagedRotation, Rotation
 from tests.fakes import OLD_KEY, ROTATION_ID, SOURCE, FakePorts, journaled, planned_rotation
 
@@ -185,9 +186,10 @@ def test_refuses_a_source_whose_key_is_disabled() -> None:
 
 
 def test_refuses_a_source_whose_tags_leave_no_room() -> None:
-    """Verify sets the last of ours after the commit point. AWS's own tags do not count."""
+    """Verify sets the last of ours after the commit point. Neither AWS's own tags count, nor ours that are there."""
     ports, rotation = ready()
-    as_many = {f"t{at}": "" for at in range(47)} | {"aws:cloudformation:logical-id": "Orders"}
+    of_a_target = our_tags(SOURCE, "00000000") | {RELEASED_TAG: "00000000"}
+    as_many = {f"t{at}": "" for at in range(46)} | {"aws:cloudformation:logical-id": "Orders"} | of_a_target
 
     ports.rds.alter(SOURCE, tags=as_many)
     assert preflight(rotation, ports).preflight is not None

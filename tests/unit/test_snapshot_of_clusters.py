@@ -145,6 +145,8 @@ def test_instances_may_have_parameter_groups_of_their_own() -> None:
     ("name", "members"),
     [
         ("DataApi", {"HttpEndpointEnabled": True}),
+        ("WriteForwarding", {"LocalWriteForwardingStatus": "enabled"}),
+        ("WriteForwarding", {"LocalWriteForwardingStatus": "requested"}),
         ("InDirectory", {"DomainMemberships": [{"Domain": "d"}]}),
         ("ChangesPending", {"PendingModifiedValues": {"EngineVersion": "17"}}),
         ("ManagedMasterPassword", {"MasterUserSecret": {"SecretArn": "arn:secret"}}),
@@ -158,6 +160,37 @@ def test_refuses_what_a_restore_would_leave_behind(name: str, members: dict[str,
     having(ports, SHOP, **members)
 
     assert [name] == refusals(ports, rotation)
+
+
+def test_no_write_forwarding_is_nothing_to_leave_behind() -> None:
+    ports, rotation = prepared()
+    having(ports, SHOP, LocalWriteForwardingStatus="disabled")
+
+    assert preflight(rotation, ports).preflight is not None
+
+
+@pytest.mark.parametrize(("other", "refused"), [(f"{READER}-rot-83bcb8d2", True), ("shop-3-rot-83bcb8d2", False)])
+def test_refuses_two_instances_whose_successors_would_have_one_name(other: str, refused: bool) -> None:
+    """The one was made by an earlier rotation, the other added since under the old name: one would never be made."""
+    ports, rotation = prepared()
+    ports.rds.add(other, key_arn=OLD_KEY)
+    members = ports.rds.instances[SHOP].raw["DBClusterMembers"]
+    having(ports, SHOP, DBClusterMembers=[*members, {"DBInstanceIdentifier": other, "IsClusterWriter": False}])
+
+    if refused:
+        with pytest.raises(PreflightRefused, match=f"{READER} and {other}.* one name, {TARGETS_READER}"):
+            preflight(rotation, ports)
+        assert ["MemberNames"] == refusals(ports, rotation)
+    else:
+        assert preflight(rotation, ports).preflight is not None
+
+
+def test_says_what_becomes_of_those_who_read_at_a_reader() -> None:
+    """A pool that is open there is not refused: it would go on reading what is older every day."""
+    ports, rotation = prepared(accept=("downtime",))
+
+    with pytest.raises(PreflightRefused, match="new connections are refused, and sessions that are open on a reader"):
+        preflight(rotation, ports)
 
 
 def test_refuses_an_unencrypted_cluster_whose_last_copy_could_not_be_kept() -> None:
@@ -434,6 +467,18 @@ def test_looks_at_every_instance(facts: dict[str, str], pending: str) -> None:
 
     assert rotation.verification is not None
     assert pending in rotation.verification.pending
+
+
+def test_a_target_without_a_successor_for_everybody_is_not_verified() -> None:
+    ports, rotation = after(*RELEASED)
+    ports.dns.records["Z1", "db.example.com"] = (ports.rds.instances[CLUSTER + TARGET].database.address, 5)
+    members = ports.rds.instances[CLUSTER + TARGET].raw["DBClusterMembers"]
+    having(ports, CLUSTER + TARGET, DBClusterMembers=members[:1])
+
+    rotation = visit(verify, rotation, ports)
+
+    assert rotation.verification is not None
+    assert (f"{TARGET} has 1 instances, the source 2",) == rotation.verification.pending
 
 
 def test_the_source_goes_instance_by_instance_and_a_copy_of_the_snapshot_stays() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from lambdas.rotation.errors import DatabaseUnreachable, StateIncomplete, VerificationFailed
-from lambdas.rotation.names import DECOMMISSION_TAG, RELEASED_TAG
+from lambdas.rotation.names import DECOMMISSION_TAG, OURS, RELEASED_TAG, TAGS_OF_A_DATABASE, our_tags
 from lambdas.rotation.state import EndpointSecret, Release, Rotation
 from lambdas.verify.handler import verify
 from tests.fakes import (
@@ -73,6 +73,18 @@ def test_the_opt_in_moves_to_the_target_and_is_never_absent() -> None:
     ]
     assert expected == ports.calls
     assert ports.rds.instances[TARGET].tags[RELEASED_TAG] == ROTATION_ID
+
+
+def test_sets_no_more_tags_than_preflight_keeps_free() -> None:
+    """Of fifty; a source that was a target itself has some of ours already, and its last one is set only now."""
+    ports, rotation = released()
+    before = our_tags(SOURCE, "00000000") | {RELEASED_TAG: "00000000"}
+    ports.rds.alter(SOURCE, tags={**ports.rds.instances[SOURCE].tags, **before})
+
+    verify(rotation, ports)
+
+    ours = [name for name in ports.rds.instances[SOURCE].tags if name.startswith(OURS)]
+    assert TAGS_OF_A_DATABASE == len(ours)
 
 
 def test_a_second_look_changes_nothing_more() -> None:

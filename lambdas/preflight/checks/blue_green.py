@@ -1,11 +1,12 @@
 """What RDS makes no blue/green deployment of, or what one would break (RDS User Guide: limitations)."""
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from lambdas.preflight.checks.instance import room_for_tags
 from lambdas.rotation import engines
 from lambdas.rotation.errors import DatabaseUnreachable, LoginRefused
-from lambdas.rotation.names import TAGS_AT_MOST, TAGS_OF_A_MEMBER, owners_tags
+from lambdas.rotation.names import TAGS_OF_A_MEMBER
 from lambdas.rotation.ports import Instance, Ports
 from lambdas.rotation.state import Finding, Rotation
 
@@ -18,7 +19,12 @@ NOT_COPIED = (
 
 @dataclass(frozen=True)
 class Setting:
-    """A parameter that keeps green from becoming what blue is: asked for without a login."""
+    """A parameter that keeps green from becoming what blue is: asked for without a login.
+
+    Attributes:
+        values: those that are in the way, in lower case.
+        unset: by the engine's version, what the server does where the group says nothing.
+    """
 
     parameter: str
     values: tuple[str, ...]
@@ -26,25 +32,34 @@ class Setting:
     why: str
     advice: str
     risk: str | None = None
+    unset: Callable[[str], str | None] = lambda version: None
+
+
+def events_of_mysql(version: str) -> str:
+    """``event_scheduler`` where nobody has set it (MySQL Reference Manual, WL#9644); a version not known here is new.
+
+    >>> [events_of_mysql(version) for version in ("5.7.44", "8.0.39", "8.4.6", "8.0.mysql_aurora.3.04.0")]
+    ['OFF', 'ON', 'ON', 'ON']
+    """
+    return "OFF" if version.startswith("5.") else "ON"
 
 
 # RDS User Guide: green has to have no event scheduler, and replicates what blue's binary log says.
-_OF_BINARY_LOGS = (
-    Setting(
-        "event_scheduler",
-        ("1", "on"),
-        "EventsEnabled",
-        "green has the same group, and would run every event a second time",
-        "switch it off until the rotation is over",
-    ),
-    Setting(
-        "binlog_format",
-        ("statement",),
-        "StatementReplication",
-        "a statement may have another effect on green than it had on blue",
-        "set it to MIXED or ROW",
-    ),
+_EVENTS = Setting(
+    "event_scheduler",
+    ("1", "on"),
+    "EventsEnabled",
+    "green has the same group, and would run every event a second time",
+    "set it to OFF in a parameter group of its own until the rotation is over",
 )
+_STATEMENTS = Setting(
+    "binlog_format",
+    ("statement",),
+    "StatementReplication",
+    "a statement may have another effect on green than it had on blue",
+    "set it to MIXED or ROW",
+)
+_OF_MYSQL = (replace(_EVENTS, unset=events_of_mysql), _STATEMENTS)
 IN_THE_WAY: Mapping[str, tuple[Setting, ...]] = {
     "postgres": (
         Setting(
@@ -56,9 +71,9 @@ IN_THE_WAY: Mapping[str, tuple[Setting, ...]] = {
             "logical-slots",
         ),
     ),
-    "mariadb": _OF_BINARY_LOGS,
-    "mysql": _OF_BINARY_LOGS,
-    "aurora-mysql": _OF_BINARY_LOGS,
+    "mariadb": (_EVENTS, _STATEMENTS),  # whose events are off unless somebody wants them
+    "mysql": _OF_MYSQL,
+    "aurora-mysql": _OF_MYSQL,
 }
 UNSEEN: Mapping[str, Finding] = {
     "postgres": Finding(
@@ -105,19 +120,15 @@ def shape(source: Instance, ports: Ports) -> Iterator[Finding]:
                 message=f"{name}, a replica of {identifier}, has replicas of its own; RDS does not copy those",
                 advice="let them follow the source itself, or delete them",
             )
+        if replica is not None:
+            yield from room_for_tags(replica, TAGS_OF_A_MEMBER)
     yield from room_in_a_deployment(source, ports)
 
 
 def room_in_a_deployment(source: Instance, ports: Ports) -> Iterator[Finding]:
     """It is in no other one, and takes the tags of a member."""
     identifier = source.database.identifier
-    if len(tags := owners_tags(source.tags)) > TAGS_AT_MOST - TAGS_OF_A_MEMBER:
-        yield Finding(
-            name="TooManyTags",
-            message=f"{identifier} has {len(tags)} tags; in a deployment it gets {TAGS_OF_A_MEMBER} more, "
-            f"of {TAGS_AT_MOST}",
-            advice=f"leave {TAGS_AT_MOST - TAGS_OF_A_MEMBER} tags at most",
-        )
+    yield from room_for_tags(source, TAGS_OF_A_MEMBER)
     for deployment in ports.blue_green.deployments_of(source.database.arn):
         yield Finding(
             name="DeploymentExists",
@@ -148,11 +159,13 @@ def in_the_way(rotation: Rotation, group: str, parameter: Callable[[str, str], s
     for setting in IN_THE_WAY.get(source.engine, ()):
         if setting.risk in plan.accept:
             continue
-        value = parameter(group, setting.parameter)
+        said = parameter(group, setting.parameter)
+        value = said or setting.unset(source.engine_version)
         if value is not None and value.lower() in setting.values:
+            shown = said or f"not set, which means {value},"
             yield Finding(
                 name=setting.name,
-                message=f"{setting.parameter} is {value} in {group}: {setting.why}",
+                message=f"{setting.parameter} is {shown} in {group}: {setting.why}",
                 advice=setting.advice,
             )
 

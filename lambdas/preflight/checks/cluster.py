@@ -5,9 +5,10 @@ from collections.abc import Iterator, Mapping
 
 from lambdas.preflight.checks import login
 from lambdas.preflight.checks.blue_green import in_the_way
-from lambdas.preflight.checks.instance import activity_stream, carriable, idle, resource_id_changes, room
-from lambdas.rotation import databases
+from lambdas.preflight.checks.instance import activity_stream, carriable, idle, resource_id_changes, room, room_for_tags
+from lambdas.rotation import databases, names
 from lambdas.rotation.engines import ENGINES
+from lambdas.rotation.names import TAGS_OF_A_DATABASE, TAGS_OF_A_MEMBER
 from lambdas.rotation.ports import Instance, Ports
 from lambdas.rotation.state import Finding, Rotation
 
@@ -44,6 +45,14 @@ def condition(rotation: Rotation, source: Instance) -> Iterator[Finding]:
     """What keeps RDS from copying it, or would not be carried over."""
     raw, identifier = source.raw, source.database.identifier
     yield from idle(rotation, source)
+    # Whichever the strategy: Decommission keeps a copy of the source under the new key, and removes nothing without it.
+    if source.database.kms_key_arn is None:
+        yield Finding(
+            name="Unencrypted",
+            message=f"{identifier} is not encrypted under a KMS key: RDS copies no snapshot of it under one, and the "
+            "last copy of the source could not be kept",
+            advice="restore it once under a key of your own, and rotate that",
+        )
     if raw.get("MasterUserSecret"):
         yield Finding(
             name="ManagedMasterPassword",
@@ -96,6 +105,8 @@ def instances(rotation: Rotation, source: Instance, ports: Ports) -> Iterator[Fi
                 message=f"{name}, an instance of {identifier}, is {found.get(name, 'gone')}",
                 advice="wait until it is available, then start again",
             )
+    for one in there:
+        yield from room_for_tags(one, TAGS_OF_A_MEMBER if plan.strategy == "blue-green" else TAGS_OF_A_DATABASE)
     groups = {group["DBParameterGroupName"] for one in there for group in one.raw.get("DBParameterGroups") or ()}
     if plan.strategy == "blue-green" and len(groups) > 1:
         yield Finding(
@@ -116,27 +127,47 @@ def restorable(rotation: Rotation, source: Instance) -> Iterator[Finding]:
     """What a restore would leave behind, or lead astray."""
     plan, database = rotation.planned()
     raw, identifier = source.raw, database.identifier
-    if database.kms_key_arn is None:
-        yield Finding(
-            name="Unencrypted",
-            message=f"{identifier} is not encrypted under a KMS key: RDS copies no snapshot of it under one, and the "
-            "last copy of the source could not be kept",
-            advice="restore it once under a key of your own, and rotate that",
-        )
     if raw.get("HttpEndpointEnabled"):
         yield Finding(
             name="DataApi",
             message=f"the Data API of {identifier} is on; that is not carried over",
             advice="switch it off, and on again for the target",
         )
+    # Not only is it lost: whoever sits on a reader could write past the fence, which nobody has tried on that.
+    if (forwarding := raw.get("LocalWriteForwardingStatus") or "disabled") != "disabled":
+        yield Finding(
+            name="WriteForwarding",
+            message=f"local write forwarding of {identifier} is {forwarding}; that is not carried over: who writes "
+            "through a reader could not after the cutover",
+            advice="switch it off (ModifyDBCluster EnableLocalWriteForwarding=false), and on again for the target",
+        )
     yield from carriable(source)
+    yield from _member_names(rotation, source)
     if len(raw.get("DBClusterMembers") or ()) > 1 and "reader-endpoint" not in plan.accept:
         yield Finding(
             name="ReaderEndpoint",
-            message=f"nothing leads those who use the reader endpoint {raw.get('ReaderEndpoint')} to the target: they "
-            "are refused from the fence on",
-            advice='be ready to lead them there, and accept it: "Accept": ["reader-endpoint"]',
+            message=f"nothing leads those who use the reader endpoint {raw.get('ReaderEndpoint')} to the target: from "
+            "the fence on new connections are refused, and sessions that are open on a reader go on reading what was "
+            "there at the fence, until they end",
+            advice="be ready to lead them to the target and to restart clients that keep sessions there, and accept "
+            'it: "Accept": ["reader-endpoint"]',
         )
+
+
+def _member_names(rotation: Rotation, source: Instance) -> Iterator[Finding]:
+    """Each gets a successor named after it, without the mark of an earlier rotation: two must not get the same."""
+    named: dict[str, list[str]] = {}
+    for one in source.raw.get("DBClusterMembers") or ():
+        original = one["DBInstanceIdentifier"]
+        named.setdefault(names.member_identifier(original, rotation.rotation_id), []).append(original)
+    for successor, originals in named.items():
+        if len(originals) > 1:
+            yield Finding(
+                name="MemberNames",
+                message=f"the successors of {' and '.join(originals)}, instances of {source.database.identifier}, "
+                f"would have one name, {successor}",
+                advice="rename one of them (ModifyDBInstance NewDBInstanceIdentifier)",
+            )
 
 
 def replication(rotation: Rotation, source: Instance, ports: Ports) -> Iterator[Finding]:

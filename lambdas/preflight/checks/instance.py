@@ -7,7 +7,7 @@ from lambdas.rotation import databases
 from lambdas.rotation.names import (
     DEPLOYMENT_TAG,
     TAGS_AT_MOST,
-    TAGS_OF_A_TARGET,
+    TAGS_OF_A_DATABASE,
     owners_tags,
     target_identifier,
 )
@@ -134,18 +134,25 @@ def carriable(source: Instance) -> Iterator[Finding]:
             message=f"{identifier} is a member of a directory; that is not carried over",
             advice="not supported yet",
         )
-    if len(tags := owners_tags(source.tags)) > TAGS_AT_MOST - TAGS_OF_A_TARGET:
-        # The last of them is set after the commit point, where nothing may be refused any more.
-        yield Finding(
-            name="TooManyTags",
-            message=f"{identifier} has {len(tags)} tags; its target gets {TAGS_OF_A_TARGET} more, of {TAGS_AT_MOST}",
-            advice=f"leave {TAGS_AT_MOST - TAGS_OF_A_TARGET} tags at most",
-        )
+    yield from room_for_tags(source, TAGS_OF_A_DATABASE)
     if pending := raw.get("PendingModifiedValues"):
         yield Finding(
             name="ChangesPending",
             message=f"changes of {identifier} are not applied yet: {', '.join(sorted(pending))}",
             advice="apply them (ApplyImmediately, or a reboot) or take them back",
+        )
+
+
+def room_for_tags(instance: Instance, ours: int) -> Iterator[Finding]:
+    """For so many of ours, on itself or on what takes its place; whatever is tagged has to have it.
+
+    The last of them are set after the commit point, where nothing may be refused any more.
+    """
+    if len(tags := owners_tags(instance.tags)) > TAGS_AT_MOST - ours:
+        yield Finding(
+            name="TooManyTags",
+            message=f"{instance.database.identifier} has {len(tags)} tags; a rotation sets {ours}, of {TAGS_AT_MOST}",
+            advice=f"leave {TAGS_AT_MOST - ours} tags at most",
         )
 
 

@@ -331,6 +331,9 @@ OF_A_MEMBER = (
     "Performance Insights", "Performance Insights key", "enhanced monitoring",
 )  # fmt: skip
 """What an instance of a cluster has for itself, and CreateDBInstance takes; the rest is its cluster's."""
+_COMPARED_OF_A_MEMBER = tuple(
+    setting for setting in SETTINGS if setting.name in (*OF_A_MEMBER, "promotion tier", "maintenance window")
+)
 
 
 def creation_parameters(source: Raw, key_arn: str) -> dict[str, Any]:
@@ -356,6 +359,11 @@ def member_parameters(source: Raw, key_arn: str) -> dict[str, Any]:
         if setting.name in OF_A_MEMBER:
             parameters |= setting.create(setting.wanted_of(source, key_arn))
     return parameters
+
+
+def settings_of(instance: Instance) -> tuple[Setting, ...]:
+    """What an instance has for itself: not what one of a cluster only shows, which RDS refuses to change there."""
+    return _COMPARED_OF_A_MEMBER if instance.raw.get("DBClusterIdentifier") else SETTINGS
 
 
 def differences(

@@ -147,7 +147,7 @@ class AwsRds:
         return True
 
     def settings_differences(self, source: Instance, target: Instance) -> Mapping[str, tuple[Any, Any]]:
-        return carried_settings.differences(source, target)
+        return carried_settings.differences(source, target, carried_settings.settings_of(source))
 
     def request_setting_repair(self, source: Instance, target: Instance, differences: Collection[str]) -> Sequence[str]:
         """Ask for what can be repaired, in one ModifyDBInstance applied at once; returns what cannot be.

@@ -32,8 +32,8 @@ class Dialect(Protocol):
     port: int
     databases: tuple[str, ...]
     """Names for a customer's databases. One has everything in it that makes careless quoting fail."""
-    setting: tuple[str, str]
-    """A parameter, and a value that differs from RDS's default: what a rotation must carry over."""
+    settings: Mapping[str, str]
+    """Parameters, with values that differ from RDS's defaults: what a rotation must carry over."""
     own_databases: frozenset[str]
     """What every server has."""
     duplicate_key: str

@@ -2,7 +2,7 @@
 
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pymysql
@@ -51,7 +51,7 @@ class Mariadb:
     port = 3306
     databases = ("orders", "Größen `Süd` & O'Neil")
     # What is no number to the server must not become one.
-    setting = ("sql_mode", "STRICT_ALL_TABLES,NO_ZERO_DATE")
+    settings: Mapping[str, str] = {"sql_mode": "STRICT_ALL_TABLES,NO_ZERO_DATE"}
     own_databases = frozenset({"information_schema", "mysql", "performance_schema", "sys"})
     duplicate_key = str(ER.DUP_ENTRY)
     errors = (OSError, pymysql.MySQLError)

@@ -1,7 +1,7 @@
 """The customer of a PostgreSQL database."""
 
 import ssl
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pg8000.exceptions
@@ -37,7 +37,7 @@ class Postgres:
     engine = "postgres"
     port = connection.PORT
     databases = ("orders", 'Größen "Süd" & O\'Neil')
-    setting = ("work_mem", "8192")
+    settings: Mapping[str, str] = {"work_mem": "8192"}
     own_databases = frozenset({"postgres", "rdsadmin", "template0", "template1"})
     duplicate_key = "23505"
     errors = (OSError, pg8000.exceptions.Error)
