@@ -790,7 +790,7 @@ CASES = [
             'GRANT pg_signal_backend TO "plain"',
             'GRANT pg_monitor TO "plain"',
             'GRANT "app" TO "plain"',
-            'GRANT "dbadmin" TO "plain"',
+            'GRANT "plain" TO "dbadmin"; ALTER DATABASE "postgres" OWNER TO "plain"',
             f'GRANT CONNECT ON DATABASE {quoted(DATABASES[1])} TO "plain"',
         ),
     ),
