@@ -25,14 +25,20 @@ HOURLY = "rds-key-rotation-recover-rotations"
 POSTGRES = "lambdas/rotation/engines/postgres.py"
 
 
-def replace(files: Files, path: str, old: str, new: str, times: int = 1) -> None:
-    """Replace text of a shipped file that is there just so often: a change that misses shows nothing."""
-    assert files[path].count(old) == times, f"{path} has {files[path].count(old)} times: {old}"
+CHANGES: list[Callable[[Files], None]] = []
+"""Everything that is taken out of the sources."""
+
+
+def replace(files: Files, path: str, old: str, new: str) -> None:
+    """Replace text of a shipped file that is there just once: a change that misses shows nothing."""
+    assert files[path].count(old) == 1, f"{path} has {files[path].count(old)} times: {old}"
     files[path] = files[path].replace(old, new)
 
 
 def changed(change: Callable[[Files], None], *functions: str) -> Without:
     """The functions (all that ``rotate_key`` calls, if none is named) run changed code."""
+
+    CHANGES.append(change)
 
     @contextmanager
     def without(customer: Customer) -> Iterator[None]:
@@ -146,7 +152,7 @@ def no_live_look(files: Files) -> None:
 def no_adoption(files: Files) -> None:
     """A target of that name is somebody else's, also after an answer that got lost."""
     rds = "lambdas/rotation/aws/rds.py"
-    replace(files, rds, "        if self._adopted(target_identifier, tags):\n            return\n", "", times=2)
+    replace(files, rds, "        if self._adopted(target_identifier, tags):\n            return\n", "")
     adopts = 'if refused.code == "DBInstanceAlreadyExists" and self._adopted(target_identifier, tags):\n'
     replace(files, rds, f"            {adopts}                return\n", "")
 
@@ -287,6 +293,17 @@ def test_what_breaks_without_it(customer: Customer, tmp_path: Path, case: Case) 
     assert (whole["verdict"], whole["why"]) == ("kept", [])
     assert without["verdict"] == "broken"
     assert any(why.startswith(case.breaks) for why in without["why"]), without["why"]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+def test_every_change_finds_what_it_takes_out(change: Callable[[Files], None]) -> None:
+    """A source that was written anew would else be noticed by the next long proof."""
+    files = {str(path.relative_to(ROOT)): path.read_text() for path in (ROOT / "lambdas").rglob("*.py")}
+    before = dict(files)
+
+    change(files)
+
+    assert files != before
 
 
 def test_the_decision_record_shows_every_case() -> None:

@@ -122,6 +122,17 @@ STRUCK = [
     for phase, ending in phases.items()
 ]  # fmt: skip
 
+KEY_TOO_NEW = Scenario(
+    "key-too-new",
+    (
+        {
+            "kind": "error-before", "function": "create-encrypted-read-replica",
+            "call": "rds.CreateDBInstanceReadReplica", "code": "KMSKeyNotAccessibleFault",
+            "message": "The specified KMS key does not exist, is not enabled or you may not access it.",
+        },
+    ),
+    ends="forward",
+)  # fmt: skip
 FULL = Scenario(
     "target-full-promoting",
     ({"kind": "storage-full", "side": "target", **PHASES["promoting"]},),
@@ -133,8 +144,8 @@ FULL_AFTER = Scenario(
 HOLD = {"kind": "held", "seconds": 8}
 STORM = Scenario("storm", ({**HOLD, **PHASES["draining"]},), ends="forward")
 
-SAMPLE = {"source-failover-fenced"}
-ALL = [*STRUCK, FULL, FULL_AFTER, STORM]
+SAMPLE = {"source-failover-fenced", "key-too-new"}
+ALL = [*STRUCK, KEY_TOO_NEW, FULL, FULL_AFTER, STORM]
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +154,7 @@ def customer() -> Iterator[Customer]:
         yield customer
 
 
-@pytest.mark.parametrize("scenario", params(STRUCK, SAMPLE))
+@pytest.mark.parametrize("scenario", params([*STRUCK, KEY_TOO_NEW], SAMPLE))
 def test_it_ends_at_one_writable_side_with_nothing_lost(customer: Customer, tmp_path: Path, scenario: Scenario) -> None:
     built = customer.build(scenario.name, rows=ROWS, writers=WRITERS)
     if scenario.name == "target-crash-promoting":
