@@ -151,10 +151,9 @@ def no_live_look(files: Files) -> None:
 
 def no_adoption(files: Files) -> None:
     """A target of that name is somebody else's, also after an answer that got lost."""
-    rds = "lambdas/rotation/aws/rds.py"
-    replace(files, rds, "        if self._adopted(target_identifier, tags):\n            return\n", "")
-    adopts = 'if refused.code == "DBInstanceAlreadyExists" and self._adopted(target_identifier, tags):\n'
-    replace(files, rds, f"            {adopts}                return\n", "")
+    tagged = "lambdas/rotation/aws/tagged.py"
+    replace(files, tagged, "    if adopted():\n        return\n", "")
+    replace(files, tagged, "if refused.code != exists or not adopted():\n            raise", "raise")
 
 
 # -- where it shows ----------------------------------------------------------------------------------------------------

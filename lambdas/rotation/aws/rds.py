@@ -61,25 +61,25 @@ class AwsRds:
             NameTaken: terminal; an instance of that name exists that this rotation did not make.
             AwsUnavailable: retryable; also when the key is so new that RDS does not see it yet.
         """
-        if self._adopted(target_identifier, tags):
-            return
         parameters = carried_settings.creation_parameters(source.raw, key_arn) | {
             "DBInstanceIdentifier": target_identifier,
             "SourceDBInstanceIdentifier": source.database.identifier,
             "KmsKeyId": key_arn,
             "Tags": tag_list(carried_settings.carried_tags(source.tags) | dict(tags)),
         }
-        try:
-            self._create_replica(parameters)
-        except AwsRefused as refused:
-            if refused.code == "DBInstanceAlreadyExists" and self._adopted(target_identifier, tags):
-                return
-            if refused.code == "KMSKeyNotAccessible":
-                # A key made a moment ago is not known everywhere at once.
-                raise AwsUnavailable(str(refused)) from refused
-            if refused.code.startswith("InvalidParameter") and any(w in str(refused).lower() for w in _KEY_WORDS):
-                raise ReplicaKeyRefused(f"{refused}; choose another strategy (key-rotation:strategy)") from refused
-            raise
+
+        def ask() -> None:
+            try:
+                self._create_replica(parameters)
+            except AwsRefused as refused:
+                if refused.code == "KMSKeyNotAccessible":
+                    # A key made a moment ago is not known everywhere at once.
+                    raise AwsUnavailable(str(refused)) from refused
+                if refused.code.startswith("InvalidParameter") and any(w in str(refused).lower() for w in _KEY_WORDS):
+                    raise ReplicaKeyRefused(f"{refused}; choose another strategy (key-rotation:strategy)") from refused
+                raise
+
+        ask_once(lambda: self._adopted(target_identifier, tags), ask, exists="DBInstanceAlreadyExists")
 
     def _create_replica(self, parameters: Mapping[str, Any]) -> None:
         try:
