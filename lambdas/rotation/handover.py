@@ -1,6 +1,8 @@
 """What passes from the source to the target after every cutover: the base name's lead, and the owner's opt-in."""
 
-from lambdas.rotation import databases, names
+from collections.abc import Iterable
+
+from lambdas.rotation import names
 from lambdas.rotation.errors import VerificationFailed
 from lambdas.rotation.ports import Instance, Ports
 from lambdas.rotation.state import Rotation
@@ -29,11 +31,13 @@ def move_opt_in(rotation: Rotation, source: Instance | None, target: Instance, p
         ports.rds.remove_tags(source.database.arn, sorted(opt_in))
 
 
-def mark_instances(rotation: Rotation, source: Instance | None, target: Instance, ports: Ports) -> None:
+def mark_members(
+    rotation: Rotation, of_source: Iterable[Instance], of_target: Iterable[Instance], ports: Ports
+) -> None:
     """As the clusters that they belong to: what may go when its time has come, and what no rollback may delete."""
-    for instance in databases.instances_of(target, ports):
+    for instance in of_target:
         _mark(instance, names.RELEASED_TAG, rotation, ports)
-    for instance in databases.instances_of(source, ports) if source is not None else ():
+    for instance in of_source:
         _mark(instance, names.DECOMMISSION_TAG, rotation, ports)
 
 

@@ -1,5 +1,7 @@
 """What has to be seen after the cutover, each as a reason that it is not, or None."""
 
+from collections.abc import Sequence
+
 from lambdas.rotation import databases
 from lambdas.rotation.errors import ConnectivityChanged, DatabaseUnreachable
 from lambdas.rotation.ports import Instance, Ports
@@ -18,14 +20,13 @@ def target_is_up(target: Instance) -> str | None:
     return None
 
 
-def instances(rotation: Rotation, source: Instance | None, target: Instance, ports: Ports) -> str | None:
-    """Those of a cluster, one for each of the source's; each has storage under the cluster's key."""
-    found = databases.instances_of(target, ports)
-    reasons = [target_is_up(one) or key_of_target(rotation, one) for one in found]
+def members(rotation: Rotation, of_source: Sequence[Instance], of_target: Sequence[Instance]) -> str | None:
+    """The instances of a cluster, one for each of the source's; each has storage under the cluster's key."""
+    reasons = [target_is_up(one) or key_of_target(rotation, one) for one in of_target]
     # Counted: by now somebody may have given them names that lead nowhere back.
-    wanted = len(databases.instances_of(source, ports)) if source is not None else 0
-    if len(found) < wanted:
-        reasons.append(f"{target.database.identifier} has {len(found)} instances, the source {wanted}")
+    if len(of_target) < len(of_source):
+        target = rotation.synced_target().identifier
+        reasons.append(f"{target} has {len(of_target)} instances, the source {len(of_source)}")
     return "; ".join(filter(None, reasons)) or None
 
 

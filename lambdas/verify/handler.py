@@ -5,7 +5,7 @@ from typing import Any
 
 from lambdas.rotation import databases, snapshots
 from lambdas.rotation.errors import StateIncomplete, VerificationFailed
-from lambdas.rotation.handover import advance, mark_instances, move_opt_in
+from lambdas.rotation.handover import advance, mark_members, move_opt_in
 from lambdas.rotation.ports import Instance, Ports
 from lambdas.rotation.state import Rotation, Verification
 from lambdas.rotation.step import logger, step
@@ -36,7 +36,9 @@ def verify(rotation: Rotation, ports: Ports) -> Rotation:
         raise VerificationFailed(f"{target.identifier} no longer exists, and applications write to it")
     advance(rotation, ports)
     move_opt_in(rotation, live_source, live_target, ports)
-    mark_instances(rotation, live_source, live_target, ports)
+    source_members = databases.instances_of(live_source, ports) if live_source is not None else []
+    target_members = databases.instances_of(live_target, ports)
+    mark_members(rotation, source_members, target_members, ports)
     unseen_fence, breach = checks.source_is_fenced(rotation, ports) if live_source is not None else (None, None)
     if breach is not None:
         raise VerificationFailed(f"{source.identifier} accepts connections beside the target: {breach}")
@@ -46,7 +48,7 @@ def verify(rotation: Rotation, ports: Ports) -> Rotation:
     pending = (
         checks.target_is_up(live_target),
         checks.key_of_target(rotation, live_target),
-        checks.instances(rotation, live_source, live_target, ports),
+        checks.members(rotation, source_members, target_members),
         checks.settings(live_source, live_target, ports) if live_source is not None else None,
         checks.name(rotation, source, target, ports),
         checks.secret(rotation, target, ports),
