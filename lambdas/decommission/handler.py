@@ -5,15 +5,15 @@ from datetime import datetime, timedelta
 from lambdas.decommission.right import establish, left_behind
 from lambdas.rotation import databases, names, snapshots
 from lambdas.rotation.errors import RetirementRefused
+from lambdas.rotation.polling import look_again_seconds
 from lambdas.rotation.ports import Instance, Ports
 from lambdas.rotation.state import Decommission, Rotation
 from lambdas.rotation.step import logger, step
 
 PATIENCE = timedelta(days=7)
 """For one stage; copying a snapshot under another key copies all of it."""
-OFTEN_FOR, OFTEN_SECONDS = timedelta(hours=1), 60
-SELDOM_FOR, SELDOM_SECONDS = timedelta(days=1), 600
-RARELY_SECONDS = 3600
+OFTEN_SECONDS, SELDOM_SECONDS, RARELY_SECONDS = 60, 600, 3600
+RARELY_AFTER = timedelta(days=1)
 """A week of looking more often, in every stage, would fill the execution's history (25,000 events)."""
 
 
@@ -38,12 +38,13 @@ def decommission(rotation: Rotation, ports: Ports) -> Rotation:
     progress = _STAGES[before.stage](rotation, before, source, ports)
     if progress.stage != before.stage:
         progress = progress.having(started_at=now)
-    waited = now - progress.started_at
     # After the look, never before: what was in the way may be gone since the last one.
-    if waited > PATIENCE:
+    if now - progress.started_at > PATIENCE:
         raise RetirementRefused(f"{progress.stage} of {database.identifier} is not done after {PATIENCE.days} days")
     logger.info("decommission", stage=progress.stage, complete=progress.complete)
-    return rotation.having(decommission=progress.having(look_again_seconds=_look_again_seconds(waited)))
+    seldom = SELDOM_SECONDS if now - progress.started_at <= RARELY_AFTER else RARELY_SECONDS
+    again = look_again_seconds(progress.started_at, now, often=OFTEN_SECONDS, seldom=seldom)
+    return rotation.having(decommission=progress.having(look_again_seconds=again))
 
 
 def _counted(rotation: Rotation, now: datetime) -> Decommission:
@@ -55,12 +56,6 @@ def _counted(rotation: Rotation, now: datetime) -> Decommission:
     if progress.execution_arn == rotation.execution_arn:
         return progress
     return progress.having(execution_arn=rotation.execution_arn, started_at=now)
-
-
-def _look_again_seconds(waited: timedelta) -> int:
-    if waited <= OFTEN_FOR:
-        return OFTEN_SECONDS
-    return SELDOM_SECONDS if waited <= SELDOM_FOR else RARELY_SECONDS
 
 
 def _snapshot(rotation: Rotation, progress: Decommission, source: Instance | None, ports: Ports) -> Decommission:
@@ -84,9 +79,9 @@ def _copy(rotation: Rotation, progress: Decommission, source: Instance | None, p
 
 def _is_copied(original: str, copy: str, rotation: Rotation, ports: Ports) -> bool:
     """Asks for the copy where it is not there."""
-    _, database = rotation.planned()
-    if snapshots.is_copied(databases.describe_snapshot(database, copy, ports), rotation):
+    if _is_kept(copy, rotation, ports):
         return True
+    _, database = rotation.planned()
     key_arn, tags = rotation.keyed().arn, snapshots.tags(rotation)
     databases.request_snapshot_copy(database, original, copy, key_arn, tags, ports)
     return False
@@ -95,10 +90,10 @@ def _is_copied(original: str, copy: str, rotation: Rotation, ports: Ports) -> bo
 def _delete_snapshot(rotation: Rotation, progress: Decommission, source: Instance | None, ports: Ports) -> Decommission:
     """The temporary one holds the old key, and would keep it from ever being retired."""
     _, database = rotation.planned()
-    temporary, _ = _snapshots(progress)
+    temporary, kept = _snapshots(progress)
     if databases.describe_snapshot(database, temporary, ports) is None:
         return progress.having(stage="delete-source")
-    if not _is_kept(rotation, progress, ports):
+    if not _is_kept(kept, rotation, ports):
         return progress.having(stage="copy")
     databases.request_snapshot_deletion(database, temporary, ports)
     return progress
@@ -107,7 +102,8 @@ def _delete_snapshot(rotation: Rotation, progress: Decommission, source: Instanc
 def _delete_source(rotation: Rotation, progress: Decommission, source: Instance | None, ports: Ports) -> Decommission:
     if source is None:
         return progress.having(stage="rekey-kept")
-    if source.status != "deleting" and not _is_kept(rotation, progress, ports):
+    _, kept = _snapshots(progress)
+    if source.status != "deleting" and not _is_kept(kept, rotation, ports):
         return progress.having(stage="snapshot")
     # Its replicas first: RDS would promote them; and a cluster's instances, which keep it from being deleted.
     for one in left_behind(rotation, source, ports) or (source,):
@@ -119,11 +115,10 @@ def _delete_source(rotation: Rotation, progress: Decommission, source: Instance 
     return progress
 
 
-def _is_kept(rotation: Rotation, progress: Decommission, ports: Ports) -> bool:
+def _is_kept(copy: str, rotation: Rotation, ports: Ports) -> bool:
     """Asked anew before each deletion: days may lie between the copy and this, and somebody may have deleted it."""
     _, database = rotation.planned()
-    _, kept = _snapshots(progress)
-    return snapshots.is_copied(databases.describe_snapshot(database, kept, ports), rotation)
+    return snapshots.is_copied(databases.describe_snapshot(database, copy, ports), rotation)
 
 
 def _rekey_kept(rotation: Rotation, progress: Decommission, source: Instance | None, ports: Ports) -> Decommission:

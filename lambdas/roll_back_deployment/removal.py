@@ -18,7 +18,7 @@ def remove(rotation: Rotation, ports: Ports) -> Rotation:
 
     What cannot be removed, or not within a day, is left over with the command that removes it.
     """
-    undo, deployment = rotation.undo, rotation.deployment
+    undo, deployment, now = rotation.undo, rotation.deployment, ports.clock.now()
     assert undo is not None
     if undo.clean:
         return rotation
@@ -31,14 +31,15 @@ def remove(rotation: Rotation, ports: Ports) -> Rotation:
         waiting = f"{type(later).__name__}: {later}"
     except AccessRefused as never:
         waiting, leftovers = None, [f"{_command(deployment)}  # {never}"]
-    if waiting and ports.clock.now() - undo.started_at >= PATIENCE:
+    if waiting and now - undo.started_at >= PATIENCE:
         waiting, leftovers = None, [f"{_command(deployment)}  # {waiting}"]
     undo = undo.having(
-        waiting_for=(waiting,) if waiting else (), leftovers=tuple(leftovers), clean=waiting is None,
-        ended_at=ports.clock.now(), look_again_seconds=look_again_seconds(
-            undo.started_at, ports.clock.now(), often=OFTEN_SECONDS, seldom=SELDOM_SECONDS
-        ),
-    )  # fmt: skip
+        waiting_for=(waiting,) if waiting else (),
+        leftovers=tuple(leftovers),
+        clean=waiting is None,
+        ended_at=now,
+        look_again_seconds=look_again_seconds(undo.started_at, now, often=OFTEN_SECONDS, seldom=SELDOM_SECONDS),
+    )
     return rotation.having(undo=undo)
 
 

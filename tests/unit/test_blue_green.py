@@ -651,3 +651,19 @@ def test_what_another_rotation_left_behind_is_no_database_to_rotate() -> None:
     ports.rds.alter(SOURCE, tags={DEPLOYMENT_TAG: "another"})
 
     assert ["BelongsToRotation"] == refused(ports)
+
+
+def test_a_deployment_that_does_not_go_is_looked_at_less_and_less_often() -> None:
+    """A day of looking every half minute, after two days of waiting for green, would fill the execution's history."""
+    ports = ports_of()
+    rotation = failed(created(ports), "SyncIncomplete")
+    ports.blue_green.becomes("PROVISIONING")
+    seen = []
+    for minutes in (61, 1):
+        rotation = visit(roll_back_deployment, rotation, ports, takes_over=True)
+        assert rotation.undo is not None
+        assert ("rolled-back", False) == (rotation.undo.outcome, rotation.undo.clean)
+        seen.append(rotation.undo.look_again_seconds)
+        ports.clock.advance(60 * minutes)
+
+    assert [30, 300] == seen
