@@ -53,8 +53,10 @@ from tests.fakes import (
     planned_rotation,
     visit,
 )
+from tests.unit import by_snapshot
 
 TEMPORARY, KEPT = f"{TARGET}-source", f"{TARGET}-kept"
+MADE = (TARGET,)
 BUDGET = 4 * 60 * 60
 
 
@@ -76,25 +78,11 @@ def prepared() -> tuple[FakePorts, Rotation]:
 
 
 def after(*steps: Step) -> tuple[FakePorts, Rotation]:
-    """These steps have run, one after the other, each as often as it takes."""
-    ports, rotation = prepared()
-    for step in steps:
-        rotation = done(step, rotation, ports)
-    ports.calls.clear()
-    return ports, rotation
+    return by_snapshot.after(prepared(), steps, MADE)
 
 
 def done(step: Step, rotation: Rotation, ports: FakePorts) -> Rotation:
-    if step is wait_for_source:
-        for _ in range(OBSERVATIONS):
-            ports.clock.advance(150)
-            rotation = visit(step, rotation, ports)
-        return rotation
-    if step in (take_snapshot, copy_snapshot):
-        rotation = visit(step, rotation, ports)
-    if step is wait_for_restore:
-        ports.rds.finish_restore(TARGET)
-    return visit(step, rotation, ports)
+    return by_snapshot.done(step, rotation, ports, MADE)
 
 
 FENCED = (wait_for_source, pause_application_writes)

@@ -29,14 +29,16 @@ from lambdas.rotation.undoing import SLOWEST_FUNCTION
 from lambdas.take_snapshot.handler import take_snapshot
 from lambdas.verify.handler import verify
 from lambdas.wait_for_restore.handler import wait_for_restore
-from lambdas.wait_for_source.handler import OBSERVATIONS, wait_for_source
+from lambdas.wait_for_source.handler import wait_for_source
 from tests.fakes import NEW_KEY, OLD_KEY, ROTATION_ID, FakePorts, failed, journaled, planned_rotation, visit
+from tests.unit import by_snapshot
 
 SHOP = f"{CLUSTER}shop"
 WRITER, READER = "shop-1", "shop-2"
 TARGET = f"shop-rot-{ROTATION_ID}"
 TARGETS_WRITER, TARGETS_READER = f"shop-1-rot-{ROTATION_ID}", f"shop-2-rot-{ROTATION_ID}"
 TEMPORARY, KEPT = f"{TARGET}-source", f"{TARGET}-kept"
+MADE = (f"{CLUSTER}{TARGET}", TARGETS_WRITER, TARGETS_READER)
 ACCEPTED = ("downtime", "reader-endpoint")
 
 
@@ -62,27 +64,11 @@ def prepared(**plan: object) -> tuple[FakePorts, Rotation]:
 
 
 def after(*steps: Step) -> tuple[FakePorts, Rotation]:
-    """These steps have run, one after the other, each as often as it takes."""
-    ports, rotation = prepared()
-    for step in steps:
-        rotation = done(step, rotation, ports)
-    ports.calls.clear()
-    return ports, rotation
+    return by_snapshot.after(prepared(), steps, MADE)
 
 
 def done(step: Step, rotation: Rotation, ports: FakePorts) -> Rotation:
-    if step is wait_for_source:
-        for _ in range(OBSERVATIONS):
-            ports.clock.advance(150)
-            rotation = visit(step, rotation, ports)
-        return rotation
-    if step is take_snapshot:
-        rotation = visit(step, rotation, ports)
-    if step is wait_for_restore:
-        for made in (f"{CLUSTER}{TARGET}", TARGETS_WRITER, TARGETS_READER):
-            ports.rds.finish_restore(made)
-            rotation = visit(step, rotation, ports)
-    return visit(step, rotation, ports)
+    return by_snapshot.done(step, rotation, ports, MADE)
 
 
 REQUESTED = (wait_for_source, pause_application_writes, take_snapshot, copy_snapshot, restore_target)

@@ -1,0 +1,37 @@
+"""The steps of the strategy ``snapshot``, one after the other, each as often as it takes."""
+
+from collections.abc import Sequence
+
+from lambdas.copy_snapshot.handler import copy_snapshot
+from lambdas.rotation.ports import Step
+from lambdas.rotation.state import Rotation
+from lambdas.take_snapshot.handler import take_snapshot
+from lambdas.wait_for_restore.handler import wait_for_restore
+from lambdas.wait_for_source.handler import OBSERVATIONS, wait_for_source
+from tests.fakes import FakePorts, visit
+
+
+def done(step: Step, rotation: Rotation, ports: FakePorts, made: Sequence[str]) -> Rotation:
+    """``made``: what a restore makes, in the order in which it is asked for."""
+    if step is wait_for_source:
+        for _ in range(OBSERVATIONS):
+            ports.clock.advance(150)
+            rotation = visit(step, rotation, ports)
+        return rotation
+    if step in (take_snapshot, copy_snapshot):
+        rotation = visit(step, rotation, ports)
+    if step is wait_for_restore:
+        for one in made:
+            ports.rds.finish_restore(one)
+            rotation = visit(step, rotation, ports)
+    return visit(step, rotation, ports)
+
+
+def after(
+    prepared: tuple[FakePorts, Rotation], steps: Sequence[Step], made: Sequence[str]
+) -> tuple[FakePorts, Rotation]:
+    ports, rotation = prepared
+    for step in steps:
+        rotation = done(step, rotation, ports, made)
+    ports.calls.clear()
+    return ports, rotation
