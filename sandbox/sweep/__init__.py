@@ -35,7 +35,7 @@ CELLS_PER_SANDBOX = 12
 """A sandbox keeps what its cells leave behind, and each cell takes an inventory of all of it."""
 
 WORKERS = 2 * (os.cpu_count() or 1)
-"""A rotation waits half of its time, mostly for servers that start: three leave two cores idle for a third of it."""
+"""A rotation waits half of its time, mostly for servers that start."""
 PLAYED = (
     "app.py",
     "cdk.json",
