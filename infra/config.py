@@ -37,7 +37,7 @@ class Schedule(_Section):
 class Defaults(_Section):
     """What holds for a database whose tags do not say otherwise (docs: the ``key-rotation:`` tags)."""
 
-    strategy: Literal["read-replica", "blue-green", "snapshot", "auto"] = "read-replica"
+    strategy: Literal["read-replica", "blue-green", "snapshot", "catch-up", "auto"] = "read-replica"
     grace_days: float = Field(7, ge=0, le=300)
     min_age_days: int = Field(30, ge=0, le=36_500)
     write_outage_budget_seconds: int = Field(120, ge=5, le=600)

@@ -394,8 +394,35 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
             timeout_seconds=60,
         ),
         Task(
+            "BeginCapture",
+            "Lets the source keep what it commits, where the target is restored while applications write",
+            (journal, *log_in),
+            connects_to_databases=True,
+            timeout_seconds=60,
+        ),
+        Task(
+            "WaitForCatchUp",
+            "Observes once how far the restored target is with what the source has kept; lets it subscribe first",
+            (
+                journal,
+                see_db,
+                # From where it has to catch up is in its log, and nowhere else.
+                allow("rds:DescribeDBLogFiles", "rds:DownloadDBLogFilePortion", on=our_db, when=MADE_BY_A_ROTATION),
+                *log_in,
+            ),
+            connects_to_databases=True,
+            timeout_seconds=60,
+        ),
+        Task(
+            "EndCatchUp",
+            "Stops the target applying once it has everything, and proves the fence on both sides",
+            (journal, *log_in),
+            connects_to_databases=True,
+            timeout_seconds=60,
+        ),
+        Task(
             "TakeSnapshot",
-            "Asks RDS for a snapshot of the fenced source",
+            "Asks RDS for a snapshot of the source, fenced or captured",
             (
                 journal,
                 see_db,

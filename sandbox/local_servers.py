@@ -100,6 +100,9 @@ class LocalServer:
             if self._engine.reaper:
                 self._engine.reaper.forget(process.pid)
 
+    def reach(self, address: str | None) -> None:
+        """Only PostgreSQL's servers connect to others past what the sandbox arranges between them."""
+
     def destroy(self) -> None:
         self.kill(self._engine.QUICKLY)
         shutil.rmtree(self.directory, ignore_errors=True)
@@ -172,7 +175,7 @@ class LocalEngine(Generic[S]):
         with open(server.log, "ab") as log:
             process = self._launcher.popen(
                 [*self.account_prefix("--pdeathsig", self.ON_PARENT_DEATH), self.program(program), *arguments],
-                cwd=self.directory, env=self.environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                cwd=self.directory, env=self.environment_of(server), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                 # Not in the terminal's process group: an interrupt there is for the sandbox, which stops its servers.
                 start_new_session=True,
             )  # fmt: skip
@@ -198,6 +201,10 @@ class LocalEngine(Generic[S]):
     def environment(self) -> Mapping[str, str]:
         """What the engine's programs find in their environment."""
         raise NotImplementedError
+
+    def environment_of(self, server: S) -> Mapping[str, str]:
+        """What a server finds there."""
+        return self.environment()
 
     def _server(self, name: str, directory: Path) -> S:
         raise NotImplementedError

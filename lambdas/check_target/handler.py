@@ -1,6 +1,6 @@
 """CheckTarget: is the target, promoted or restored, the continuation of the source?"""
 
-from lambdas.rotation import reach
+from lambdas.rotation import arrival, reach
 from lambdas.rotation.errors import StateIncomplete, TargetMismatch
 from lambdas.rotation.ports import ControlView, Ports
 from lambdas.rotation.state import Rotation, TargetCheck
@@ -19,13 +19,13 @@ def check_target(rotation: Rotation, ports: Ports) -> Rotation:
     plan, _ = rotation.planned()
     source, target, fence, position = rotation.fenced()
     if not rotation.target_stands_alone:
-        raise StateIncomplete("needs a fenced primary: WaitForPromotion or WaitForRestore has not finished")
+        raise StateIncomplete("needs a fenced primary: WaitForPromotion, WaitForRestore or EndCatchUp has not finished")
     on_target = ports.engine(target, plan)
     there = on_target.control_view(rotation.rotation_id, fence.databases)
     here = ports.engine(source, plan).control_view(rotation.rotation_id, fence.databases)
     reasons = _differences(here, there)
-    if not on_target.has_replayed(position):
-        reasons.append(f"its position {there.position} lies before the fence position {position}")
+    if not arrival.has_arrived(rotation, ports):
+        reasons.append(f"its position {arrival.arrived(rotation, ports)} lies before the fence position {position}")
     key_arn = rotation.keyed().arn
     if (state := ports.kms.key_state(key_arn)) != "Enabled":
         # RDS notices it late, and then the target would go away with everything that was written to it.

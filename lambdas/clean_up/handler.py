@@ -90,6 +90,12 @@ def _chores(rotation: Rotation) -> list[tuple[Chore, str]]:
     if rotation.fence is not None:
         command = f"aws scheduler delete-schedule --group-name <the stack's> --name {rotation.rotation_id}"
         chores.append((_recovery_schedule, command))
+    if rotation.capture is not None:
+        # Before anything that takes its time: the source keeps all that it commits for it.
+        ours = f"FROM pg_replication_slots WHERE starts_with(slot_name, '{rotation.capture.name}')"
+        end_senders = f"SELECT pg_terminate_backend(active_pid) {ours} AND active"
+        drop = f"SELECT pg_drop_replication_slot(slot_name) {ours}"
+        chores.append((_capture, f'psql postgres -c "{end_senders}" -c "{drop}"'))
     if target := rotation.target_identifier:
         kind = "cluster" if source.is_cluster else "instance"
         command = f"aws rds delete-db-{kind} --db-{kind}-identifier {target} --skip-final-snapshot"
@@ -107,6 +113,13 @@ def _chores(rotation: Rotation) -> list[tuple[Chore, str]]:
 
 def _recovery_schedule(rotation: Rotation, ports: Ports) -> str | None:
     ports.recovery.remove(rotation)
+    return None
+
+
+def _capture(rotation: Rotation, ports: Ports) -> str | None:
+    plan, source = rotation.planned()
+    if rotation.capture is not None:
+        ports.catching_up(source, plan).end_capture(rotation.capture.name)
     return None
 
 

@@ -1,6 +1,6 @@
 """ConfirmDrained: has the target replayed everything up to the fence?"""
 
-from lambdas.rotation import reach
+from lambdas.rotation import arrival, reach
 from lambdas.rotation.errors import DrainIncomplete
 from lambdas.rotation.ports import Ports
 from lambdas.rotation.state import Drain, Rotation
@@ -21,19 +21,19 @@ def confirm_drained(rotation: Rotation, ports: Ports) -> Rotation:
     engine = ports.engine(target, plan)
     began = ports.clock.monotonic()
     while True:
-        complete = engine.has_replayed(position) and engine.shows_marker(rotation.rotation_id)
+        complete = arrival.has_arrived(rotation, ports) and engine.shows_marker(rotation.rotation_id)
         now = ports.clock.now()
         if complete or ports.clock.monotonic() - began >= POLL_SECONDS:
             break
         if now >= rotation.outage_ends_by:
             raise DrainIncomplete(
-                f"{target.identifier} has replayed {engine.replayed()}, not {position}, "
+                f"{target.identifier} has replayed {arrival.arrived(rotation, ports)}, not {position}, "
                 f"within {plan.write_outage_budget_seconds} s"
             )
         ports.clock.pause(PAUSE_SECONDS)
-    replayed = engine.replayed()
+    replayed = arrival.arrived(rotation, ports)
     logger.info("drain observed", complete=complete, replayed=replayed, fence_position=position)
     return rotation.having(drain=Drain(complete=complete, replayed=replayed, observed_at=now))
 
 
-handler = step(confirm_drained, reaches=(reach.target_server,))
+handler = step(confirm_drained, reaches=(reach.source_server, reach.target_server))

@@ -10,13 +10,14 @@ from lambdas.rotation.step import logger, step
 def copy_snapshot(rotation: Rotation, ports: Ports) -> Rotation:
     """Look whether the copy is available under the new key, and ask for it where it is not there. Does not wait.
 
-    RDS writes all of it anew: a restore takes no key, a copy does (RDS API reference: CopyDBSnapshot). The copy stays,
-    as what Decommission would otherwise make to be kept. Idempotent by name and tag.
+    RDS writes all of it anew: a restore takes no key, a copy does (RDS API reference: CopyDBSnapshot). A fenced
+    source's copy stays, as what Decommission would otherwise make to be kept. Idempotent by name and tag.
 
     A cluster's is not copied: its restore takes a key (RestoreDBClusterFromSnapshot), and applications wait.
 
     Raises:
-        SnapshotFailed, NameTaken, BudgetSpent: terminal; the rollback opens the source, and nothing is lost.
+        SnapshotFailed, NameTaken, BudgetSpent, CatchUpFailed: terminal; the rollback opens the source if it is fenced,
+            and nothing is lost.
     """
     restoration = rotation.restored()
     if restoration.stage != "copy":

@@ -1,6 +1,7 @@
 """Decommission: a safety copy under the new key, then and only then the end of the source."""
 
 from datetime import datetime, timedelta
+from typing import Literal
 
 from lambdas.decommission.right import establish, left_behind
 from lambdas.rotation import databases, names, snapshots
@@ -52,10 +53,26 @@ def _counted(rotation: Rotation, now: datetime) -> Decommission:
     progress = rotation.decommission
     if progress is None:
         temporary, kept = snapshots.pair_of(rotation)
-        progress = Decommission(stage="snapshot", temporary_snapshot=temporary, kept_snapshot=kept, started_at=now)
+        first: Literal["early", "snapshot"] = "early" if rotation.capture is not None else "snapshot"
+        progress = Decommission(stage=first, temporary_snapshot=temporary, kept_snapshot=kept, started_at=now)
     if progress.execution_arn == rotation.execution_arn:
         return progress
     return progress.having(execution_arn=rotation.execution_arn, started_at=now)
+
+
+def _early(rotation: Rotation, progress: Decommission, source: Instance | None, ports: Ports) -> Decommission:
+    """What the target was made of before it caught up: nobody needs it, and one of the two holds the old key."""
+    _, database = rotation.planned()
+    left = [one for one in snapshots.pair_to_restore(rotation) if _exists(one, rotation, ports)]
+    for one in left:
+        databases.request_snapshot_deletion(database, one, ports)
+    return progress if left else progress.having(stage="snapshot")
+
+
+def _exists(snapshot: str, rotation: Rotation, ports: Ports) -> bool:
+    _, database = rotation.planned()
+    found = databases.describe_snapshot(database, snapshot, ports)
+    return found is not None and snapshots.is_ours(found, rotation)
 
 
 def _snapshot(rotation: Rotation, progress: Decommission, source: Instance | None, ports: Ports) -> Decommission:
@@ -150,6 +167,7 @@ def _finished(rotation: Rotation, progress: Decommission, ports: Ports) -> Decom
 
 
 _STAGES = {
+    "early": _early,
     "snapshot": _snapshot,
     "copy": _copy,
     "delete-snapshot": _delete_snapshot,

@@ -1,10 +1,12 @@
 """PauseApplicationWrites: raise the fence on the source. The write outage begins."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 
 from lambdas.rotation import reach
 from lambdas.rotation.errors import FenceIncomplete, PreflightRefused, StateIncomplete
-from lambdas.rotation.ports import Engine, Ports
+from lambdas.rotation.ports import CatchUpEngine, Engine, Ports
 from lambdas.rotation.state import Fence, Rotation
 from lambdas.rotation.step import logger, step
 
@@ -28,14 +30,39 @@ def pause_application_writes(rotation: Rotation, ports: Ports) -> Rotation:
     plan, source = rotation.planned()
     if rotation.sync is None or not rotation.sync.ready:
         raise StateIncomplete(
-            "needs everything ready for the fence: WaitForReplicationSync or WaitForSource has not finished"
+            "needs everything ready for the fence: "
+            "WaitForReplicationSync, WaitForSource or WaitForCatchUp has not finished"
         )
     if rotation.fence is not None and rotation.fence.position is not None:
         return rotation
-    engine = ports.engine(source, plan)
+    capture = rotation.capture
+    publisher = ports.catching_up(source, plan) if capture is not None else None
+    engine = publisher or ports.engine(source, plan)
     rotation, fence = _written_down(rotation, engine, ports)
     deadline = rotation.outage_ends_by
     ports.recovery.set(rotation, deadline + RECOVERY_MARGIN)
+    with _witnesses(rotation, fence, publisher) as testify:
+        rotation, fence = _raised(rotation, fence, engine, ports)
+        testify()
+    # After the fence: every commit that was acknowledged lies before this position.
+    position = engine.mark(rotation.rotation_id)
+    raised = fence.having(raised_at=ports.clock.now(), position=position)
+    logger.info("fence raised", databases=[one.name for one in fence.databases], fence_position=position)
+    return rotation.having(fence=raised)
+
+
+def _witnesses(
+    rotation: Rotation, fence: Fence, publisher: CatchUpEngine | None
+) -> AbstractContextManager[Callable[[], None]]:
+    """A captured source is asked, under the fence, for what is not replicated; any other brings all of it along."""
+    if publisher is None:
+        return nullcontext(lambda: None)
+    return publisher.witnesses(rotation.rotation_id, rotation.captured().name, fence.databases)
+
+
+def _raised(rotation: Rotation, fence: Fence, engine: Engine, ports: Ports) -> tuple[Rotation, Fence]:
+    plan, _ = rotation.planned()
+    deadline = rotation.outage_ends_by
     while True:
         left = (deadline - ports.clock.now()).total_seconds()
         if left <= 0:
@@ -45,16 +72,11 @@ def pause_application_writes(rotation: Rotation, ports: Ports) -> Rotation:
             rotation.sync.superuser_databases if rotation.sync else (), besides=fence.databases
         )
         if not appeared:
-            break
+            return rotation, fence
         # Somebody created a database while the others were being closed.
         fence = fence.having(databases=fence.databases + appeared)
         rotation = rotation.having(fence=fence)
         ports.ledger.record(rotation)
-    # After the fence: every commit that was acknowledged lies before this position.
-    position = engine.mark(rotation.rotation_id)
-    raised = fence.having(raised_at=ports.clock.now(), position=position)
-    logger.info("fence raised", databases=[one.name for one in fence.databases], fence_position=position)
-    return rotation.having(fence=raised)
 
 
 def _written_down(rotation: Rotation, engine: Engine, ports: Ports) -> tuple[Rotation, Fence]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from lambdas.preflight.checks import blue_green, cluster, connectivity, instance, key, login, snapshot
+from lambdas.preflight.checks import blue_green, catch_up, cluster, connectivity, instance, key, login, snapshot
 from lambdas.rotation import databases
 from lambdas.rotation.errors import AccessRefused, AwsRefused, PreflightRefused
 from lambdas.rotation.ports import Instance, Ports
@@ -140,6 +140,11 @@ def _checks(rotation: Rotation, source: Instance, ports: Ports) -> tuple[Check, 
             lambda: snapshot.master_password(rotation, source, ports),
             *by_fence,
         ),
+        "catch-up": (
+            lambda: catch_up.engine(source),
+            lambda: snapshot.master_password(rotation, source, ports),
+            *by_fence,
+        ),
         "blue-green": (
             lambda: blue_green.shape(source, ports),
             lambda: instance.condition(rotation, source),
@@ -165,6 +170,7 @@ def _warnings(rotation: Rotation, source: Instance, ports: Ports) -> tuple[Check
     of_the_strategy: Mapping[str, Check] = {
         "read-replica": lambda: login.warnings(rotation, ports),
         "snapshot": lambda: snapshot.warnings(rotation, source, ports),
+        "catch-up": lambda: (*snapshot.warnings(rotation, source, ports), *catch_up.warnings(source)),
         "blue-green": lambda: blue_green.warnings(rotation, source),
     }
     return (lambda: instance.warnings(source, ports), of_the_strategy[plan.strategy])

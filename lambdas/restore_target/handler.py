@@ -11,11 +11,13 @@ from lambdas.rotation.step import logger, step
 def restore_target(rotation: Rotation, ports: Ports) -> Rotation:
     """Ask for the target, made of the snapshot under the new key, with every setting that can be given then.
 
-    A cluster has no instance then; WaitForRestore asks for those. It is born fenced: the fence is in the data.
+    A cluster has no instance then; WaitForRestore asks for those. It is born fenced: the fence is in the data, if the
+    source was fenced; else WaitForRestore closes it.
     Idempotent: a target with this rotation's tag is adopted. Does not wait: WaitForRestore observes.
 
     Raises:
-        NameTaken, AwsRefused, BudgetSpent: terminal; the rollback opens the source, and nothing is lost.
+        NameTaken, AwsRefused, BudgetSpent, CatchUpFailed: terminal; the rollback opens the source if it is fenced, and
+            nothing is lost.
     """
     plan, database = rotation.planned()
     restoration = rotation.restored()

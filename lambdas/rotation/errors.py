@@ -130,6 +130,10 @@ class SyncIncomplete(Terminal):
     """The target, or the source before a snapshot, was not ready for the fence within the time that is given to it."""
 
 
+class CatchUpFailed(Terminal):
+    """The restored target cannot catch up: from where is not known, or the source no longer has what it lacks."""
+
+
 class ConnectivityChanged(Terminal):
     """The record or secret that leads applications to the database is not what this rotation wrote down."""
 

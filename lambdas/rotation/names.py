@@ -28,7 +28,10 @@ TAGS_AT_MOST = 50
 """On a resource, AWS's own not counted (RDS and KMS: quotas)."""
 
 CONTROL_DATABASE = "rds_key_rotation"
-"""The rotation's own database on the server: tables ``marker`` and ``decision``."""
+"""The rotation's own database on the server: tables ``marker`` and ``decision``, and what a catch-up notes."""
+
+CAPTURE = "rds_key_rotation_"
+"""Beginning of the names of what captures a source's commits: publication, slots, subscription."""
 
 CLUSTER = "cluster/"
 """Before the base name of a cluster: an instance may have the same identifier, and is another database."""
@@ -44,6 +47,15 @@ def rotation_id_of(execution_arn: str) -> str:
     '83bcb8d2'
     """
     return hashlib.sha256(execution_arn.encode()).hexdigest()[:8]
+
+
+def capture_name(rotation_id: str) -> str:
+    """Of a publication and a subscription, and the beginning of a slot's.
+
+    >>> capture_name("83bcb8d2")
+    'rds_key_rotation_83bcb8d2'
+    """
+    return CAPTURE + rotation_id
 
 
 def shortened(name: str, length: int) -> str:

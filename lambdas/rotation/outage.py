@@ -1,16 +1,25 @@
-"""The write outage budget, where a step waits for RDS under the fence."""
+"""How long a step waits for RDS: under the fence for the write outage budget, without one for two days."""
+
+from datetime import timedelta
 
 from lambdas.rotation import polling
-from lambdas.rotation.errors import BudgetSpent
+from lambdas.rotation.errors import BudgetSpent, CatchUpFailed
 from lambdas.rotation.ports import Ports
 from lambdas.rotation.state import Rotation
 
 OFTEN_SECONDS, SELDOM_SECONDS = 15, 120
+UNFENCED_SECONDS = 600
+CAPTURE_PATIENCE = timedelta(hours=48)
+"""The source keeps what it commits meanwhile, and its disk is not endless."""
 
 
 def refuse_if_spent(rotation: Rotation, waiting_for: str, ports: Ports) -> None:
-    """Raises: BudgetSpent (terminal); the rollback opens the source, and nothing is lost."""
+    """Raises: BudgetSpent, CatchUpFailed (terminal); the rollback opens the source if it is fenced, nothing is lost."""
     plan, _ = rotation.planned()
+    if rotation.fence is None:
+        if ports.clock.now() - rotation.captured().begun_at >= CAPTURE_PATIENCE:
+            raise CatchUpFailed(f"after two days still waiting for {waiting_for}")
+        return
     if ports.clock.now() >= rotation.outage_ends_by:
         raise BudgetSpent(
             f"the write outage budget of {plan.write_outage_budget_seconds} s is spent, still waiting for {waiting_for}"
@@ -18,6 +27,8 @@ def refuse_if_spent(rotation: Rotation, waiting_for: str, ports: Ports) -> None:
 
 
 def look_again_seconds(rotation: Rotation, ports: Ports) -> int:
-    """Until the next look at what RDS is making."""
-    fence, _ = rotation.fenced_source()
-    return polling.look_again_seconds(fence.requested_at, ports.clock.now(), often=OFTEN_SECONDS, seldom=SELDOM_SECONDS)
+    """Until the next look at what RDS is making. Where nobody waits for it, two days have to fit the history."""
+    fence = rotation.fence
+    since = fence.requested_at if fence is not None else rotation.captured().begun_at
+    seldom = SELDOM_SECONDS if fence is not None else UNFENCED_SECONDS
+    return polling.look_again_seconds(since, ports.clock.now(), often=OFTEN_SECONDS, seldom=seldom)

@@ -28,7 +28,7 @@ STARTED_BY = "AWS_STEP_FUNCTIONS_STARTED_BY_EXECUTION_ID"
 
 RISKS = (
     "logical-slots", "logical-copy", "unlogged-tables", "memory-tables", "pg-cron", "iac-owned", "downtime",
-    "reader-endpoint", "managed-master-password",
+    "reader-endpoint", "managed-master-password", "materialized-views",
 )  # fmt: skip
 """What a person may accept in ``Accept``; Preflight's reason is the same word as a name (``LogicalSlots``)."""
 
@@ -143,7 +143,7 @@ class _Option:
 
 
 _OPTIONS = (
-    _Option("strategy", _choice("read-replica", "blue-green", "snapshot", "auto"), "Strategy", "strategy"),
+    _Option("strategy", _choice("read-replica", "blue-green", "snapshot", "catch-up", "auto"), "Strategy", "strategy"),
     _Option("grace_days", _number, "GraceDays", "grace-days"),
     _Option("retire_key", _choice("auto", "true", "false"), "RetireKey", "retire-key"),
     _Option("login_secret", _text, "LoginSecret", "login-secret"),

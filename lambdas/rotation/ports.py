@@ -8,7 +8,8 @@ import json
 import os
 import socket
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
@@ -80,6 +81,10 @@ class Rds(Protocol):
 
     def describe_instance_by_resource_id(self, resource_id: str) -> Instance | None:
         """Follow an instance through a rename; None when it no longer exists."""
+        ...
+
+    def log_lines(self, identifier: str, words: str, since: datetime) -> Sequence[str]:
+        """Lines with these words in them, of the server's logs that were written to since then."""
         ...
 
     def describe_opted_in(self) -> Sequence[Instance]:
@@ -469,6 +474,96 @@ class Engine(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Delivery:
+    """How far a copy is with what its source has captured, as the source knows it."""
+
+    slots: int
+    position: Position | None
+    """Everything before it is durable in the copy."""
+    bytes: int
+    """Behind that position."""
+    connected: bool
+    lost: bool
+    """The source has thrown away what the copy does not have: it kept too much (max_slot_wal_keep_size)."""
+
+
+class CatchUpEngine(Engine, Protocol):
+    """A server whose commits are captured, or its restored copy that catches up with them (ADR 17).
+
+    ``name`` is that of the capture. What is asked of the source and what of the copy is said where it matters.
+    """
+
+    def begin_capture(self, name: str) -> tuple[tuple[str, ...], Position]:
+        """Source: from now on it keeps what it commits. Repeatable.
+
+        Returns the databases that have a slot, and a position that no slot reaches back behind.
+        """
+        ...
+
+    def leave_a_note(self, rotation_id: str, note: str) -> None:
+        """Source: a row that the copy has to show exactly once."""
+        ...
+
+    def begin_behind(self, name: str, database: str, position: Position) -> None:
+        """Source: send what was committed behind the end of the copy's recovery. Repeatable."""
+        ...
+
+    def delivery(self, name: str) -> Delivery: ...
+
+    def has_delivered(self, name: str, slots: int, position: Position) -> bool:
+        """Source: whether the copy has made every commit before the position durable."""
+        ...
+
+    def witnesses(
+        self, rotation_id: str, name: str, databases: Sequence[DatabaseFence]
+    ) -> AbstractContextManager[Callable[[], None]]:
+        """Source: sessions from before the fence; call what it gives under the fence, before the position is taken.
+
+        Raises: JournalMoved (retryable); TargetMismatch (terminal) when there is what was never captured.
+        """
+        ...
+
+    def dismiss_senders(self, name: str) -> bool:
+        """Source: end what sends; whether all are gone, so that the fence can be proven by its probe."""
+        ...
+
+    def keep_closed(self) -> None:
+        """Copy: let nobody in, and go on applying."""
+        ...
+
+    def is_subscribed(self, name: str, database: str) -> bool: ...
+
+    def subscribe(self, name: str, database: str, source: Database) -> None:
+        """Copy: apply what the slot of that database sends. Repeatable."""
+        ...
+
+    def is_untouched(self) -> bool:
+        """Copy, before it subscribes: whether nobody has written to a table since it was restored."""
+        ...
+
+    def differing_catalogs(self, of_the_source: Mapping[str, str]) -> Sequence[str]:
+        """Copy: what is not as it was at the source, which said so by `catalogs`."""
+        ...
+
+    def catalogs(self, name: str) -> Mapping[str, str]:
+        """Source: database -> digest of what is not replicated. Raises TargetMismatch: a table is not captured."""
+        ...
+
+    def has_notes_once(self, rotation_id: str, notes: Sequence[str]) -> bool: ...
+
+    def take_over(self, rotation_id: str, name: str) -> None:
+        """Copy: compare with the source's testimony, carry the sequences, stop applying. Repeatable.
+
+        Raises: TargetMismatch (terminal).
+        """
+        ...
+
+    def end_capture(self, name: str) -> None:
+        """Either: remove what captures. Repeatable."""
+        ...
+
+
 class RecoverySchedule(Protocol):
     """The one-time schedule that recovers a rotation whose execution died between fence and release."""
 
@@ -598,6 +693,7 @@ class Ports(Protocol):
     @property
     def notifier(self) -> Notifier: ...
     def engine(self, database: Database, plan: Plan) -> Engine: ...
+    def catching_up(self, database: Database, plan: Plan) -> CatchUpEngine: ...
 
 
 class SystemClock:
@@ -728,10 +824,19 @@ class AwsPorts:
     def engine(self, database: Database, plan: Plan) -> Engine:
         from lambdas.rotation.engines import engine_for
 
+        if plan.strategy == "catch-up":
+            return self.catching_up(database, plan)
+        return engine_for(database, self._login(plan), ca_bundle=self.settings["CA_BUNDLE"], clock=self.clock)
+
+    def catching_up(self, database: Database, plan: Plan) -> CatchUpEngine:
+        from lambdas.rotation.engines import catch_up_engine_for
+
+        return catch_up_engine_for(database, self._login(plan), ca_bundle=self.settings["CA_BUNDLE"], clock=self.clock)
+
+    def _login(self, plan: Plan) -> tuple[str, str]:
         if plan.login_secret is None:
             raise StateIncomplete("needs a login secret: Preflight refuses a plan without one")
-        login = self.secrets.login(plan.login_secret)
-        return engine_for(database, login, ca_bundle=self.settings["CA_BUNDLE"], clock=self.clock)
+        return self.secrets.login(plan.login_secret)
 
 
 class Step(Protocol):

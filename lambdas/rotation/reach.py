@@ -25,7 +25,7 @@ def database(rotation: Rotation, ports: Ports) -> None:
 
 def snapshot(rotation: Rotation, ports: Ports) -> None:
     _, source = rotation.planned()
-    temporary, _ = snapshots.pair_of(rotation)
+    temporary, _ = snapshots.pair_to_restore(rotation)
     databases.describe_snapshot(source, temporary, ports)
 
 
@@ -33,7 +33,7 @@ def snapshot_to_copy(rotation: Rotation, ports: Ports) -> None:
     """Of an instance: a cluster's is not copied under the fence."""
     _, source = rotation.planned()
     if not source.is_cluster:
-        temporary, _ = snapshots.pair_of(rotation)
+        temporary, _ = snapshots.pair_to_restore(rotation)
         ports.rds.describe_snapshot(temporary)
 
 

@@ -5,6 +5,8 @@ from datetime import datetime, timedelta
 from lambdas.rotation.ports import Instance
 from lambdas.rotation.state import Rotation
 
+SMALL_LAG_BYTES = 16 * 1024 * 1024
+STEADY_OBSERVATIONS = 3
 BACKUP_WINDOW_MARGIN = timedelta(minutes=45)
 """RDS neither promotes an instance that is backing up nor takes a snapshot of it, so no backup may begin before that
 is under way."""

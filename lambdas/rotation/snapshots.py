@@ -56,6 +56,19 @@ def is_ours(snapshot: Mapping[str, Any], rotation: Rotation) -> bool:
     return mark in (snapshot.get("TagList") or ())
 
 
+NOTES = ("after the snapshot", "before the snapshot")
+"""Rows that a captured source is given around the snapshot. The target shows each once, or it began elsewhere."""
+
+
+def pair_to_restore(rotation: Rotation) -> tuple[str, str]:
+    """`pair_of`, where that is what the target is made of; else an earlier pair, from before the target caught up."""
+    if rotation.capture is None:
+        return pair_of(rotation)
+    plan, _ = rotation.planned()
+    stem = names.target_identifier(plan.base_name, rotation.rotation_id) + "-early"
+    return names.temporary_snapshot(stem), names.kept_snapshot(stem)
+
+
 def pair_of(rotation: Rotation) -> tuple[str, str]:
     """Names of the snapshot under the old key, which is temporary, and of its copy under the new one, which is kept.
 

@@ -61,7 +61,7 @@ class DnsRecordName(_Part):
     name: str
 
 
-Strategy = Literal["read-replica", "blue-green", "snapshot", "auto"]
+Strategy = Literal["read-replica", "blue-green", "snapshot", "catch-up", "auto"]
 
 
 class NotTaken(_Part):
@@ -223,7 +223,7 @@ class Promotion(_Part):
 
 
 class Restoration(_Part):
-    """The way from the fenced source to a target by a snapshot; ``stage`` says what is being waited for.
+    """The way from the source, fenced or captured, to a target by a snapshot; ``stage`` says what is waited for.
 
     Written down before RDS is asked for the snapshot, and again before it is asked for the target.
     """
@@ -242,6 +242,24 @@ class Restoration(_Part):
     def complete(self) -> bool:
         """The target is a primary, available, with the source's settings, and the fence stands on it."""
         return self.stage == "done"
+
+
+class Capture(_Part):
+    """What the source keeps for a target that is restored while applications write, and how far the target is with it.
+
+    ``name`` is written down before anything of it exists on the source.
+    """
+
+    name: str
+    begun_at: AwareDatetime
+    databases: tuple[str, ...] = ()
+    """Those with a slot; empty until all of them have one."""
+    position: Position | None = None
+    """No slot reaches back behind it; a snapshot that is taken later ends behind it."""
+    applied_from: Position | None = None
+    """Where the target's recovery ended, and replication began."""
+    ended_at: AwareDatetime | None = None
+    """When the target had everything, and stopped applying."""
 
 
 class TargetCheck(_Part):
@@ -304,7 +322,7 @@ class Verification(_Part):
 class Decommission(_Part):
     """Progress of removing the source; ``stage`` says what is being waited for."""
 
-    stage: Literal["snapshot", "copy", "delete-snapshot", "delete-source", "rekey-kept", "done"]
+    stage: Literal["early", "snapshot", "copy", "delete-snapshot", "delete-source", "rekey-kept", "done"]
     temporary_snapshot: str | None = None
     kept_snapshot: str | None = None
     started_at: AwareDatetime
@@ -402,6 +420,7 @@ class Rotation(_Part):
     fence: Fence | None = None
     drain: Drain | None = None
     promotion: Promotion | None = None
+    capture: Capture | None = None
     restoration: Restoration | None = None
     target_check: TargetCheck | None = None
     deployment: Deployment | None = None
@@ -458,6 +477,11 @@ class Rotation(_Part):
         _, source = self.planned()
         return source, self.synced_target(), *self.fenced_source()
 
+    def captured(self) -> Capture:
+        if self.capture is None or not self.capture.databases:
+            raise StateIncomplete("needs a capture: BeginCapture has not finished")
+        return self.capture
+
     def restored(self) -> Restoration:
         if self.restoration is None:
             raise StateIncomplete("needs a snapshot: TakeSnapshot has not run")
@@ -466,6 +490,8 @@ class Rotation(_Part):
     @property
     def target_stands_alone(self) -> bool:
         """The target was promoted, or restored, and the fence stands on it."""
+        if self.capture is not None:
+            return self.capture.ended_at is not None
         return any(part is not None and part.complete for part in (self.promotion, self.restoration))
 
     @property

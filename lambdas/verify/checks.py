@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from lambdas.rotation import databases
-from lambdas.rotation.errors import ConnectivityChanged, DatabaseUnreachable
+from lambdas.rotation.errors import ConnectivityChanged, DatabaseUnreachable, SqlRefused
 from lambdas.rotation.ports import Instance, Ports
 from lambdas.rotation.state import Database, Rotation
 
@@ -64,6 +64,20 @@ def inside(rotation: Rotation, found: dict[str, object]) -> str | None:
     fenced = {fence.name for fence in rotation.fence.databases} if rotation.fence else set()
     closed = sorted(fenced - set(found))
     return f"not open on the target: {', '.join(closed)}" if closed else None
+
+
+def capture(rotation: Rotation, source: Instance | None, ports: Ports) -> str | None:
+    """Nothing captures any more. What a slot of the source keeps grows until its disk is full."""
+    if rotation.capture is None:
+        return None
+    plan, _ = rotation.planned()
+    sides = [rotation.synced_target(), *([source.database] if source is not None else [])]
+    try:
+        for side in sides:
+            ports.catching_up(side, plan).end_capture(rotation.capture.name)
+    except (DatabaseUnreachable, SqlRefused) as unreachable:
+        return f"the capture {rotation.capture.name} could not be removed: {unreachable}"
+    return None
 
 
 def source_is_fenced(rotation: Rotation, ports: Ports) -> tuple[str | None, str | None]:

@@ -55,6 +55,7 @@ def verify(rotation: Rotation, ports: Ports) -> Rotation:
         checks.inside(rotation, found),
         None if verdict == "release" else f"the decision row says {verdict}",
         unseen_fence,
+        checks.capture(rotation, live_source, ports),
     )
     verification = Verification(
         complete=not any(pending),
@@ -85,6 +86,7 @@ def _evidence(rotation: Rotation, target: Instance, found: dict[str, Any]) -> di
         "fence_raised_at": fence.raised_at.isoformat() if fence and fence.raised_at else None,
         "replayed": rotation.drain.replayed if rotation.drain else None,
         "restored_from": snapshots.of_the_target(rotation) if rotation.restoration else None,
+        "caught_up_from": rotation.capture.applied_from if rotation.capture else None,
         "system_identifier": check.system_identifier if check else None,
         "released_at": release.released_at.isoformat() if release else None,
         "write_outage_seconds": release.write_outage_seconds if release else None,

@@ -8,13 +8,12 @@ from lambdas.rotation import making
 from lambdas.rotation.errors import SyncIncomplete, UnknownDatabase
 from lambdas.rotation.polling import look_again_seconds
 from lambdas.rotation.ports import Ports
-from lambdas.rotation.readiness import connectivity
+from lambdas.rotation.readiness import STEADY_OBSERVATIONS, connectivity
 from lambdas.rotation.state import Rotation, Sync
 from lambdas.rotation.step import logger, measure, step
 from lambdas.wait_for_replication_sync.readiness import backups, replication, settings
 
 PATIENCE = timedelta(hours=24)
-STEADY_OBSERVATIONS = 3
 OFTEN_SECONDS, SELDOM_SECONDS = 30, 300
 
 

@@ -1,7 +1,7 @@
 """WaitForRestore: is the target there, is it what the source is, and does the fence stand on it? Looks once."""
 
 from lambdas.rotation import databases, making, reach
-from lambdas.rotation.errors import RestoreFailed, StateIncomplete, UnknownDatabase
+from lambdas.rotation.errors import DatabaseUnreachable, RestoreFailed, StateIncomplete, UnknownDatabase
 from lambdas.rotation.inherited_fence import is_fenced_primary
 from lambdas.rotation.outage import look_again_seconds, refuse_if_spent
 from lambdas.rotation.ports import Instance, Ports
@@ -55,7 +55,19 @@ def _finished(rotation: Rotation, target: Instance, ports: Ports) -> list[str]:
         return [f"the settings {', '.join(differing)}"]
     if waiting_for := members.waiting_for(rotation, source, target, ports):
         return waiting_for
-    return [] if is_fenced_primary(rotation, ports) else [f"{target.database.identifier} to answer"]
+    return [] if _is_closed(rotation, ports) else [f"{target.database.identifier} to answer"]
+
+
+def _is_closed(rotation: Rotation, ports: Ports) -> bool:
+    """Born fenced, where the fence is in the data; else closed to everybody but what is going to apply."""
+    if rotation.capture is None:
+        return is_fenced_primary(rotation, ports)
+    plan, _ = rotation.planned()
+    try:
+        ports.catching_up(rotation.synced_target(), plan).keep_closed()
+    except DatabaseUnreachable:
+        return False  # the first minutes of a server that was restored
+    return True
 
 
 handler = step(wait_for_restore, reaches=(reach.database, reach.source_server))

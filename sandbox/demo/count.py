@@ -25,6 +25,8 @@ class Count:
     databases: tuple[str, ...]
     """All that the server has, the rotation's own included."""
     remarks: tuple[str, ...] = ()
+    followed_by: tuple[str, ...] = ()
+    """What replicates them still; a slot that nobody reads fills its server's disk."""
     lost_ids: tuple[str, ...] = field(default=(), repr=False)
 
 
@@ -42,6 +44,7 @@ def recount(account: Account, world: World, acks: Sequence[Ack]) -> Count:
     lost_ids: list[str] = []
     lost = duplicated = 0
     remarks: list[str] = []
+    followed_by: set[str] = set()
     for database in world.databases:
         sql = dialect.connect(endpoint, database, world.app, trust)
         try:
@@ -49,6 +52,7 @@ def recount(account: Account, world: World, acks: Sequence[Ack]) -> Count:
             rows = [(UUID(str(id_)), writer) for id_, writer in sql.run("SELECT id, writer FROM ledger")]
             counted = dict(sql.run("SELECT writer, n FROM counters"))
             (items,) = sql.run("SELECT count(*) FROM items")[0]
+            followed_by |= {f"{database}: {one}" for one in dialect.followed_by(sql)}
         finally:
             hang_up(sql)
         present = Counter(id_ for id_, _ in rows)
@@ -83,6 +87,7 @@ def recount(account: Account, world: World, acks: Sequence[Ack]) -> Count:
         endpoint=endpoint.name,
         databases=_databases(account, world, endpoint),
         remarks=tuple(remarks),
+        followed_by=tuple(sorted(followed_by)),
         lost_ids=tuple(lost_ids),
     )
 

@@ -25,7 +25,7 @@ from sandbox.demo.count import CONTROL_DATABASE, Count, recount
 WARM_UP_SECONDS = 1.0
 COOL_DOWN_SECONDS = 1.0
 DEFAULT_RATE = 50.0
-STRATEGIES = ("read-replica", "blue-green", "snapshot")
+STRATEGIES = ("read-replica", "blue-green", "snapshot", world.CATCH_UP)
 ACCEPTED: Mapping[str, Sequence[str]] = {
     "snapshot": ["downtime"],
     "aurora-postgresql/snapshot": ["reader-endpoint"],
@@ -166,6 +166,7 @@ def rotate_under_load(
     calls, _ = recorder.calls(account, skip=earlier)
     left = list(_leftovers(account, built, run, before, found))
     left += [f"database on the server: {name}" for name in counted_now.databases if name not in databases_before]
+    left += [f"in the database: {one}" for one in counted_now.followed_by]
     return Outcome(
         report=_report(built, run, acks, stopped, counted_now, calls, left),
         run=run,
@@ -308,7 +309,7 @@ def main(argv: Sequence[str]) -> int:
             rows=options.rows,
             writers=options.writers,
             encrypted=not options.unencrypted,
-            tags={"key-rotation:strategy": options.strategy},
+            strategy=options.strategy,
         )
         outcome = rotate_under_load(
             account,
@@ -373,10 +374,12 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
         parser.error(f"{options.engine} is a cluster, which --strategy blue-green or snapshot rotates")
     if options.engine == "mysql" and options.strategy != "blue-green":
         parser.error("mysql is rotated by --strategy blue-green only: nobody here has fenced one")
+    if options.strategy == world.CATCH_UP and options.engine != "postgres":
+        parser.error("--strategy catch-up is of --engine postgres only")
     if options.strategy == "blue-green":
         options.connectivity = "endpoint"  # the name stays what it is
     elif options.unencrypted and options.strategy == "read-replica":
-        parser.error("--unencrypted needs --strategy blue-green or snapshot")
+        parser.error("--unencrypted needs another --strategy than read-replica")
     return options
 
 

@@ -13,9 +13,11 @@ LOOK_EVERY_SECONDS = 0.25
 LOOK_DURING_CUTOVER_SECONDS = 0.05
 OVER = ("SUCCEEDED", "FAILED", "TIMED_OUT", "ABORTED")
 
+_BY_FENCE = ("", "-Snapshot", "-CatchUp")
 PHASES = {
-    "fence": ("PauseApplicationWrites", "PauseApplicationWrites-Snapshot"),
-    "drain": ("ConfirmDrained",),
+    "fence": tuple(f"PauseApplicationWrites{by}" for by in _BY_FENCE),
+    "drain": ("ConfirmDrained", "ConfirmDrained-CatchUp"),
+    "end catch-up": ("EndCatchUp-CatchUp", "CheckTarget-CatchUp"),
     "promote": ("Promote", "WaitForPromotion", "CheckTarget"),
     "snapshot": tuple(f"{name}-Snapshot" for name in ("TakeSnapshot", "SnapshotTaken?", "WaitForSnapshot")),
     "copy": tuple(f"{name}-Snapshot" for name in ("CopySnapshot", "Copied?", "WaitForCopy")),
@@ -23,8 +25,8 @@ PHASES = {
         f"{name}-Snapshot"
         for name in ("RestoreTarget", "WaitForRestore", "Restored?", "WaitWhileRdsRestores", "CheckTarget")
     ),
-    "switch": ("UpdateConnectivity", "UpdateConnectivity-Snapshot"),
-    "release": ("ResumeWrites", "ResumeWrites-Snapshot"),
+    "switch": tuple(f"UpdateConnectivity{by}" for by in _BY_FENCE),
+    "release": tuple(f"ResumeWrites{by}" for by in _BY_FENCE),
     "switchover": tuple(
         f"{name}-BlueGreen" for name in ("SwitchOver", "WaitForSwitchover", "SwitchedOver?", "WaitWhileRdsSwitches")
     ),

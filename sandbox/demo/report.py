@@ -17,6 +17,7 @@ AROUND_SECONDS = 3.0
 COLOURS = {
     "fence": "#d62728", "drain": "#ff7f0e", "promote": "#9467bd", "switch": "#1f77b4", "release": "#2ca02c",
     "switchover": "#9467bd", "snapshot": "#ff7f0e", "copy": "#8c564b", "restore": "#9467bd",
+    "end catch-up": "#9467bd",
 }  # fmt: skip
 
 

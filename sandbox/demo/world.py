@@ -25,6 +25,9 @@ Connectivity = Literal["dns", "secret", "endpoint"]
 
 DATABASES = dialects.of("postgres").databases
 
+CATCH_UP = "catch-up"
+"""The strategy that wants more of a database, and of the rotation's login, than the others."""
+
 AWS_MANAGED_KEY = "alias/aws/rds"
 ZONE = "db.example.internal"
 RECORD_TTL_SECONDS = 30
@@ -95,6 +98,7 @@ def build(
     databases: tuple[str, ...] | None = None,
     key_arn: str | None = None,
     encrypted: bool = True,
+    strategy: str | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> World:
     """Make all of it and wait until the database is available.
@@ -103,6 +107,7 @@ def build(
         rows: rows of data, spread over the databases.
         databases: their names, which the engine's dialect has if nobody else does.
         key_arn: an existing key, or `AWS_MANAGED_KEY`; without it a new one is made.
+        strategy: the one that the database asks for, and is prepared for.
         connectivity: with ``endpoint`` the database asks for strategy blue-green, and gives the rotation no login.
         tags: additional tags of the instance, or other values for the usual ones.
 
@@ -131,8 +136,11 @@ def build(
         "CopyTagsToSnapshot": True,
         "Tags": _as_list({"team": "orders", "key-rotation:enabled": "true"}),
     }
-    make = make_cluster if engine in dialects.CLUSTERS else make_instance
-    made = make(account, identifier, databases[0], common)
+    follows = strategy == CATCH_UP
+    if engine in dialects.CLUSTERS:
+        made = make_cluster(account, identifier, databases[0], common)
+    else:
+        made = make_instance(account, identifier, databases[0], common, follows=follows)
     endpoint = made.endpoint
     record = zone_id = endpoint_secret = None
     opt_in = {"key-rotation:login-secret": login_secret, "key-rotation:connectivity": connectivity}
@@ -146,6 +154,8 @@ def build(
     else:
         endpoint_secret = make_endpoint_secret(account, identifier, engine, endpoint, app)
         opt_in["key-rotation:endpoint-secret"] = endpoint_secret
+    if strategy:
+        opt_in["key-rotation:strategy"] = strategy
     account.client("rds").add_tags_to_resource(ResourceName=made.arn, Tags=_as_list(opt_in | dict(tags or {})))
     world = World(
         identifier=identifier,
@@ -163,7 +173,7 @@ def build(
         endpoint_secret=endpoint_secret,
         engine=engine,
     )
-    fill(account, world, writers)
+    fill(account, world, writers, follows=follows)
     return world
 
 
@@ -178,8 +188,11 @@ class Made:
     endpoint: Endpoint
 
 
-def make_instance(account: Account, identifier: str, database: str, common: Mapping[str, Any]) -> Made:
-    group = make_parameter_group(account, f"{identifier}-settings", dialects.of(common["Engine"]))
+def make_instance(
+    account: Account, identifier: str, database: str, common: Mapping[str, Any], *, follows: bool = False
+) -> Made:
+    """``follows``: a copy of it is to follow it by logical replication."""
+    group = make_parameter_group(account, f"{identifier}-settings", dialects.of(common["Engine"]), follows=follows)
     once_rds_sees_the_key(
         account,
         account.client("rds").create_db_instance,
@@ -246,7 +259,7 @@ def _hour_from_now(account: Account, hours: int) -> str:
     return f"{begin:%H}:00-{begin + timedelta(hours=1):%H}:00"
 
 
-def make_parameter_group(account: Account, name: str, dialect: Dialect) -> str:
+def make_parameter_group(account: Account, name: str, dialect: Dialect, *, follows: bool = False) -> str:
     """A parameter group of the database's own, with settings that a rotation must carry over.
 
     Raises:
@@ -266,6 +279,11 @@ def make_parameter_group(account: Account, name: str, dialect: Dialect) -> str:
         Parameters=[
             {"ParameterName": parameter, "ParameterValue": value, "ApplyMethod": "immediate"}
             for parameter, value in dialect.settings.items()
+        ]
+        + [
+            # Some are static, and a new instance has all of its group from the beginning.
+            {"ParameterName": parameter, "ParameterValue": value, "ApplyMethod": "pending-reboot"}
+            for parameter, value in (dialect.settings_to_follow if follows else {}).items()
         ],
     )
     return name
@@ -330,13 +348,16 @@ def wait_available(
         time.sleep(0.2)
 
 
-def fill(account: Account, world: World, writers: int) -> None:
+def fill(account: Account, world: World, writers: int, *, follows: bool = False) -> None:
     """Accounts, databases, tables and data."""
     trust, dialect = trusting(account.ca_bundle), world.dialect
     endpoint = world.finder(account).find()
     admin = dialect.connect(endpoint, None, world.master, trust)
     try:
         dialect.admit(admin, world.databases, world.app, world.master.user)
+        if follows:
+            # The master's is the login that the rotation is given.
+            dialect.let_follow(admin, world.master.user, world.app.user)
     finally:
         hang_up(admin)
     for name in world.databases:

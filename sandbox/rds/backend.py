@@ -175,6 +175,7 @@ class SandboxRds(ClusterParameterGroups, ClusterBlueGreen):
                     instances, clusters = list(self.databases.values()), list(self.clusters.values())
                 for instance in instances:
                     self._watch_replica(instance)
+                    self.turn_log(instance)
                     if instance.cluster is None:
                         self._watch_key(instance, [instance])
                     self._daily_backup(instance)

@@ -45,6 +45,8 @@ class Kind:
     """Versions of which the books know; their servers are of ``version``."""
     cluster_parameters: Mapping[str, Parameter] | None = None
     """Those of a DB cluster parameter group; None: this engine has no clusters, and every instance is on its own."""
+    log_file: str | None = None
+    """The name of an hour's log, for `strftime`; None: nobody has looked yet what RDS calls it."""
 
     @property
     def versions(self) -> tuple[str, ...]:
@@ -94,8 +96,13 @@ def _postgres() -> Kind:
         reserved_masters=frozenset(
             {"rdsadmin", "admin", "rds_superuser", "rds_replication", "rds_password", "rdsrepladmin"}
         ),
-        parameters={**_INSTANCE_PARAMETERS, **_CLUSTER_PARAMETERS},
+        parameters={
+            **_INSTANCE_PARAMETERS,
+            **_CLUSTER_PARAMETERS,
+            "max_slot_wal_keep_size": Parameter(None, "-1-2147483647", data_type="integer"),
+        },
         servers=PostgresEngine,
+        log_file="error/postgresql.log.%Y-%m-%d-%H",
     )
 
 
@@ -111,6 +118,7 @@ def _aurora_postgresql() -> Kind:
         # Without it nobody would notice that a restore without a version takes the default one.
         older=(f"{major}.{int(minor) - 1}",),
         cluster_parameters=_CLUSTER_PARAMETERS,
+        log_file=None,
     )
 
 

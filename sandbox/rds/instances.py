@@ -20,6 +20,7 @@ from sandbox.rds.errors import (
     invalid_value,
     refuse,
 )
+from sandbox.rds.logs import Logs
 from sandbox.rds.operations import Params
 from sandbox.rds.resources import Instance, Operated, Snapshot, View
 from sandbox.rds.servers import Server
@@ -39,7 +40,7 @@ DEFERRABLE = (
 )  # fmt: skip
 
 
-class Instances(Backups):
+class Instances(Backups, Logs):
     """The life of an instance."""
 
     def create_db_instance(self, params: Params) -> Instance:
@@ -167,6 +168,7 @@ class Instances(Backups):
                 raise invalid_value("The allocated storage size can't be less than the source snapshot or backup size.")
             tags = tags_of(params) if params.get("Tags") else list(snapshot.tags)
             instance = Instance(self, name, settings, tags, key)
+            instance.restored_from = snapshot.storage_id
             self._enter(instance)
 
         def make() -> Server:
@@ -193,6 +195,7 @@ class Instances(Backups):
     def _build(self, instance: Instance, make: Callable[[], Server], minutes: float) -> None:
         since = self.context.clock.time()
         instance.server = make()
+        self.turn_log(instance)
         with instance.server_lock:
             self.take_group(instance)
             if instance.server.apply_parameters(instance.parameters):
@@ -553,6 +556,7 @@ class Instances(Backups):
                 source.replicas.remove(instance)
             instance.endpoint_visible = False
         self.fronts.close_endpoint(instance.dbi_resource_id)
+        self._show_the_way()
         if instance.address:
             self.addresses.give_back(instance.address)
         if instance.server:

@@ -183,6 +183,18 @@ class Operations(RDSBackend):  # type: ignore[misc]
             self.fronts, instance.dbi_resource_id, instance.address, instance.port,
             self.context.ca.issue(*instance.names_served()), instance.parameters,
         )  # fmt: skip
+        self._show_the_way()
+
+    def _show_the_way(self) -> None:
+        """Let every instance reach the one whose snapshot it was made of, where that is now.
+
+        It is the only one that it can reach, whatever the name: servers have no resolver that knows RDS's names.
+        """
+        with self.lock:
+            alive = {i.dbi_resource_id: i.address for i in self.databases.values() if not i.doomed.is_set()}
+            for instance in self.databases.values():
+                if instance.restored_from and instance.server and not instance.doomed.is_set():
+                    instance.server.reach(alive.get(instance.restored_from))
 
     def move(self, instance: Instance) -> None:
         """Serve the instance at another address; whoever still goes to the old one finds nobody."""

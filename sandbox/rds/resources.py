@@ -16,6 +16,7 @@ from sandbox.rds.servers import Server
 if TYPE_CHECKING:
     from sandbox.rds.backups import Backups
     from sandbox.rds.cluster_resources import Cluster
+    from sandbox.rds.logs import LogFile
 
 View = dict[str, Any]
 BASE32 = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
@@ -225,6 +226,8 @@ class Instance(Operated):
         self.address: str | None = None
         """The loopback address of its TLS front; the instance keeps it when it is renamed."""
         self.endpoint_visible = False
+        self.restored_from: str | None = None
+        """The resource id of the instance whose snapshot it was made of."""
         self.cluster: Cluster | None = None
         self.source: Instance | None = None
         """For a reader of a cluster its writer, which nobody is told."""
@@ -239,6 +242,7 @@ class Instance(Operated):
         self.cluster_group_pending_reboot = False
         self.server_pending_reboot = False
         self.parameters_applying = 0
+        self.log_files: list[LogFile] = []
         self.parameters_lock = threading.Lock()
 
     @property

@@ -26,6 +26,11 @@ class Server(Protocol):
         """The process id while it runs."""
         ...
 
+    @property
+    def log(self) -> Path:
+        """Where it writes what happens to it."""
+        ...
+
     def start(self) -> None: ...
 
     def stop(self) -> None:
@@ -44,6 +49,13 @@ class Server(Protocol):
         """Let clients reach it at an endpoint, by TLS with this certificate (a PEM file with its key).
 
         Whether plain ones are refused is a parameter's matter. Offering a ``key`` again changes what new clients meet.
+        """
+        ...
+
+    def reach(self, address: str | None) -> None:
+        """Let what it connects to by itself, by whatever name, be at this address from the next connection on.
+
+        None: it finds nobody by a name.
         """
         ...
 

@@ -224,6 +224,12 @@ def _install_wire() -> None:
     def delete_blue_green_deployment(self: Any) -> ActionResult:
         return ActionResult({"BlueGreenDeployment": self.backend.request_deployment_deletion(self.params).view()})
 
+    def describe_db_log_files(self: Any) -> ActionResult:
+        return page(self, "DescribeDBLogFiles", self.backend.views_of_log_files(self.params))
+
+    def download_db_log_file_portion(self: Any) -> ActionResult:
+        return ActionResult(self.backend.portion_of_log(self.params))
+
     def describe_account_attributes(self: Any) -> ActionResult:
         backend = self.backend
         with backend.lock:
@@ -289,6 +295,7 @@ def _install_wire() -> None:
         delete_db_instance_automated_backup, describe_account_attributes, describe_db_engine_versions,
         describe_certificates, reset_db_parameter_group, describe_db_parameters, create_blue_green_deployment,
         describe_blue_green_deployments, switchover_blue_green_deployment, delete_blue_green_deployment,
+        describe_db_log_files, download_db_log_file_portion,
     ):  # fmt: skip
         setattr(RDSResponse, method.__name__, method)
     for name in ("create_db_instance", "create_db_instance_read_replica", "promote_read_replica"):

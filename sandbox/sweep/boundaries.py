@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from sandbox.demo.world import Connectivity
+from sandbox.demo.world import CATCH_UP, Connectivity
 
 Way = Literal["forward", "back"]
 
@@ -43,7 +43,8 @@ class Subject:
     @property
     def world(self) -> dict[str, Any]:
         """What its databases are like: options of `world.build`."""
-        return {"engine": self.engine, "connectivity": self.connectivity}
+        prepared = {"strategy": self.strategy} if self.strategy == CATCH_UP else {}
+        return {"engine": self.engine, "connectivity": self.connectivity, **prepared}
 
     def faults(self, way: Way) -> tuple[Mapping[str, Any], ...]:
         """What goes wrong anyway, so that this way is taken."""
@@ -79,6 +80,7 @@ SUBJECTS: Mapping[str, Subject] = {
             request={"Accept": ["logical-copy"]},
         ),
         Subject("postgres", "snapshot", _NAME_STAYS, "rollback", request=BY_SNAPSHOT),
+        Subject("postgres", CATCH_UP, _NAME_STAYS, "rollback", ("stalled",)),
         Subject("mariadb", "snapshot", _NAME_STAYS, "rollback", ("late",), request=BY_SNAPSHOT),
         Subject(
             "aurora-postgresql",
@@ -93,7 +95,7 @@ SUBJECTS: Mapping[str, Subject] = {
 ZOMBIE_SECONDS = 4.0
 """So long a function that was stopped sleeps before it lives on: its recovery has begun by then."""
 
-READS = ("Describe", "Get", "List", "Lookup", "Query", "Scan")
+READS = ("Describe", "Download", "Get", "List", "Lookup", "Query", "Scan")
 READING = ("SELECT", "SET", "SHOW", "BEGIN", "START", "ROLLBACK", "LOCK", "USE", "DO")
 
 AT_WRITES: Mapping[str, Mapping[str, Any]] = {
@@ -116,12 +118,13 @@ AT_INVOCATIONS: dict[str, Mapping[str, Any]] = {
     "unheard": {"kind": "stopped", "unheard": True},
 }
 BEFORE_RELEASE = (
-    "confirm-drained", "promote", "wait-for-promotion", "take-snapshot", "copy-snapshot", "restore-target",
-    "wait-for-restore", "check-target", "update-connectivity", "resume-writes",
+    "confirm-drained", "end-catch-up", "promote", "wait-for-promotion", "take-snapshot", "copy-snapshot",
+    "restore-target", "wait-for-restore", "check-target", "update-connectivity", "resume-writes",
 )  # fmt: skip
 BEFORE_FENCE = (
     "create-new-kms-key", "create-encrypted-read-replica", "prepare-connectivity", "wait-for-replication-sync",
-    "wait-for-source", "pause-application-writes", "create-blue-green-deployment", "wait-for-green", "switch-over",
+    "wait-for-source", "begin-capture", "wait-for-catch-up", "pause-application-writes",
+    "create-blue-green-deployment", "wait-for-green", "switch-over",
 )  # fmt: skip
 STALLED_SECONDS = 6 * 3600
 PATIENCE_SECONDS = 120

@@ -73,6 +73,7 @@ def _nothing_else_is_gone_and_nothing_is_left(customer: Customer, outcome: Outco
     own = outcome.built.dialect.own_databases
     for name in sorted(set(outcome.count.databases) - own - set(outcome.built.databases)):
         yield f"database {name}"
+    yield from outcome.count.followed_by
 
 
 def _left_after_rollback(outcome: Outcome) -> Iterator[str]:

@@ -102,13 +102,25 @@ class Onlooker:
             round_ += 1
             if len(known) < 2:
                 continue
-            # Targets before the source: whichever is open here was open when the source, asked later, was open too.
-            open_ = [endpoint.name for endpoint in known if self._writable(endpoint)]
-            if len(open_) > 1:
+            open_ = self._open(known)
+            if len(open_) > 1 and self._should_be_closed():
                 self._both.append(" and ".join(open_))
             if round_ % 3 == 0:
                 for endpoint in known:
                     self._read_verdicts(endpoint)
+
+    def _open(self, known: Sequence[Endpoint]) -> list[str]:
+        # Targets before the source: whichever is open here was open when the source, asked later, was open too.
+        return [endpoint.name for endpoint in known if self._writable(endpoint)]
+
+    def _should_be_closed(self) -> bool:
+        """All but one; of a source that nobody has fenced the target is open until WaitForRestore has seen it."""
+        state = _latest_state(self._customer, self._built.identifier)
+        if not state.get("capture"):
+            return True
+        is_made = (state.get("restoration") or {}).get("stage") == "done"
+        # It may have been closed since it was found open.
+        return is_made and len(self._open(self._servers())) > 1
 
     def _servers(self) -> list[Endpoint]:
         found = []

@@ -12,6 +12,7 @@ import pg8000.native
 
 from lambdas.rotation.engines import engine_for
 from lambdas.rotation.engines.postgres import PostgresEngine
+from lambdas.rotation.engines.postgres_catch_up import PostgresCatchUp
 from lambdas.rotation.ports import SystemClock
 from lambdas.rotation.state import Database
 from sandbox.postgres import PORT, PostgresServer, literal, quoted
@@ -69,6 +70,13 @@ class Endpoint:
         assert isinstance(engine, PostgresEngine)
         return engine
 
+    def catching_up(self, user: str = MASTER) -> PostgresCatchUp:
+        """The engine of a source that captures, or of a copy that catches up."""
+        engine = self.engine(user)
+        return PostgresCatchUp(
+            engine._database, (user, self.passwords[user]), ca_bundle=str(self.bundle), clock=SystemClock()
+        )
+
     def admin(self, statement: str, database: str = "postgres") -> list[Any]:
         with self.server.session(database) as sql:
             return list(sql.run(statement) or [])
@@ -116,7 +124,9 @@ class World:
         self.count += 1
         taken = self.servers.directory / f"taken{self.count}"
         source.server.snapshot(taken)
-        return self.serve(self.servers.restore(f"s{self.count}", taken))
+        server = self.servers.restore(f"s{self.count}", taken)
+        server.reach(source.address)
+        return self.serve(server)
 
     def serve(self, server: PostgresServer) -> Endpoint:
         address = self.addresses.take(PORT)

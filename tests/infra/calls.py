@@ -21,6 +21,8 @@ PREFIXES = {"stepfunctions": "states", "resourcegroupstaggingapi": "tag"}
 NAMED_OTHERWISE = {"dms:DescribeInstanceProfiles": "dms:ListInstanceProfiles"}
 """Call -> the action that it is decided on, by the service's API reference."""
 CLIENTS = frozenset({"client", "client_that_asks_once"})
+ENGINES = frozenset({"engine", "catching_up"})
+"""What `Ports` makes for one database."""
 TABLE_CALLS = frozenset({"get_item", "put_item", "update_item", "delete_item", "query", "scan"})
 
 Function = tuple[str, str]
@@ -152,8 +154,8 @@ def _reached(function: Function, node: ast.AST) -> list[Function]:
                 found.append((where, owner + part.attr))
             elif isinstance(part.value, ast.Name) and here.imported.get(part.value.id, ("", "x"))[1] == "":
                 found.append((here.imported[part.value.id][0], part.attr))
-            if part.attr == "engine" and isinstance(part.value, ast.Name) and part.value.id == "ports":
-                found.append((PORTS, "AwsPorts.engine"))
+            if part.attr in ENGINES and isinstance(part.value, ast.Name) and part.value.id == "ports":
+                found.append((PORTS, f"AwsPorts.{part.attr}"))
     return found
 
 

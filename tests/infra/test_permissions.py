@@ -154,8 +154,8 @@ def test_a_function_in_the_vpc_calls_nothing_that_has_no_endpoint(task: Task) ->
 
 @pytest.mark.parametrize("task", ROWS, ids=lambda task: task.state_name)
 def test_only_functions_in_the_vpc_log_in_to_databases(task: Task) -> None:
-    """`ports.engine` is the only way to a database, and it starts with reading the login secret."""
-    assert task.connects_to_databases == (("lambdas.rotation.ports", "AwsPorts.engine") in reached_from(task.package))
+    """Every way to a database starts with reading the login secret."""
+    assert task.connects_to_databases == (("lambdas.rotation.ports", "AwsPorts._login") in reached_from(task.package))
 
 
 @cache

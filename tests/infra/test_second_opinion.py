@@ -22,6 +22,7 @@ from lambdas.rotation.errors import FleetIncomplete
 from lambdas.rotation.names import identifier_of
 from lambdas.rotation.policy import request_for
 from lambdas.rotation.state import (
+    Capture,
     Decommission,
     Deployment,
     Drain,
@@ -57,6 +58,8 @@ Answer = Parts | Refusal
 PLAN = Plan(base_name=SOURCE)
 BLUE_GREEN = PLAN.having(strategy="blue-green")
 SNAPSHOT = PLAN.having(strategy="snapshot", write_outage_budget_seconds=14_400)
+CATCH_UP = PLAN.having(strategy="catch-up")
+CAPTURE = Capture(name="rds_key_rotation_1", begun_at=NOW, databases=(SOURCE,), position=Position("0/10"))
 RESTORATION = Restoration(temporary_snapshot="s", kept_snapshot="k", look_again_seconds=16)
 DEPLOYMENT = Deployment(
     name=TARGET,
@@ -82,6 +85,9 @@ DONE: dict[str, Parts] = {
     "Promote": {"promotion": Promotion(requested_at=NOW)},
     "WaitForPromotion": {"promotion": Promotion(requested_at=NOW, complete=True)},
     "WaitForSource": {"target_identifier": TARGET, "sync": SYNC.having(ready=True)},
+    "BeginCapture": {"target_identifier": TARGET, "capture": CAPTURE},
+    "WaitForCatchUp": {"capture": CAPTURE.having(applied_from=Position("0/18")), "sync": SYNC.having(ready=True)},
+    "EndCatchUp": {"capture": CAPTURE.having(applied_from=Position("0/18"), ended_at=NOW)},
     "TakeSnapshot": {"restoration": RESTORATION.having(stage="copy")},
     "CopySnapshot": {"restoration": RESTORATION.having(stage="restore")},
     "RestoreTarget": {"restoration": RESTORATION.having(stage="restore", requested_at=NOW)},
@@ -116,6 +122,7 @@ NOT_YET: dict[str, Parts] = {
     "ConfirmDrained": {"drain": Drain(complete=False, observed_at=NOW)},
     "WaitForPromotion": {"promotion": Promotion(requested_at=NOW)},
     "WaitForSource": {"sync": SYNC},
+    "WaitForCatchUp": {"sync": SYNC},
     "TakeSnapshot": {"restoration": RESTORATION},
     "CopySnapshot": {"restoration": RESTORATION.having(stage="copy")},
     "WaitForRestore": {"restoration": RESTORATION.having(stage="restore", requested_at=NOW)},
@@ -190,6 +197,26 @@ BASES = {
     ),
     "a strategy that there is not": rotation(StartRotation=started_as(plan=PLAN.having(strategy="auto"))),
     "snapshot": rotation(StartRotation=started_as(plan=SNAPSHOT)),
+    "catch-up": rotation(StartRotation=started_as(plan=CATCH_UP)),
+    "catch-up, rolled back before the fence": rotation(
+        StartRotation=started_as(plan=CATCH_UP),
+        WaitForCatchUp=[{"sync": SYNC}, Refusal("CatchUpFailed")],
+        Rollback=[{"undo": UNDO}, {"undo": ROLLED_BACK}],
+        CleanUp=[{"undo": ROLLED_BACK.having(clean=False)}, {"undo": ROLLED_BACK}],
+    ),
+    "catch-up, rolled back under the fence": rotation(
+        StartRotation=started_as(plan=CATCH_UP), EndCatchUp=[Refusal("FenceBroken")]
+    ),
+    "catch-up, rolled back when applications were led away": rotation(
+        StartRotation=started_as(plan=CATCH_UP),
+        ResumeWrites=[Refusal("DecisionLost")],
+        Rollback=[{"undo": UNDO.having(outcome="decided")}, {"undo": ROLLED_BACK}],
+    ),
+    "catch-up, found released": rotation(
+        StartRotation=started_as(plan=CATCH_UP),
+        ResumeWrites=[Refusal("AccessRefused")],
+        Rollback=[{"undo": UNDO.having(outcome="committed")}],
+    ),
     "blue/green": rotation(StartRotation=started_as(plan=BLUE_GREEN)),
     "blue/green, rolled back": rotation(
         StartRotation=started_as(plan=BLUE_GREEN),

@@ -88,7 +88,7 @@ def test_passes_the_whole_rotation_in_and_out(state: dict[str, Any]) -> None:
     assert "$.Payload" == state["OutputPath"]
 
 
-@pytest.mark.parametrize("suffix", ["", "-Snapshot"])
+@pytest.mark.parametrize("suffix", ["", "-Snapshot", "-CatchUp"])
 def test_every_function_of_the_cutover_and_of_its_rollback_is_rehearsed(suffix: str) -> None:
     """What cannot be reached under the fence costs the write outage; found before it, it costs nothing."""
     states = embed.states(MACHINES["rotate_key"])

@@ -43,6 +43,12 @@ def strings(value: Any) -> Iterator[str]:
             yield from strings(one)
 
 
+def test_there_is_room_in_the_template(example_template: Template) -> None:
+    """CloudFormation takes 1 MB and 500 resources of a stack, the state machine being most of the one."""
+    assert len(text(example_template)) < 0.8 * 2**20
+    assert len(example_template["Resources"]) < 0.8 * 500
+
+
 # -- functions --
 
 

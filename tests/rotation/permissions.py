@@ -18,7 +18,7 @@ from infra.tasks import permission_matrix
 from lambdas.rotation.names import BASE_NAME_TAG, DEPLOYMENT_TAG, ROTATION_ID_TAG
 from lambdas.rotation.policy import request_for
 from sandbox.demo import world
-from sandbox.demo.world import Connectivity, World
+from sandbox.demo.world import CATCH_UP, Connectivity, World
 from tests.rotation.support import Customer, Inbox
 
 CONFIG = load("sandbox")
@@ -114,6 +114,13 @@ class Lab:
         self.customer.client("rds").add_role_to_db_cluster(
             DBClusterIdentifier=built.identifier, RoleArn=imports, FeatureName="s3Import"
         )
+        self._built.append(built)
+        return built
+
+    @cached_property
+    def followed(self) -> World:
+        """Prepared for a copy that catches up with it."""
+        built = self.customer.build("followed", rows=20, writers=1, databases=("orders",), strategy=CATCH_UP)
         self._built.append(built)
         return built
 

@@ -42,6 +42,8 @@ SAMPLE = [
         Boundary("forward", "restore-target", "rds.RestoreDBInstanceFromDBSnapshot", subject="postgres/snapshot"),
         "killed",
     ),
+    # The databases are closed, and nobody has read in them what is not replicated.
+    Cell(Boundary("forward", "pause-application-writes", "COMMIT", subject="postgres/catch-up"), "killed"),
     Cell(
         Boundary("forward", "wait-for-restore", "rds.CreateDBInstance", subject="aurora-postgresql/snapshot"),
         "killed",

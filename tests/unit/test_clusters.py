@@ -149,8 +149,10 @@ def test_warns_of_policies_that_name_the_resource_id() -> None:
     assert ["SwitchoverByRds", "ResourceIdChanges"] == [warning.name for warning in rotation.preflight.warnings]
 
 
-def test_a_replica_is_no_way_to_rotate_a_cluster() -> None:
-    assert ["ClusterNotServed"] == refusals(ports_of(), strategy="read-replica")
+@pytest.mark.parametrize("strategy", ["read-replica", "catch-up"])
+def test_a_replica_is_no_way_to_rotate_a_cluster(strategy: str) -> None:
+    """Nor is a copy that catches up: where its recovery ended is known of an instance only."""
+    assert ["ClusterNotServed"] == refusals(ports_of(), strategy=strategy)
 
 
 def test_auto_takes_blue_green() -> None:

@@ -20,7 +20,7 @@ from tests.fakes import EXECUTION, OLD_KEY, RECOVERY, SOURCE, FakePorts
 from tests.hostile import any_json, any_text, instance_identifiers
 
 NUMBERS = [0, 1, 7.5, 300, "7", "1_0", "nan", float("nan"), float("inf"), 10**400]
-WORDS = ["auto", "true", "dns", "secret", "read-replica", "snapshot", "Z1/db.example.com", "Z1/a\\999.x"]
+WORDS = ["auto", "true", "dns", "secret", "read-replica", "snapshot", "catch-up", "Z1/db.example.com", "Z1/a\\999.x"]
 PLAUSIBLE = st.sampled_from([True, False, *NUMBERS, *WORDS, [*RISKS], ["dns", 1]])
 SUBJECT = re.compile(r"[!-~][ -~]{0,99}")
 MESSAGE_BYTES = 256 * 1024

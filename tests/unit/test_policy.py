@@ -44,6 +44,12 @@ def test_input_wins_over_tags_and_tags_over_defaults() -> None:
         ({}, {"key-rotation:dns-record": "db.example.com"}, "key-rotation:dns-record: must be"),
         ({"WriteOutageBudgetSeconds": 601}, {}, "strategy read-replica takes 5 to 600 seconds, not 601"),
         (
+            {"Strategy": "catch-up"},
+            {"key-rotation:write-outage-budget": "601"},
+            "strategy catch-up takes 5 to 600 seconds, not 601",
+        ),
+        ({"WriteOutageBudgetSeconds": 4, "Strategy": "catch-up"}, {}, "strategy catch-up takes 5 to 600 seconds"),
+        (
             {"Strategy": "snapshot"},
             {"key-rotation:write-outage-budget": "600"},
             "strategy snapshot takes 601 to 86400 seconds, not 600",
@@ -76,8 +82,25 @@ def test_a_tag_that_the_input_overrides_is_not_judged() -> None:
     assert plan.grace_days == 0
 
 
+def test_a_risk_is_accepted_by_name() -> None:
+    plan = plan_of("orders", REQUEST | {"Accept": ["materialized-views"]}, {}, {})
+
+    assert plan.accept == ("materialized-views",)
+
+
 def test_auto_is_for_preflight_to_choose() -> None:
     assert plan_of("orders", REQUEST | {"Strategy": "auto"}, {}, {}).strategy == "auto"
+
+
+@pytest.mark.parametrize("seconds", [None, 5, 600])
+def test_a_catch_up_has_the_budget_of_a_promotion(seconds: int | None) -> None:
+    """The target is restored before anybody is kept from writing."""
+    given = {} if seconds is None else {"WriteOutageBudgetSeconds": seconds}
+    tags = {"key-rotation:strategy": "catch-up"}
+
+    plan = plan_of("orders", REQUEST | given, tags, {"write_outage_budget_seconds": 120})
+
+    assert (plan.strategy, plan.write_outage_budget_seconds) == ("catch-up", seconds or 120)
 
 
 @pytest.mark.parametrize(("given", "seconds"), [({}, 14_400), ({"WriteOutageBudgetSeconds": 86_400}, 86_400)])

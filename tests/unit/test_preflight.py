@@ -368,6 +368,73 @@ def test_all_reasons_come_together() -> None:
     assert ["Unencrypted", "BackupsOff", "NoConnectivity", "NoLoginSecret"] == refusal(ports, rotation)
 
 
+# -- catch-up ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_catch_up_needs_nobody_to_accept_a_downtime() -> None:
+    """RDS copies a snapshot of what it does not replicate: without encryption, without backups."""
+    ports, rotation = ready(strategy="catch-up", write_outage_budget_seconds=60)
+    ports.rds.alter(SOURCE, storage_encrypted=False, backup_retention_days=0)
+
+    passed = preflight(rotation, ports)
+
+    assert passed.preflight is not None
+    assert ["LoadsLazily", "SchemaStands", "RolesAreCopied"] == [one.name for one in passed.preflight.warnings]
+    assert ports.calls == []
+
+
+@pytest.mark.parametrize("engine", ["mariadb", "oracle-ee", "mysql"])
+def test_refuses_engines_that_it_could_not_catch_up_with(engine: str) -> None:
+    """And logs in to none of them: by snapshot MariaDB is known, here nobody speaks to it."""
+    ports, rotation = ready(strategy="catch-up")
+    database = ports.rds.instances[SOURCE].database.having(engine=engine, engine_version="11.4.5")
+    ports.rds.alter(SOURCE, database=database)
+
+    assert {"EngineNotSupported"} == set(refusal(ports, journaled(ports, rotation.having(source=database))))
+
+
+@pytest.mark.parametrize("name", [name for name in RAW if name != "ManagedMasterPassword"])
+def test_a_catch_up_carries_no_more_over_than_others(name: str) -> None:
+    ports, rotation = ready(strategy="catch-up")
+    ports.rds.alter(SOURCE, raw=RAW[name])
+
+    assert [name] == refusal(ports, rotation)
+
+
+@pytest.mark.parametrize(
+    ("master", "key", "accept", "reasons"),
+    [
+        ("dbadmin", "aws-secretsmanager", (), ["ManagedMasterPassword"]),
+        ("rotator", "aws-secretsmanager", ("managed-master-password",), ["LoginIsMaster"]),
+        ("dbadmin", OLD_KEY, ("managed-master-password",), ["MasterSecretKey"]),
+        ("dbadmin", "aws-secretsmanager", ("managed-master-password",), []),
+    ],
+)
+def test_a_managed_master_password_is_accepted_as_by_snapshot(
+    master: str, key: str, accept: tuple[str, ...], reasons: list[str]
+) -> None:
+    """RDS gives the target another one."""
+    ports, rotation = ready(strategy="catch-up", accept=accept)
+    ports.kms.add("aws-secretsmanager", manager="AWS")
+    secret = {"SecretArn": "arn:of-the-source", "KmsKeyId": key}
+    ports.rds.alter(SOURCE, raw={"MasterUserSecret": secret, "MasterUsername": master})
+
+    if reasons:
+        assert reasons == refusal(ports, rotation)
+    else:
+        assert preflight(rotation, ports).preflight is not None
+
+
+def test_what_cannot_be_replicated_is_a_reason_unless_accepted() -> None:
+    views = Finding(name="MaterializedViews", message="m", advice="a")
+    ports, rotation = ready(strategy="catch-up", accept=("materialized-views",))
+    ports.source_server.found = [views, Finding(name="NotReplicable", message="m", advice="a")]
+
+    assert ["NotReplicable"] == refusal(ports, rotation)
+    ports.source_server.found = [views]
+    assert preflight(rotation, ports).preflight is not None
+
+
 # -- auto --------------------------------------------------------------------------------------------------------------
 
 

@@ -27,7 +27,7 @@ def encrypted(source: Instance) -> Iterator[Finding]:
         yield Finding(
             name="Unencrypted",
             message=f"{identifier} is not encrypted under a KMS key",
-            advice="rotate it by strategy blue-green or snapshot",
+            advice="rotate it by strategy blue-green, catch-up or snapshot",
         )
 
 
@@ -96,12 +96,12 @@ def condition(rotation: Rotation, source: Instance) -> Iterator[Finding]:
     """What keeps RDS from copying it, whichever way, or would not be carried over."""
     raw, identifier = source.raw, source.database.identifier
     yield from idle(rotation, source)
-    if raw.get("MasterUserSecret") and rotation.planned()[0].strategy != "snapshot":
+    if raw.get("MasterUserSecret") and rotation.planned()[0].strategy not in ("snapshot", "catch-up"):
         yield Finding(
             name="ManagedMasterPassword",
             message=f"RDS manages the master password of {identifier}: it replicates no such database",
-            advice="rotate it by strategy snapshot, or turn that off (ModifyDBInstance ManageMasterUserPassword=false "
-            "with a password of your own)",
+            advice="rotate it by strategy catch-up or snapshot, or turn that off (ModifyDBInstance "
+            "ManageMasterUserPassword=false with a password of your own)",
         )
     if source.replica_of is not None:
         yield Finding(

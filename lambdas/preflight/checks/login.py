@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from lambdas.preflight.checks.managed_rotation import login_address, managed_rotation
-from lambdas.rotation.engines import ENGINES
+from lambdas.rotation.engines import CATCHING_UP, ENGINES
 from lambdas.rotation.errors import DatabaseUnreachable, LoginRefused
 from lambdas.rotation.ports import Ports
 from lambdas.rotation.state import Finding, Rotation
@@ -28,7 +28,7 @@ def login(rotation: Rotation, ports: Ports) -> Iterator[Finding]:
     if not unfit:
         yield from managed_rotation(plan.login_secret, ports)
         yield from login_address(rotation, ports)
-    if source.engine not in ENGINES:
+    if source.engine not in (CATCHING_UP if plan.strategy == "catch-up" else ENGINES):
         return  # nobody here speaks to it, which is said elsewhere
     try:
         try:

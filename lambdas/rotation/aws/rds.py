@@ -1,6 +1,6 @@
 """Amazon RDS: describing instances, and asking for what a rotation needs of them. No SQL here."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -14,6 +14,8 @@ from lambdas.rotation.ports import Instance
 from lambdas.rotation.state import Database
 
 _KEY_WORDS = ("kms", "encrypt")
+_CUT, _MOST_LINES = "[Your log message was truncated]", 10_000
+"""RDS gives no more lines of a log at a time, and no more than 1 MB; it says so after the line which that cuts."""
 _NOT_NOW = ("InvalidDBInstanceState", "InvalidDBSnapshotState")
 
 
@@ -46,6 +48,17 @@ class AwsRds:
         """One paged call for all instances: RDS has no filter for tags, and its rate limits are not published."""
         instances = (_instance(raw) for raw in pages("rds", "describe_db_instances", "DBInstances"))
         return [instance for instance in instances if instance.tags.get(f"{names.OPT_IN}enabled") == "true"]
+
+    def log_lines(self, identifier: str, words: str, since: datetime) -> Sequence[str]:
+        """Lines with these words in them, of the server's logs that were written to since then."""
+        files = pages(
+            "rds",
+            "describe_db_log_files",
+            "DescribeDBLogFiles",
+            DBInstanceIdentifier=identifier,
+            FileLastWritten=int(since.timestamp() * 1000),
+        )
+        return [line for file in files for line in _log(identifier, file["LogFileName"]) if words in line]
 
     # -- the target --
 
@@ -353,6 +366,37 @@ class AwsRds:
                 SkipFinalSnapshot=True,
                 DeleteAutomatedBackups=not keep_automated_backups,
             )
+
+
+def _log(identifier: str, name: str) -> Iterator[str]:
+    """The whole lines of one file.
+
+    Of a line that RDS has cut the rest is not sure to come with the next portion, so the same one is asked for again
+    without that line. What is cut all the same has more than 1 MB, and is left out.
+    """
+    marker, lines, rest = "0", _MOST_LINES, ""
+    while True:
+        try:
+            with calls("rds:DownloadDBLogFilePortion"):
+                portion = client("rds").download_db_log_file_portion(
+                    DBInstanceIdentifier=identifier, LogFileName=name, Marker=marker, NumberOfLines=lines
+                )
+        except AwsRefused as refused:
+            if refused.code == "DBLogFileNotFound":
+                return  # since they were listed; RDS removes the oldest
+            raise
+        text = portion.get("LogFileData") or ""
+        if text.rstrip().endswith(_CUT):
+            whole = text.rstrip().removesuffix(_CUT).rstrip(" ").removesuffix("\n").count("\n")
+            if 0 < whole < lines:
+                lines = whole
+                continue
+            text = rest = ""
+        *complete, rest = (rest + text).split("\n")
+        yield from complete
+        if not portion.get("AdditionalDataPending"):
+            return  # what has no end yet is not all of a line
+        marker, lines = portion["Marker"], _MOST_LINES
 
 
 def _instance(raw: Mapping[str, Any]) -> Instance:

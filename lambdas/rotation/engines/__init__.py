@@ -1,10 +1,11 @@
 """Database engines: everything that speaks SQL. Nothing here knows AWS."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib import import_module
+from typing import Any
 
 from lambdas.rotation.errors import StateIncomplete
-from lambdas.rotation.ports import Clock, Engine
+from lambdas.rotation.ports import CatchUpEngine, Clock, Engine
 from lambdas.rotation.state import Database
 
 # RDS's engine name -> class. Imported on use, so that a function loads one driver, or none.
@@ -14,6 +15,8 @@ ENGINES = {
     "postgres": "lambdas.rotation.engines.postgres:PostgresEngine",
 }
 
+CATCHING_UP = {"postgres": "lambdas.rotation.engines.postgres_catch_up:PostgresCatchUp"}
+
 
 def engine_for(database: Database, login: tuple[str, str], *, ca_bundle: str, clock: Clock) -> Engine:
     """The engine of one database server. Connects on first use.
@@ -21,8 +24,19 @@ def engine_for(database: Database, login: tuple[str, str], *, ca_bundle: str, cl
     Raises:
         StateIncomplete: terminal; Preflight refuses engines that are not in the registry.
     """
-    if database.engine not in ENGINES:
+    made: Engine = _class_of(ENGINES, database)(database, login, ca_bundle=ca_bundle, clock=clock)
+    return made
+
+
+def catch_up_engine_for(database: Database, login: tuple[str, str], *, ca_bundle: str, clock: Clock) -> CatchUpEngine:
+    """The same, of a server whose restored copy catches up with it."""
+    made: CatchUpEngine = _class_of(CATCHING_UP, database)(database, login, ca_bundle=ca_bundle, clock=clock)
+    return made
+
+
+def _class_of(registry: Mapping[str, str], database: Database) -> Callable[..., Any]:
+    if database.engine not in registry:
         raise StateIncomplete(f"no engine for {database.engine}: Preflight refuses it")
-    module, name = ENGINES[database.engine].split(":")
-    make: Callable[..., Engine] = getattr(import_module(module), name)
-    return make(database, login, ca_bundle=ca_bundle, clock=clock)
+    module, name = registry[database.engine].split(":")
+    found: Callable[..., Any] = getattr(import_module(module), name)
+    return found

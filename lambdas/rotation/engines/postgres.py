@@ -11,6 +11,7 @@ Everything is done from the control database, which is never fenced.
 import ssl
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from types import MappingProxyType
 from typing import Any
 from uuid import uuid4
 
@@ -108,6 +109,9 @@ class PostgresEngine:
            >= CAST(:position AS pg_lsn)
     """
 
+    OUR_SLOTS = ""
+    """Beginning of the names of slots that are no limitation; of this engine's there are none."""
+
     def __init__(self, database: Database, login: tuple[str, str], *, ca_bundle: str, clock: Clock) -> None:
         self._database = database
         self._user, self._password = login
@@ -127,7 +131,7 @@ class PostgresEngine:
                 """
             )
             creates, signals, monitors, superuser, _ = role
-            databases = _applications(sql)
+            databases = applications(sql)
             # Before PostgreSQL 16 whoever may create roles may grant each of them.
             owners_to_stay = {name for (name,) in sql.rows(_OWNERS_WITHOUT_NEW_MEMBERS)}
         user = quoted(self._user)
@@ -175,14 +179,18 @@ class PostgresEngine:
                 )
             if self._control_state(sql) == "foreign":
                 findings.append(CONTROL_DATABASE_TAKEN)
-            databases = [name for name, *_ in _applications(sql)]
+            databases = [name for name, *_ in applications(sql)]
         for name in databases:
             findings += self._limitations_inside(name, accept)
         return findings
 
-    def _logical_replication(self, sql: "_Session") -> Iterator[Finding]:
+    def _logical_replication(self, sql: "Session") -> Iterator[Finding]:
         for name, database in sql.rows(
-            "SELECT slot_name, database FROM pg_replication_slots WHERE slot_type = 'logical' ORDER BY 1"
+            """
+            SELECT slot_name, database FROM pg_replication_slots
+            WHERE slot_type = 'logical' AND (:ours = '' OR left(slot_name, length(:ours)) <> :ours) ORDER BY 1
+            """,
+            ours=self.OUR_SLOTS,
         ):
             yield Finding(
                 name="LogicalSlots",
@@ -287,7 +295,7 @@ class PostgresEngine:
                 with suppress_states("3D000"):
                     sql.run(f"DROP DATABASE {quoted(CONTROL_DATABASE)} {force}")
 
-    def _control_state(self, sql: "_Session") -> str:
+    def _control_state(self, sql: "Session") -> str:
         """absent, unfinished, ours or foreign."""
         rows = sql.rows(
             """
@@ -328,7 +336,7 @@ class PostgresEngine:
         # template1 too: everybody may connect there, and make roles and databases that the target would never hear of.
         limited = {MAINTENANCE_DATABASE, TEMPLATE, *superuser_databases}
         with self._control_session() as sql:
-            rows = _applications(sql)
+            rows = applications(sql)
         return tuple(
             DatabaseFence(
                 name=name,
@@ -349,7 +357,7 @@ class PostgresEngine:
                         raise FenceIncomplete(f"{fence.name}: {obstacle}")
                     self._clock.pause(0.02)
 
-    def _close(self, sql: "_Session", rotation_id: str, databases: Sequence[DatabaseFence], deadline: float) -> None:
+    def _close(self, sql: "Session", rotation_id: str, databases: Sequence[DatabaseFence], deadline: float) -> None:
         """Let nobody new in: all databases in one transaction, unless the rotation is decided.
 
         The table lock makes this and `decide` take turns, so a fence that comes late (a function of a dead execution)
@@ -359,7 +367,7 @@ class PostgresEngine:
             try:
                 with sql.transaction():
                     sql.run("LOCK TABLE public.decision IN SHARE MODE")
-                    if (standing := _verdict(sql, rotation_id)) is not None:
+                    if (standing := verdict_of(sql, rotation_id)) is not None:
                         raise DecisionLost(f"'{standing}' stands for rotation {rotation_id}; no fence is due")
                     for fence in databases:
                         how = "ALLOW_CONNECTIONS false" if fence.kind == "allow-connections" else "CONNECTION LIMIT 0"
@@ -371,8 +379,9 @@ class PostgresEngine:
                     raise
                 self._clock.pause(0.05)
 
-    def _obstacle(self, sql: "_Session", fence: DatabaseFence, deadline: float) -> str | None:
+    def _obstacle(self, sql: "Session", fence: DatabaseFence, deadline: float) -> str | None:
         """End whoever is in the database; why it is not proven empty, or None."""
+        spared = self._spared(sql, fence.name)
         superusers, others = self._end_sessions(sql, fence.name)
         if others:
             return ", ".join(others)
@@ -381,7 +390,7 @@ class PostgresEngine:
             raise FenceIncomplete(f"{fence.name}: {prepared} prepared transaction(s)")
         if superusers and fence.kind == "allow-connections":
             return ", ".join(superusers)
-        if superusers:
+        if superusers or spared:
             return self._weaker_proof(sql, fence.name)
         patience = min(PROBE_SECONDS, deadline - self._clock.monotonic())
         obstacle = self._probe(sql, fence.name, within_seconds=patience)
@@ -390,23 +399,28 @@ class PostgresEngine:
             self._terminate(sql, self._starting(sql, fence.name))
         return obstacle
 
-    def _end_sessions(self, sql: "_Session", database: str) -> tuple[list[str], list[str]]:
+    def _spared(self, sql: "Session", database: str) -> set[int]:
+        """Sessions in a database that the fence leaves there, because they are the rotation's own."""
+        return set()
+
+    def _end_sessions(self, sql: "Session", database: str) -> tuple[list[str], list[str]]:
         """Terminate every visible session; returns whom it met: superusers' sessions, and others."""
-        met = sql.rows(_SESSIONS, name=database)
+        spared = self._spared(sql, database)
+        met = [session for session in sql.rows(_SESSIONS, name=database) if session[0] not in spared]
         self._terminate(sql, [pid for pid, *_ in met])
         superusers = [f"{kind} of {user} (pid {pid})" for pid, user, is_superuser, kind in met if is_superuser]
         others = [f"{kind} of {user} (pid {pid})" for pid, user, is_superuser, kind in met if not is_superuser]
         return superusers, others
 
-    def _terminate(self, sql: "_Session", pids: Iterable[int]) -> None:
+    def _terminate(self, sql: "Session", pids: Iterable[int]) -> None:
         for pid in pids:
             with suppress_states("42501"):  # a superuser's
                 sql.run("SELECT pg_terminate_backend(:pid)", pid=pid)
 
-    def _starting(self, sql: "_Session", database: str) -> set[int]:
+    def _starting(self, sql: "Session", database: str) -> set[int]:
         return {pid for (pid,) in sql.rows(_STARTING, name=database)}
 
-    def _probe(self, sql: "_Session", database: str, within_seconds: float = PROBE_SECONDS) -> str | None:
+    def _probe(self, sql: "Session", database: str, within_seconds: float = PROBE_SECONDS) -> str | None:
         """None: nobody is in the database and nobody is on the way. Leaves nothing behind."""
         patience = max(int(within_seconds * 1000), 100)
         elsewhere = f"rds_key_rotation_probe_{uuid4().hex}"  # 55 bytes of 63
@@ -420,27 +434,30 @@ class PostgresEngine:
             raise
         return None
 
-    def _weaker_proof(self, sql: "_Session", database: str) -> str | None:
-        """Where a superuser's session may not be ended, so that the probe cannot pass: two looks a second apart.
+    def _weaker_proof(self, sql: "Session", database: str) -> str | None:
+        """Where a session may not or must not be ended, so that the probe cannot pass: two looks.
 
-        Whoever passed the connection limit before it was 0 is in one of the two lists at the first look, and must be in
+        Whoever was let in before the database was closed is in one of the two lists at the first look, and must be in
         neither at the second. Locks are read first: a session leaves that list only after it has entered the other one.
+        Who is being turned away holds the lock as well, for a moment, so that one waits only where somebody does.
         """
         starting = self._starting(sql, database)
         _, others = self._end_sessions(sql, database)
+        deadline = self._clock.monotonic() + WEAK_PROOF_SECONDS
+        while starting and not others and self._clock.monotonic() < deadline:
+            self._clock.pause(0.02)
+            starting &= self._starting(sql, database)
         if not others:
-            self._clock.pause(WEAK_PROOF_SECONDS)
-            still = starting & self._starting(sql, database)
             _, others = self._end_sessions(sql, database)
-            self._terminate(sql, still)
-            others += [f"a starting session (pid {pid})" for pid in sorted(still)]
+            self._terminate(sql, starting)
+            others += [f"a starting session (pid {pid})" for pid in sorted(starting)]
         return ", ".join(others) or None
 
     def fence_breach(self, databases: Sequence[DatabaseFence]) -> str | None:
         with self._control_session() as sql:
             return self._breach(sql, databases)
 
-    def _breach(self, sql: "_Session", databases: Sequence[DatabaseFence]) -> str | None:
+    def _breach(self, sql: "Session", databases: Sequence[DatabaseFence]) -> str | None:
         now = {name: (allows, limit) for name, allows, limit in sql.rows(_DATABASES)}
         for fence in databases:
             if fence.name not in now:
@@ -454,14 +471,17 @@ class PostgresEngine:
                 return f"database {name} was never fenced"
         is_replica = sql.value("SELECT pg_is_in_recovery()")
         for fence in databases:
+            spared = self._spared(sql, fence.name)
             sessions = [
                 f"{kind} of {user} (pid {pid})"
                 for pid, user, is_superuser, kind in sql.rows(_SESSIONS, name=fence.name)
-                if not is_superuser
+                if not is_superuser and pid not in spared
             ]
             if sessions:
                 return f"database {fence.name} has {', '.join(sessions)}"
-            if not is_replica and fence.kind == "allow-connections" and (obstacle := self._probe(sql, fence.name)):
+            if is_replica or spared or fence.kind != "allow-connections":
+                continue
+            if obstacle := self._probe(sql, fence.name):
                 return f"database {fence.name}: {obstacle}"
         return None
 
@@ -541,30 +561,30 @@ class PostgresEngine:
                 rotation_id=rotation_id,
                 verdict=verdict,
             )
-            standing = _verdict(sql, rotation_id)
+            standing = verdict_of(sql, rotation_id)
             assert standing is not None
             if standing == verdict:
                 existing = {name for name, _, _ in sql.rows(_DATABASES)}
                 for fence in reopen:
                     if fence.name in existing:  # one that was dropped must not keep the others closed
-                        how = (
-                            "ALLOW_CONNECTIONS true"
-                            if fence.kind == "allow-connections"
-                            else f"CONNECTION LIMIT {fence.connection_limit}"
-                        )
-                        sql.run(f"ALTER DATABASE {quoted(fence.name)} {how}")
+                        self._reopen(sql, fence)
         return standing
+
+    def _reopen(self, sql: "Session", fence: DatabaseFence) -> None:
+        # Both: a copy that catches up is closed by the limit before it is closed altogether.
+        opened = "ALLOW_CONNECTIONS true " if fence.kind == "allow-connections" else ""
+        sql.run(f"ALTER DATABASE {quoted(fence.name)} {opened}CONNECTION LIMIT {fence.connection_limit}")
 
     def verdict(self, rotation_id: str) -> Verdict | None:
         with suppress_states(*_NOT_THERE), self._control_session() as sql:
-            return _verdict(sql, rotation_id)
+            return verdict_of(sql, rotation_id)
         return None
 
     # -- after the release --
 
     def inspect(self) -> Mapping[str, Any]:
         with self._control_session() as sql:
-            names = [name for name, *_ in _applications(sql)]
+            names = [name for name, *_ in applications(sql)]
         seen = {}
         for name in names:
             with self._session(name) as sql:
@@ -581,12 +601,12 @@ class PostgresEngine:
     # -- sessions --
 
     @contextmanager
-    def _control_session(self) -> Iterator["_Session"]:
+    def _control_session(self) -> Iterator["Session"]:
         """The one session to the control database, kept open: a poll in the write outage must not connect each time."""
         if self._control is None:
             self._control = self._connect(CONTROL_DATABASE)
         try:
-            yield _Session(self._control)
+            yield Session(self._control)
         except SqlRefused as refused:
             self._disconnect()  # whatever state it is in, the next call gets a new one
             raise _meaning(refused) from None
@@ -595,17 +615,19 @@ class PostgresEngine:
             raise
 
     @contextmanager
-    def _session(self, database: str, statement_seconds: int = STATEMENT_SECONDS) -> Iterator["_Session"]:
-        connection = self._connect(database, statement_seconds)
+    def _session(
+        self, database: str, statement_seconds: int = STATEMENT_SECONDS, **settings: str
+    ) -> Iterator["Session"]:
+        connection = self._connect(database, statement_seconds, settings)
         try:
-            yield _Session(connection)
+            yield Session(connection)
         except SqlRefused as refused:
             raise _meaning(refused) from None
         finally:
             _close_quietly(connection)
 
     @contextmanager
-    def _any_session(self) -> Iterator["_Session"]:
+    def _any_session(self) -> Iterator["Session"]:
         """A session that need not see the control database, which a young target does not show yet."""
         try:
             self._control = self._control or self._connect(CONTROL_DATABASE)
@@ -615,7 +637,12 @@ class PostgresEngine:
         with self._control_session() if self._control else self._session(MAINTENANCE_DATABASE) as sql:
             yield sql
 
-    def _connect(self, database: str, statement_seconds: int = STATEMENT_SECONDS) -> Connection:
+    def _connect(
+        self,
+        database: str,
+        statement_seconds: int = STATEMENT_SECONDS,
+        settings: Mapping[str, str] = MappingProxyType({}),
+    ) -> Connection:
         """Raises: DatabaseUnreachable, LoginRefused, SqlRefused."""
         where = f"{self._database.identifier} ({self._database.address}:{self._database.port})"
         tls = ssl.create_default_context(cafile=self._ca_bundle)  # verifies chain and name, without exception
@@ -630,7 +657,11 @@ class PostgresEngine:
                 timeout=statement_seconds + 2,  # the server's own timeout comes first
                 application_name="rds-key-rotation",
                 # A courtesy setting of the database or of the role must not keep us from working.
-                startup_params={"client_encoding": "UTF8", "options": "-c default_transaction_read_only=off"},
+                startup_params={
+                    "client_encoding": "UTF8",
+                    "options": "-c default_transaction_read_only=off",
+                    **settings,
+                },
             )
         except DatabaseError as error:
             raise _meaning(_refused(error)) from None
@@ -642,7 +673,7 @@ class PostgresEngine:
         except (InterfaceError, OSError) as error:
             raise DatabaseUnreachable(f"no connection to {where}: {error.__cause__ or error}") from None
         try:
-            _Session(connection).run(SESSION.format(seconds=statement_seconds))
+            Session(connection).run(SESSION.format(seconds=statement_seconds))
         except BaseException:
             _close_quietly(connection)
             raise
@@ -674,7 +705,7 @@ class AuroraPostgresEngine(PostgresEngine):
             return Position(sql.value(f"{_MARK} RETURNING txid_current()::text", token=token))
 
 
-class _Session:
+class Session:
     """Statements on one connection. Errors carry the server's words, never a statement or its parameters."""
 
     def __init__(self, connection: Connection) -> None:
@@ -719,12 +750,12 @@ def quoted(identifier: str) -> str:
     return '"' + identifier.replace('"', '""') + '"'
 
 
-def _applications(sql: _Session) -> list[Row]:
+def applications(sql: Session) -> list[Row]:
     """What a fence closes: all that accept connections, customers' templates included, but not half dropped ones."""
     return [row for row in sql.rows(_ACCEPTING) if row[0] not in NEVER_FENCED]
 
 
-def _verdict(sql: _Session, rotation_id: str) -> Verdict | None:
+def verdict_of(sql: Session, rotation_id: str) -> Verdict | None:
     rows = sql.rows("SELECT verdict FROM public.decision WHERE rotation_id = :rotation_id", rotation_id=rotation_id)
     verdict: Verdict | None = rows[0][0] if rows else None
     return verdict

@@ -34,6 +34,9 @@ class Dialect(Protocol):
     """Names for a customer's databases. One has everything in it that makes careless quoting fail."""
     settings: Mapping[str, str]
     """Parameters, with values that differ from RDS's defaults: what a rotation must carry over."""
+    settings_to_follow: Mapping[str, str]
+    """Parameters that let a copy follow by logical replication; some need a reboot where they are not there from the
+    beginning."""
     own_databases: frozenset[str]
     """What every server has."""
     duplicate_key: str
@@ -68,6 +71,10 @@ class Dialect(Protocol):
         """Let applications in: their account, and databases that belong to it (the first exists)."""
         ...
 
+    def let_follow(self, admin: Session, login: str, owner: str) -> None:
+        """Give a login what a copy needs that is to follow by logical replication, in databases of this owner."""
+        ...
+
     def fill(self, sql: Session, rows: int) -> None:
         """The data that was there before: the table ``items``, and numbers that are given once."""
         ...
@@ -90,6 +97,10 @@ class Dialect(Protocol):
 
     def takes_writes(self, sql: Session) -> bool:
         """Whether a session that could log in could write, too."""
+        ...
+
+    def followed_by(self, sql: Session) -> list[str]:
+        """What replicates this database, or could: a customer of the sandbox has nothing of the kind."""
         ...
 
     def all_databases(self, admin: Session) -> list[str]:

@@ -52,6 +52,7 @@ class Mariadb:
     databases = ("orders", "Größen `Süd` & O'Neil")
     # What is no number to the server must not become one.
     settings: Mapping[str, str] = {"sql_mode": "STRICT_ALL_TABLES,NO_ZERO_DATE"}
+    settings_to_follow: Mapping[str, str] = {}
     own_databases = frozenset({"information_schema", "mysql", "performance_schema", "sys"})
     duplicate_key = str(ER.DUP_ENTRY)
     errors = (OSError, pymysql.MySQLError)
@@ -96,6 +97,9 @@ class Mariadb:
             pattern = name.replace("\\", "\\\\").replace("_", "\\_").replace("%", "\\%")
             admin.run(f"GRANT {ALL_THAT_THE_MASTER_HAS} ON {quoted(pattern)}.* TO {account}")
 
+    def let_follow(self, admin: Session, login: str, owner: str) -> None:
+        raise NotImplementedError
+
     def fill(self, sql: Session, rows: int) -> None:
         sql.run(DATA)
         sql.run(
@@ -123,6 +127,9 @@ class Mariadb:
 
     def takes_writes(self, sql: Session) -> bool:
         return bool(sql.run("SELECT @@global.read_only") == [(0,)])
+
+    def followed_by(self, sql: Session) -> list[str]:
+        return []
 
     def all_databases(self, admin: Session) -> list[str]:
         return sorted(name for (name,) in admin.run("SHOW DATABASES"))

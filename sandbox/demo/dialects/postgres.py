@@ -38,6 +38,8 @@ class Postgres:
     port = connection.PORT
     databases = ("orders", 'Größen "Süd" & O\'Neil')
     settings: Mapping[str, str] = {"work_mem": "8192"}
+    # The latter in MB: so much a slot may keep before the source's storage matters more.
+    settings_to_follow: Mapping[str, str] = {"rds.logical_replication": "1", "max_slot_wal_keep_size": "1024"}
     own_databases = frozenset({"postgres", "rdsadmin", "template0", "template1"})
     duplicate_key = "23505"
     errors = (OSError, pg8000.exceptions.Error)
@@ -68,6 +70,14 @@ class Postgres:
         admin.run(f"ALTER DATABASE {quoted(databases[0])} OWNER TO {quoted(app.user)}")
         for name in databases[1:]:
             admin.run(f"CREATE DATABASE {quoted(name)} OWNER {quoted(app.user)}")
+
+    def let_follow(self, admin: Session, login: str, owner: str) -> None:
+        admin.run(f"GRANT rds_replication, pg_create_subscription TO {quoted(login)}")
+        # What a subscription applies it applies as the table's owner.
+        admin.run(f"GRANT {quoted(owner)} TO {quoted(login)} WITH INHERIT TRUE, SET TRUE")
+        if admin.run(f"SELECT rolreplication FROM pg_roles WHERE rolname = {literal(login)}") == [[False]]:
+            # What membership in rds_replication is on RDS, where nobody may say this.
+            admin.run(f"ALTER ROLE {quoted(login)} REPLICATION")
 
     def fill(self, sql: Session, rows: int) -> None:
         sql.run(DATA)
@@ -101,6 +111,14 @@ class Postgres:
 
     def takes_writes(self, sql: Session) -> bool:
         return bool(sql.run("SHOW transaction_read_only") == [["off"]])
+
+    def followed_by(self, sql: Session) -> list[str]:
+        found = sql.run(
+            "SELECT 'publication ' || pubname FROM pg_publication UNION SELECT 'subscription ' || subname "
+            "FROM pg_subscription UNION SELECT 'slot ' || slot_name FROM pg_replication_slots "
+            "WHERE slot_type = 'logical' ORDER BY 1"
+        )
+        return [name for (name,) in found]
 
     def all_databases(self, admin: Session) -> list[str]:
         return [name for (name,) in admin.run("SELECT datname FROM pg_database ORDER BY datname")]

@@ -1,0 +1,280 @@
+"""What logical replication brings from one PostgreSQL database to another, and what it does not (PostgreSQL
+documentation: Logical Replication, Restrictions)."""
+
+import json
+from collections.abc import Iterator, Sequence
+
+from lambdas.rotation.engines.postgres import Session
+from lambdas.rotation.state import Finding
+
+_OF_AN_EXTENSION = (
+    "EXISTS (SELECT FROM pg_depend WHERE classid = 'pg_class'::regclass AND objid = c.oid AND deptype = 'e')"
+)
+_CUSTOMERS = "nspname NOT LIKE 'pg\\_%' AND nspname <> 'information_schema'"
+_RELATIONS = "FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace"
+_TABLES = f"""
+{_RELATIONS} WHERE relkind = 'r' AND relpersistence = 'p' AND {_CUSTOMERS} AND NOT {_OF_AN_EXTENSION}
+"""
+_TABLES_OF_EXTENSIONS = f"{_RELATIONS} WHERE relkind = 'r' AND relpersistence = 'p' AND {_OF_AN_EXTENSION}"
+
+# What a session makes for itself comes and goes with it; and a table that is rewritten gets another toast table.
+_PASSING = "(SELECT oid FROM pg_namespace WHERE nspname ~ '^pg_(toast|temp_)')"
+_OF_PASSING = f"(SELECT oid FROM pg_class WHERE relnamespace IN {_PASSING})"
+# RDS's own roles are RDS's own affair.
+_RDSS_ROLES = "(SELECT oid FROM pg_roles WHERE rolname ~ '^(pg_|rds)')"
+
+# Oids and all: the copy is physical, so what nobody has changed is the same to the letter. Left out is what statistics,
+# vacuum and the rewriting of a table change by themselves.
+_COMPARED = {
+    **{
+        catalog: f"* FROM {catalog}"
+        for catalog in (
+            "pg_aggregate", "pg_am", "pg_amop", "pg_amproc", "pg_cast", "pg_collation", "pg_conversion",
+            "pg_default_acl", "pg_enum", "pg_event_trigger", "pg_extension", "pg_foreign_data_wrapper",
+            "pg_foreign_server", "pg_foreign_table", "pg_language", "pg_largeobject_metadata", "pg_opclass",
+            "pg_operator", "pg_opfamily", "pg_partitioned_table", "pg_publication", "pg_publication_rel", "pg_range",
+            "pg_seclabel", "pg_shdescription", "pg_shseclabel", "pg_tablespace", "pg_transform", "pg_ts_config",
+            "pg_ts_config_map", "pg_ts_dict", "pg_ts_parser", "pg_ts_template", "pg_user_mappings",
+        )
+    },
+    **{
+        catalog: f"* FROM {catalog} WHERE {relation} NOT IN {_OF_PASSING}"
+        for catalog, relation in (
+            ("pg_attrdef", "adrelid"),
+            ("pg_description", "objoid"),
+            ("pg_inherits", "inhrelid"),
+            ("pg_policy", "polrelid"),
+            ("pg_rewrite", "ev_class"),
+            ("pg_sequence", "seqrelid"),
+            ("pg_statistic_ext", "stxrelid"),
+            ("pg_trigger", "tgrelid"),
+        )
+    },
+    **{
+        catalog: f"* FROM {catalog} WHERE {namespace} NOT IN {_PASSING}"
+        for catalog, namespace in (
+            ("pg_constraint", "connamespace"),
+            ("pg_namespace", "oid"),
+            ("pg_proc", "pronamespace"),
+            ("pg_type", "typnamespace"),
+        )
+    },
+    "pg_class": "oid, relname, relnamespace, reltype, reloftype, relowner, relam, reltablespace, relpersistence, "
+    "relkind, relnatts, relchecks, relrowsecurity, relforcerowsecurity, relreplident, relispartition, relacl, "
+    f"reloptions, relpartbound FROM pg_class WHERE relnamespace NOT IN {_PASSING}",
+    "pg_attribute": "attrelid, attname, atttypid, attstattarget, attnum, attndims, atttypmod, attstorage, attnotnull, "
+    "atthasdef, attidentity, attgenerated, attisdropped, attislocal, attinhcount, attcollation, attcompression, "
+    f"attacl, attoptions, attfdwoptions FROM pg_attribute WHERE attrelid NOT IN {_OF_PASSING}",
+    "pg_index": "indexrelid, indrelid, indisunique, indisprimary, indisexclusion, indimmediate, indisvalid, "
+    "indisreplident, indkey, indcollation, indclass, indoption, indexprs, indpred "
+    f"FROM pg_index WHERE indrelid NOT IN {_OF_PASSING}",
+    # Whose a sequence is, and what belongs to an extension.
+    "pg_depend": "classid, objid, objsubid, refclassid, refobjid, refobjsubid, deptype FROM pg_depend "
+    f"WHERE deptype = 'e' OR objid IN (SELECT seqrelid FROM pg_sequence) AND objid NOT IN {_OF_PASSING}",
+    "pg_roles": f"* FROM pg_roles WHERE oid NOT IN {_RDSS_ROLES}",
+    "pg_auth_members": f"* FROM pg_auth_members WHERE member NOT IN {_RDSS_ROLES}",
+    "pg_db_role_setting": f"* FROM pg_db_role_setting WHERE setrole NOT IN {_RDSS_ROLES}",
+    "pg_database": "oid, datname, datdba, encoding, datistemplate, datacl FROM pg_database",
+}  # fmt: skip
+# Of all rows in whatever order. No md5: a server in FIPS mode has none.
+_DIGEST = "sum(hashtextextended(one::text, 0))::text"
+_CATALOGS = " UNION ALL ".join(
+    f"SELECT '{catalog}', {_DIGEST} FROM (SELECT {rows}) one" for catalog, rows in _COMPARED.items()
+)
+
+
+def catalogs_of(sql: Session) -> str:
+    """Digest of everything that is not replicated and must not have changed: JSON, catalog -> digest.
+
+    The content of extensions' tables is in it as well: they belong to whoever made the extension, and cannot be
+    published.
+    """
+    digests = dict(sql.rows(_CATALOGS))
+    for (table,) in sql.rows(f"SELECT format('%I.%I', nspname, relname) {_TABLES_OF_EXTENSIONS} ORDER BY 1"):
+        digests[table] = sql.value(f"SELECT {_DIGEST} FROM {table} one")
+    return json.dumps(digests, sort_keys=True)
+
+
+def differing(catalogs: str, others: str) -> list[str]:
+    """Catalogs that are not the same in two digests.
+
+    >>> differing('{"pg_class": "1", "pg_proc": "2"}', '{"pg_class": "1", "pg_proc": "3"}')
+    ['pg_proc']
+    """
+    one, other = json.loads(catalogs), json.loads(others)
+    return sorted(name for name in {*one, *other} if one.get(name) != other.get(name))
+
+
+def tables_of(sql: Session) -> list[str]:
+    """Quoted names of the tables that have to be published; of a partitioned one its partitions."""
+    return [name for (name,) in sql.rows(f"SELECT format('%I.%I', nspname, relname) {_TABLES} ORDER BY 1")]
+
+
+def uncaptured_tables(sql: Session, publication: str) -> list[str]:
+    return [
+        name
+        for (name,) in sql.rows(
+            f"""
+            SELECT format('%I.%I', nspname, relname) {_TABLES} AND NOT EXISTS (
+                SELECT FROM pg_publication_rel r JOIN pg_publication p ON p.oid = prpubid
+                WHERE prrelid = c.oid AND pubname = :publication
+            ) ORDER BY 1
+            """,
+            publication=publication,
+        )
+    ]
+
+
+def schemas_out_of_reach(sql: Session) -> list[str]:
+    """Schemas with tables or sequences that the login may not even name."""
+    return [
+        name
+        for (name,) in sql.rows(
+            f"""
+            SELECT DISTINCT nspname::text {_RELATIONS} WHERE relkind IN ('r', 'S') AND relpersistence <> 't'
+            AND {_CUSTOMERS} AND NOT has_schema_privilege(n.oid, 'USAGE') ORDER BY 1
+            """
+        )
+    ]
+
+
+def sequences_of(sql: Session) -> str:
+    """JSON: oid, last value, whether that was given out already.
+
+    An extension's is its own affair unless the login may set it, too.
+    """
+    names = sql.rows(
+        f"""
+        SELECT c.oid::text, format('%I.%I', nspname, relname) {_RELATIONS}
+        WHERE relkind = 'S' AND relpersistence <> 't' AND {_CUSTOMERS} AND (NOT {_OF_AN_EXTENSION}
+            OR has_schema_privilege(n.oid, 'USAGE')
+            AND has_sequence_privilege(c.oid, 'SELECT') AND has_sequence_privilege(c.oid, 'UPDATE'))
+        ORDER BY 1
+        """
+    )
+    found = []
+    for start in range(0, len(names), _TOGETHER):
+        found += sql.rows(
+            " UNION ALL ".join(
+                f"SELECT '{oid}', last_value::text, is_called FROM {name}"
+                for oid, name in names[start : start + _TOGETHER]
+            )
+        )
+    return json.dumps(found)
+
+
+_TOGETHER = 100
+CARRY_SEQUENCES = """
+SELECT setval((one->>0)::oid::regclass, (one->>1)::bigint, (one->>2)::boolean)
+FROM jsonb_array_elements(CAST(:sequences AS jsonb)) one
+"""
+
+_IDENTITY = """
+pg_index WHERE indrelid = c.oid AND indisvalid
+    AND (relreplident = 'd' AND indisprimary AND indimmediate OR relreplident = 'i' AND indisreplident)
+"""
+WITHOUT_IDENTITY = f"""
+SELECT format('%I.%I', nspname, relname) {_TABLES} AND relreplident <> 'f' AND NOT EXISTS (SELECT FROM {_IDENTITY})
+"""
+# Of PostgreSQL's own types; an extension's that has none is met by the worker that applies, and it goes no further.
+_WITHOUT_EQUALITY = "json|xml|point|line|lseg|box|path|polygon|circle"
+
+
+def limitations(sql: Session, database: str, accept: Sequence[str]) -> Iterator[Finding]:
+    """What in a database cannot be replicated, or must not be published."""
+    for what, advice, statement in (
+        (
+            "table(s) without a replica identity, whose rows could no longer be changed once they are published",
+            "give them a primary key, or ALTER TABLE … REPLICA IDENTITY FULL",
+            WITHOUT_IDENTITY,
+        ),
+        (
+            "table(s) whose rows the copy could not find: a column of a type without equality, and no primary key",
+            "give them a primary key, and REPLICA IDENTITY DEFAULT",
+            f"""
+            SELECT format('%I.%I', nspname, relname) {_TABLES} AND relreplident = 'f'
+            AND NOT EXISTS (SELECT FROM pg_index WHERE indrelid = c.oid AND indisprimary AND indisvalid)
+            AND EXISTS (
+                SELECT FROM pg_attribute JOIN pg_type t ON t.oid = atttypid WHERE attrelid = c.oid AND attnum > 0
+                AND (CASE typtype WHEN 'd' THEN typbasetype ELSE t.oid END)::regtype::text
+                    ~ '^({_WITHOUT_EQUALITY})(\\[\\])?$'
+            )
+            """,
+        ),
+        (
+            "table(s) whose rows the copy could not find: a generated column in the primary key or replica identity",
+            "use another unique index: ALTER TABLE … REPLICA IDENTITY USING INDEX",
+            f"""
+            SELECT format('%I.%I', nspname, relname) {_TABLES} AND EXISTS (
+                SELECT FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = ANY (indkey)
+                WHERE indrelid = c.oid AND attgenerated <> ''
+                  AND (relreplident = 'i' AND indisreplident OR relreplident <> 'i' AND indisprimary)
+            )
+            """,
+        ),
+        (
+            "table(s) with row security for their owner too, as whom the copy would apply",
+            "ALTER TABLE … NO FORCE ROW LEVEL SECURITY until the cutover",
+            f"SELECT format('%I.%I', nspname, relname) {_TABLES} AND relrowsecurity AND relforcerowsecurity",
+        ),
+        (
+            "trigger(s) that act on replicated rows as well (ENABLE ALWAYS or REPLICA)",
+            "ALTER TABLE … ENABLE TRIGGER until the cutover",
+            "SELECT tgname::text FROM pg_trigger WHERE tgenabled IN ('A', 'R')",
+        ),
+        (
+            "large object(s), which are not replicated",
+            "move them into a column (bytea), or choose another strategy",
+            "SELECT oid::text FROM pg_largeobject_metadata",
+        ),
+        (
+            "table(s) of an extension that the login may not read, so that nobody could tell whether they have changed",
+            "GRANT SELECT on them to the login, and USAGE on their schema; or choose another strategy",
+            f"""
+            SELECT format('%I.%I', nspname, relname) {_TABLES_OF_EXTENSIONS}
+            AND NOT (has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'))
+            """,
+        ),
+    ):
+        found = [name for (name,) in sql.rows(f"SELECT one FROM ({statement}) found (one) ORDER BY 1 LIMIT 1001")]
+        if found:
+            yield Finding(
+                name="NotReplicable",
+                message=f"{_counted(found)} {what}, in {database}: {named(found)}",
+                advice=advice,
+            )
+    has_jobs = sql.value("SELECT to_regclass('cron.job') IS NOT NULL")
+    if has_jobs and sql.value("SELECT count(*) FROM cron.job WHERE active"):
+        yield Finding(
+            name="PgCron",
+            message=f"active pg_cron job(s) in database {database}: they would run on the copy, too, and write there",
+            advice="deactivate them until the cutover (cron.alter_job)",
+        )
+    if "materialized-views" not in accept:
+        views = [
+            name
+            for (name,) in sql.rows(
+                "SELECT relname::text FROM pg_class WHERE relkind = 'm' AND relispopulated ORDER BY 1"
+            )
+        ]
+        if views:
+            yield Finding(
+                name="MaterializedViews",
+                message=f"materialized view(s) of {database} would be as they were at the snapshot: {named(views)}",
+                advice='REFRESH them after the cutover, and accept it: "Accept": ["materialized-views"]',
+            )
+
+
+_NAMED = 5
+
+
+def named(found: Sequence[str]) -> str:
+    """
+    >>> named(["a", "b"]), named(list("abcdefg"))
+    ('a, b', 'a, b, c, d, e, …')
+    """
+    return ", ".join([*found[:_NAMED], *(["…"] if found[_NAMED:] else [])])
+
+
+def _counted(found: Sequence[str]) -> str:
+    return str(len(found)) if len(found) <= 1000 else "more than 1000"
