@@ -260,6 +260,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 allow("cloudwatch:ListDashboards", on="*"),  # no resource-level permissions
                 allow("cloudwatch:GetDashboard", on=config.dashboards_arn),
                 allow("states:DescribeExecution", "states:StopExecution", on=executions),
+                allow("states:StartExecution", on=rotate_key),
             ),
         ),
         Task(

@@ -7,7 +7,13 @@ from lambdas.rotation.ports import Ports
 from lambdas.rotation.state import DnsRecordName, Finding, FirstLook, Rotation
 from lambdas.rotation.step import logger, step
 from lambdas.start_rotation.lineage import resolve
-from lambdas.start_rotation.takeover import finish_rollback, recover, take_over, without_stale_lock
+from lambdas.start_rotation.takeover import (
+    carry_on_retirements,
+    finish_rollback,
+    recover,
+    take_over,
+    without_stale_lock,
+)
 
 HIGH_TTL_SECONDS = 300
 
@@ -39,6 +45,7 @@ def start_rotation(rotation: Rotation, ports: Ports) -> Rotation:
     if (left := finish_rollback(fresh, ports)) is not None:
         logger.info("unfinished rollback taken over", taken_rotation_id=left.rotation_id)
         return left
+    carry_on_retirements(fresh, ports)
     return ports.ledger.open(fresh.having(first_look=_first_look(fresh, ports)))
 
 

@@ -82,6 +82,20 @@ def finish_rollback(rotation: Rotation, ports: Ports) -> Rotation | None:
     return None
 
 
+def carry_on_retirements(rotation: Rotation, ports: Ports) -> None:
+    """Start anew what earlier rotations of this database have left to do about their old keys, where nobody does it.
+
+    They have freed the lock, so they hold up nobody, and this rotation goes on beside them. Whoever starts it has
+    perhaps removed what kept them from it. Repeatable: the name of such an execution follows from both rotations.
+    """
+    plan, _ = rotation.planned()
+    for entry in ports.ledger.entries(plan.base_name):
+        left = entry.rotation
+        waits = entry.closed_at is None and left.release is not None and left.rotation_id != rotation.rotation_id
+        if waits and not plan.dry_run and not _works(left.execution_arn, rotation, ports):
+            ports.workflow.start_recovery(left.execution_arn, f"recover-{left.rotation_id}-{rotation.rotation_id}")
+
+
 def _works(execution_arn: str, rotation: Rotation, ports: Ports) -> bool:
     """Whether another execution is at work. What this one holds, an earlier attempt of this function has left."""
     return execution_arn != rotation.execution_arn and ports.workflow.is_running(execution_arn)

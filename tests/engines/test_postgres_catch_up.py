@@ -470,19 +470,22 @@ def test_the_outage_is_short(cutover: Cutover) -> None:
 def test_neither_a_crash_of_the_source_nor_of_the_copy_repeats_or_loses_anything(
     world: World, source: Endpoint
 ) -> None:
-    """A slot that was only advanced is back where it was after a crash, and sends what the copy has already."""
+    """Neither before anything has come to the copy nor while it does."""
     acknowledged: dict[str, list[int]] = {name: [] for name in DATABASES}
 
     def write() -> None:
         with Writers(source, acknowledged):
             pass
 
-    with catching_up(world, source, "r2", meanwhile=write) as done:
-        # Nothing has come to the copy but what it had: its own record of how far it is begins with the first change.
-        wait_until(lambda: done.publisher.delivery(done.name).connected)
+    with catching_up(world, source, "r2", meanwhile=write, subscribed=False) as done:
+        for database in CAPTURED:
+            done.publisher.begin_behind(done.name, database, done.position)
+        # The copy's own record of how far it is begins with the first change that comes.
         source.server.crash()
         source.server.start()
         done.publisher = source.catching_up()
+        for database in CAPTURED:
+            done.follower.subscribe(done.name, database, done.publisher._database)
         with Writers(source, acknowledged) as writers:
             done.come_close()
             done.copy.server.crash()
@@ -1121,12 +1124,23 @@ def test_a_slot_that_lies_behind_the_copy_or_is_gone_is_refused(captured: Endpoi
         engine.begin_behind(name, "orders", Position("0/1000000"))
 
 
-def test_a_slot_is_advanced_in_strides(captured: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The server reads all of its log in between, which may be more than it reads before a statement times out."""
+def test_a_slot_is_advanced_in_strides_and_a_crash_does_not_take_it_back(
+    captured: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server reads all of its log in between, which may be more than it reads before a statement times out.
+
+    It writes to the disk how far a slot was advanced when it writes a checkpoint; until then a crash would bring twice
+    what the copy has.
+    """
     monkeypatch.setattr(postgres_catch_up, "_STRIDE_BYTES", 1000)
+    with contextlib.closing(captured.connect("orders")) as client:
+        for _ in range(20):
+            client.run("INSERT INTO kept DEFAULT VALUES")
     [[position]] = captured.admin("SELECT pg_current_wal_flush_lsn()")
 
     captured.catching_up().begin_behind(capture_name("r6"), "orders", Position(position))
+    captured.server.crash()
+    captured.server.start()
 
     assert [[True]] == captured.admin(
         f"SELECT confirmed_flush_lsn = pg_lsn '{position}' + 1 FROM pg_replication_slots WHERE database = 'orders'"

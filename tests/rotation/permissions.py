@@ -444,6 +444,15 @@ class Lab:
         finally:
             self._unlock()
 
+    def reopen(self, built: World) -> None:
+        """As if nobody had finished the last rotation of this database: it had still to retire its key."""
+        last = max(self.entries(built.identifier), key=lambda entry: entry["opened_at"]["S"])
+        self.customer.client("dynamodb").update_item(
+            TableName=CONFIG.name("ledger"),
+            Key={name: last[name] for name in ("database", "record")},
+            UpdateExpression="REMOVE closed_at",
+        )
+
     def _unlock(self) -> None:
         for item in self._items():
             if item["record"]["S"] == "lock":

@@ -162,6 +162,15 @@ def over_a_stale_lock(lab: Lab, missing: Permission | None) -> Ended:
         return planned(lab, missing)
 
 
+def beside_an_older_key(lab: Lab, missing: Permission | None) -> Ended:
+    """Nobody does what is left to do about it, so it is begun anew."""
+    if ROTATION_ID_TAG not in lab.tags_of_key(lab.key_of(lab.quick)):
+        forward(lab, None)
+    if missing is not None:
+        lab.reopen(lab.quick)
+    return forward(lab, None)
+
+
 def by_a_name_that_others_had(lab: Lab, missing: Permission | None) -> Ended:
     return lab.rotate(lab.bystander)
 
@@ -369,6 +378,7 @@ UNUSUAL: Mapping[Permission, Way] = {
     ("StartRotation", "dynamodb:Query"): by_a_name_that_others_had,
     ("StartRotation", "dynamodb:Scan"): recovering_nothing,
     ("StartRotation", "states:DescribeExecution"): over_a_stale_lock,
+    ("StartRotation", "states:StartExecution"): beside_an_older_key,
     ("StartRotation", "states:StopExecution"): undecided,
     ("CreateNewKMSKey", "kms:GetKeyPolicy"): back_with_a_key,
     ("CreateNewKMSKey", "kms:GetKeyRotationStatus"): back_with_a_key,

@@ -231,15 +231,39 @@ def test_leaves_a_rollback_alone_that_is_at_work() -> None:
     assert start_rotation(begun(), ports).route == "rotate"
 
 
-def test_leaves_a_rotation_alone_whose_rollback_found_it_committed() -> None:
-    """It has freed the lock and waits for its old key's users; it must not hold up the next rotation."""
+def with_a_key_to_retire() -> tuple[FakePorts, Rotation]:
+    """A rollback found it committed; it has freed the lock, and waits for its old key's users."""
     ports = FakePorts()
     now = ports.clock.now()
     undo = Undo(outcome="committed", reason="the target was released", started_at=now, not_before=now)
-    ports.ledger.release_lock(journaled(ports, released(ports).having(undo=undo)))
+    left = journaled(ports, released(ports).having(undo=undo))
+    ports.ledger.release_lock(left)
+    return ports, left
+
+
+def test_what_nobody_does_about_an_older_key_is_begun_anew_and_holds_up_nobody() -> None:
+    """ScheduleKeyDeletion was refused, say, and nobody else will ever ask it again."""
+    ports, left = with_a_key_to_retire()
     ports.workflow.running.clear()
 
-    assert start_rotation(begun(), ports).route == "rotate"
+    started = start_rotation(begun(), ports)
+
+    assert started.route == "rotate"
+    assert ports.workflow.running == {left.execution_arn}
+    start_rotation(begun(), ports)
+    recoveries = [call for call in ports.calls if "start_recovery" in call]
+    assert recoveries == [f"workflow.start_recovery recover-{left.rotation_id}-{started.rotation_id}"]
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_who_waits_for_the_users_of_an_older_key_is_left_alone(dry_run: bool) -> None:
+    ports, _ = with_a_key_to_retire()
+    if dry_run:
+        ports.workflow.running.clear()
+
+    start_rotation(begun(DryRun=True) if dry_run else begun(), ports)
+
+    assert not any("start_recovery" in call for call in ports.calls)
 
 
 def test_a_lock_without_an_entry_is_freed() -> None:
