@@ -81,11 +81,11 @@ def _left_after_rollback(outcome: Outcome) -> Iterator[str]:
     found = outcome.found
     told = _told(outcome)
     yield from (f"removed: {name}" for name in found.removed if not name.startswith(DAILY))
-    for name, facts in found.changed.items():
+    for changed, how in found.changed.items():
         # It could not be given back, and people were told.
-        ttl = set(facts) == {"ttl"} and f"record {outcome.built.record} keeps a TTL" in told
+        ttl = set(how) == {"ttl"} and f"record {outcome.built.record} keeps a TTL" in told
         if not ttl:
-            yield f"changed: {name}: {dict(facts)}"
+            yield f"changed: {changed}: {dict(how)}"
     for name, facts in found.added.items():
         service, kind, own = name.split("/", 2)
         history = kind == "item" and "/rotation#" in own and facts["closed"]
