@@ -217,7 +217,7 @@ class FakeServer:
         """Whom only the probe of the fence finds, which nobody who sends may be there for."""
         self.senders_stay = False
         self.touched = False
-        """Somebody has written to a copy that was not closed yet."""
+        """Rows were written since it came up, by somebody or by what applies."""
 
     @property
     def catalog(self) -> Catalog:
@@ -253,6 +253,7 @@ class FakeServer:
             for commit in self.commits:
                 if commit.database == slot.database and commit.position >= slot.begin:
                     commit.apply(there.own)
+                    there.touched = True
             slot.begin = self.own.position + 1
 
     def recover(self) -> None:

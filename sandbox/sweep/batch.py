@@ -35,6 +35,7 @@ from sandbox.sweep.scenario import (
     executions,
     is_settled,
     is_to_be_recovered,
+    left_by,
     play,
 )
 
@@ -109,7 +110,13 @@ def _play(customer: Customer, cell: Cell, scenario: Scenario, acks: Path) -> tup
         if _comes_to_rest(customer, scenario.name) or cell.kind not in PERMANENT:
             return
         helped.append("a new start")
-        customer.rotate({**built.request, "GraceDays": 0, **scenario.request})
+        request = {**built.request, "GraceDays": 0, **scenario.request}
+        if left := left_by(customer, scenario.name):
+            # Only the old key is left, and another rotation would hide what becomes of it. Whoever starts, if only to
+            # look, has repaired the cause (`faults`).
+            customer.rotate({**request, "DryRun": True})
+            request = {"Recover": left}
+        customer.rotate(request)
         _comes_to_rest(customer, scenario.name)
 
     return play(customer, scenario, acks, afterwards=finish, built=built, settles=False), helped[-1]

@@ -72,12 +72,13 @@ def _nothing_else_is_gone_and_nothing_is_left(customer: Customer, outcome: Outco
                 yield line
     own = outcome.built.dialect.own_databases
     for name in sorted(set(outcome.count.databases) - own - set(outcome.built.databases)):
-        yield f"database {name}"
+        if outcome.went_forward or f"DROP DATABASE {name}" not in _told(outcome):
+            yield f"database {name}"
     yield from outcome.count.followed_by
 
 
 def _left_after_rollback(outcome: Outcome) -> Iterator[str]:
-    """A key that could not be discarded may be there if people were told how to; an alias goes with its key."""
+    """What could not be removed may be there if people were told how to; an alias goes with its key."""
     found = outcome.found
     told = _told(outcome)
     yield from (f"removed: {name}" for name in found.removed if not name.startswith(DAILY))
@@ -90,7 +91,9 @@ def _left_after_rollback(outcome: Outcome) -> Iterator[str]:
         service, kind, own = name.split("/", 2)
         history = kind == "item" and "/rotation#" in own and facts["closed"]
         discarded = kind == "key" and facts["state"] == "PendingDeletion" and not facts["grants"]
-        left_over = service == "kms" and str(facts["key"] if kind == "alias" else own) in told
+        # By the identifier that the command to remove it has; an automated backup goes with its database.
+        called = facts["key"] if kind == "alias" else facts["database"] if kind == "automated-backup" else own
+        left_over = service in ("kms", "rds") and str(called).rpartition("/")[2] in told
         daily = (
             kind in ("automated-snapshot", "automated-cluster-snapshot")
             and own.startswith("rds:")

@@ -381,6 +381,15 @@ def ledger_of(customer: Customer, base_name: str) -> dict[str, bool]:
     return {item["record"]["S"]: "closed_at" in item for item in _ledger(customer, base_name)}
 
 
+def left_by(customer: Customer, base_name: str) -> str | None:
+    """The execution that left a rotation open when its source was gone already: a plain start would rotate again."""
+    for item in _ledger(customer, base_name):
+        state = json.loads(item.get("state", {}).get("S", "{}"))
+        if "closed_at" not in item and (state.get("decommission") or {}).get("complete"):
+            return str(item["execution_arn"]["S"])
+    return None
+
+
 def _ledger(customer: Customer, base_name: str) -> list[dict[str, Any]]:
     dynamodb = customer.client("dynamodb")
     (table,) = [name for name in dynamodb.list_tables()["TableNames"] if "ledger" in name.lower()]

@@ -499,6 +499,24 @@ def test_the_journal_has_the_position_before_anybody_subscribes() -> None:
     assert ports.source_server.own.rows == ports.target_server.own.rows
 
 
+def test_a_target_that_somebody_wrote_to_before_it_was_closed_is_not_caught_up_with() -> None:
+    """What he wrote is nowhere else, and no position shows it."""
+    ports, rotation = after(*RESTORED)
+    ports.target_server.touched = True
+
+    with pytest.raises(TargetMismatch, match=f"somebody has written to {TARGET} before it was closed"):
+        looked(rotation, ports)
+
+    assert ({}, None) == (ports.target_server.subscriptions, captured(ports.ledger.current(rotation)).applied_from)
+
+
+def test_what_it_applies_itself_is_not_taken_for_somebodys() -> None:
+    ports, rotation = subscribed()
+    assert ports.target_server.touched
+
+    assert "the lag to stay small (2 of 3 observations)" in waiting_for(looked(rotation, ports))
+
+
 @pytest.mark.parametrize("call", ["begin_behind", "subscribe"])
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize("earlier", [0, 1])

@@ -223,6 +223,15 @@ def limitations(sql: Session, database: str, accept: Sequence[str]) -> Iterator[
             "SELECT tgname::text FROM pg_trigger WHERE tgenabled IN ('A', 'R')",
         ),
         (
+            "event trigger(s), which would act on the copy when it subscribes, and write there perhaps",
+            "ALTER EVENT TRIGGER … DISABLE until the cutover",
+            f"""
+            SELECT evtname::text FROM pg_event_trigger e WHERE evtenabled <> 'D' AND evtowner NOT IN {_RDSS_ROLES}
+            AND NOT EXISTS (
+                SELECT FROM pg_depend WHERE classid = 'pg_event_trigger'::regclass AND objid = e.oid AND deptype = 'e')
+            """,
+        ),
+        (
             "large object(s), which are not replicated",
             "move them into a column (bytea), or choose another strategy",
             "SELECT oid::text FROM pg_largeobject_metadata",

@@ -107,9 +107,14 @@ WHERE relkind IN ('r', 'S') AND relpersistence <> 't'
 ORDER BY 1
 """
 _SERVER = """
-SELECT current_setting('server_version_num')::int >= 140000, current_setting('wal_level') = 'logical',
-       current_setting('max_slot_wal_keep_size', true) IS DISTINCT FROM '-1', (SELECT count(*) FROM pg_subscription)
+SELECT current_setting('wal_level') = 'logical', current_setting('max_slot_wal_keep_size') <> '-1',
+       (SELECT count(*) FROM pg_subscription)
 """
+_TOO_OLD = Finding(
+    name="EngineVersion",
+    message="PostgreSQL before 14 does not reckon with positions of its log",
+    advice="upgrade it, or choose another strategy",
+)
 # Asked in each database, which may have settings of its own. Statements that a client sends may be logged: the one that
 # has the password in it is put together on the server.
 _TELLTALE = """
@@ -129,7 +134,7 @@ SELECT name, setting::int, taken + :captured FROM (VALUES
 WHERE setting::int < taken + :captured ORDER BY 1
 """
 # The exception is raised anew, because the context of the first one would be logged with the password in it. (`OTHERS`
-# are all but those that were cancelled, by a timeout too.)
+# are all but those that were cancelled, by a timeout too. What cannot be caught is the end of the session itself.)
 _SUBSCRIBE = """
 DO $$ BEGIN
     EXECUTE format(
@@ -182,6 +187,8 @@ class PostgresCatchUp(PostgresEngine):
         # Jobs would run on the copy, too, from its first moment on: nobody can accept that.
         findings = list(super().limitations([*accept, "pg-cron"]))
         with self._session(MAINTENANCE_DATABASE) as sql:
+            if not sql.value("SELECT current_setting('server_version_num')::int >= 140000"):
+                return [*findings, _TOO_OLD]
             databases = [name for name, *_ in applications(sql)]
         captured = 1  # the control database
         telltale = []
@@ -235,31 +242,39 @@ class PostgresCatchUp(PostgresEngine):
     def _capture(self, database: str, name: str, tables: Sequence[str] = ()) -> bool:
         """The publication before the slot: what is decoded sees the catalogs as they were."""
         with self._session(database, SLOW_STATEMENT_SECONDS) as sql:
-            # A publication that an earlier attempt made stays as it is: what it lacks was made since, and is noticed.
-            with suppress_states(_ALREADY_THERE), sql.transaction():
-                if not sql.rows("SELECT FROM pg_publication WHERE pubname = :name", name=name):
-                    if not (tables := tables or tables_of(sql)):
-                        return False
-                    sql.run(f"CREATE PUBLICATION {quoted(name)} FOR TABLE {', '.join(tables)}")
-                    # Nobody alters a published table before this commits.
-                    bare = [table for (table,) in sql.rows(WITHOUT_IDENTITY)]
-                    if bare and database != CONTROL_DATABASE:
-                        raise PreflightRefused(f"table(s) of {database} without a replica identity: {named(bare)}")
-            self._make_slot(sql, _slots_of(sql, name)[0])
+            # Longer than for other locks. The end of a vacuum or of a transaction is waited for, and whoever reads or
+            # writes waits neither for the one nor for the other.
+            sql.run("SET lock_timeout = 0")
+            try:
+                if not self._publish(sql, database, name, tables):
+                    return False
+                self._make_slot(sql, _slots_of(sql, name)[0])
+            except SqlRefused as refused:
+                if refused.state == _TOOK_TOO_LONG:
+                    raise DatabaseUnreachable(
+                        f"{database}: a transaction or a vacuum does not come to an end"
+                    ) from None
+                raise
+        return True
+
+    def _publish(self, sql: Session, database: str, name: str, tables: Sequence[str]) -> bool:
+        # A publication that an earlier attempt made stays as it is: what it lacks was made since, and is noticed.
+        with suppress_states(_ALREADY_THERE), sql.transaction():
+            if not sql.rows("SELECT FROM pg_publication WHERE pubname = :name", name=name):
+                if not (tables := tables or tables_of(sql)):
+                    return False
+                sql.run(f"CREATE PUBLICATION {quoted(name)} FOR TABLE {', '.join(tables)}")
+                # Nobody alters a published table before this commits.
+                bare = [table for (table,) in sql.rows(WITHOUT_IDENTITY)]
+                if bare and database != CONTROL_DATABASE:
+                    raise PreflightRefused(f"table(s) of {database} without a replica identity: {named(bare)}")
         return True
 
     def _make_slot(self, sql: Session, slot: str) -> None:
         """Waits for the transactions that are under way: some of them may be in the snapshot by half."""
         if not sql.rows("SELECT FROM pg_replication_slots WHERE slot_name = :slot", slot=slot):
-            # Longer than for other locks: nobody waits behind us for the end of a transaction.
-            sql.run("SET lock_timeout = 0")
-            try:
-                with suppress_states(_ALREADY_THERE):
-                    sql.run("SELECT pg_create_logical_replication_slot(:slot, 'pgoutput')", slot=slot)
-            except SqlRefused as refused:
-                if refused.state == _TOOK_TOO_LONG:
-                    raise DatabaseUnreachable(f"a transaction does not end that slot {slot} has to wait for") from None
-                raise
+            with suppress_states(_ALREADY_THERE):
+                sql.run("SELECT pg_create_logical_replication_slot(:slot, 'pgoutput')", slot=slot)
         # One that is still being made goes away again with the attempt that makes it.
         if not sql.rows(
             "SELECT FROM pg_replication_slots WHERE slot_name = :slot AND confirmed_flush_lsn IS NOT NULL", slot=slot
@@ -650,13 +665,7 @@ class PostgresCatchUp(PostgresEngine):
 
 
 def _of_the_server(sql: Session, captured: int) -> Iterator[Finding]:
-    [[young_enough, logical, bounded, subscriptions]] = sql.rows(_SERVER)
-    if not young_enough:
-        yield Finding(
-            name="EngineVersion",
-            message="PostgreSQL before 14 does not reckon with positions of its log",
-            advice="upgrade it, or choose another strategy",
-        )
+    [[logical, bounded, subscriptions]] = sql.rows(_SERVER)
     if not logical:
         yield Finding(
             name="WalLevel",
