@@ -55,6 +55,7 @@ ALTER TABLE "Order ""lines"" 2" ADD COLUMN fast int DEFAULT 7;
 CREATE TABLE emptied (id int PRIMARY KEY);
 INSERT INTO emptied VALUES (1), (2);
 CREATE SEQUENCE never;
+CREATE SEQUENCE used;
 CREATE SEQUENCE "set ""back"" 2";
 CREATE SEQUENCE descending INCREMENT -3 MAXVALUE 100 START 100;
 CREATE SEQUENCE hoarded CACHE 20;
@@ -215,6 +216,7 @@ class Writers:
                     "noted AS (INSERT INTO journal SELECT id FROM new) SELECT id FROM new"
                 )
                 self.acknowledged[database].append(number)
+                time.sleep(0.005)  # the others of this machine want to work, too
 
 
 Plan = tuple[DatabaseFence, ...]
@@ -333,6 +335,20 @@ def next_numbers(endpoint: Endpoint, database: str) -> list[int]:
     return [number for [[number]] in found]
 
 
+def overtaken(done: CatchUp) -> PostgresCatchUp:
+    """An attempt to take over that stands still when it has read the testimony, while another one does it all."""
+    slow = done.copy.catching_up()
+    databases = slow._databases
+
+    def meanwhile() -> set[str]:
+        twice(lambda: done.follower.take_over("r1", done.name))
+        done.copy.admin("SELECT setval('used', 777)", "orders")
+        return databases()
+
+    slow._databases = meanwhile  # type: ignore[method-assign]
+    return slow
+
+
 @pytest.fixture(scope="module")
 def cutover(world: World, shared_source: Endpoint) -> Iterator[Cutover]:
     source = shared_source
@@ -366,7 +382,7 @@ def cutover(world: World, shared_source: Endpoint) -> Iterator[Cutover]:
             with pytest.raises(ENDED):
                 sql.run("COMMIT")
         done.drain(position)
-        twice(lambda: done.follower.take_over("r1", done.name))
+        overtaken(done).take_over("r1", done.name)
         wait_until(lambda: done.publisher.dismiss_senders(done.name))
         twice(lambda: done.follower.raise_fence("r1", plan, 5))
         breaches = done.publisher.fence_breach(plan), done.follower.fence_breach(plan)
@@ -406,6 +422,11 @@ def test_sequences_go_on_where_the_source_would_have_gone_on(cutover: Cutover) -
         assert cutover.next_of_the_source[database] == numbers
         assert numbers[0] > max(acknowledged)
         assert [1, 41, 94, 21] == numbers[1:5]
+
+
+def test_sequences_are_carried_once(cutover: Cutover) -> None:
+    """They may be in use when a slow attempt comes to it."""
+    assert [[777]] == cutover.catch_up.copy.admin("SELECT last_value FROM used", "orders")
 
 
 def test_the_copy_lets_nobody_in_before_its_release(cutover: Cutover) -> None:
@@ -537,12 +558,18 @@ def test_every_step_can_be_cut_off_and_repeated(
     world: World, source: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = capture_name("r3")
-    repeated_until_it_ends(monkeypatch, lambda: source.catching_up().begin_capture(name))
+    repeated_until_it_ends(monkeypatch, lambda: source.catching_up().begin_capture(name), stride=0.1)
     assert 4 == len(source.admin("SELECT FROM pg_replication_slots"))
     with Writers(source) as writers, catching_up(world, source, "r3", subscribed=False) as done:
-        for database in CAPTURED:
+        for database in (AWKWARD, LONG):
+            done.subscribe(database)
+        for database in ("orders", CONTROL_DATABASE):
             dying = CatchUp(source, done.copy, "r3", done.position, source.catching_up(), done.copy.catching_up())
-            repeated_until_it_ends(monkeypatch, lambda dying=dying, database=database: dying.subscribe(database))  # type: ignore[misc]
+            repeated_until_it_ends(
+                monkeypatch,
+                lambda dying=dying, database=database: dying.subscribe(database),  # type: ignore[misc]
+                stride=0.1,
+            )
             assert database == CONTROL_DATABASE or is_closed(done.copy, database)
         writers.wait_for(10)
         done.come_close()
@@ -555,9 +582,9 @@ def test_every_step_can_be_cut_off_and_repeated(
                 testify()
 
         # Each opens once more what the one before has closed, until one testifies.
-        repeated_until_it_ends(monkeypatch, fence, stride=0.3)
+        repeated_until_it_ends(monkeypatch, fence, stride=0.5)
         done.drain(done.publisher.mark("r3"))
-        repeated_until_it_ends(monkeypatch, lambda: done.copy.catching_up().take_over("r3", name), stride=0.1)
+        repeated_until_it_ends(monkeypatch, lambda: done.copy.catching_up().take_over("r3", name), stride=0.2)
 
         assert [] == done.copy.admin("SELECT subname FROM pg_subscription")
         for database in DATABASES:
@@ -1145,6 +1172,25 @@ def test_a_slot_that_lies_behind_the_copy_or_is_gone_is_refused(captured: Endpoi
         engine.begin_behind(name, "orders", Position("0/1000000"))
 
 
+def test_what_the_source_has_thrown_away_is_said_to_be_lost(captured: Endpoint) -> None:
+    """It keeps no more than max_slot_wal_keep_size, so that its own disk does not fill."""
+    engine, name = captured.catching_up(), capture_name("r6")
+    assert not engine.delivery(name).lost
+    [[position]] = captured.admin("SELECT pg_current_wal_flush_lsn()")
+    keep = "ALTER SYSTEM SET max_slot_wal_keep_size = '{}'"
+    with altered(captured, keep.format("1MB"), keep.format("1GB")):
+        captured.admin("SELECT pg_reload_conf()")
+        for _ in range(4):
+            captured.admin("SELECT pg_logical_emit_message(false, 'rds', 'x')")
+            captured.admin("SELECT pg_switch_wal()")
+        captured.admin("CHECKPOINT")
+    captured.admin("SELECT pg_reload_conf()")
+
+    assert engine.delivery(name).lost
+    with pytest.raises(CatchUpFailed, match="slot"):
+        engine.begin_behind(name, "orders", Position(position))
+
+
 def test_a_slot_is_advanced_in_strides_and_a_crash_does_not_take_it_back(
     captured: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1159,10 +1205,11 @@ def test_a_slot_is_advanced_in_strides_and_a_crash_does_not_take_it_back(
             client.run("INSERT INTO kept DEFAULT VALUES")
     [[position]] = captured.admin("SELECT pg_current_wal_flush_lsn()")
 
-    captured.catching_up().begin_behind(capture_name("r6"), "orders", Position(position))
+    captured.catching_up().begin_behind(capture_name("r6"), CONTROL_DATABASE, Position(position))
     captured.server.crash()
     captured.server.start()
 
     assert [[True]] == captured.admin(
-        f"SELECT confirmed_flush_lsn = pg_lsn '{position}' + 1 FROM pg_replication_slots WHERE database = 'orders'"
+        f"SELECT confirmed_flush_lsn = pg_lsn '{position}' + 1 FROM pg_replication_slots "
+        f"WHERE database = '{CONTROL_DATABASE}'"
     )

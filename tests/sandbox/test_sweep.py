@@ -248,7 +248,7 @@ def test_what_an_engine_or_a_strategy_cannot_have_is_left_out() -> None:
     }
 
     assert {subject for subject, kinds in found.items() if "late" in kinds} == {
-        DEFAULT, "postgres/snapshot", "aurora-postgresql/snapshot",
+        DEFAULT, "postgres/snapshot", "postgres/catch-up", "aurora-postgresql/snapshot",
     }  # fmt: skip
 
 

@@ -54,8 +54,10 @@ _IN_USE, _ALREADY_THERE, _NOT_THERE, _NOT_IN_STATE, _TOOK_TOO_LONG = "55006", "4
 
 _PATIENCE_SECONDS = 5.0
 _STRIDE_BYTES = 1 << 28
-_SURE = "SET LOCAL idle_in_transaction_session_timeout = '60s'"
-"""For a lock that has to be kept while another session works: longer than any of its statements."""
+_COMPARE_SECONDS = 20
+"""For a statement under the fence: less than a function has."""
+_SURE = f"SET LOCAL idle_in_transaction_session_timeout = '{_COMPARE_SECONDS + 5}s'"
+"""Of a lock that is kept while another session compares. An attempt that has died lets go of it so late."""
 
 _CONTROL_TABLES = """
 CREATE TABLE IF NOT EXISTS public.canary (
@@ -412,8 +414,7 @@ class PostgresCatchUp(PostgresEngine):
             with self._control_session() as sql:
                 attempt = self._open_once_more(sql, rotation_id, databases)
             sessions = {
-                fence.name: stack.enter_context(self._session(fence.name, SLOW_STATEMENT_SECONDS))
-                for fence in databases
+                fence.name: stack.enter_context(self._session(fence.name, _COMPARE_SECONDS)) for fence in databases
             }
             self._witnesses = frozenset(one.value("SELECT pg_backend_pid()") for one in sessions.values())
             stack.callback(setattr, self, "_witnesses", frozenset())
@@ -611,7 +612,11 @@ class PostgresCatchUp(PostgresEngine):
                 continue
             if database not in existing:
                 raise TargetMismatch(f"{database} was made since the snapshot")
-            with self._inside(database) as inside, self._control_session() as sql, sql.transaction():
+            with (
+                self._inside(database, _COMPARE_SECONDS) as inside,
+                self._control_session() as sql,
+                sql.transaction(),
+            ):
                 # Inside first. An attempt that has lost this right meanwhile has lost its session to the fence.
                 sql.run(_SURE)
                 if sql.rows(
