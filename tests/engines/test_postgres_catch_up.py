@@ -1162,11 +1162,13 @@ def test_what_is_committed_at_the_position_is_in_the_copy_and_what_follows_is_no
     assert [third] == sent()
 
 
-def test_a_slot_that_lies_behind_the_copy_or_is_gone_is_refused(captured: Endpoint) -> None:
+def test_a_position_that_is_not_the_sources_or_a_slot_that_is_gone_is_refused(captured: Endpoint) -> None:
     engine, name = captured.catching_up(), capture_name("r6")
 
     with pytest.raises(CatchUpFailed, match="minimum is"):
         engine.begin_behind(name, "orders", Position("0/1000000"))
+    with pytest.raises(CatchUpFailed, match="the source's log ends at"):
+        engine.begin_behind(name, "orders", Position("F/0"))
     captured.admin("SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots WHERE database = 'orders'")
     with pytest.raises(CatchUpFailed, match="is gone"):
         engine.begin_behind(name, "orders", Position("0/1000000"))
@@ -1203,7 +1205,8 @@ def test_a_slot_is_advanced_in_strides_and_a_crash_does_not_take_it_back(
     with contextlib.closing(captured.connect("orders")) as client:
         for _ in range(20):
             client.run("INSERT INTO kept DEFAULT VALUES")
-    [[position]] = captured.admin("SELECT pg_current_wal_flush_lsn()")
+        [[position]] = captured.admin("SELECT pg_current_wal_flush_lsn()")
+        client.run("INSERT INTO kept DEFAULT VALUES")
 
     captured.catching_up().begin_behind(capture_name("r6"), CONTROL_DATABASE, Position(position))
     captured.server.crash()

@@ -30,20 +30,20 @@ STOPPED = {"kind": "stopped", "seconds": 1}
 NAME_STAYS = {"kind": "denied", "function": "update-connectivity", "call": "route53.ChangeResourceRecordSets"}
 
 
-def dies(function: str, shape: str) -> Mapping[str, Any]:
-    return {"kind": "killed", "function": function, "statement": 1, "shape": shape, "when": "after"}
+def dies(function: str, shape: str, nth: int = 1) -> Mapping[str, Any]:
+    return {"kind": "killed", "function": function, "statement": nth, "shape": shape, "when": "after"}
 
 
 FORWARD = [
     Scenario("cu-plain"),
     # Databases are closed, and nobody has read what is not replicated: they have to be opened once more.
-    Scenario("cu-dies-closing", (dies(PAUSE, "COMMIT"),)),
+    Scenario("cu-dies-closing", (dies(PAUSE, "COMMIT", 2),)),
     # It is read, and nobody knows.
-    Scenario("cu-dies-testifying", (dies(PAUSE, "INSERT INTO public.evidence"),)),
+    Scenario("cu-dies-testifying", (dies(PAUSE, "COMMIT", 3),)),
     Scenario("cu-twice", ({"kind": "twice", "function": PAUSE},)),
     # One database has a subscription, the others have none.
     Scenario("cu-dies-beginning", (dies(WAIT, "DO"),)),
-    Scenario("cu-dies-ending", (dies("end-catch-up", "DROP SUBSCRIPTION"),)),
+    Scenario("cu-dies-ending", (dies("end-catch-up", "DROP SUBSCRIPTION ?"),)),
     Scenario("cu-source-crash", ({"kind": "crash", "side": "source", "function": WAIT},)),
     Scenario("cu-target-crash", ({"kind": "crash", "side": "target", "function": "confirm-drained"},)),
 ]

@@ -43,7 +43,7 @@ SAMPLE = [
         "killed",
     ),
     # The databases are closed, and nobody has read in them what is not replicated.
-    Cell(Boundary("forward", "pause-application-writes", "COMMIT", subject="postgres/catch-up"), "killed"),
+    Cell(Boundary("forward", "pause-application-writes", "COMMIT", nth=2, subject="postgres/catch-up"), "killed"),
     Cell(
         Boundary("forward", "wait-for-restore", "rds.CreateDBInstance", subject="aurora-postgresql/snapshot"),
         "killed",

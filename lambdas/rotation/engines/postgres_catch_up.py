@@ -326,18 +326,26 @@ class PostgresCatchUp(PostgresEngine):
     def _advance(self, sql: Session, slot: str, position: Position) -> None:
         """In strides that take a moment each: the server reads all of the log between, and keeps how far it came."""
         deadline = self._clock.monotonic() + SLOW_STATEMENT_SECONDS
-        while not sql.value(
-            """
-            SELECT end_lsn > CAST(:position AS pg_lsn) FROM pg_replication_slots, pg_replication_slot_advance(
-                slot_name, least(CAST(:position AS pg_lsn) + 1, confirmed_flush_lsn + CAST(:stride AS numeric)))
-            WHERE pg_replication_slots.slot_name = :slot
-            """,
-            position=position,
-            stride=_STRIDE_BYTES,
-            slot=slot,
-        ):
+        came_to = None
+        while True:
+            [[now_at, is_behind]] = sql.rows(
+                """
+                SELECT end_lsn::text, end_lsn > CAST(:position AS pg_lsn)
+                FROM pg_replication_slots, pg_replication_slot_advance(
+                    slot_name, least(CAST(:position AS pg_lsn) + 1, confirmed_flush_lsn + CAST(:stride AS numeric)))
+                WHERE pg_replication_slots.slot_name = :slot
+                """,
+                position=position,
+                stride=_STRIDE_BYTES,
+                slot=slot,
+            )
+            if is_behind:
+                return
+            if now_at == came_to:
+                raise CatchUpFailed(f"the source's log ends at {now_at}, before {position}")
             if self._clock.monotonic() >= deadline:
-                raise DatabaseUnreachable(f"slot {slot} is on its way to {position}")
+                raise DatabaseUnreachable(f"slot {slot} has come to {now_at} on its way to {position}")
+            came_to = now_at
 
     def delivery(self, name: str) -> Delivery:
         with self._control_session() as sql:
@@ -708,7 +716,7 @@ def _conninfo(**parts: object) -> str:
     """libpq's way to quote.
 
     >>> print(_conninfo(host="db.example.com", password="it's \\\\"))
-    host='db.example.com' password='it\\'s \\\\\\\\'
+    host='db.example.com' password='it\\'s \\\\'
     """
     return " ".join(
         f"{name}='{str(value).replace(chr(92), chr(92) * 2).replace(chr(39), chr(92) + chr(39))}'"
