@@ -253,7 +253,8 @@ def test_a_log_has_a_file_for_every_hour(sandbox: Sandbox) -> None:
     # In milliseconds, on the sandbox's clock.
     assert current["LastWritten"] > (before + 2 * 3600 - 5) * 1000
     assert files(FileLastWritten=int((before + 2 * 3600 + 3600) * 1000)) == []
-    assert [file["LogFileName"] for file in files(FilenameContains=current["LogFileName"][-3:])] == [
+    # The whole hour: in November "-11" is in every name.
+    assert [file["LogFileName"] for file in files(FilenameContains=current["LogFileName"][-13:])] == [
         current["LogFileName"]
     ]
     assert closed in files(FileSize=closed["Size"] - 1)
