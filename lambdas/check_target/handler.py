@@ -24,8 +24,9 @@ def check_target(rotation: Rotation, ports: Ports) -> Rotation:
     there = on_target.control_view(rotation.rotation_id, fence.databases)
     here = ports.engine(source, plan).control_view(rotation.rotation_id, fence.databases)
     reasons = _differences(here, there)
-    if not arrival.has_arrived(rotation, ports):
-        reasons.append(f"its position {arrival.arrived(rotation, ports)} lies before the fence position {position}")
+    arrived = arrival.of(rotation, on_target, ports)
+    if not arrived.is_complete():
+        reasons.append(f"its position {arrived.position()} lies before the fence position {position}")
     key_arn = rotation.keyed().arn
     if (state := ports.kms.key_state(key_arn)) != "Enabled":
         # RDS notices it late, and then the target would go away with everything that was written to it.

@@ -19,19 +19,20 @@ def confirm_drained(rotation: Rotation, ports: Ports) -> Rotation:
     plan, _ = rotation.planned()
     _, target, _, position = rotation.fenced()
     engine = ports.engine(target, plan)
+    arrived = arrival.of(rotation, engine, ports)
     began = ports.clock.monotonic()
     while True:
-        complete = arrival.has_arrived(rotation, ports) and engine.shows_marker(rotation.rotation_id)
+        complete = arrived.is_complete() and engine.shows_marker(rotation.rotation_id)
         now = ports.clock.now()
         if complete or ports.clock.monotonic() - began >= POLL_SECONDS:
             break
         if now >= rotation.outage_ends_by:
             raise DrainIncomplete(
-                f"{target.identifier} has replayed {arrival.arrived(rotation, ports)}, not {position}, "
+                f"{target.identifier} has replayed {arrived.position()}, not {position}, "
                 f"within {plan.write_outage_budget_seconds} s"
             )
         ports.clock.pause(PAUSE_SECONDS)
-    replayed = arrival.arrived(rotation, ports)
+    replayed = arrived.position()
     logger.info("drain observed", complete=complete, replayed=replayed, fence_position=position)
     return rotation.having(drain=Drain(complete=complete, replayed=replayed, observed_at=now))
 

@@ -1,22 +1,31 @@
 """Whether everything before the fence has come to the target, whichever way it comes there."""
 
-from lambdas.rotation.ports import Ports
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from lambdas.rotation.ports import Engine, Ports
 from lambdas.rotation.state import Position, Rotation
 
 
-def has_arrived(rotation: Rotation, ports: Ports) -> bool:
-    """By positions, never by lag. A copy that catches up has positions of its own, so the source is asked."""
-    plan, _ = rotation.planned()
-    source, target, _, position = rotation.fenced()
-    if (capture := rotation.capture) is not None:
-        return ports.catching_up(source, plan).has_delivered(capture.name, len(capture.databases), position)
-    return ports.engine(target, plan).has_replayed(position)
+@dataclass(frozen=True)
+class Arrival:
+    """By positions, never by lag. To ask again takes no other login: it is asked inside the write outage."""
 
-
-def arrived(rotation: Rotation, ports: Ports) -> Position:
+    is_complete: Callable[[], bool]
+    position: Callable[[], Position]
     """How far, in the source's positions."""
+
+
+def of(rotation: Rotation, on_target: Engine, ports: Ports) -> Arrival:
+    """A copy that catches up has positions of its own, so its source is asked; any other target is."""
     plan, _ = rotation.planned()
-    source, target, _, _ = rotation.fenced()
-    if (capture := rotation.capture) is not None:
-        return ports.catching_up(source, plan).delivery(capture.name).position or Position("nothing")
-    return ports.engine(target, plan).replayed()
+    source, _, _, position = rotation.fenced()
+    capture = rotation.capture
+    if capture is None:
+        return Arrival(partial(on_target.has_replayed, position), on_target.replayed)
+    on_source = ports.catching_up(source, plan)
+    return Arrival(
+        partial(on_source.has_delivered, capture.name, len(capture.databases), position),
+        lambda: on_source.delivery(capture.name).position or Position("nothing"),
+    )

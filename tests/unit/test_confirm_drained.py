@@ -59,6 +59,20 @@ def test_sees_it_arrive_while_looking() -> None:
     assert ports.clock.monotonic() < 1
 
 
+def test_to_look_again_takes_no_other_login(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A login is a secret read and a TLS handshake, and applications are waiting."""
+    ports = FakePorts()
+    rotation = fenced_rotation(ports)
+    ports.target_server.stop_replay()
+    ports.target_server.own.position -= 1
+    engine, made = ports.engine, []
+    monkeypatch.setattr(ports, "engine", lambda *asked: made.append(asked) or engine(*asked))
+
+    confirm_drained(rotation, ports)
+
+    assert len(made) == 1
+
+
 def test_the_budget_counts_from_the_request_of_the_fence() -> None:
     ports = FakePorts()
     rotation = fenced_rotation(ports, write_outage_budget_seconds=5)
