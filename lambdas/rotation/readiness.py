@@ -2,14 +2,45 @@
 
 from datetime import datetime, timedelta
 
+from lambdas.rotation.errors import SyncIncomplete
+from lambdas.rotation.polling import look_again_seconds
 from lambdas.rotation.ports import Instance
-from lambdas.rotation.state import Rotation
+from lambdas.rotation.state import Rotation, Sync
+from lambdas.rotation.step import logger
 
+PATIENCE = timedelta(hours=24)
+OFTEN_SECONDS, SELDOM_SECONDS = 30, 300
 SMALL_LAG_BYTES = 16 * 1024 * 1024
 STEADY_OBSERVATIONS = 3
 BACKUP_WINDOW_MARGIN = timedelta(minutes=45)
 """RDS neither promotes an instance that is backing up nor takes a snapshot of it, so no backup may begin before that
 is under way."""
+
+
+def begun(rotation: Rotation, now: datetime) -> Sync:
+    """This look's observation, before anything was observed."""
+    return Sync(
+        started_at=rotation.started_at_or(rotation.sync, now),
+        observed_at=now,
+        superuser_databases=rotation.sync.superuser_databases if rotation.sync else (),
+    )
+
+
+def ended(rotation: Rotation, sync: Sync, waiting_for: list[str]) -> Rotation:
+    """This look's observation, written down. Raises: SyncIncomplete (terminal) when it is not ready after 24 hours."""
+    target, now = rotation.target_identifier, sync.observed_at
+    if waiting_for and now - sync.started_at >= PATIENCE:
+        raise SyncIncomplete(f"{target}: after 24 hours still waiting for {'; '.join(waiting_for)}")
+    logger.info("target observed", target=target, waiting_for=waiting_for, lag_bytes=sync.lag_bytes)
+    steadying = 0 < sync.steady_observations < STEADY_OBSERVATIONS
+    again = look_again_seconds(sync.started_at, now, often=OFTEN_SECONDS, seldom=SELDOM_SECONDS)
+    return rotation.having(
+        sync=sync.having(
+            waiting_for=tuple(waiting_for),
+            ready=not waiting_for,
+            look_again_seconds=OFTEN_SECONDS if steadying else again,
+        )
+    )
 
 
 def backup_window(instance: Instance, now: datetime) -> list[str]:

@@ -1,21 +1,15 @@
 """WaitForCatchUp: let the restored target apply what the source has kept, and see it come close. Looks once."""
 
-from datetime import timedelta
-
 from aws_lambda_powertools.metrics import MetricUnit
 
-from lambdas.rotation import making
-from lambdas.rotation.errors import CatchUpFailed, SyncIncomplete, TargetMismatch, UnknownDatabase
-from lambdas.rotation.polling import look_again_seconds
+from lambdas.rotation import making, readiness
+from lambdas.rotation.errors import CatchUpFailed, TargetMismatch, UnknownDatabase
 from lambdas.rotation.ports import CatchUpEngine, Delivery, Ports
 from lambdas.rotation.readiness import SMALL_LAG_BYTES, STEADY_OBSERVATIONS, connectivity
 from lambdas.rotation.snapshots import NOTES
 from lambdas.rotation.state import Rotation, Sync
-from lambdas.rotation.step import logger, measure, step
+from lambdas.rotation.step import measure, step
 from lambdas.wait_for_catch_up.recovery import end_of_recovery
-
-PATIENCE = timedelta(hours=24)
-OFTEN_SECONDS, SELDOM_SECONDS = 30, 300
 
 
 def wait_for_catch_up(rotation: Rotation, ports: Ports) -> Rotation:
@@ -35,11 +29,7 @@ def wait_for_catch_up(rotation: Rotation, ports: Ports) -> Rotation:
         raise UnknownDatabase(f"{database.identifier} is gone")
     target = ports.rds.describe_instance(rotation.target_identifier or "")
     waiting_for = making.waiting_for(rotation, target, CatchUpFailed)
-    sync = Sync(
-        started_at=rotation.started_at_or(rotation.sync, now),
-        observed_at=now,
-        superuser_databases=rotation.sync.superuser_databases if rotation.sync else (),
-    )
+    sync = readiness.begun(rotation, now)
     if target is not None and not waiting_for:
         publisher, copy = ports.catching_up(source.database, plan), ports.catching_up(target.database, plan)
         _delivery(rotation, publisher)
@@ -49,19 +39,7 @@ def wait_for_catch_up(rotation: Rotation, ports: Ports) -> Rotation:
         waiting_for += connectivity(rotation, now)
         if sync.lag_bytes is not None:
             measure(rotation, "ReplicationLagBytes", MetricUnit.Bytes, sync.lag_bytes)
-    if waiting_for and now - sync.started_at >= PATIENCE:
-        raise SyncIncomplete(f"{rotation.target_identifier}: after 24 hours still waiting for {'; '.join(waiting_for)}")
-    logger.info("target observed", target=rotation.target_identifier, waiting_for=waiting_for, lag_bytes=sync.lag_bytes)
-    steadying = 0 < sync.steady_observations < STEADY_OBSERVATIONS
-    return rotation.having(
-        sync=sync.having(
-            waiting_for=tuple(waiting_for),
-            ready=not waiting_for,
-            look_again_seconds=OFTEN_SECONDS
-            if steadying
-            else look_again_seconds(sync.started_at, now, often=OFTEN_SECONDS, seldom=SELDOM_SECONDS),
-        )
-    )
+    return readiness.ended(rotation, sync, waiting_for)
 
 
 def _subscribed(

@@ -14,7 +14,7 @@ from infra.network import endpoint_services
 from infra.task_function import METRICS_NAMESPACE
 from infra.tasks import permission_matrix
 from lambdas.rotation import ports
-from lambdas.wait_for_replication_sync.handler import SELDOM_SECONDS
+from lambdas.rotation.readiness import SELDOM_SECONDS
 from tests.infra.conftest import Template
 
 FUNCTION, ROLE, LOG_GROUP = "AWS::Lambda::Function", "AWS::IAM::Role", "AWS::Logs::LogGroup"

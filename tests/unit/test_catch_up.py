@@ -13,7 +13,7 @@ from lambdas.begin_capture.handler import begin_capture
 from lambdas.copy_snapshot.handler import copy_snapshot
 from lambdas.pause_application_writes.handler import pause_application_writes
 from lambdas.restore_target.handler import restore_target
-from lambdas.rotation import outage
+from lambdas.rotation import outage, readiness
 from lambdas.rotation.errors import (
     AwsUnavailable,
     BudgetSpent,
@@ -37,7 +37,6 @@ from lambdas.rotation.snapshots import NOTES
 from lambdas.rotation.state import Fence, Finding, Position, Rotation
 from lambdas.rotation.step import metrics
 from lambdas.take_snapshot.handler import take_snapshot
-from lambdas.wait_for_catch_up import handler as catching_up
 from lambdas.wait_for_catch_up.handler import wait_for_catch_up
 from lambdas.wait_for_restore.handler import wait_for_restore
 from tests.fakes import (
@@ -326,7 +325,7 @@ def test_looks_seldom_where_nobody_is_kept_waiting() -> None:
         ports.clock.advance(outage.look_again_seconds(rotation, ports))
         visits += 1
     day = timedelta(days=1).total_seconds()
-    looks = 3600 / catching_up.OFTEN_SECONDS + day / catching_up.SELDOM_SECONDS
+    looks = 3600 / readiness.OFTEN_SECONDS + day / readiness.SELDOM_SECONDS
 
     assert (visits + looks) * events_of_a_visit < 25_000 - 16_000, "which Decommission may need"
 
@@ -717,7 +716,7 @@ def test_it_is_not_waited_for_for_ever() -> None:
     ports, rotation = subscribed()
     _lag(ports)
     assert rotation.sync is not None
-    ports.clock.advance((rotation.sync.started_at + catching_up.PATIENCE - ports.clock.now()).total_seconds() - 151)
+    ports.clock.advance((rotation.sync.started_at + readiness.PATIENCE - ports.clock.now()).total_seconds() - 151)
     rotation = looked(rotation, ports)
 
     with pytest.raises(SyncIncomplete, match="after 24 hours still waiting for the lag"):
@@ -727,18 +726,18 @@ def test_it_is_not_waited_for_for_ever() -> None:
 def test_looks_often_at_first_and_while_it_counts() -> None:
     ports, rotation = subscribed()
     assert rotation.sync is not None
-    assert rotation.sync.look_again_seconds == catching_up.OFTEN_SECONDS
+    assert rotation.sync.look_again_seconds == readiness.OFTEN_SECONDS
     ports.clock.advance(3600)
     _lag(ports)
     rotation = looked(rotation, ports)
     assert rotation.sync is not None
-    assert rotation.sync.look_again_seconds == catching_up.SELDOM_SECONDS
+    assert rotation.sync.look_again_seconds == readiness.SELDOM_SECONDS
     ports.target_server.applies = True
 
     rotation = looked(rotation, ports)
 
     assert rotation.sync is not None
-    assert (rotation.sync.steady_observations, rotation.sync.look_again_seconds) == (1, catching_up.OFTEN_SECONDS)
+    assert (rotation.sync.steady_observations, rotation.sync.look_again_seconds) == (1, readiness.OFTEN_SECONDS)
 
 
 def _fail(ports: FakePorts) -> None:
