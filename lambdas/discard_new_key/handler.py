@@ -4,11 +4,13 @@ from datetime import timedelta
 
 from lambdas.rotation import names
 from lambdas.rotation.errors import AccessRefused, AwsRefused
+from lambdas.rotation.polling import backing_off_seconds
 from lambdas.rotation.ports import Ports
 from lambdas.rotation.state import Key, Rotation, Undo
 from lambdas.rotation.step import logger, step
 
 PATIENCE = timedelta(hours=2)
+OFTEN_SECONDS, SELDOM_SECONDS = 60, 900
 PENDING_WINDOW_DAYS = 7
 
 
@@ -40,9 +42,11 @@ def discard_new_key(rotation: Rotation, ports: Ports) -> Rotation:
         reason = "it is used by " + ", ".join(f"{user.kind} {user.identifier}" for user in users)
     except (AccessRefused, AwsRefused) as refused:
         return _left_over(rotation, undo, arn, str(refused))
-    if ports.clock.now() - (undo.ended_at or undo.started_at) < PATIENCE:
+    since, now = undo.ended_at or undo.started_at, ports.clock.now()
+    if now - since < PATIENCE:
         logger.info("new key not discarded yet", key=arn, reason=reason)
-        return rotation.having(undo=undo.having(waiting_for=(f"{arn}: {reason}",)))
+        again = backing_off_seconds(since, now, often=OFTEN_SECONDS, seldom=SELDOM_SECONDS)
+        return rotation.having(undo=undo.having(waiting_for=(f"{arn}: {reason}",), look_again_seconds=again))
     return _left_over(rotation, undo, arn, reason)
 
 

@@ -1,5 +1,7 @@
 """ConfirmDrained: the position and the marker, or nothing."""
 
+from unittest.mock import Mock
+
 import pytest
 
 from lambdas.confirm_drained.handler import POLL_SECONDS, confirm_drained
@@ -65,12 +67,12 @@ def test_to_look_again_takes_no_other_login(monkeypatch: pytest.MonkeyPatch) -> 
     rotation = fenced_rotation(ports)
     ports.target_server.stop_replay()
     ports.target_server.own.position -= 1
-    engine, made = ports.engine, []
-    monkeypatch.setattr(ports, "engine", lambda *asked: made.append(asked) or engine(*asked))
+    engine = Mock(side_effect=ports.engine)
+    monkeypatch.setattr(ports, "engine", engine)
 
     confirm_drained(rotation, ports)
 
-    assert len(made) == 1
+    engine.assert_called_once()
 
 
 def test_the_budget_counts_from_the_request_of_the_fence() -> None:

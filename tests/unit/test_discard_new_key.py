@@ -2,7 +2,7 @@
 
 import pytest
 
-from lambdas.discard_new_key.handler import discard_new_key
+from lambdas.discard_new_key.handler import PATIENCE, SELDOM_SECONDS, discard_new_key
 from lambdas.rollback.handler import rollback
 from lambdas.rotation.errors import AccessRefused
 from lambdas.rotation.names import our_tags
@@ -33,7 +33,7 @@ def discarded(rotation: Rotation, ports: FakePorts, visits: int = 200) -> Rotati
         assert rotation.undo is not None
         if rotation.undo.key_discarded:
             break
-        ports.clock.advance(60)
+        ports.clock.advance(rotation.undo.look_again_seconds)
     return rotation
 
 
@@ -120,6 +120,25 @@ def test_a_key_of_another_rotation_is_never_found() -> None:
     assert "Enabled" == ports.kms.keys[NEW_KEY].state
     assert rotation.undo is not None
     assert rotation.undo.key_discarded
+
+
+def test_a_key_that_is_used_is_looked_at_for_two_hours_more_and_more_seldom() -> None:
+    """The target's backups go within minutes; a question that is denied stays denied."""
+    ports = FakePorts()
+    rotation = without_target(ports)
+    ports.key_users.others[NEW_KEY] = [KeyUser(kind="db-snapshot", identifier="theirs")]
+    ended_at = ports.clock.now()
+    waits = []
+    while rotation.undo is not None and not rotation.undo.key_discarded:
+        rotation = visit(discard_new_key, rotation, ports)
+        assert rotation.undo is not None
+        waits.append(rotation.undo.look_again_seconds)
+        ports.clock.advance(waits[-1])
+
+    assert waits[:5] == [60, 60, 120, 240, 480]
+    assert max(waits) == SELDOM_SECONDS
+    assert len(waits) < 20
+    assert ports.clock.now() - ended_at >= PATIENCE
 
 
 @pytest.mark.parametrize("call", ["kms.delete_alias", "kms.schedule_key_deletion"])
