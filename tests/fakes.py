@@ -33,7 +33,7 @@ from lambdas.rotation.errors import (
     SwitchoverFailed,
     TargetMismatch,
 )
-from lambdas.rotation.names import CLUSTER, CONTROL_DATABASE, ROTATION_ID_TAG, key_alias, our_tags
+from lambdas.rotation.names import CLUSTER, CONTROL_DATABASE, DECOMMISSION_TAG, ROTATION_ID_TAG, key_alias, our_tags
 from lambdas.rotation.ports import (
     BlueGreenDeployment,
     ControlView,
@@ -62,10 +62,12 @@ from lambdas.rotation.state import (
     Plan,
     Position,
     Promotion,
+    Release,
     Rotation,
     Sync,
     TargetCheck,
     Verdict,
+    Verification,
 )
 
 START = datetime(2027, 1, 1, tzinfo=UTC)
@@ -1470,21 +1472,25 @@ def planned_rotation(ports: FakePorts, **plan: Any) -> Rotation:
     return journaled(ports, ports.ledger.open(rotation))
 
 
+def connectivity_prepared(ports: FakePorts, rotation: Rotation) -> Rotation:
+    """The key exists, and the TTL of the record that leads to the source is lowered: PrepareConnectivity has run."""
+    _, source = rotation.planned()
+    record = DnsRecord(
+        zone_id="Z1", name="db.example.com", value=source.address, ttl_seconds=300, lowered_ttl_seconds=5
+    )
+    rotation = rotation.having(
+        new_key=Key(arn=NEW_KEY, manager="CUSTOMER"),
+        connectivity=Connectivity(record=record, ttl_lowered_at=ports.clock.now()),
+    )
+    return journaled(ports, rotation)
+
+
 def replicating_rotation(ports: FakePorts, **plan: Any) -> Rotation:
     """The key and the target exist, the record's TTL is lowered; WaitForReplicationSync comes next."""
-    target = ports.rds.instances[TARGET].database
-    record = DnsRecord(
-        zone_id="Z1",
-        name="db.example.com",
-        value=ports.rds.instances[SOURCE].database.address,
-        ttl_seconds=300,
-        lowered_ttl_seconds=5,
-    )
-    rotation = planned_rotation(ports, **plan).having(
+    rotation = connectivity_prepared(ports, planned_rotation(ports, **plan)).having(
         new_key=Key(arn=NEW_KEY, manager="CUSTOMER", alias=key_alias(SOURCE, ROTATION_ID)),
         target_identifier=TARGET,
-        target=target,
-        connectivity=Connectivity(record=record, ttl_lowered_at=ports.clock.now()),
+        target=ports.rds.instances[TARGET].database,
     )
     return journaled(ports, rotation)
 
@@ -1531,6 +1537,19 @@ def switched_rotation(ports: FakePorts, **plan: Any) -> Rotation:
     check = TargetCheck(system_identifier="7000000000000000001", databases=("orders", "postgres"), checked_at=now)
     switched = rotation.connectivity.having(switch_requested_at=now, change_id="change-1")
     return journaled(ports, rotation.having(target_check=check, connectivity=switched))
+
+
+def past_grace(ports: FakePorts, rotation: Rotation) -> Rotation:
+    """Released and verified, the source marked and its grace period over; Decommission comes next."""
+    ports.rds.alter(SOURCE, tags={DECOMMISSION_TAG: ROTATION_ID})
+    ports.ledger.lineage[SOURCE] = ports.rds.instances[TARGET].database.resource_id
+    now = ports.clock.now()
+    rotation = rotation.having(
+        release=Release(released_at=now, write_outage_seconds=2.5),
+        verification=Verification(complete=True, started_at=now, observed_at=now),
+        grace_ends_at=now,
+    )
+    return journaled(ports, rotation)
 
 
 def journaled(ports: FakePorts, rotation: Rotation) -> Rotation:

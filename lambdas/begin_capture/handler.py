@@ -1,7 +1,7 @@
 """BeginCapture: from now on the source keeps what it commits, for a target that is restored meanwhile."""
 
 from lambdas.rotation import names
-from lambdas.rotation.errors import PreflightRefused
+from lambdas.rotation.limitations import refuse_if_limited
 from lambdas.rotation.ports import Ports
 from lambdas.rotation.state import Capture, Rotation
 from lambdas.rotation.step import logger, step
@@ -18,8 +18,7 @@ def begin_capture(rotation: Rotation, ports: Ports) -> Rotation:
     if rotation.capture is not None and rotation.capture.databases:
         return rotation
     engine = ports.catching_up(database, plan)
-    if reasons := engine.limitations(plan.accept):
-        raise PreflightRefused("; ".join(f"{reason.message}: {reason.advice}" for reason in reasons))
+    refuse_if_limited(engine, plan)
     capture = rotation.capture or Capture(name=names.capture_name(rotation.rotation_id), begun_at=ports.clock.now())
     target = names.target_identifier(plan.base_name, rotation.rotation_id)
     rotation = rotation.having(capture=capture, target_identifier=target)

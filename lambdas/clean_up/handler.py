@@ -107,7 +107,7 @@ def _chores(rotation: Rotation) -> list[tuple[Chore, str]]:
         for snapshot in (rotation.restoration.kept_snapshot, rotation.restoration.temporary_snapshot):
             kind = "db-cluster-snapshot" if source.is_cluster else "db-snapshot"
             command = f"aws rds delete-{kind} --{kind}-identifier {snapshot}"
-            chores.append((partial(_snapshot, snapshot), command))
+            chores.append((partial(snapshots.request_removal, snapshot), command))
     return chores
 
 
@@ -141,15 +141,6 @@ def _ours(rotation: Rotation, ports: Ports) -> Instance | None:
     _, source = rotation.planned()
     target = databases.like(source, rotation.target_identifier or "", ports)
     return target if target is not None and target.tags.get(ROTATION_ID_TAG) == rotation.rotation_id else None
-
-
-def _snapshot(identifier: str, rotation: Rotation, ports: Ports) -> str | None:
-    _, source = rotation.planned()
-    found = databases.describe_snapshot(source, identifier, ports)
-    if found is None or not snapshots.is_ours(found, rotation):
-        return None
-    databases.request_snapshot_deletion(source, identifier, ports)
-    return f"snapshot {identifier} to be deleted (it is {found.get('Status')})"
 
 
 def _control_database(rotation: Rotation, ports: Ports) -> str | None:

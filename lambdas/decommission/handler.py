@@ -62,17 +62,8 @@ def _counted(rotation: Rotation, now: datetime) -> Decommission:
 
 def _early(rotation: Rotation, progress: Decommission, source: Instance | None, ports: Ports) -> Decommission:
     """What the target was made of before it caught up: nobody needs it, and one of the two holds the old key."""
-    _, database = rotation.planned()
-    left = [one for one in snapshots.pair_to_restore(rotation) if _exists(one, rotation, ports)]
-    for one in left:
-        databases.request_snapshot_deletion(database, one, ports)
-    return progress if left else progress.having(stage="snapshot")
-
-
-def _exists(snapshot: str, rotation: Rotation, ports: Ports) -> bool:
-    _, database = rotation.planned()
-    found = databases.describe_snapshot(database, snapshot, ports)
-    return found is not None and snapshots.is_ours(found, rotation)
+    left = [snapshots.request_removal(one, rotation, ports) for one in snapshots.pair_to_restore(rotation)]
+    return progress if any(left) else progress.having(stage="snapshot")
 
 
 def _snapshot(rotation: Rotation, progress: Decommission, source: Instance | None, ports: Ports) -> Decommission:

@@ -5,7 +5,8 @@ from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 
 from lambdas.rotation import reach
-from lambdas.rotation.errors import FenceIncomplete, PreflightRefused, StateIncomplete
+from lambdas.rotation.errors import FenceIncomplete, StateIncomplete
+from lambdas.rotation.limitations import refuse_if_limited
 from lambdas.rotation.ports import CatchUpEngine, Engine, Ports
 from lambdas.rotation.state import Fence, Rotation
 from lambdas.rotation.step import logger, step
@@ -84,8 +85,7 @@ def _written_down(rotation: Rotation, engine: Engine, ports: Ports) -> tuple[Rot
     if rotation.fence is not None:
         return rotation, rotation.fence
     plan, _ = rotation.planned()
-    if reasons := engine.limitations(plan.accept):
-        raise PreflightRefused("; ".join(f"{reason.message}: {reason.advice}" for reason in reasons))
+    refuse_if_limited(engine, plan)
     databases = engine.plan_fence(rotation.sync.superuser_databases if rotation.sync else ())
     fence = Fence(databases=databases, requested_at=ports.clock.now())
     rotation = rotation.having(fence=fence)

@@ -498,6 +498,8 @@ class CatchUpEngine(Engine, Protocol):
         """Source: from now on it keeps what it commits. Repeatable.
 
         Returns the databases that have a slot, and a position that no slot reaches back behind.
+
+        Raises: PreflightRefused (terminal); applications could no longer change the rows of a table.
         """
         ...
 
@@ -506,7 +508,10 @@ class CatchUpEngine(Engine, Protocol):
         ...
 
     def begin_behind(self, name: str, database: str, position: Position) -> None:
-        """Source: send what was committed behind the end of the copy's recovery. Repeatable."""
+        """Source: send what was committed behind the end of the copy's recovery. Repeatable.
+
+        Raises: CatchUpFailed (terminal); the source no longer has all that lies behind it.
+        """
         ...
 
     def delivery(self, name: str) -> Delivery: ...
@@ -520,7 +525,10 @@ class CatchUpEngine(Engine, Protocol):
     ) -> AbstractContextManager[Callable[[], None]]:
         """Source: sessions from before the fence; call what it gives under the fence, before the position is taken.
 
-        Raises: JournalMoved (retryable); TargetMismatch (terminal) when there is what was never captured.
+        Raises: JournalMoved (retryable) when another attempt has testified, or has begun after this one.
+            DecisionLost (terminal) when a verdict of this rotation stands. What it gives, also:
+            FenceBroken (terminal) when the fence does not hold; TargetMismatch (terminal) when there is what was never
+            captured.
         """
         ...
 

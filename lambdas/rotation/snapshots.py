@@ -4,8 +4,9 @@ to be trusted."""
 from collections.abc import Mapping
 from typing import Any
 
-from lambdas.rotation import names
+from lambdas.rotation import databases, names
 from lambdas.rotation.errors import SnapshotFailed
+from lambdas.rotation.ports import Ports
 from lambdas.rotation.state import Rotation
 
 
@@ -56,17 +57,23 @@ def is_ours(snapshot: Mapping[str, Any], rotation: Rotation) -> bool:
     return mark in (snapshot.get("TagList") or ())
 
 
+def request_removal(identifier: str, rotation: Rotation, ports: Ports) -> str | None:
+    """Ask for the deletion of one that is ours. Returns what is then waited for, None when none is left to remove."""
+    _, database = rotation.planned()
+    found = databases.describe_snapshot(database, identifier, ports)
+    if found is None or not is_ours(found, rotation):
+        return None
+    databases.request_snapshot_deletion(database, identifier, ports)
+    return f"snapshot {identifier} to be deleted (it is {found.get('Status')})"
+
+
 NOTES = ("after the snapshot", "before the snapshot")
 """Rows that a captured source is given around the snapshot. The target shows each once, or it began elsewhere."""
 
 
 def pair_to_restore(rotation: Rotation) -> tuple[str, str]:
     """`pair_of`, where that is what the target is made of; else an earlier pair, from before the target caught up."""
-    if rotation.capture is None:
-        return pair_of(rotation)
-    plan, _ = rotation.planned()
-    stem = names.target_identifier(plan.base_name, rotation.rotation_id) + "-early"
-    return names.temporary_snapshot(stem), names.kept_snapshot(stem)
+    return pair_of(rotation) if rotation.capture is None else _pair(rotation, "-early")
 
 
 def pair_of(rotation: Rotation) -> tuple[str, str]:
@@ -74,6 +81,10 @@ def pair_of(rotation: Rotation) -> tuple[str, str]:
 
     Not after the target, which may have the name of a database that many rotations will have made snapshots of.
     """
+    return _pair(rotation)
+
+
+def _pair(rotation: Rotation, moment: str = "") -> tuple[str, str]:
     plan, _ = rotation.planned()
-    stem = names.target_identifier(plan.base_name, rotation.rotation_id)
+    stem = names.target_identifier(plan.base_name, rotation.rotation_id) + moment
     return names.temporary_snapshot(stem), names.kept_snapshot(stem)

@@ -52,7 +52,6 @@ def _ask(rotation: Rotation, snapshot: str, ports: Ports) -> None:
     if source is None:
         raise UnknownDatabase(f"{database.identifier} is gone")
     if rotation.capture is not None:
-        rotation.captured()
         ports.catching_up(database, plan).leave_a_note(rotation.rotation_id, BEFORE)
     else:
         fence, _ = rotation.fenced_source()

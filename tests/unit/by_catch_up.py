@@ -12,11 +12,11 @@ from lambdas.restore_target.handler import restore_target
 from lambdas.rotation.names import CONTROL_DATABASE
 from lambdas.rotation.ports import Step
 from lambdas.rotation.readiness import STEADY_OBSERVATIONS
-from lambdas.rotation.state import Capture, Connectivity, DnsRecord, Key, Rotation
+from lambdas.rotation.state import Capture, Rotation
 from lambdas.take_snapshot.handler import take_snapshot
 from lambdas.wait_for_catch_up.handler import wait_for_catch_up
 from lambdas.wait_for_restore.handler import wait_for_restore
-from tests.fakes import NEW_KEY, ROTATION_ID, SOURCE, TARGET, FakePorts, journaled, planned_rotation, visit
+from tests.fakes import NEW_KEY, ROTATION_ID, TARGET, FakePorts, connectivity_prepared, planned_rotation, visit
 from tests.unit import by_snapshot
 
 CAPTURE = f"rds_key_rotation_{ROTATION_ID}"
@@ -44,15 +44,7 @@ def prepared() -> tuple[FakePorts, Rotation]:
     del ports.source_server.own.open[CONTROL_DATABASE]
     ports.source_server.write()
     rotation = planned_rotation(ports, strategy="catch-up", write_outage_budget_seconds=60)
-    record = DnsRecord(
-        zone_id="Z1", name="db.example.com", value=ports.rds.instances[SOURCE].database.address,
-        ttl_seconds=300, lowered_ttl_seconds=5,
-    )  # fmt: skip
-    rotation = rotation.having(
-        new_key=Key(arn=NEW_KEY, manager="CUSTOMER"),
-        connectivity=Connectivity(record=record, ttl_lowered_at=ports.clock.now()),
-    )
-    return ports, journaled(ports, rotation)
+    return ports, connectivity_prepared(ports, rotation)
 
 
 def done(step: Step, rotation: Rotation, ports: FakePorts) -> Rotation:

@@ -28,10 +28,10 @@ from lambdas.rotation.errors import (
     TargetMismatch,
     VerificationFailed,
 )
-from lambdas.rotation.names import CONTROL_DATABASE, DECOMMISSION_TAG
+from lambdas.rotation.names import CONTROL_DATABASE
 from lambdas.rotation.ports import Step
 from lambdas.rotation.snapshots import NOTES
-from lambdas.rotation.state import Fence, Release, Rotation, Verification
+from lambdas.rotation.state import Fence, Rotation, Verification
 from lambdas.rotation.undoing import SLOWEST_FUNCTION
 from lambdas.verify import handler as verifying
 from lambdas.verify.handler import verify
@@ -47,6 +47,7 @@ from tests.fakes import (
     as_number,
     failed,
     journaled,
+    past_grace,
     visit,
 )
 from tests.unit.by_catch_up import (
@@ -743,15 +744,7 @@ def test_a_source_that_is_gone_keeps_nothing() -> None:
 
 def after_grace() -> tuple[FakePorts, Rotation]:
     ports, rotation = released()
-    ports.rds.alter(SOURCE, tags={DECOMMISSION_TAG: ROTATION_ID})
-    ports.ledger.lineage[SOURCE] = ports.rds.instances[TARGET].database.resource_id
-    now = ports.clock.now()
-    rotation = rotation.having(
-        release=Release(released_at=now, write_outage_seconds=2.5),
-        verification=Verification(complete=True, started_at=now, observed_at=now),
-        grace_ends_at=now,
-    )
-    return ports, journaled(ports, rotation)
+    return ports, past_grace(ports, rotation)
 
 
 def to_the_end(ports: FakePorts, rotation: Rotation) -> None:

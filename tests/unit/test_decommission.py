@@ -8,7 +8,7 @@ import pytest
 from lambdas.decommission.handler import PATIENCE, decommission
 from lambdas.rotation.errors import AwsUnavailable, RetirementRefused, SnapshotFailed
 from lambdas.rotation.names import CONTROL_DATABASE, DECOMMISSION_TAG, our_tags
-from lambdas.rotation.state import EndpointSecret, Release, Rotation, Verification
+from lambdas.rotation.state import EndpointSecret, Rotation
 from tests.fakes import (
     NEW_KEY,
     OLD_KEY,
@@ -19,6 +19,7 @@ from tests.fakes import (
     FakeEngine,
     FakePorts,
     journaled,
+    past_grace,
     snapshot,
     switched_rotation,
 )
@@ -33,15 +34,7 @@ def after_grace() -> tuple[FakePorts, Rotation]:
     assert rotation.fence is not None
     FakeEngine(ports.target_server).decide(ROTATION_ID, "release", rotation.fence.databases)
     ports.dns.records[RECORD] = (ports.rds.instances[TARGET].database.address, 5)
-    ports.rds.alter(SOURCE, tags={DECOMMISSION_TAG: ROTATION_ID})
-    ports.ledger.lineage[SOURCE] = ports.rds.instances[TARGET].database.resource_id
-    now = ports.clock.now()
-    rotation = rotation.having(
-        release=Release(released_at=now, write_outage_seconds=2.5),
-        verification=Verification(complete=True, started_at=now, observed_at=now),
-        grace_ends_at=now,
-    )
-    return ports, journaled(ports, rotation)
+    return ports, past_grace(ports, rotation)
 
 
 def to_the_end(ports: FakePorts, rotation: Rotation, visits: int = 20) -> Rotation:

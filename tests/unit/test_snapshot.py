@@ -32,9 +32,9 @@ from lambdas.rotation.errors import (
     TargetMismatch,
     WrongKey,
 )
-from lambdas.rotation.names import CONTROL_DATABASE, DECOMMISSION_TAG
+from lambdas.rotation.names import CONTROL_DATABASE
 from lambdas.rotation.ports import Step
-from lambdas.rotation.state import Connectivity, DnsRecord, Key, Release, Rotation, Verification
+from lambdas.rotation.state import Rotation
 from lambdas.rotation.undoing import SLOWEST_FUNCTION
 from lambdas.start_rotation.takeover import FENCE_MARGIN, _hangs
 from lambdas.take_snapshot.handler import take_snapshot
@@ -48,8 +48,10 @@ from tests.fakes import (
     SOURCE,
     TARGET,
     FakePorts,
+    connectivity_prepared,
     failed,
     journaled,
+    past_grace,
     planned_rotation,
     visit,
 )
@@ -66,15 +68,7 @@ def prepared() -> tuple[FakePorts, Rotation]:
     ports.kms.add(NEW_KEY)
     del ports.source_server.own.open[CONTROL_DATABASE]
     rotation = planned_rotation(ports, strategy="snapshot", write_outage_budget_seconds=BUDGET, accept=("downtime",))
-    record = DnsRecord(
-        zone_id="Z1", name="db.example.com", value=ports.rds.instances[SOURCE].database.address,
-        ttl_seconds=300, lowered_ttl_seconds=5,
-    )  # fmt: skip
-    rotation = rotation.having(
-        new_key=Key(arn=NEW_KEY, manager="CUSTOMER"),
-        connectivity=Connectivity(record=record, ttl_lowered_at=ports.clock.now()),
-    )
-    return ports, journaled(ports, rotation)
+    return ports, connectivity_prepared(ports, rotation)
 
 
 def after(*steps: Step) -> tuple[FakePorts, Rotation]:
@@ -632,17 +626,7 @@ def test_decommission_keeps_the_copy_that_the_target_was_made_of() -> None:
     ports, rotation = after(*CHECKED)
     ports.dns.records["Z1", "db.example.com"] = (ports.rds.instances[TARGET].database.address, 5)
     rotation = visit(resume_writes, rotation, ports)
-    now = ports.clock.now()
-    ports.rds.alter(SOURCE, tags={DECOMMISSION_TAG: ROTATION_ID})
-    ports.ledger.lineage[SOURCE] = ports.rds.instances[TARGET].database.resource_id
-    rotation = journaled(
-        ports,
-        rotation.having(
-            release=Release(released_at=now, write_outage_seconds=2.5),
-            verification=Verification(complete=True, started_at=now, observed_at=now),
-            grace_ends_at=now,
-        ),
-    )
+    rotation = past_grace(ports, rotation)
 
     for _ in range(15):
         rotation = visit(decommission, rotation, ports)

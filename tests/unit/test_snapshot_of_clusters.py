@@ -24,13 +24,23 @@ from lambdas.rotation.errors import (
 )
 from lambdas.rotation.names import CLUSTER, CONTROL_DATABASE, DECOMMISSION_TAG, RELEASED_TAG, ROTATION_ID_TAG, our_tags
 from lambdas.rotation.ports import Step
-from lambdas.rotation.state import Connectivity, DnsRecord, Finding, Key, Rotation
+from lambdas.rotation.state import Finding, Rotation
 from lambdas.rotation.undoing import SLOWEST_FUNCTION
 from lambdas.take_snapshot.handler import take_snapshot
 from lambdas.verify.handler import verify
 from lambdas.wait_for_restore.handler import wait_for_restore
 from lambdas.wait_for_source.handler import wait_for_source
-from tests.fakes import NEW_KEY, OLD_KEY, ROTATION_ID, FakePorts, failed, journaled, planned_rotation, visit
+from tests.fakes import (
+    NEW_KEY,
+    OLD_KEY,
+    ROTATION_ID,
+    FakePorts,
+    connectivity_prepared,
+    failed,
+    journaled,
+    planned_rotation,
+    visit,
+)
 from tests.unit import by_snapshot
 
 SHOP = f"{CLUSTER}shop"
@@ -52,15 +62,7 @@ def prepared(**plan: object) -> tuple[FakePorts, Rotation]:
     ports.dns.records["Z1", "db.example.com"] = (cluster.address, 5)
     by_snapshot = {"base_name": SHOP, "strategy": "snapshot", "write_outage_budget_seconds": 14_400, "accept": ACCEPTED}
     rotation = planned_rotation(ports, **{**by_snapshot, **plan})
-    record = DnsRecord(
-        zone_id="Z1", name="db.example.com", value=cluster.address, ttl_seconds=300, lowered_ttl_seconds=5
-    )
-    rotation = rotation.having(
-        source=cluster,
-        new_key=Key(arn=NEW_KEY, manager="CUSTOMER"),
-        connectivity=Connectivity(record=record, ttl_lowered_at=ports.clock.now()),
-    )
-    return ports, journaled(ports, rotation)
+    return ports, connectivity_prepared(ports, rotation.having(source=cluster))
 
 
 def after(*steps: Step) -> tuple[FakePorts, Rotation]:

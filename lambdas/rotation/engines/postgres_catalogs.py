@@ -15,6 +15,7 @@ _RELATIONS = "FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace"
 _TABLES = f"""
 {_RELATIONS} WHERE relkind = 'r' AND relpersistence = 'p' AND {_CUSTOMERS} AND NOT {_OF_AN_EXTENSION}
 """
+_TABLES_AND_SEQUENCES = f"{_RELATIONS} WHERE relkind IN ('r', 'S') AND relpersistence <> 't' AND {_CUSTOMERS}"
 _TABLES_OF_EXTENSIONS = f"{_RELATIONS} WHERE relkind = 'r' AND relpersistence = 'p' AND {_OF_AN_EXTENSION}"
 
 # What a session makes for itself comes and goes with it; and a table that is rewritten gets another toast table.
@@ -131,8 +132,28 @@ def schemas_out_of_reach(sql: Session) -> list[str]:
         name
         for (name,) in sql.rows(
             f"""
-            SELECT DISTINCT nspname::text {_RELATIONS} WHERE relkind IN ('r', 'S') AND relpersistence <> 't'
-            AND {_CUSTOMERS} AND NOT has_schema_privilege(n.oid, 'USAGE') ORDER BY 1
+            SELECT DISTINCT nspname::text {_TABLES_AND_SEQUENCES}
+            AND NOT has_schema_privilege(n.oid, 'USAGE') ORDER BY 1
+            """
+        )
+    ]
+
+
+def owners_apart(sql: Session) -> list[tuple[str, bool]]:
+    """Owners of tables or sequences as whom the login may not act, and whether that can be granted to it."""
+    return [
+        (owner, may_be_granted)
+        for owner, may_be_granted in sql.rows(
+            f"""
+            SELECT DISTINCT pg_get_userbyid(relowner), current_setting('server_version_num')::int < 160000 OR EXISTS (
+                SELECT FROM pg_auth_members JOIN pg_roles r ON r.oid = member
+                WHERE roleid = relowner AND admin_option AND NOT rolsuper
+            )
+            {_TABLES_AND_SEQUENCES} AND NOT {_OF_AN_EXTENSION}
+            AND NOT (pg_has_role(relowner, 'USAGE') AND CASE
+                WHEN current_setting('server_version_num')::int >= 160000 THEN pg_has_role(relowner, 'SET')
+                ELSE true END)
+            ORDER BY 1
             """
         )
     ]

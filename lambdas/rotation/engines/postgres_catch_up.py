@@ -29,6 +29,7 @@ from lambdas.rotation.engines.postgres_catalogs import (
     catalogs_of,
     differing,
     named,
+    owners_apart,
     schemas_out_of_reach,
     sequences_of,
     tables_of,
@@ -95,19 +96,6 @@ FROM pg_roles r, (
 ) which (named)
 WHERE r.rolname = current_user
 """
-_OWNERS_APART = """
-SELECT DISTINCT pg_get_userbyid(relowner), current_setting('server_version_num')::int < 160000 OR EXISTS (
-    SELECT FROM pg_auth_members JOIN pg_roles r ON r.oid = member
-    WHERE roleid = relowner AND admin_option AND NOT rolsuper
-)
-FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
-WHERE relkind IN ('r', 'S') AND relpersistence <> 't'
-  AND nspname NOT LIKE 'pg\\_%' AND nspname <> 'information_schema'
-  AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = 'pg_class'::regclass AND objid = c.oid AND deptype = 'e')
-  AND NOT (pg_has_role(relowner, 'USAGE') AND CASE
-      WHEN current_setting('server_version_num')::int >= 160000 THEN pg_has_role(relowner, 'SET') ELSE true END)
-ORDER BY 1
-"""
 _SERVER = """
 SELECT current_setting('wal_level') = 'logical', current_setting('max_slot_wal_keep_size') <> '-1',
        (SELECT count(*) FROM pg_subscription)
@@ -165,7 +153,7 @@ class PostgresCatchUp(PostgresEngine):
         missing += [] if subscribes else [("subscribe", right)]
         for database in databases:
             with self._session(database) as sql:
-                for owner, may_be_granted in sql.rows(_OWNERS_APART):
+                for owner, may_be_granted in owners_apart(sql):
                     what = f"act as {owner}, who owns tables or sequences in {database}"
                     missing.append((what, quoted(owner) if may_be_granted else ""))
                 missing += [
