@@ -9,7 +9,7 @@ MAKEFLAGS += --no-print-directory
 PYTHON ?= python3
 ENV ?= example
 PY := .venv/bin/python
-MARIADB := mariadb-server-core mariadb-client-core mariadb-backup
+MARIADB := mariadb-server-core mariadb-client-core
 CDK := npx --no-install cdk --app "$(PY) app.py" -c env=$(ENV)
 
 export JSII_SILENCE_WARNING_END_OF_LIFE_NODE_VERSION := 20
@@ -47,7 +47,7 @@ sweep: .venv/installed  ## Let a rotation fail at every boundary in every way, a
 
 setup-mariadb:  ## Install MariaDB's programs (Debian or Ubuntu, as root), for a demo and tests with that engine
 	@export PATH="/usr/sbin:/usr/bin:$$PATH"; \
-	if type mariadbd mariadb-install-db mariadb-backup >/dev/null 2>&1; then mariadbd --version; \
+	if type mariadbd mariadb-install-db >/dev/null 2>&1; then mariadbd --version; \
 	elif ! command -v apt-get >/dev/null; then echo "Only Debian's and Ubuntu's packages are known to work: $(MARIADB)" >&2; exit 1; \
 	elif [ "$$(id -u)" != 0 ]; then echo "Root is needed: apt-get install --no-install-recommends $(MARIADB)" >&2; exit 1; \
 	else apt-get update -qq && apt-get install -y -qq --no-install-recommends $(MARIADB); fi

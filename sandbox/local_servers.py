@@ -100,9 +100,6 @@ class LocalServer:
             if self._engine.reaper:
                 self._engine.reaper.forget(process.pid)
 
-    def reach(self, address: str | None) -> None:
-        """Only PostgreSQL's servers connect to others past what the sandbox arranges between them."""
-
     def destroy(self) -> None:
         self.kill(self._engine.QUICKLY)
         shutil.rmtree(self.directory, ignore_errors=True)

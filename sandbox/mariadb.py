@@ -4,6 +4,8 @@ The binaries come from Debian's packages (``make setup-mariadb``). A server list
 with nobody, where replicas come to it directly and clients through their endpoint's front; and on a unix socket in a
 private directory. The superuser is ``rdsadmin``, who can log in at the socket only, with a password that only the
 sandbox knows; the customer gets a master user without SUPER and what follows from it.
+
+A server that its customer lets follow another one, by RDS's procedures, comes through the other's front as clients do.
 """
 
 import contextlib
@@ -13,6 +15,7 @@ import secrets
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -21,7 +24,7 @@ from typing import Any
 import pymysql
 import pymysql.cursors
 
-from sandbox.local_servers import LocalEngine, LocalServer, give, make_directory
+from sandbox.local_servers import LocalEngine, LocalServer, give
 from sandbox.rds.servers import Server, ServerError
 from sandbox.reaper import Reaper
 from sandbox.tls_front import AddressBlock, CertificateAuthority, TlsFront
@@ -31,7 +34,7 @@ ADMIN = "rdsadmin"
 REPLICATION = "rdsrepladmin"
 NUMBERS_AHEAD = 1_000_000
 """More transactions than applications commit between a replacement and the end of a cutover."""
-PROGRAMS = ("mariadbd", "mariadb-install-db", "mariadb-backup")
+PROGRAMS = ("mariadbd", "mariadb-install-db")
 SERVES = ("mariadb", "mysql")
 """RDS's engines that have its servers here. There is no MySQL to be had; it is served to those who never log in."""
 
@@ -101,6 +104,122 @@ BEGIN
     END IF;
 END
 """
+
+NOBODY_THERE = "255.255.255.255"
+"""An address to which the operating system connects nobody."""
+
+OF_RDS = (
+    "CREATE TABLE mysql.rds_heartbeat2 (id INT PRIMARY KEY, value BIGINT) ENGINE = InnoDB",
+    "CREATE TABLE mysql.rds_configuration (name VARCHAR(100) PRIMARY KEY, value VARCHAR(100), "
+    "description VARCHAR(300) NOT NULL) ENGINE = InnoDB",
+    "INSERT INTO mysql.rds_configuration VALUES ('binlog retention hours', NULL, 'binlog retention hours specifies "
+    "the duration in hours before binary logs are automatically deleted.')",
+    "CREATE TABLE mysql.rds_replication_status (action_timestamp TIMESTAMP NOT NULL, called_by_user VARCHAR(352), "
+    "action VARCHAR(20), mysql_version VARCHAR(50), master_host VARCHAR(255), master_port INT) ENGINE = InnoDB",
+)
+
+# RDS wants autocommit: in a transaction sql_log_bin cannot be changed.
+PROCEDURE = """
+CREATE DEFINER = rdsadmin@localhost PROCEDURE mysql.{signature}
+MODIFIES SQL DATA
+BEGIN
+    DECLARE configured BOOLEAN DEFAULT EXISTS (
+        SELECT * FROM mysql.rds_replication_status WHERE master_host IS NOT NULL
+    );
+    DECLARE threads INT DEFAULT (
+        SELECT COUNT(*) FROM information_schema.processlist
+        WHERE user = 'system user' AND command IN ('Connect', 'Slave_IO', 'Slave_SQL')
+    );
+    DECLARE refused VARCHAR(200) DEFAULT CASE {refusals} END;
+    DECLARE logging BOOLEAN DEFAULT @@sql_log_bin;
+    DECLARE looks INT DEFAULT 40;
+    DECLARE EXIT HANDLER FOR SQLEXCEPTION BEGIN
+        SET sql_log_bin = logging;
+        RESIGNAL;
+    END;
+    IF refused IS NOT NULL THEN
+        SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = refused;
+    END IF;
+    SET sql_log_bin = 0;
+    {body}
+    SET sql_log_bin = logging;
+END
+"""
+
+# The refusals and their words are of RDS for MySQL 8, whose procedures customers have published; those of RDS for
+# MariaDB nobody has. RDS's start and stop also wait for three seconds.
+PROCEDURES: Mapping[str, tuple[str, str]] = {
+    # The operating system does not know RDS's names; a file beside the data has the address (see `reach`).
+    "rds_set_external_master_gtid (host_name VARCHAR(255), host_port INT, replication_user_name TEXT,"
+    " replication_user_password TEXT, gtid TEXT, ssl_encryption TINYINT)": (
+        "WHEN FALSE THEN NULL",
+        f"""
+        SET GLOBAL gtid_slave_pos = gtid;
+        -- First: what is configured, and not known as that, could never be reset.
+        DELETE FROM mysql.rds_replication_status;
+        INSERT INTO mysql.rds_replication_status
+        VALUES (NOW(), SESSION_USER(), 'set master', VERSION(), host_name, host_port);
+        EXECUTE IMMEDIATE CONCAT(
+            'CHANGE MASTER TO MASTER_HOST = ',
+            QUOTE(COALESCE(CONVERT(LOAD_FILE('../way') USING utf8mb4), '{NOBODY_THERE}')),
+            ', MASTER_PORT = ', host_port, ', MASTER_USER = ', QUOTE(replication_user_name),
+            ', MASTER_PASSWORD = ', QUOTE(replication_user_password), ', MASTER_SSL = ', ssl_encryption <> 0,
+            ', MASTER_SSL_VERIFY_SERVER_CERT = 0, MASTER_CONNECT_RETRY = 1, MASTER_HEARTBEAT_PERIOD = 2, '
+            'MASTER_USE_GTID = slave_pos'
+        );
+        """,
+    ),
+    "rds_start_replication ()": (
+        "WHEN NOT configured THEN 'You can''t start replication because the replica isn''t configured."
+        " First call mysql.rds_set_external_master.'"
+        " WHEN threads > 0 THEN 'Replication may already be running. Call rds_stop_replication to stop replication'",
+        r"""
+        START SLAVE;
+        UPDATE mysql.rds_replication_status SET action = 'start slave', action_timestamp = NOW();
+        WHILE NOT EXISTS (
+            SELECT * FROM information_schema.global_status
+            WHERE variable_name = 'slave_running' AND variable_value = 'ON'
+        ) DO
+            IF looks = 0 THEN
+                -- It goes on trying all the same.
+                SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT =
+                    'Slave has encountered an error. Run SHOW SLAVE STATUS\\G; to see the error.';
+            END IF;
+            SET looks = looks - 1;
+            DO SLEEP(0.05);
+        END WHILE;
+        SELECT 'Slave running normally.' AS Message;
+        """,
+    ),
+    "rds_stop_replication ()": (
+        r"WHEN threads = 0 THEN 'Slave is already stopped or may not be configured. Run SHOW SLAVE STATUS\\G;'",
+        """
+        STOP SLAVE;
+        UPDATE mysql.rds_replication_status SET action = 'stop slave', action_timestamp = NOW();
+        SELECT 'Slave is now down or disabled' AS Message;
+        """,
+    ),
+    "rds_reset_external_master ()": (
+        "WHEN NOT configured THEN 'You can''t reset replication because replication isn''t configured."
+        " First run mysql.rds_set_external_master.'",
+        """
+        STOP SLAVE;
+        RESET SLAVE ALL;
+        UPDATE mysql.rds_replication_status
+        SET action = 'reset slave', action_timestamp = NOW(), master_host = NULL, master_port = NULL;
+        SELECT 'Slave has been reset' AS message;
+        """,
+    ),
+    "rds_set_configuration (name VARCHAR(30), value INT)": (
+        "WHEN NOT EXISTS (SELECT * FROM mysql.rds_configuration AS known WHERE known.name = name)"
+        " THEN CONCAT('Cannot set unknown configuration parameter ', QUOTE(name),"
+        " ' using mysql.rds_set_configuration.')"
+        " WHEN value NOT BETWEEN 1 AND 168"
+        " THEN 'For binlog retention hours the value must be between 1 and 168 inclusive or be NULL'",
+        "UPDATE mysql.rds_configuration AS known SET known.value = value WHERE known.name = name;",
+    ),
+    "rds_show_configuration ()": ("WHEN FALSE THEN NULL", "SELECT * FROM mysql.rds_configuration;"),
+}
 
 CLIENTS = f"""
 SELECT id FROM information_schema.processlist
@@ -182,6 +301,8 @@ class MariadbEngine(LocalEngine["MariadbServer"]):
         self.version = installed_version()
         self.replication_password = secrets.token_hex(16)
         self.addresses = AddressBlock()
+        self.restores_binary_logs = True
+        """Whether a restored server has those of the snapshot's; RDS documents neither."""
         # Without a certificate a server does not speak TLS at all. It is replaced by that of the server's endpoint.
         self.certificate = CertificateAuthority(directory / "tls").issue("localhost")
 
@@ -202,7 +323,8 @@ class MariadbEngine(LocalEngine["MariadbServer"]):
         server = self._new(name)
         source.snapshot(server.data)
         server.source = source
-        position = server.start_copy()
+        server.start_copy()
+        position = server.position()
         with server.session() as sql:
             sql.run("SET GLOBAL gtid_slave_pos = %s", position)
             sql.run(
@@ -218,7 +340,7 @@ class MariadbEngine(LocalEngine["MariadbServer"]):
     def restore(self, name: str, snapshot: Path) -> "MariadbServer":
         server = self._new(name)
         self.copy(snapshot, server.data)
-        server.start_copy()
+        server.start_copy(binlog=self.restores_binary_logs)
         return server
 
     def close(self) -> None:
@@ -250,7 +372,10 @@ class MariadbEngine(LocalEngine["MariadbServer"]):
                 sql.run(f"DROP USER {literal(user)}@{literal(host)}")
             sql.run(f"CREATE USER {REPLICATION}@'%' IDENTIFIED BY {literal(self.replication_password)} REQUIRE SSL")
             sql.run(f"GRANT REPLICATION SLAVE ON *.* TO {REPLICATION}@'%'")
-            sql.run("CREATE TABLE mysql.rds_heartbeat2 (id INT PRIMARY KEY, value BIGINT) ENGINE = InnoDB")
+            for statement in OF_RDS:
+                sql.run(statement)
+            for signature, (refusals, body) in PROCEDURES.items():
+                sql.run(PROCEDURE.format(signature=signature, refusals=refusals, body=body))
             for procedure, thing, statement in (
                 ("rds_kill", "SESSION", "KILL"),
                 ("rds_kill_query", "QUERY", "KILL QUERY"),
@@ -279,6 +404,8 @@ class MariadbServer(LocalServer):
         self._parameters: dict[str, str] = dict(DEFAULTS)
         self._running: dict[str, str] = {}
         self._agent: pymysql.Connection[Any] | None = None
+        self._way = directory / "way"
+        self._way_lock = threading.Lock()
 
     def start(self, timeout: float = 60.0, *, user: str = ADMIN, password: str | None = None) -> None:
         with self._lock:
@@ -297,26 +424,22 @@ class MariadbServer(LocalServer):
                     with contextlib.suppress(pymysql.Error, OSError):
                         # RDS's own agent is always there, and shows in every process list.
                         self._agent = self._connect(user, password)
-                        return
+                        break
                 if time.monotonic() > deadline:
                     raise ServerError(f"{self.name} does not accept connections: {self.log_tail()}")
                 time.sleep(0.02)
+            self._go_the_way()
 
-    def start_copy(self) -> str:
-        """Start from the files of another server, with its position and without its part in a replication.
+    def start_copy(self, *, binlog: bool = True) -> None:
+        """Start from the files of another server, without its part in a replication, nor its history unless ``binlog``.
 
-        Returns the position.
+        As after a crash, at the moment of which the files are: what was committed then is there, and
+        ``gtid_binlog_state`` says what that is.
         """
-        taken_at = self.data / "position"
-        position = taken_at.read_text() if taken_at.exists() else None
-        self.forget_history(binlog=position is not None)
-        taken_at.unlink(missing_ok=True)
+        self.forget_history(binlog=not binlog)
         self.start()
         with self.session() as sql:
-            if position is not None:
-                sql.run("SET GLOBAL gtid_binlog_state = %s", position)
-            [[now]] = sql.run("SELECT @@global.gtid_binlog_pos")
-        return str(now)
+            sql.run("DELETE FROM mysql.rds_replication_status")
 
     def forget_history(self, *, binlog: bool = True) -> None:
         """Let a stopped server not know any more of whom it was a replica, nor (``binlog``) what it wrote."""
@@ -362,6 +485,16 @@ class MariadbServer(LocalServer):
             if self.pid:
                 with self.session() as sql:
                     sql.run("FLUSH LOCAL SSL")
+
+    def reach(self, address: str | None) -> None:
+        where = address or NOBODY_THERE
+        if where != self._where():
+            # At once, and for everybody to read: LOAD_FILE takes no other.
+            new = self._way.with_suffix(".new")
+            new.write_text(where)
+            new.chmod(0o644)
+            new.replace(self._way)
+            self._go_the_way()
 
     def promote(self) -> None:
         with self.session() as sql:
@@ -509,20 +642,12 @@ class MariadbServer(LocalServer):
             return self._running != wanted
 
     def snapshot(self, into: Path) -> None:
-        if not self.pid:
+        """As RDS takes one, of a volume: a server that starts from it recovers as after a crash.
+
+        Whoever writes waits for the copy.
+        """
+        with self._lock, self._frozen():
             self._engine.copy(self.data, into)
-            return
-        make_directory(into)
-        for step in (
-            ["--backup", f"--socket={self.socket}", f"--user={ADMIN}", f"--datadir={self.data}"],
-            ["--prepare"],
-        ):
-            self._engine.run(
-                "mariadb-backup", "--no-defaults", *step, f"--target-dir={into}", "--innodb-use-native-aio=0"
-            )
-        information = (into / "xtrabackup_binlog_info").read_text()
-        (into / "position").write_text(information.rstrip("\n").split("\t")[2])
-        give(into / "position")
 
     @contextlib.contextmanager
     def session(self, user: str = ADMIN, password: str | None = None, *, binlog: bool = False) -> Iterator[Session]:
@@ -554,6 +679,46 @@ class MariadbServer(LocalServer):
             password=self._engine.admin_password if password is None else password,
             autocommit=True, connect_timeout=10, read_timeout=70, write_timeout=70,
         )  # fmt: skip
+
+    @contextlib.contextmanager
+    def _frozen(self, within_seconds: float = 10.0) -> Iterator[None]:
+        """Let the process, if it runs, do nothing for the block.
+
+        Raises:
+            ServerError: one of its threads does not stop.
+        """
+        process = self._process if self.pid else None
+        if process is None:
+            yield
+            return
+        process.send_signal(signal.SIGSTOP)
+        try:
+            deadline = time.monotonic() + within_seconds
+            # Whoever is in the middle of a write ends that first.
+            while not _is_stopped(process.pid):
+                if time.monotonic() > deadline:
+                    raise ServerError(f"{self.name} does not stand still")
+                time.sleep(0.001)
+            yield
+        finally:
+            process.send_signal(signal.SIGCONT)
+
+    def _where(self) -> str:
+        return self._way.read_text() if self._way.exists() else NOBODY_THERE
+
+    def _go_the_way(self) -> None:
+        """Let a replication that the customer has set up go to where its source is now."""
+        if self.source or not (self.data / "master.info").exists():
+            return
+        # Of a server that is about to start or to end: at its start somebody looks again.
+        with self._way_lock, contextlib.suppress(pymysql.Error, OSError), self.session() as sql:
+            status, where = sql.facts("SHOW SLAVE STATUS"), self._where()
+            if status and status["Master_Host"] != where:
+                running = [thread for thread in ("IO", "SQL") if status[f"Slave_{thread}_Running"] != "No"]
+                sql.run("STOP SLAVE")
+                sql.run("CHANGE MASTER TO MASTER_HOST = %s", where)
+                for thread in running:
+                    sql.run(f"START SLAVE {thread}_THREAD")
 
     def _dismiss_agent(self) -> None:
         agent, self._agent = self._agent, None
@@ -593,3 +758,12 @@ class MariadbServer(LocalServer):
 
 def _setting(value: str) -> str:
     return value if re.fullmatch(r"-?\d+(\.\d+)?", value) else literal(value)
+
+
+def _is_stopped(pid: int) -> bool:
+    """Whether every thread of a process is."""
+    try:
+        stats = [stat.read_text() for stat in Path(f"/proc/{pid}/task").glob("*/stat")]
+    except OSError:  # one of them has just ended
+        return False
+    return all(stat.rpartition(")")[2].split()[0] in "Tt" for stat in stats)

@@ -30,7 +30,9 @@ LOG = logging.getLogger("sandbox.server")
 NAME_PREFIX = "rds-key-rotation"
 """The configuration's ``name_prefix``, which that environment leaves as it is."""
 
-DURATIONS = {"replica": 2.0, "green": 2.0, "backup": 1.0, "snapshot": 1.0, "copy": 2.0, "delete": 1.0}
+DURATIONS = {
+    "replica": 2.0, "green": 2.0, "restore": 2.0, "backup": 1.0, "snapshot": 1.0, "copy": 2.0, "delete": 1.0,
+}  # fmt: skip
 """Virtual minutes, shorter than RDS's: each further poll of the state machine costs real work and shows nothing."""
 KEY_PROPAGATION_SECONDS = 0.0
 """Whether a key is too new for RDS would depend on how fast this machine is, and with it where a fault strikes. A

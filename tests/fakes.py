@@ -7,7 +7,7 @@ before (default) or after it took effect.
 
 import copy
 import itertools
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from lambdas.rollback.handler import rollback
 from lambdas.rotation.engines import CATCHING_UP
+from lambdas.rotation.engines.postgres_recovery import end_of_recovery
 from lambdas.rotation.errors import (
     AwsRefused,
     CatchUpFailed,
@@ -36,6 +37,7 @@ from lambdas.rotation.errors import (
 from lambdas.rotation.names import CLUSTER, CONTROL_DATABASE, DECOMMISSION_TAG, ROTATION_ID_TAG, key_alias, our_tags
 from lambdas.rotation.ports import (
     BlueGreenDeployment,
+    CatchUpEngine,
     ControlView,
     Delivery,
     Entry,
@@ -218,6 +220,7 @@ class FakeServer:
         self.slipped_through: str | None = None
         """Whom only the probe of the fence finds, which nobody who sends may be there for."""
         self.senders_stay = False
+        self.seconds_behind: float | None = None
         self.touched = False
         """Rows were written since it came up, by somebody or by what applies."""
 
@@ -499,18 +502,19 @@ class FakeCatchUpEngine(FakeEngine):
                 slots[f"{slot}_sends"] = Slot(self._server, database, begin)
             slots.pop(slot, None)
 
-    def delivery(self, name: str) -> Delivery:
+    def delivery(self, name: str, copy: CatchUpEngine) -> Delivery:
         catalog, slots = self._control("delivery"), self._slots(name)
         begin = min((slot.begin for slot in slots), default=None)
         return Delivery(
             slots=len(slots),
             position=None if begin is None else as_position(begin),
             bytes=0 if begin is None else max(catalog.position + 1 - begin, 0),
+            seconds=self._server.seconds_behind,
             connected=bool(slots) and all(slot.connected for slot in slots),
             lost=any(slot.lost for slot in slots),
         )
 
-    def has_delivered(self, name: str, slots: int, position: Position) -> bool:
+    def has_delivered(self, name: str, copy: CatchUpEngine, slots: int, position: Position) -> bool:
         """Positions here are those at which commits begin: one that is delivered lies before its slot's."""
         self._control("has_delivered")
         return slots == sum(slot.begin > as_number(position) for slot in self._slots(name))
@@ -565,11 +569,14 @@ class FakeCatchUpEngine(FakeEngine):
         self._control("is_untouched")
         return not self._server.touched
 
+    def end_of_recovery(self, begun: Position, log_lines: Callable[[str], Iterable[str]]) -> Position | None:
+        return end_of_recovery(begun, log_lines)
+
     def is_subscribed(self, name: str, database: str) -> bool:
         self._control("is_subscribed")
         return database in self._server.subscriptions
 
-    def subscribe(self, name: str, database: str, source: Database) -> None:
+    def subscribe(self, name: str, database: str, source: Database, position: Position) -> None:
         with self._change_of("subscribe", database):
             sending = self._servers[source.identifier]
             if not sending.reachable or not sending.own.open.get(database):

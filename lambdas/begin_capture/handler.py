@@ -8,7 +8,7 @@ from lambdas.rotation.step import logger, step
 
 
 def begin_capture(rotation: Rotation, ports: Ports) -> Rotation:
-    """Publish the tables of every database, and make a slot in each. Before the snapshot; fences nothing. Repeatable.
+    """Let the source keep what it commits (slots, or its binary log). Before the snapshot; fences nothing. Repeatable.
 
     Raises:
         PreflightRefused: terminal; something came up since Preflight. Of a table without a replica identity a

@@ -28,6 +28,12 @@ _NEVER = (AccessRefused, LoginRefused, RetirementRefused)
 
 _PSQL = "psql postgres -c 'DROP DATABASE {} WITH (FORCE)'"
 _DROP = {"aurora-postgresql": _PSQL, "mariadb": "mariadb -e 'DROP DATABASE {}'", "postgres": _PSQL}
+_OF_A_CAPTURE = "FROM pg_replication_slots WHERE starts_with(slot_name, '{0}')"
+_END_CAPTURE = {
+    "mariadb": "mariadb -e \"CALL mysql.rds_set_configuration('binlog retention hours', NULL)\"",
+    "postgres": f'psql postgres -c "SELECT pg_terminate_backend(active_pid) {_OF_A_CAPTURE} AND active" '
+    f'-c "SELECT pg_drop_replication_slot(slot_name) {_OF_A_CAPTURE}"',
+}
 
 Chore = Callable[[Rotation, Ports], str | None]
 """Asks for one removal. Returns what is still being waited for, None when there is nothing left to remove."""
@@ -92,10 +98,7 @@ def _chores(rotation: Rotation) -> list[tuple[Chore, str]]:
         chores.append((_recovery_schedule, command))
     if rotation.capture is not None:
         # Before anything that takes its time: the source keeps all that it commits for it.
-        ours = f"FROM pg_replication_slots WHERE starts_with(slot_name, '{rotation.capture.name}')"
-        end_senders = f"SELECT pg_terminate_backend(active_pid) {ours} AND active"
-        drop = f"SELECT pg_drop_replication_slot(slot_name) {ours}"
-        chores.append((_capture, f'psql postgres -c "{end_senders}" -c "{drop}"'))
+        chores.append((_capture, _END_CAPTURE[source.engine].format(rotation.capture.name)))
     if target := rotation.target_identifier:
         kind = "cluster" if source.is_cluster else "instance"
         command = f"aws rds delete-db-{kind} --db-{kind}-identifier {target} --skip-final-snapshot"

@@ -12,9 +12,9 @@ SENDERS_SECONDS = 5.0
 
 
 def end_catch_up(rotation: Rotation, ports: Ports) -> Rotation:
-    """Compare schemas, carry sequences, drop the subscriptions; then prove the fence on both sides by the probe.
+    """Compare and carry what is not replicated, end the replication; then prove the fence on both sides.
 
-    While the senders were connected it could only be proven by looking. Whoever slipped through is found now, and
+    While senders were connected PostgreSQL's could only be proven by looking. Whoever slipped through is found now, and
     nothing has been released. Repeatable.
 
     Raises:
@@ -29,7 +29,7 @@ def end_catch_up(rotation: Rotation, ports: Ports) -> Rotation:
     if rotation.drain is None or not rotation.drain.complete:
         raise StateIncomplete("needs a drained target: ConfirmDrained has not finished")
     publisher, copy = ports.catching_up(source, plan), ports.catching_up(target, plan)
-    if not publisher.has_delivered(capture.name, len(capture.databases), position):
+    if not publisher.has_delivered(capture.name, copy, len(capture.databases), position):
         raise DrainIncomplete(f"{target.identifier} does not have everything before {position}")
     if not copy.has_notes_once(rotation.rotation_id, NOTES):
         raise TargetMismatch(f"{target.identifier} lacks a row from before or after the snapshot, or has it twice")

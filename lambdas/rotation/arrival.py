@@ -18,14 +18,14 @@ class Arrival:
 
 
 def of(rotation: Rotation, on_target: Engine, ports: Ports) -> Arrival:
-    """A copy that catches up has positions of its own, so its source is asked; any other target is."""
+    """A copy that catches up may have positions of its own, so its source is asked; any other target is."""
     plan, _ = rotation.planned()
-    source, _, _, position = rotation.fenced()
+    source, target, _, position = rotation.fenced()
     capture = rotation.capture
     if capture is None:
         return Arrival(partial(on_target.has_replayed, position), on_target.replayed)
-    on_source = ports.catching_up(source, plan)
+    on_source, on_copy = ports.catching_up(source, plan), ports.catching_up(target, plan)
     return Arrival(
-        partial(on_source.has_delivered, capture.name, len(capture.databases), position),
-        lambda: on_source.delivery(capture.name).position or Position("nothing"),
+        partial(on_source.has_delivered, capture.name, on_copy, len(capture.databases), position),
+        lambda: on_source.delivery(capture.name, on_copy).position or Position("nothing"),
     )

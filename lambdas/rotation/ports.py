@@ -8,7 +8,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -476,28 +476,31 @@ class Engine(Protocol):
 
 @dataclass(frozen=True)
 class Delivery:
-    """How far a copy is with what its source has captured, as the source knows it."""
+    """How far a copy is with what its source has captured."""
 
     slots: int
     position: Position | None
     """Everything before it is durable in the copy."""
     bytes: int
     """Behind that position."""
+    seconds: float | None
+    """Age of what it applies, where it knows."""
     connected: bool
     lost: bool
-    """The source has thrown away what the copy does not have: it kept too much (max_slot_wal_keep_size)."""
+    """The source has thrown away what the copy does not have."""
 
 
 class CatchUpEngine(Engine, Protocol):
-    """A server whose commits are captured, or its restored copy that catches up with them (ADR 17).
+    """A server whose commits are captured, or its restored copy that catches up with them (ADR 17, ADR 18).
 
-    ``name`` is that of the capture. What is asked of the source and what of the copy is said where it matters.
+    ``name`` is that of the capture. What is asked of the source and what of the copy is said where it matters. What is
+    replicated by itself is an engine's own unit (``database``): a database, or all of a server.
     """
 
     def begin_capture(self, name: str) -> tuple[tuple[str, ...], Position]:
         """Source: from now on it keeps what it commits. Repeatable.
 
-        Returns the databases that have a slot, and a position that no slot reaches back behind.
+        Returns what is replicated by itself, and a position that the copy's recovery cannot end before.
 
         Raises: PreflightRefused (terminal); applications could no longer change the rows of a table.
         """
@@ -507,6 +510,15 @@ class CatchUpEngine(Engine, Protocol):
         """Source: a row that the copy has to show exactly once."""
         ...
 
+    def end_of_recovery(self, begun: Position, log_lines: Callable[[str], Iterable[str]]) -> Position | None:
+        """Copy: the last of the source's commits that came with the snapshot; ``begun`` is where the capture began.
+
+        ``log_lines`` finds words in the copy's log. None: it does not say so yet.
+
+        Raises: CatchUpFailed (terminal); nobody can tell.
+        """
+        ...
+
     def begin_behind(self, name: str, database: str, position: Position) -> None:
         """Source: send what was committed behind the end of the copy's recovery. Repeatable.
 
@@ -514,9 +526,14 @@ class CatchUpEngine(Engine, Protocol):
         """
         ...
 
-    def delivery(self, name: str) -> Delivery: ...
+    def delivery(self, name: str, copy: "CatchUpEngine") -> Delivery:
+        """Source: how far the copy is. Some know it themselves, others ask the copy.
 
-    def has_delivered(self, name: str, slots: int, position: Position) -> bool:
+        Raises: CatchUpFailed (terminal); the copy cannot apply what it was sent.
+        """
+        ...
+
+    def has_delivered(self, name: str, copy: "CatchUpEngine", slots: int, position: Position) -> bool:
         """Source: whether the copy has made every commit before the position durable."""
         ...
 
@@ -542,8 +559,8 @@ class CatchUpEngine(Engine, Protocol):
 
     def is_subscribed(self, name: str, database: str) -> bool: ...
 
-    def subscribe(self, name: str, database: str, source: Database) -> None:
-        """Copy: apply what the slot of that database sends. Repeatable."""
+    def subscribe(self, name: str, database: str, source: Database, position: Position) -> None:
+        """Copy: apply what the source has committed behind its recovery's end. Repeatable."""
         ...
 
     def is_untouched(self) -> bool:

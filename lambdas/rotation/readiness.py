@@ -11,6 +11,7 @@ from lambdas.rotation.step import logger
 PATIENCE = timedelta(hours=24)
 OFTEN_SECONDS, SELDOM_SECONDS = 30, 300
 SMALL_LAG_BYTES = 16 * 1024 * 1024
+SMALL_LAG_SECONDS = 10.0
 STEADY_OBSERVATIONS = 3
 BACKUP_WINDOW_MARGIN = timedelta(minutes=45)
 """RDS neither promotes an instance that is backing up nor takes a snapshot of it, so no backup may begin before that

@@ -67,7 +67,7 @@ def inside(rotation: Rotation, found: dict[str, object]) -> str | None:
 
 
 def capture(rotation: Rotation, source: Instance | None, ports: Ports) -> str | None:
-    """Nothing captures any more. What a slot of the source keeps grows until its disk is full."""
+    """Nothing captures any more. What the source keeps grows until its disk is full."""
     if rotation.capture is None:
         return None
     plan, _ = rotation.planned()

@@ -5,17 +5,16 @@ from aws_lambda_powertools.metrics import MetricUnit
 from lambdas.rotation import making, readiness
 from lambdas.rotation.errors import CatchUpFailed, TargetMismatch, UnknownDatabase
 from lambdas.rotation.ports import CatchUpEngine, Delivery, Ports
-from lambdas.rotation.readiness import SMALL_LAG_BYTES, STEADY_OBSERVATIONS, connectivity
+from lambdas.rotation.readiness import SMALL_LAG_BYTES, SMALL_LAG_SECONDS, STEADY_OBSERVATIONS, connectivity
 from lambdas.rotation.snapshots import NOTES
 from lambdas.rotation.state import Rotation, Sync
 from lambdas.rotation.step import measure, step
-from lambdas.wait_for_catch_up.recovery import end_of_recovery
 
 
 def wait_for_catch_up(rotation: Rotation, ports: Ports) -> Rotation:
     """Observe the target once, and say what is still being waited for. The first look lets it subscribe.
 
-    Fences nothing. Schemas are compared here already, so that a change costs no write outage.
+    Fences nothing. What is not replicated is compared here already, so that a change costs no write outage.
 
     Raises:
         CatchUpFailed: terminal; from where is not known, or the source has thrown away what the target lacks.
@@ -32,7 +31,7 @@ def wait_for_catch_up(rotation: Rotation, ports: Ports) -> Rotation:
     sync = readiness.begun(rotation, now)
     if target is not None and not waiting_for:
         publisher, copy = ports.catching_up(source.database, plan), ports.catching_up(target.database, plan)
-        _delivery(rotation, publisher)
+        _delivery(rotation, publisher, copy)
         rotation, waiting_for = _subscribed(rotation, publisher, copy, ports)
         if not waiting_for:
             waiting_for, sync = _behind(rotation, sync, publisher, copy)
@@ -48,7 +47,12 @@ def _subscribed(
     capture = rotation.captured()
     position = capture.applied_from
     if position is None:
-        if (position := end_of_recovery(rotation, ports)) is None:
+        target = rotation.synced_target().identifier
+        assert capture.position is not None  # it came with the databases
+        position = copy.end_of_recovery(
+            capture.position, lambda words: ports.rds.log_lines(target, words, capture.begun_at)
+        )
+        if position is None:
             return rotation, ["the target's log to say where its recovery ended"]
         # Until WaitForRestore closed it, whoever knew its endpoint could log in.
         if not copy.is_untouched():
@@ -60,27 +64,28 @@ def _subscribed(
     for database in capture.databases:
         if not copy.is_subscribed(capture.name, database):
             publisher.begin_behind(capture.name, database, position)
-            copy.subscribe(capture.name, database, source)
+            copy.subscribe(capture.name, database, source, position)
     return rotation, []
 
 
-def _delivery(rotation: Rotation, publisher: CatchUpEngine) -> Delivery:
+def _delivery(rotation: Rotation, publisher: CatchUpEngine, copy: CatchUpEngine) -> Delivery:
     capture = rotation.captured()
-    seen = publisher.delivery(capture.name)
+    seen = publisher.delivery(capture.name, copy)
     if seen.lost or seen.slots < len(capture.databases):
         raise CatchUpFailed(
-            f"the source no longer has what {rotation.target_identifier} lacks: raise max_slot_wal_keep_size, or "
-            "start when less is written"
+            f"the source no longer has what {rotation.target_identifier} lacks: raise max_slot_wal_keep_size (of "
+            "MariaDB: the binlog retention hours), or start when less is written"
         )
     return seen
 
 
 def _behind(rotation: Rotation, sync: Sync, publisher: CatchUpEngine, copy: CatchUpEngine) -> tuple[list[str], Sync]:
     capture = rotation.captured()
-    seen = _delivery(rotation, publisher)
+    seen = _delivery(rotation, publisher, copy)
     superusers = {*sync.superuser_databases, *publisher.databases_with_superuser_sessions()}
     sync = sync.having(
         lag_bytes=seen.bytes,
+        lag_seconds=seen.seconds,
         position=seen.position,
         superuser_databases=tuple(sorted(superusers)),
         steady_observations=0,
@@ -88,8 +93,9 @@ def _behind(rotation: Rotation, sync: Sync, publisher: CatchUpEngine, copy: Catc
     before = rotation.sync.steady_observations if rotation.sync is not None else 0
     if not seen.connected:
         return ["the target to connect"], sync
-    if seen.bytes > SMALL_LAG_BYTES:
-        return [f"the lag ({seen.bytes} bytes) to become small"], sync
+    if seen.bytes > SMALL_LAG_BYTES or (seen.seconds or 0) > SMALL_LAG_SECONDS:
+        age = "" if seen.seconds is None else f", {seen.seconds} s"
+        return [f"the lag ({seen.bytes} bytes{age}) to become small"], sync
     steady = min(before + 1, STEADY_OBSERVATIONS)
     sync = sync.having(steady_observations=steady)
     if steady < STEADY_OBSERVATIONS:

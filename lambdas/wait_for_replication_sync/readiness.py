@@ -3,11 +3,9 @@
 from datetime import datetime
 
 from lambdas.rotation.ports import Instance, Ports
-from lambdas.rotation.readiness import SMALL_LAG_BYTES, backup_window
+from lambdas.rotation.readiness import SMALL_LAG_BYTES, SMALL_LAG_SECONDS, backup_window
 from lambdas.rotation.settings import request_repair
 from lambdas.rotation.state import Rotation, Sync
-
-SMALL_LAG_SECONDS = 10.0
 
 
 def settings(source: Instance, target: Instance, ports: Ports) -> list[str]:

@@ -1,13 +1,14 @@
 """What the databases hold now, against what their clients were told. Reads tables, not indexes."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 from uuid import UUID
 
 from sandbox.demo.account import Account
-from sandbox.demo.connection import hang_up, trusting
+from sandbox.demo.connection import Endpoint, hang_up, trusting
+from sandbox.demo.dialects import Session
 from sandbox.demo.world import World
 from sandbox.demo.writers import Ack
 
@@ -52,9 +53,10 @@ def recount(account: Account, world: World, acks: Sequence[Ack]) -> Count:
             rows = [(UUID(str(id_)), writer) for id_, writer in sql.run("SELECT id, writer FROM ledger")]
             counted = dict(sql.run("SELECT writer, n FROM counters"))
             (items,) = sql.run("SELECT count(*) FROM items")[0]
-            followed_by |= {f"{database}: {one}" for one in dialect.followed_by(sql)}
         finally:
             hang_up(sql)
+        with _master(account, world, endpoint, database) as admin:
+            followed_by |= {f"{database}: {one}" for one in dialect.followed_by(admin)}
         present = Counter(id_ for id_, _ in rows)
         absent = [ack for ack in acks if ack.database == database and ack.id not in present]
         missing, missed_by = [str(ack.id) for ack in absent], Counter(ack.writer for ack in absent)
@@ -92,10 +94,16 @@ def recount(account: Account, world: World, acks: Sequence[Ack]) -> Count:
     )
 
 
-def _databases(account: Account, world: World, endpoint: Any) -> tuple[str, ...]:
-    # Applications of MariaDB see their own only.
-    admin = world.dialect.connect(endpoint, None, world.master, trusting(account.ca_bundle))
-    try:
+def _databases(account: Account, world: World, endpoint: Endpoint) -> tuple[str, ...]:
+    with _master(account, world, endpoint) as admin:
         return tuple(world.dialect.all_databases(admin))
+
+
+@contextmanager
+def _master(account: Account, world: World, endpoint: Endpoint, database: str | None = None) -> Iterator[Session]:
+    """A session that sees what concerns the server: applications of MariaDB see their own only."""
+    admin = world.dialect.connect(endpoint, database, world.master, trusting(account.ca_bundle))
+    try:
+        yield admin
     finally:
         hang_up(admin)

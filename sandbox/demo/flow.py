@@ -374,8 +374,8 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
         parser.error(f"{options.engine} is a cluster, which --strategy blue-green or snapshot rotates")
     if options.engine == "mysql" and options.strategy != "blue-green":
         parser.error("mysql is rotated by --strategy blue-green only: nobody here has fenced one")
-    if options.strategy == world.CATCH_UP and options.engine != "postgres":
-        parser.error("--strategy catch-up is of --engine postgres only")
+    if options.strategy == world.CATCH_UP and options.engine not in ("postgres", "mariadb"):
+        parser.error("--strategy catch-up is of --engine postgres or mariadb only")
     if options.strategy == "blue-green":
         options.connectivity = "endpoint"  # the name stays what it is
     elif options.unencrypted and options.strategy == "read-replica":

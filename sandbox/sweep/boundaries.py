@@ -82,6 +82,7 @@ SUBJECTS: Mapping[str, Subject] = {
         Subject("postgres", "snapshot", _NAME_STAYS, "rollback", request=BY_SNAPSHOT),
         Subject("postgres", CATCH_UP, _NAME_STAYS, "rollback", ("stalled",)),
         Subject("mariadb", "snapshot", _NAME_STAYS, "rollback", ("late",), request=BY_SNAPSHOT),
+        Subject("mariadb", CATCH_UP, _NAME_STAYS, "rollback", ("late", "stalled")),
         Subject(
             "aurora-postgresql",
             "snapshot",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import Any
 
 import pymysql
 
-from lambdas.rotation.engines import engine_for
+from lambdas.rotation.engines import catch_up_engine_for, engine_for
+from lambdas.rotation.engines.mariadb_catch_up import MariadbCatchUp
 from lambdas.rotation.engines.mysql import MariadbEngine
 from lambdas.rotation.ports import SystemClock
 from lambdas.rotation.state import Database
@@ -45,7 +47,19 @@ class Endpoint:
         )
 
     def engine(self, user: str = ROTATION, **facts: Any) -> MariadbEngine:
-        database = Database.model_validate(
+        database = self.database(**facts)
+        engine = engine_for(database, (user, self.passwords[user]), ca_bundle=str(self.bundle), clock=SystemClock())
+        assert isinstance(engine, MariadbEngine)
+        return engine
+
+    def catching_up(self, user: str = ROTATION) -> MariadbCatchUp:
+        login = (user, self.passwords[user])
+        engine = catch_up_engine_for(self.database(), login, ca_bundle=str(self.bundle), clock=SystemClock())
+        assert isinstance(engine, MariadbCatchUp)
+        return engine
+
+    def database(self, **facts: Any) -> Database:
+        return Database.model_validate(
             {
                 "identifier": self.server.name,
                 "arn": f"arn:aws:rds:eu-central-1:123456789012:db:{self.server.name}",
@@ -57,9 +71,6 @@ class Endpoint:
             }
             | facts
         )
-        engine = engine_for(database, (user, self.passwords[user]), ca_bundle=str(self.bundle), clock=SystemClock())
-        assert isinstance(engine, MariadbEngine)
-        return engine
 
     def admin(self, statement: str, *, binlog: bool = True) -> list[Any]:
         with self.server.session(binlog=binlog) as sql:
@@ -99,6 +110,16 @@ class World:
     def replica(self, source: Endpoint) -> Endpoint:
         self.count += 1
         return self.serve(self.servers.replicate(f"m{self.count}", source.server))
+
+    def restored(self, source: Endpoint) -> Endpoint:
+        """A copy as RDS restores it from a snapshot of the volume; it finds the source by whatever name."""
+        self.count += 1
+        snapshot = source.server.directory.parent / f"snapshot-{self.count}"
+        source.server.snapshot(snapshot)
+        server = self.servers.restore(f"m{self.count}", snapshot)
+        shutil.rmtree(snapshot)
+        server.reach(source.address)
+        return self.serve(server)
 
     def serve(self, server: MariadbServer) -> Endpoint:
         address = self.addresses.take(PORT)

@@ -358,6 +358,24 @@ def test_memory_tables_can_be_accepted(source: Endpoint) -> None:
     assert source.engine().limitations(("memory-tables",)) == []
 
 
+def test_what_is_asked_of_a_login_suffices(source: Endpoint) -> None:
+    """Preflight lets it pass; it must not meet a missing right when applications stand still."""
+    asked = ", ".join(mysql.PRIVILEGES).replace("REPLICA MONITOR", "SLAVE MONITOR")
+    source.admin(f"REVOKE ALL PRIVILEGES, GRANT OPTION FROM {account(ROTATION)}")
+    source.admin(f"GRANT {asked} ON *.* TO {account(ROTATION)}")
+    source.engine().drop_control_database()
+    assert source.engine().login_limitations() == []
+
+    source.engine().ensure_control_database()
+    fence = fenced(source)
+    source.engine().mark(OURS)
+    source.engine().mark(OURS)
+    source.engine().decide(OURS, "rollback", fence)
+
+    with source.connect() as connection:
+        insert(connection)
+
+
 def test_a_login_without_rights_is_told_what_to_grant(source: Endpoint) -> None:
     missing = source.engine(APPLICATION).login_limitations()
 

@@ -239,10 +239,10 @@ class CatchUp:
 
     def subscribe(self, database: str) -> None:
         self.publisher.begin_behind(self.name, database, self.position)
-        self.follower.subscribe(self.name, database, self.publisher._database)
+        self.follower.subscribe(self.name, database, self.publisher._database, self.position)
 
     def come_close(self) -> None:
-        wait_until(lambda: self.publisher.delivery(self.name).connected)
+        wait_until(lambda: self.publisher.delivery(self.name, self.follower).connected)
         wait_until(lambda: self.follower.has_notes_once(self.rotation_id, NOTES))
 
     def raise_fence(self, plan: Plan) -> Position:
@@ -252,7 +252,7 @@ class CatchUp:
         return self.publisher.mark(self.rotation_id)
 
     def drain(self, position: Position) -> None:
-        wait_until(lambda: self.publisher.has_delivered(self.name, len(CAPTURED), position))
+        wait_until(lambda: self.publisher.has_delivered(self.name, self.follower, len(CAPTURED), position))
 
 
 @contextlib.contextmanager
@@ -470,7 +470,7 @@ def test_whoever_comes_late_changes_nothing_on_a_copy_that_serves(cutover: Cutov
     with contextlib.closing(done.copy.connect("orders")) as client:
         for act in (
             late.keep_closed,
-            lambda: late.subscribe(done.name, "orders", done.publisher._database),
+            lambda: late.subscribe(done.name, "orders", done.publisher._database, done.position),
             lambda: late.differing_catalogs(catalogs),
             lambda: late.raise_fence("r1", cutover.plan, 5),
         ):
@@ -509,14 +509,14 @@ def test_neither_a_crash_of_the_source_nor_of_the_copy_repeats_or_loses_anything
         source.server.start()
         done.publisher = source.catching_up()
         for database in CAPTURED:
-            done.follower.subscribe(done.name, database, done.publisher._database)
+            done.follower.subscribe(done.name, database, done.publisher._database, done.position)
         with Writers(source, acknowledged) as writers:
             done.come_close()
             done.copy.server.crash()
             done.copy.server.start()
             done.follower = done.copy.catching_up()
             writers.wait_for(10)
-            wait_until(lambda: done.publisher.delivery(done.name).connected)
+            wait_until(lambda: done.publisher.delivery(done.name, done.follower).connected)
             position = done.raise_fence(done.publisher.plan_fence(()))
         done.drain(position)
 
@@ -905,7 +905,7 @@ def test_a_source_that_cannot_be_reached_learns_and_leaks_nothing(
         server.reach(address)
         try:
             with pytest.raises(DatabaseUnreachable, match=r"timeout|could not connect to the publisher") as failed:
-                standing.follower.subscribe(standing.name, database, standing.publisher._database)
+                standing.follower.subscribe(standing.name, database, standing.publisher._database, standing.position)
         finally:
             server.reach(standing.source.address)
 
@@ -924,7 +924,7 @@ def test_another_attempt_does_not_end_one_that_is_connecting(
 
     def subscribe() -> None:
         try:
-            standing.follower.subscribe(standing.name, "template1", standing.publisher._database)
+            standing.follower.subscribe(standing.name, "template1", standing.publisher._database, standing.position)
         except RotationError as error:
             met.append(error)
 
@@ -1177,7 +1177,7 @@ def test_a_position_that_is_not_the_sources_or_a_slot_that_is_gone_is_refused(ca
 def test_what_the_source_has_thrown_away_is_said_to_be_lost(captured: Endpoint) -> None:
     """It keeps no more than max_slot_wal_keep_size, so that its own disk does not fill."""
     engine, name = captured.catching_up(), capture_name("r6")
-    assert not engine.delivery(name).lost
+    assert not engine.delivery(name, engine).lost
     [[position]] = captured.admin("SELECT pg_current_wal_flush_lsn()")
     keep = "ALTER SYSTEM SET max_slot_wal_keep_size = '{}'"
     with altered(captured, keep.format("1MB"), keep.format("1GB")):
@@ -1188,7 +1188,7 @@ def test_what_the_source_has_thrown_away_is_said_to_be_lost(captured: Endpoint) 
         captured.admin("CHECKPOINT")
     captured.admin("SELECT pg_reload_conf()")
 
-    assert engine.delivery(name).lost
+    assert engine.delivery(name, engine).lost
     with pytest.raises(CatchUpFailed, match="slot"):
         engine.begin_behind(name, "orders", Position(position))
 

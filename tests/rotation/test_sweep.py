@@ -44,6 +44,16 @@ SAMPLE = [
     ),
     # The databases are closed, and nobody has read in them what is not replicated.
     Cell(Boundary("forward", "pause-application-writes", "COMMIT", nth=2, subject="postgres/catch-up"), "killed"),
+    # The copy knows from where it is to replicate, and nobody knows that it does.
+    Cell(
+        Boundary(
+            "forward",
+            "wait-for-catch-up",
+            "CALL mysql.rds_set_external_master_gtid(?, ?, ?, ?, #6ab0",
+            subject="mariadb/catch-up",
+        ),
+        "killed",
+    ),
     Cell(
         Boundary("forward", "wait-for-restore", "rds.CreateDBInstance", subject="aurora-postgresql/snapshot"),
         "killed",

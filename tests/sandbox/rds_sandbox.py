@@ -256,6 +256,7 @@ def _serve(work_dir: Path, options: dict[str, Any]) -> None:
     from sandbox.context import Context
     from sandbox.dns import DnsServer, NameTable, install_route53
     from sandbox.kms import install_kms
+    from sandbox.mariadb import MariadbEngine
     from sandbox.rds import install_rds
     from sandbox.rds.durations import Durations
     from sandbox.reaper import Reaper
@@ -320,6 +321,11 @@ def _serve(work_dir: Path, options: dict[str, Any]) -> None:
     def deny(actions: list[str]) -> None:
         allow.denied = set(actions)
 
+    def binary_logs_in_restores(there: bool) -> None:
+        engine = rds.backend.engines.servers("mariadb")
+        assert isinstance(engine, MariadbEngine)
+        engine.restores_binary_logs = there
+
     commands: dict[str, Callable[..., Any]] = {
         "jump": jump,
         "execution": execution,
@@ -339,6 +345,7 @@ def _serve(work_dir: Path, options: dict[str, Any]) -> None:
         "lose_slot": lambda name: rds.instance(name).server.source.forget_replica(rds.instance(name).server.name),  # type: ignore[union-attr]
         "pause_replay": lambda name: rds.instance(name).server.pause_replay(),  # type: ignore[union-attr]
         "resume_replay": lambda name: rds.instance(name).server.resume_replay(),  # type: ignore[union-attr]
+        "binary_logs_in_restores": binary_logs_in_restores,
         "pids": lambda: [i.server.pid for i in rds.backend.databases.values() if i.server],
     }
     for line in sys.stdin:

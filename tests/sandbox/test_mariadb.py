@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import shutil
 import tempfile
 import threading
@@ -16,7 +17,7 @@ import pytest
 
 from sandbox import mariadb
 from sandbox.lambda_runtime.zygote import Fault
-from sandbox.mariadb import PORT, MariadbEngine, MariadbServer, installed_version
+from sandbox.mariadb import PORT, MariadbEngine, MariadbServer, installed_version, literal
 from sandbox.rds.servers import ServerError
 from tests.mariadb import need_mariadb
 
@@ -74,6 +75,15 @@ def refusal(work: Callable[[], object]) -> int:
     return int(refused.value.args[0])
 
 
+def words(work: Callable[[], object]) -> str:
+    """Those of a refusal; none where it is none."""
+    try:
+        work()
+    except pymysql.MySQLError as refused:
+        return str(refused.args[1])
+    return ""
+
+
 def eventually(fact: Callable[[], bool], seconds: float = 10) -> None:
     deadline = time.monotonic() + seconds
     while not fact():
@@ -84,6 +94,10 @@ def eventually(fact: Callable[[], bool], seconds: float = 10) -> None:
 def position(server: MariadbServer) -> str:
     with server.session() as sql:
         return str(sql.run("SELECT @@global.gtid_binlog_pos")[0][0])
+
+
+def number(gtid: str) -> int:
+    return int(gtid.rpartition("-")[2])
 
 
 def test_what_was_acknowledged_survives_a_crash(engine: MariadbEngine) -> None:
@@ -371,6 +385,224 @@ def test_a_snapshot_is_a_moment_and_restores_as_a_primary(engine: MariadbEngine)
         follower = engine.replicate(f"k{kind}f", restored)
         write(restored, 4)
         eventually(lambda server=follower: written(server) == [1, 3, 4])  # type: ignore[misc]
+
+
+def test_a_snapshot_under_load_is_of_one_moment_and_the_binary_log_says_which(engine: MariadbEngine) -> None:
+    """As of a volume: recovery decides what has been committed, the same for the tables and for the GTIDs."""
+    source = make(engine, "ka")
+    before = number(position(source))
+    ended = threading.Event()
+
+    def write_on(values: Iterator[int]) -> None:
+        with master(source) as sql:
+            while not ended.is_set():
+                ask(sql, f"INSERT INTO t VALUES ({next(values)})")
+
+    writers = [threading.Thread(target=write_on, args=(itertools.count(start, 4),)) for start in range(4)]
+    for writer in writers:
+        writer.start()
+    eventually(lambda: len(written(source)) > 100)
+    for taken in ("ka1", "ka2", "ka3"):
+        source.snapshot(engine.directory / f"of-{taken}")
+    ended.set()
+    for writer in writers:
+        writer.join()
+
+    for taken in ("ka1", "ka2", "ka3"):
+        restored = engine.restore(taken, engine.directory / f"of-{taken}")
+        state = f"0-{source.server_id}-{before + len(written(restored))}"
+        with restored.session() as sql:
+            assert sql.run("SELECT @@global.gtid_binlog_state, @@global.gtid_slave_pos") == [(state, "")]
+        assert restored.server_id != source.server_id
+        assert set(written(restored)) <= set(written(source))
+
+
+def test_a_snapshot_that_fails_leaves_its_server_at_work(
+    engine: MariadbEngine, master_of: MariadbServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(source: Path, target: Path) -> None:
+        raise OSError("no space")
+
+    monkeypatch.setattr(engine, "copy", fail)
+    with pytest.raises(OSError, match="no space"):
+        master_of.snapshot(engine.directory / "failed")
+    with master(master_of) as sql:
+        assert ask(sql, "SELECT 1") == [(1,)]
+
+
+def test_a_restored_server_may_have_lost_its_binary_logs(
+    engine: MariadbEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = make(engine, "kb")
+    write(source, 1)
+    source.snapshot(engine.directory / "of-kb")
+    monkeypatch.setattr(engine, "restores_binary_logs", False)
+
+    restored = engine.restore("kb1", engine.directory / "of-kb")
+
+    assert (written(restored), position(restored)) == ([1], "")
+
+
+# -- RDS's procedures --------------------------------------------------------------------------------------------------
+
+
+SECRET = 'it\'s \\ a "secret" ö'
+UNKNOWN_TO_THE_SYSTEM = "source.rds.amazonaws.com"
+REFUSED, MUST_STOP, NO_GTIDS, IN_TRANSACTION, NOBODY = 1644, 1198, 1941, 1694, 2003
+
+
+@pytest.fixture(scope="module")
+def followed(engine: MariadbEngine) -> tuple[MariadbServer, MariadbServer, str]:
+    """A source, a copy of it, and where the copy's history ends; with a login that may replicate and execute."""
+    source = make(engine, "o1")
+    with master(source) as sql:
+        ask(sql, f"CREATE USER rotation@'%' IDENTIFIED BY {literal(SECRET)}")
+        ask(sql, "GRANT REPLICATION SLAVE, EXECUTE, INSERT ON *.* TO rotation@'%'")
+    write(source, 1)
+    source.snapshot(engine.directory / "of-o1")
+    write(source, 2)
+    copy = engine.restore("o2", engine.directory / "of-o1")
+    return source, copy, position(copy)
+
+
+def rotation(server: MariadbServer, statement: str) -> list[tuple[Any, ...]]:
+    """As a login that is neither the master nor a superuser."""
+    with pymysql.connect(
+        unix_socket=str(server.socket), user="rotation", password=SECRET.encode(), charset="utf8mb4", autocommit=True
+    ) as sql:
+        return ask(sql, statement)
+
+
+def source_at(start: str, *, ssl: int = 1) -> str:
+    return (
+        f"CALL mysql.rds_set_external_master_gtid('{UNKNOWN_TO_THE_SYSTEM}', 3306, 'rotation', "
+        f"{literal(SECRET)}, '{start}', {ssl})"
+    )
+
+
+def status(server: MariadbServer) -> dict[str, Any]:
+    with server.session() as sql:
+        return sql.facts("SHOW SLAVE STATUS")
+
+
+def test_a_restored_server_follows_by_rdss_procedures_where_the_way_leads(
+    engine: MariadbEngine, followed: tuple[MariadbServer, MariadbServer, str]
+) -> None:
+    source, copy, start = followed
+    assert (written(copy), status(copy)) == ([1], {})
+    # Fenced from its first moment on, as a target is.
+    copy.apply_parameters({"read_only": "1"})
+    rotation(copy, source_at(start))
+    assert status(copy)["Slave_IO_Running"] == "No"
+
+    # Nobody has said where the source is: it is tried, in vain.
+    assert "Slave has encountered an error" in words(lambda: rotation(copy, "CALL mysql.rds_start_replication"))
+    assert (status(copy)["Slave_IO_Running"], status(copy)["Last_IO_Errno"]) == ("Connecting", NOBODY)
+    copy.reach(source.address)
+    eventually(lambda: written(copy) == [1, 2])
+    assert status(copy)["Master_SSL_Allowed"] == "Yes"
+    assert refusal(lambda: write(copy, 9)) == READ_ONLY
+
+    copy.crash()
+    copy.reach(None)
+    copy.start()
+    write(source, 3)
+    eventually(lambda: status(copy)["Last_IO_Errno"] == NOBODY)
+    # What is stopped stays so where the way changes.
+    copy.pause_replay()
+    copy.reach(source.address)
+    eventually(lambda: status(copy)["Slave_IO_Running"] == "Yes")
+    assert written(copy) == [1, 2]
+    copy.resume_replay()
+    eventually(lambda: written(copy) == [1, 2, 3])
+
+    assert rotation(copy, "CALL mysql.rds_stop_replication") == [("Slave is now down or disabled",)]
+    copy.reach(None)
+    copy.reach(source.address)
+    write(source, 4)
+    assert (status(copy)["Slave_IO_Running"], status(copy)["Slave_SQL_Running"]) == ("No", "No")
+    assert rotation(copy, "CALL mysql.rds_start_replication") == [("Slave running normally.",)]
+    eventually(lambda: written(copy) == [1, 2, 3, 4])
+    assert position(copy) == position(source)
+    # Which also stops it.
+    assert rotation(copy, "CALL mysql.rds_reset_external_master") == [("Slave has been reset",)]
+    assert status(copy) == {}
+    copy.apply_parameters({})
+
+
+def test_rdss_procedures_refuse_what_rds_refuses(followed: tuple[MariadbServer, MariadbServer, str]) -> None:
+    _, server, start = followed
+
+    def refused(call: str) -> str:
+        return words(lambda: rotation(server, f"CALL mysql.{call}"))
+
+    unset = "the replica isn't configured. First call mysql.rds_set_external_master."
+    assert refused("rds_start_replication") == f"You can't start replication because {unset}"
+    assert refused("rds_stop_replication") == (
+        "Slave is already stopped or may not be configured. Run SHOW SLAVE STATUS\\G;"
+    )
+    assert refused("rds_reset_external_master") == (
+        "You can't reset replication because replication isn't configured. First run mysql.rds_set_external_master."
+    )
+    assert refusal(lambda: rotation(server, source_at("0-1"))) == NO_GTIDS
+    # The server wants TLS.
+    rotation(server, source_at(start, ssl=0))
+    server.reach(server.address)
+    assert "Slave has encountered an error" in refused("rds_start_replication")
+    assert status(server)["Last_IO_Errno"] == ACCESS_DENIED
+    assert refused("rds_start_replication") == (
+        "Replication may already be running. Call rds_stop_replication to stop replication"
+    )
+    assert refusal(lambda: rotation(server, source_at(start))) == MUST_STOP
+    assert words(lambda: rotation(server, "CALL mysql.rds_reset_external_master")) == ""
+    for call in ("START SLAVE", "STOP SLAVE", "RESET SLAVE ALL", "SET GLOBAL gtid_slave_pos = ''"):
+        assert refusal(lambda call=call: rotation(server, call)) == DENIED  # type: ignore[misc]
+
+
+def test_how_long_binary_logs_are_kept_is_a_setting_of_rds(followed: tuple[MariadbServer, MariadbServer, str]) -> None:
+    server, *_ = followed
+
+    def kept() -> Any:
+        [(name, value, _)] = rotation(server, "CALL mysql.rds_show_configuration")
+        assert name == "binlog retention hours"
+        return value
+
+    def keep(value: str, name: str = "binlog retention hours") -> str:
+        return words(lambda: rotation(server, f"CALL mysql.rds_set_configuration('{name}', {value})"))
+
+    assert kept() is None
+    assert (keep("72"), kept()) == ("", "72")
+    bounds = "For binlog retention hours the value must be between 1 and 168 inclusive or be NULL"
+    assert (keep("0"), keep("169"), kept()) == (bounds, bounds, "72")
+    assert keep("1", "binlog") == (
+        "Cannot set unknown configuration parameter 'binlog' using mysql.rds_set_configuration."
+    )
+    assert (keep("NULL"), kept()) == ("", None)
+
+
+def test_what_rdss_procedures_write_is_in_no_binary_log(followed: tuple[MariadbServer, MariadbServer, str]) -> None:
+    """Nobody replicates it, and nobody finds a password there."""
+    server, _, start = followed
+    before = position(server)
+    with pymysql.connect(
+        unix_socket=str(server.socket), user="rotation", password=SECRET.encode(), charset="utf8mb4", autocommit=True
+    ) as sql:
+        for call in (source_at(start), "CALL mysql.rds_set_configuration('binlog retention hours', NULL)"):
+            ask(sql, call)
+        assert ask(sql, "SELECT @@sql_log_bin") == [(1,)]
+        assert refusal(lambda: ask(sql, "CALL mysql.rds_set_configuration('binlog retention hours', 0)")) == REFUSED
+        assert refusal(lambda: ask(sql, "CALL mysql.rds_stop_replication")) == REFUSED
+        ask(sql, "CALL mysql.rds_reset_external_master")
+        assert ask(sql, "SELECT @@sql_log_bin") == [(1,)]
+        ask(sql, "BEGIN")
+        ask(sql, "INSERT INTO app.t VALUES (99)")
+        assert refusal(lambda: ask(sql, source_at(start))) == IN_TRANSACTION
+
+    assert position(server) == before
+    logs = b"".join(path.read_bytes() for path in server.data.glob("mysql-bin-changelog.0*"))
+    # The account itself is there, with its password: MariaDB does so.
+    assert logs.count(SECRET.rpartition(" ")[2].encode()) == 1
+    assert UNKNOWN_TO_THE_SYSTEM.encode() not in logs
 
 
 def test_a_replica_falls_behind_and_loses_its_source_when_asked_to(engine: MariadbEngine) -> None:

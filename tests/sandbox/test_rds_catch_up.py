@@ -215,10 +215,10 @@ def test_a_customer_prepares_a_database_for_catch_up_and_no_other(sandbox: Sandb
         )  # fmt: skip
 
 
-def test_only_postgresql_catches_up(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_cluster_does_not_catch_up(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        flow.main(["--engine", "mariadb", "--strategy", "catch-up"])
-    assert "--engine postgres only" in capsys.readouterr().err
+        flow.main(["--engine", "aurora-postgresql", "--strategy", "catch-up"])
+    assert "--engine postgres or mariadb only" in capsys.readouterr().err
 
 
 # -- the log -----------------------------------------------------------------------------------------------------------

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import pymysql
 import pytest
 
-from sandbox.demo import dialects
+from sandbox.demo import dialects, world
+from sandbox.demo.account import Account
+from sandbox.demo.connection import Login, trusting
+from sandbox.demo.count import recount
 from sandbox.mariadb import installed_version
 from tests.mariadb import need_mariadb
-from tests.sandbox.rds_sandbox import PASSWORD, Sandbox, code_of, eventually, running
+from tests.sandbox.rds_sandbox import PASSWORD, REGION, Sandbox, code_of, eventually, running
 
 READ_ONLY = 1290
 
@@ -230,6 +234,105 @@ def test_a_replaced_server_is_ahead_of_its_replica_in_numbers_only(sandbox: Sand
 
     assert ask(sandbox, replica, f"SELECT MASTER_GTID_WAIT('{position}', 10)") == [(0,)]
     assert ask(sandbox, replica, "SELECT x FROM t ORDER BY x") == [(1,)]
+
+
+def restored(sandbox: Sandbox, source: str, name: str) -> dict[str, Any]:
+    sandbox.rds.create_db_snapshot(DBInstanceIdentifier=source, DBSnapshotIdentifier=f"{name}-s")
+    sandbox.snapshot_available(f"{name}-s")
+    sandbox.rds.restore_db_instance_from_db_snapshot(DBInstanceIdentifier=name, DBSnapshotIdentifier=f"{name}-s")
+    return sandbox.available(name)
+
+
+def test_a_restored_instance_follows_its_source_by_its_name(sandbox: Sandbox) -> None:
+    """Through the source's front, by TLS, from where the source's binary log ends that came with the snapshot."""
+    source = make(sandbox, "shop")
+    copy = restored(sandbox, "shop", "shop-copy")
+    ask(sandbox, source, "INSERT INTO t VALUES (2)")
+    [[origin]] = ask(sandbox, source, "SELECT @@global.server_id")
+    [[state]] = ask(sandbox, copy, "SELECT @@global.gtid_binlog_state")
+    assert re.fullmatch(rf"0-{origin}-\d+", state)
+
+    def arrived(*numbers: int) -> bool:
+        return ask(sandbox, copy, "SELECT x FROM t ORDER BY x") == [(number,) for number in numbers]
+
+    def following() -> Any:
+        # By the columns before it: names, states, the source, its user.
+        return ask(sandbox, copy, "SHOW ALL SLAVES STATUS")[0][2]
+
+    ask(
+        sandbox, copy,
+        f"CALL mysql.rds_set_external_master_gtid('{source['Endpoint']['Address']}', 3306, 'dba', '{PASSWORD}', "
+        f"'{state}', 1)",
+        "CALL mysql.rds_start_replication",
+    )  # fmt: skip
+    eventually(lambda: arrived(1, 2), "what was written after the snapshot", 30)
+    # The source knows it as one of its clients.
+    assert ("dba", "127.0.0.1") in [
+        (user, host.partition(":")[0])
+        for user, host in ask(
+            sandbox, source, "SELECT user, host FROM information_schema.processlist WHERE command = 'Binlog Dump'"
+        )
+    ]
+    sandbox.do("cut", name="shop", how="reset")
+    eventually(lambda: following() != "Waiting for master to send event", "the network is cut", 30)
+    sandbox.do("restore", name="shop")
+    sandbox.do("fail_over", name="shop")
+    ask(sandbox, sandbox.available("shop"), "INSERT INTO t VALUES (3)")
+    eventually(lambda: arrived(1, 2, 3), "what was written at the source's new address", 30)
+    sandbox.rds.reboot_db_instance(DBInstanceIdentifier="shop-copy")
+    sandbox.available("shop-copy")
+    ask(sandbox, source, "INSERT INTO t VALUES (4)")
+    eventually(lambda: arrived(1, 2, 3, 4), "what was written after a reboot", 30)
+    sandbox.rds.modify_db_instance(
+        DBInstanceIdentifier="shop", NewDBInstanceIdentifier="shop-old", ApplyImmediately=True
+    )
+    eventually(lambda: code_of(sandbox.rds.describe_db_instances, DBInstanceIdentifier="shop-old") == "", "renamed")
+    ask(sandbox, sandbox.available("shop-old"), "INSERT INTO t VALUES (5)")
+    eventually(lambda: arrived(1, 2, 3, 4, 5), "what was written under another name", 30)
+
+    sandbox.rds.delete_db_instance(DBInstanceIdentifier="shop-old", SkipFinalSnapshot=True)
+    sandbox.gone("shop-old")
+    eventually(lambda: following() == "Connecting to master", "nobody is there", 30)
+    ask(sandbox, copy, "CALL mysql.rds_reset_external_master", "INSERT INTO t VALUES (6)")
+
+
+def test_a_restored_instance_may_have_no_history_of_its_source(sandbox: Sandbox) -> None:
+    make(sandbox, "oblivious")
+    sandbox.do("binary_logs_in_restores", there=False)
+    try:
+        copy = restored(sandbox, "oblivious", "oblivious-copy")
+    finally:
+        sandbox.do("binary_logs_in_restores", there=True)
+    assert ask(sandbox, copy, "SELECT x FROM t") == [(1,)]
+    assert ask(sandbox, copy, "SELECT @@global.gtid_binlog_state") == [("",)]
+
+
+def test_a_customer_prepares_a_database_for_catch_up(sandbox: Sandbox) -> None:
+    """What a rotation leaves behind is seen: a replication that is set up, binary logs that are kept."""
+    dns = sandbox.dns
+    account = Account(sandbox.endpoint_url, REGION, "ak", "sk", dns["host"], dns["port"], sandbox.ca_bundle)
+    built = world.build(account, identifier="prepared", engine="mariadb", rows=40, writers=1, strategy=world.CATCH_UP)
+    login = Login("rotation", "secret-enough")
+
+    def session(who: Login) -> Any:
+        trust = trusting(account.ca_bundle)
+        return closing(built.dialect.connect(built.finder(account).find(), None, who, trust))
+
+    with session(built.master) as sql:
+        sql.run(f"CREATE USER rotation@'%' IDENTIFIED BY '{login.password}'")
+        built.dialect.let_follow(sql, login.user, built.app.user)
+    assert recount(account, built, []).followed_by == ()
+    with session(login) as sql:
+        sql.run("CALL mysql.rds_set_configuration('binlog retention hours', 72)")
+        sql.run("CALL mysql.rds_set_external_master_gtid('nobody', 3306, 'rotation', 'secret', '', 1)")
+
+    left = {one.partition(": ")[2] for one in recount(account, built, []).followed_by}
+
+    assert left == {"binary logs for 72 hours", "replication from 255.255.255.255"}
+    with session(login) as sql:
+        sql.run("CALL mysql.rds_reset_external_master")
+        sql.run("CALL mysql.rds_set_configuration('binlog retention hours', NULL)")
+    assert recount(account, built, []).followed_by == ()
 
 
 def test_rds_refuses_what_it_refuses(sandbox: Sandbox, major: str) -> None:

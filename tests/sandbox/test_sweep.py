@@ -12,7 +12,6 @@ from rich.console import Console
 from sandbox import sweep
 from sandbox.demo import flow
 from sandbox.demo.dialects import CLUSTERS, ENGINES
-from sandbox.demo.world import CATCH_UP
 from sandbox.sweep import Archive, page
 from sandbox.sweep.batch import from_json, scenario_of, to_json
 from sandbox.sweep.boundaries import AT_SOME_INVOCATIONS, DEFAULT, SUBJECTS, Boundary, Cell, Way, cells, read
@@ -255,7 +254,6 @@ def test_what_an_engine_or_a_strategy_cannot_have_is_left_out() -> None:
 def test_every_strategy_of_every_engine_can_be_swept() -> None:
     # MySQL has MariaDB's servers here, and nothing of ours speaks to them.
     of_instances = {f"{engine}/{strategy}" for engine in ENGINES if engine != "mysql" for strategy in flow.STRATEGIES}
-    of_instances -= {f"mariadb/{CATCH_UP}"}
     of_clusters = {f"{engine}/{strategy}" for engine in CLUSTERS for strategy in ("blue-green", "snapshot")}
     assert set(SUBJECTS) == of_instances | of_clusters
     assert len({page.heading(subject) for subject in SUBJECTS.values()}) == len(SUBJECTS)

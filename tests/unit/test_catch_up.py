@@ -98,8 +98,8 @@ def test_every_step_of_the_strategy_logs_in_by_the_engine_that_catches_up(
     made = ports.engine(database, plan.model_copy(update={"strategy": strategy}))
 
     assert engine == type(made).__name__
-    with pytest.raises(StateIncomplete, match="no engine for mariadb"):
-        ports.catching_up(database.having(engine="mariadb"), plan)
+    with pytest.raises(StateIncomplete, match="no engine for mysql"):
+        ports.catching_up(database.having(engine="mysql"), plan)
 
 
 # -- BeginCapture ------------------------------------------------------------------------------------------------------
@@ -579,6 +579,11 @@ def _lag(ports: FakePorts) -> None:
     ports.source_server.own.position += SMALL_LAG_BYTES
 
 
+def _slow(ports: FakePorts) -> None:
+    """Few bytes, which take long to apply."""
+    ports.source_server.seconds_behind = 11
+
+
 def _break_off(ports: FakePorts) -> None:
     ports.target_server.applies = False
     for slot in ports.source_server.slots.values():
@@ -594,6 +599,7 @@ def _reboot(ports: FakePorts) -> None:
     ("disturb", "reason"),
     [
         (_lag, f"the lag ({SMALL_LAG_BYTES + 0x10} bytes) to become small"),
+        (_slow, "the lag (0 bytes, 11 s) to become small"),
         (_break_off, "the target to connect"),
         (_reboot, "the target to be available (it is rebooting)"),
     ],

@@ -265,7 +265,9 @@ def test_sees_it_arrive_while_looking() -> None:
 
 def test_the_budget_ends_a_drain_and_says_how_far_it_came() -> None:
     ports, rotation = behind()
-    delivered = ports.catching_up(rotation.planned()[1], rotation.planned()[0]).delivery(CAPTURE).position
+    plan, source = rotation.planned()
+    publisher, copy = ports.catching_up(source, plan), ports.catching_up(rotation.synced_target(), plan)
+    delivered = publisher.delivery(CAPTURE, copy).position
     ports.clock.advance(60)
 
     with pytest.raises(DrainIncomplete, match=f"has replayed {delivered}, not"):

@@ -4,8 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from lambdas.clean_up.handler import clean_up
+from lambdas.clean_up.handler import _END_CAPTURE, clean_up
 from lambdas.rollback.handler import rollback
+from lambdas.rotation.engines import CATCHING_UP
 from lambdas.rotation.errors import AccessRefused, LoginRefused, StateIncomplete
 from lambdas.rotation.names import CONTROL_DATABASE
 from lambdas.rotation.state import Rotation
@@ -189,3 +190,7 @@ def test_a_retry_after_the_end_changes_nothing_but_the_lock() -> None:
 
     assert rotation == clean_up(rotation, ports)
     assert ["ledger.release_lock"] == ports.calls
+
+
+def test_every_capture_has_a_command_that_ends_it() -> None:
+    assert set(_END_CAPTURE) == set(CATCHING_UP)

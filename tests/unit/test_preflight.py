@@ -383,9 +383,20 @@ def test_a_catch_up_needs_nobody_to_accept_a_downtime() -> None:
     assert ports.calls == []
 
 
-@pytest.mark.parametrize("engine", ["mariadb", "oracle-ee", "mysql"])
+def test_of_mariadb_everything_is_replicated_and_the_log_is_kept() -> None:
+    ports, rotation = ready(strategy="catch-up")
+    database = ports.rds.instances[SOURCE].database.having(engine="mariadb", engine_version="11.4.5")
+    ports.rds.alter(SOURCE, database=database)
+
+    passed = preflight(journaled(ports, rotation.having(source=database)), ports)
+
+    assert passed.preflight is not None
+    assert ["LoadsLazily", "LogIsKept"] == [one.name for one in passed.preflight.warnings]
+
+
+@pytest.mark.parametrize("engine", ["oracle-ee", "mysql"])
 def test_refuses_engines_that_it_could_not_catch_up_with(engine: str) -> None:
-    """And logs in to none of them: by snapshot MariaDB is known, here nobody speaks to it."""
+    """And logs in to none of them."""
     ports, rotation = ready(strategy="catch-up")
     database = ports.rds.instances[SOURCE].database.having(engine=engine, engine_version="11.4.5")
     ports.rds.alter(SOURCE, database=database)

@@ -18,6 +18,13 @@ def engine(source: Instance) -> Iterator[Finding]:
 
 def warnings(source: Instance) -> Iterator[Finding]:
     identifier = source.database.identifier
+    if source.database.engine == "mariadb":
+        yield Finding(
+            name="LogIsKept",
+            message=f"until the cutover, days perhaps, {identifier} keeps its binary log: nothing bounds how much",
+            advice="give it storage for what is written in up to four days",
+        )
+        return
     yield Finding(
         name="SchemaStands",
         message=f"until the cutover, hours perhaps, no table, function or grant of {identifier} may be changed or "

@@ -15,7 +15,10 @@ ENGINES = {
     "postgres": "lambdas.rotation.engines.postgres:PostgresEngine",
 }
 
-CATCHING_UP = {"postgres": "lambdas.rotation.engines.postgres_catch_up:PostgresCatchUp"}
+CATCHING_UP = {
+    "mariadb": "lambdas.rotation.engines.mariadb_catch_up:MariadbCatchUp",
+    "postgres": "lambdas.rotation.engines.postgres_catch_up:PostgresCatchUp",
+}
 
 
 def engine_for(database: Database, login: tuple[str, str], *, ca_bundle: str, clock: Clock) -> Engine:

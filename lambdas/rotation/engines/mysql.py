@@ -49,12 +49,13 @@ TURN_SECONDS = 5
 """A fence and a decision of the same server take turns; each of them takes milliseconds."""
 LONG_TRANSACTION_SECONDS = 60
 
-_PRIVILEGES = ("CREATE USER", "PROCESS", "SELECT", "INSERT", "CREATE", "DROP", "REPLICA MONITOR", "EXECUTE")
+PRIVILEGES = ("CREATE USER", "PROCESS", "SELECT", "INSERT", "UPDATE", "CREATE", "DROP", "REPLICA MONITOR", "EXECUTE")
 _OTHER_NAMES = {"SLAVE MONITOR": "REPLICA MONITOR"}
 
-# is_role: MariaDB keeps roles, which nobody logs in as, in the same table.
+# is_role: MariaDB keeps roles, which nobody logs in as, in the same table. Where -1 sessions are allowed, none is.
 _ACCOUNTS = """
 SELECT CONCAT(user, '@', host), COALESCE(JSON_VALUE(priv, '$.account_locked'), 0) = 1
+    OR COALESCE(JSON_VALUE(priv, '$.max_user_connections'), 0) = -1
 FROM mysql.global_priv
 WHERE COALESCE(JSON_VALUE(priv, '$.is_role'), 0) <> 1 AND user NOT IN %(internal)s
   AND CONCAT(user, '@', host) <> CURRENT_USER()
@@ -67,8 +68,6 @@ WHERE id <> CONNECTION_ID() AND user NOT IN %(internal)s
   AND NOT (user = SUBSTRING_INDEX(CURRENT_USER(), '@', 1) AND COALESCE(db, '') = %(control)s)
   AND command NOT LIKE 'Binlog Dump%%'
 """
-_POSITION = "SELECT @@global.gtid_current_pos"
-
 _NOT_THERE = ("1046", "1049", "1146")  # no database selected, no such database, no such table
 _GONE = "1094"  # unknown thread id: it has ended by itself
 _NO_RIGHT = (1044, 1045, 1141, 1142, 1143, 1227, 1370, 1698, 3118, 4151)
@@ -80,6 +79,9 @@ Row = tuple[Any, ...]
 
 class MariadbEngine:
     """`ports.Engine` for one MariaDB server, as a login without SUPER."""
+
+    PRIVILEGES: tuple[str, ...] = PRIVILEGES
+    REPLAYED = "SELECT @@global.gtid_current_pos"
 
     def __init__(self, database: Database, login: tuple[str, str], *, ca_bundle: str, clock: Clock) -> None:
         self._database = database
@@ -100,12 +102,12 @@ class MariadbEngine:
                     grantee="'{}'@'{}'".format(*_user_and_host(account)),
                 )
             }
-        missing = [privilege for privilege in _PRIVILEGES if privilege not in held]
+        missing = [privilege for privilege in self.PRIVILEGES if privilege not in held]
         return [
             Finding(
                 name="MissingRight",
                 message=f"the login {account} lacks {privilege}",
-                advice=f"run: GRANT {privilege} ON *.* TO {_account(account)}",
+                advice=f"run: GRANT {privilege} ON *.* TO {account_sql(account)}",
             )
             for privilege in missing
         ]
@@ -191,7 +193,7 @@ class MariadbEngine:
             if self._control_state(sql) == "ours":
                 sql.run(f"DROP DATABASE IF EXISTS {quoted(CONTROL_DATABASE)}")
 
-    def _control_state(self, sql: "_Session") -> str:
+    def _control_state(self, sql: "Session") -> str:
         """absent, ours or foreign."""
         rows = sql.rows(
             "SELECT schema_comment FROM information_schema.schemata WHERE schema_name = %(name)s", name=CONTROL_DATABASE
@@ -213,24 +215,24 @@ class MariadbEngine:
             # An account that is locked already stays locked: nobody would open it again.
             return tuple(
                 DatabaseFence(name=account, kind="account-lock")
-                for account, locked in _accounts(sql)
+                for account, locked in accounts_of(sql)
                 if not locked and account not in known
             )
 
     def raise_fence(self, rotation_id: str, databases: Sequence[DatabaseFence], within_seconds: float) -> None:
         deadline = self._clock.monotonic() + within_seconds
         with self._control_session() as sql:
-            with _turn(sql):
-                if (standing := _verdict(sql, rotation_id)) is not None:
+            with turn(sql):
+                if (standing := verdict_of(sql, rotation_id)) is not None:
                     raise DecisionLost(f"'{standing}' stands for rotation {rotation_id}; no fence is due")
                 for fence in databases:
-                    sql.run(f"ALTER USER IF EXISTS {_account(fence.name)} ACCOUNT LOCK")
+                    sql.run(f"ALTER USER IF EXISTS {account_sql(fence.name)} ACCOUNT LOCK")
             if prepared := sql.rows("XA RECOVER"):
                 # They never end by themselves, so there is nothing to wait for while applications stand still.
                 raise FenceIncomplete(f"{len(prepared)} prepared transaction(s)")
             self._end_sessions(sql, deadline)
 
-    def _end_sessions(self, sql: "_Session", deadline: float) -> None:
+    def _end_sessions(self, sql: "Session", deadline: float) -> None:
         """Until the list was empty twice: whoever it shows has passed its account's lock, or is about to meet it."""
         empty = 0
         while empty < 2:
@@ -263,11 +265,11 @@ class MariadbEngine:
 
     def replayed(self) -> Position:
         with self._control_session() as sql:
-            return Position(sql.value(_POSITION))
+            return Position(sql.value(self.REPLAYED))
 
     def has_replayed(self, position: Position) -> bool:
         with self._control_session() as sql:
-            reached = _by_domain(sql.value(_POSITION))
+            reached = _by_domain(sql.value(self.REPLAYED))
         return all(reached.get(domain, -1) >= sequence for domain, sequence in _by_domain(position).items())
 
     def shows_marker(self, token: str) -> bool:
@@ -305,7 +307,7 @@ class MariadbEngine:
                 # Of a replica's own there is nothing that it shares with its source: this row it has got from there.
                 system_identifier=sql.value("SELECT uuid FROM identity"),
                 in_recovery=bool(sql.named("SHOW ALL SLAVES STATUS")),
-                position=Position(sql.value(_POSITION)),
+                position=Position(sql.value(self.REPLAYED)),
                 marker_seen=_marked(sql, rotation_id),
                 databases=tuple(name for (name,) in names),
                 roles=tuple(account for (account,) in accounts),
@@ -314,22 +316,22 @@ class MariadbEngine:
 
     def decide(self, rotation_id: str, verdict: Verdict, reopen: Sequence[DatabaseFence]) -> Verdict:
         """The row first, the accounts after it, one by one: DDL knows no transaction here. All of it is repeatable."""
-        with self._control_session() as sql, _turn(sql):
+        with self._control_session() as sql, turn(sql):
             sql.run(
                 "INSERT IGNORE INTO decision (rotation_id, verdict) VALUES (%(rotation_id)s, %(verdict)s)",
                 rotation_id=rotation_id,
                 verdict=verdict,
             )
-            standing = _verdict(sql, rotation_id)
+            standing = verdict_of(sql, rotation_id)
             assert standing is not None
             if standing == verdict:
                 for fence in reopen:
-                    sql.run(f"ALTER USER IF EXISTS {_account(fence.name)} ACCOUNT UNLOCK")
+                    sql.run(f"ALTER USER IF EXISTS {account_sql(fence.name)} ACCOUNT UNLOCK")
         return standing
 
     def verdict(self, rotation_id: str) -> Verdict | None:
         with suppress_states(*_NOT_THERE), self._control_session() as sql:
-            return _verdict(sql, rotation_id)
+            return verdict_of(sql, rotation_id)
         return None
 
     # -- after the release --
@@ -342,7 +344,7 @@ class MariadbEngine:
                 "GROUP BY table_schema ORDER BY 1",
                 internal=INTERNAL_DATABASES,
             )
-            accounts = _accounts(sql)
+            accounts = accounts_of(sql)
         return {name: {"relations": count} for name, count in relations} | {
             account: {"locked": False} for account, locked in accounts if not locked
         }
@@ -350,21 +352,21 @@ class MariadbEngine:
     # -- sessions --
 
     @contextmanager
-    def _control_session(self) -> Iterator["_Session"]:
+    def _control_session(self) -> Iterator["Session"]:
         """The one session that is kept open: a poll in the write outage must not connect each time."""
         if self._kept is None:
             self._kept = self._connect()
         try:
-            yield _Session(self._kept)
+            yield Session(self._kept)
         except RotationError:
             self._disconnect()  # whatever state it is in, the next call gets a new one
             raise
 
     @contextmanager
-    def _session(self, *, in_control: bool = True) -> Iterator["_Session"]:
+    def _session(self, *, in_control: bool = True) -> Iterator["Session"]:
         connection = self._connect(in_control=in_control)
         try:
-            yield _Session(connection)
+            yield Session(connection)
         finally:
             _close_quietly(connection)
 
@@ -389,7 +391,7 @@ class MariadbEngine:
             raise _meaning(error, f"no connection to {where}") from None
         except (MySQLError, OSError, UnicodeError) as error:
             raise DatabaseUnreachable(f"no connection to {where}: {error}") from None
-        session = _Session(connection)
+        session = Session(connection)
         try:
             session.run(SESSION, seconds=STATEMENT_SECONDS)
             if in_control:
@@ -407,7 +409,7 @@ class MariadbEngine:
             self._kept = None
 
 
-class _Session:
+class Session:
     """Statements on one connection. Errors carry the server's words, never a statement or its parameters."""
 
     def __init__(self, connection: "Connection[Any]") -> None:
@@ -447,10 +449,10 @@ def quoted(identifier: str) -> str:
     return "`" + identifier.replace("`", "``") + "`"
 
 
-def _account(name: str) -> str:
+def account_sql(name: str) -> str:
     """``user@host`` as SQL; a user may have an @ in it, a host may not.
 
-    >>> print(_account("o`hara@home@10.0.%"))
+    >>> print(account_sql("o`hara@home@10.0.%"))
     `o``hara@home`@`10.0.%`
     """
     return "@".join(quoted(part) for part in _user_and_host(name))
@@ -462,7 +464,7 @@ def _user_and_host(account: str) -> tuple[str, str]:
 
 
 @contextmanager
-def _turn(sql: _Session) -> Iterator[None]:
+def turn(sql: Session) -> Iterator[None]:
     """One at a time on this server: a fence that comes late sees the verdict, and closes nothing that was opened."""
     if sql.value("SELECT GET_LOCK('rds-key-rotation', %(seconds)s)", seconds=TURN_SECONDS) != 1:
         raise DatabaseUnreachable("another function of a rotation is at work on this server")
@@ -474,7 +476,7 @@ def _turn(sql: _Session) -> Iterator[None]:
 
 
 @contextmanager
-def _no_commits(sql: _Session) -> Iterator[None]:
+def _no_commits(sql: Session) -> Iterator[None]:
     """No commit is under way, and none can begin: what is ended meanwhile is not cut off from its answer.
 
     Not FLUSH TABLES WITH READ LOCK, which RDS excepts from RELOAD. Where this is refused as well, or a backup or a long
@@ -492,12 +494,12 @@ def _no_commits(sql: _Session) -> Iterator[None]:
             sql.run("BACKUP STAGE END")
 
 
-def _accounts(sql: _Session) -> list[tuple[str, bool]]:
-    """What a fence closes: every account that is not the server's, RDS's or ours, and whether it is locked."""
+def accounts_of(sql: Session) -> list[tuple[str, bool]]:
+    """What a fence closes: every account that is not the server's, RDS's or ours, and whether it is closed already."""
     return [(account, bool(locked)) for account, locked in sql.rows(_ACCOUNTS, internal=INTERNAL_USERS)]
 
 
-def _sessions(sql: _Session) -> list[Row]:
+def _sessions(sql: Session) -> list[Row]:
     """Whoever is in, or on the way in, and is not the server's, RDS's or the rotation's."""
     return sql.rows(_SESSIONS, internal=INTERNAL_USERS, control=CONTROL_DATABASE)
 
@@ -506,8 +508,8 @@ def _listed(sessions: Iterable[Row]) -> str:
     return ", ".join(f"{command} of {user} (connection {thread})" for thread, user, command in sessions)
 
 
-def _breach(sql: _Session, fences: Sequence[DatabaseFence]) -> str | None:
-    now = dict(_accounts(sql))
+def _breach(sql: Session, fences: Sequence[DatabaseFence]) -> str | None:
+    now = dict(accounts_of(sql))
     fenced = {fence.name for fence in fences}
     for account, locked in now.items():
         if not locked:
@@ -529,17 +531,17 @@ def _by_domain(position: str) -> dict[int, int]:
     return {int(domain): int(sequence) for domain, _, sequence in gtids}
 
 
-def _marked(sql: _Session, token: str) -> bool:
+def _marked(sql: Session, token: str) -> bool:
     return bool(sql.value("SELECT COUNT(*) FROM marker WHERE token = %(token)s", token=token))
 
 
-def _verdict(sql: _Session, rotation_id: str) -> Verdict | None:
+def verdict_of(sql: Session, rotation_id: str) -> Verdict | None:
     rows = sql.rows("SELECT verdict FROM decision WHERE rotation_id = %(rotation_id)s", rotation_id=rotation_id)
     verdict: Verdict | None = rows[0][0] if rows else None
     return verdict
 
 
-def _prepared_transactions(sql: _Session) -> Iterator[Finding]:
+def _prepared_transactions(sql: Session) -> Iterator[Finding]:
     if prepared := sql.rows("XA RECOVER"):
         yield Finding(
             name="PreparedTransactions",
@@ -548,7 +550,7 @@ def _prepared_transactions(sql: _Session) -> Iterator[Finding]:
         )
 
 
-def _events(sql: _Session) -> Iterator[Finding]:
+def _events(sql: Session) -> Iterator[Finding]:
     if sql.value("SELECT @@global.event_scheduler") in ("OFF", "DISABLED"):
         return
     for schema, name in sql.rows(
@@ -561,7 +563,7 @@ def _events(sql: _Session) -> Iterator[Finding]:
         )
 
 
-def _memory_tables(sql: _Session) -> Iterator[Finding]:
+def _memory_tables(sql: Session) -> Iterator[Finding]:
     for schema, count in sql.rows(
         "SELECT table_schema, COUNT(*) FROM information_schema.tables WHERE engine = 'MEMORY' AND table_rows > 0 "
         "AND table_schema NOT IN %(internal)s GROUP BY table_schema ORDER BY 1",
@@ -574,12 +576,18 @@ def _memory_tables(sql: _Session) -> Iterator[Finding]:
         )
 
 
-def _replication_settings(sql: _Session) -> Iterator[Finding]:
+def _replication_settings(sql: Session) -> Iterator[Finding]:
     if sql.value("SELECT @@global.binlog_format") == "STATEMENT":
         yield Finding(
             name="StatementReplication",
             message="binlog_format is STATEMENT: a replica need not end up with the same rows",
             advice="set it to ROW or MIXED in the parameter group",
+        )
+    if (skipped := sql.value("SELECT @@global.slave_skip_errors")) != "OFF":
+        yield Finding(
+            name="ReplicationErrorsSkipped",
+            message=f"slave_skip_errors is {skipped}: a replica would go on without what it cannot apply",
+            advice="set it to OFF in the parameter group",
         )
     filters = [
         name

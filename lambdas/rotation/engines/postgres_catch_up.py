@@ -9,7 +9,7 @@ Whoever comes late, a function whose execution is dead, must not open the source
 close or change a copy that was released: what does so looks at the decision first, under its lock.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from itertools import count
 
@@ -36,6 +36,7 @@ from lambdas.rotation.engines.postgres_catalogs import (
     uncaptured_tables,
 )
 from lambdas.rotation.engines.postgres_catalogs import limitations as of_a_database
+from lambdas.rotation.engines.postgres_recovery import end_of_recovery
 from lambdas.rotation.engines.refusals import suppress_states
 from lambdas.rotation.errors import (
     CatchUpFailed,
@@ -48,7 +49,7 @@ from lambdas.rotation.errors import (
     TargetMismatch,
 )
 from lambdas.rotation.names import CAPTURE, CONTROL_DATABASE
-from lambdas.rotation.ports import Delivery
+from lambdas.rotation.ports import CatchUpEngine, Delivery
 from lambdas.rotation.state import Database, DatabaseFence, Finding, Position
 
 _IN_USE, _ALREADY_THERE, _NOT_THERE, _NOT_IN_STATE, _TOOK_TOO_LONG = "55006", "42710", "42704", "55000", "57014"
@@ -335,7 +336,7 @@ class PostgresCatchUp(PostgresEngine):
                 raise DatabaseUnreachable(f"slot {slot} has come to {now_at} on its way to {position}")
             came_to = now_at
 
-    def delivery(self, name: str) -> Delivery:
+    def delivery(self, name: str, copy: CatchUpEngine) -> Delivery:
         with self._control_session() as sql:
             [[slots, confirmed, bytes_, connected, lost]] = sql.rows(
                 """
@@ -346,9 +347,11 @@ class PostgresCatchUp(PostgresEngine):
                 """,
                 name=name,
             )
-        return Delivery(slots=slots, position=confirmed, bytes=bytes_ or 0, connected=connected, lost=lost)
+        return Delivery(
+            slots=slots, position=confirmed, bytes=bytes_ or 0, seconds=None, connected=connected, lost=lost
+        )
 
-    def has_delivered(self, name: str, slots: int, position: Position) -> bool:
+    def has_delivered(self, name: str, copy: CatchUpEngine, slots: int, position: Position) -> bool:
         """Whether the copy has applied, and made durable, every commit before ``position``."""
         with self._control_session() as sql:
             return bool(
@@ -524,6 +527,9 @@ class PostgresCatchUp(PostgresEngine):
                         self._end_intruders(control, database)
             yield inside
 
+    def end_of_recovery(self, begun: Position, log_lines: Callable[[str], Iterable[str]]) -> Position | None:
+        return end_of_recovery(begun, log_lines)
+
     def is_subscribed(self, name: str, database: str) -> bool:
         with self._control_session() as sql:
             return bool(
@@ -535,7 +541,7 @@ class PostgresCatchUp(PostgresEngine):
                 )
             )
 
-    def subscribe(self, name: str, database: str, source: Database) -> None:
+    def subscribe(self, name: str, database: str, source: Database, position: Position) -> None:
         """Let the copy apply what the slot of ``database`` sends. Repeatable."""
         connection = _conninfo(
             host=source.address, port=source.port, dbname=database, user=self._user, password=self._password,
@@ -546,7 +552,7 @@ class PostgresCatchUp(PostgresEngine):
             self._inside(database, STATEMENT_SECONDS, **{"rds_key_rotation.connection": connection}) as sql,
             suppress_states(_ALREADY_THERE),
         ):
-            sql.run(_SUBSCRIBE.format(name=name, slot=_slots_of(sql, name)[1]))
+            sql.run(_SUBSCRIBE.format(name=quoted(name), slot=quoted(_slots_of(sql, name)[1])))
 
     def is_untouched(self) -> bool:
         """By the counters of tables, which a recovery resets, and to which the workers that apply have yet to add."""

@@ -99,7 +99,7 @@ class Dialect(Protocol):
         """Whether a session that could log in could write, too."""
         ...
 
-    def followed_by(self, sql: Session) -> list[str]:
+    def followed_by(self, admin: Session) -> list[str]:
         """What replicates this database, or could: a customer of the sandbox has nothing of the kind."""
         ...
 

@@ -52,7 +52,7 @@ class Mariadb:
     databases = ("orders", "Größen `Süd` & O'Neil")
     # What is no number to the server must not become one.
     settings: Mapping[str, str] = {"sql_mode": "STRICT_ALL_TABLES,NO_ZERO_DATE"}
-    settings_to_follow: Mapping[str, str] = {}
+    settings_to_follow: Mapping[str, str] = {}  # RDS writes a binary log while backups are on
     own_databases = frozenset({"information_schema", "mysql", "performance_schema", "sys"})
     duplicate_key = str(ER.DUP_ENTRY)
     errors = (OSError, pymysql.MySQLError)
@@ -98,7 +98,8 @@ class Mariadb:
             admin.run(f"GRANT {ALL_THAT_THE_MASTER_HAS} ON {quoted(pattern)}.* TO {account}")
 
     def let_follow(self, admin: Session, login: str, owner: str) -> None:
-        raise NotImplementedError
+        # The source's server knows the copy by the same login with which RDS's procedures are called.
+        admin.run(f"GRANT REPLICATION SLAVE, BINLOG MONITOR, EXECUTE ON *.* TO {literal(login)}@'%'")
 
     def fill(self, sql: Session, rows: int) -> None:
         sql.run(DATA)
@@ -128,8 +129,13 @@ class Mariadb:
     def takes_writes(self, sql: Session) -> bool:
         return bool(sql.run("SELECT @@global.read_only") == [(0,)])
 
-    def followed_by(self, sql: Session) -> list[str]:
-        return []
+    def followed_by(self, admin: Session) -> list[str]:
+        kept = admin.run("SELECT value FROM mysql.rds_configuration WHERE name = 'binlog retention hours'")
+        return [
+            # Set up, whether it runs or not.
+            *(f"replication from {host}" for _, _, _, host, *_ in admin.run("SHOW ALL SLAVES STATUS")),
+            *(f"binary logs for {hours} hours" for (hours,) in kept if hours is not None),
+        ]
 
     def all_databases(self, admin: Session) -> list[str]:
         return sorted(name for (name,) in admin.run("SHOW DATABASES"))

@@ -112,8 +112,8 @@ class Postgres:
     def takes_writes(self, sql: Session) -> bool:
         return bool(sql.run("SHOW transaction_read_only") == [["off"]])
 
-    def followed_by(self, sql: Session) -> list[str]:
-        found = sql.run(
+    def followed_by(self, admin: Session) -> list[str]:
+        found = admin.run(
             "SELECT 'publication ' || pubname FROM pg_publication UNION SELECT 'subscription ' || subname "
             "FROM pg_subscription UNION SELECT 'slot ' || slot_name FROM pg_replication_slots "
             "WHERE slot_type = 'logical' ORDER BY 1"

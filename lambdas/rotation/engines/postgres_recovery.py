@@ -1,10 +1,10 @@
 """Where the recovery of a restored target ended: the position from which it has to catch up."""
 
 import re
+from collections.abc import Callable, Iterable
 
 from lambdas.rotation.errors import CatchUpFailed
-from lambdas.rotation.ports import Ports
-from lambdas.rotation.state import Position, Rotation
+from lambdas.rotation.state import Position
 
 _WORDS = "redo done at"
 # As the server itself writes it, in either format: the words may stand in a statement that is logged, too. With what
@@ -12,7 +12,7 @@ _WORDS = "redo done at"
 _LINE = re.compile(r"""[^'"\t]*(?:LOG: +|,LOG,00000,")redo done at ([0-9A-F]+)/([0-9A-F]+) system usage:""")
 
 
-def end_of_recovery(rotation: Rotation, ports: Ports) -> Position | None:
+def end_of_recovery(begun: Position, log_lines: Callable[[str], Iterable[str]]) -> Position | None:
     """The last record that the target has replayed, as its log says; None while the log does not have it.
 
     The disk that was copied has the source's logs as well, so a line from before the capture is an older crash of the
@@ -21,18 +21,10 @@ def end_of_recovery(rotation: Rotation, ports: Ports) -> Position | None:
     Raises:
         CatchUpFailed: terminal; there is more than one.
     """
-    capture = rotation.captured()
-    begun = _number(*str(capture.position).split("/"))
-    found = {
-        _number(*match.groups()): match
-        for line in ports.rds.log_lines(rotation.synced_target().identifier, _WORDS, capture.begun_at)
-        if (match := _LINE.match(line)) is not None
-    }
-    ends = sorted(position for position in found if position >= begun)
+    found = {_number(*match.groups()): match for line in log_lines(_WORDS) if (match := _LINE.match(line)) is not None}
+    ends = sorted(position for position in found if position >= _number(*begun.split("/")))
     if len(ends) > 1:
-        raise CatchUpFailed(
-            f"{rotation.target_identifier} has recovered more than once since the capture began: start anew"
-        )
+        raise CatchUpFailed("the target has recovered more than once since the capture began: start anew")
     return Position("/".join(found[ends[0]].groups())) if ends else None
 
 
