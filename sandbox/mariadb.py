@@ -61,7 +61,6 @@ SETTINGS = {
     "innodb-flush-log-at-trx-commit": "1",
     "sync-binlog": "1",
     "log-bin": "mysql-bin-changelog",
-    "binlog-format": "ROW",
     "log-slave-updates": "1",
     "relay-log": "relaylog",
     "relay-log-recovery": "1",
@@ -78,7 +77,7 @@ NOT_OURS = re.compile(
 READ_ONLY = "read_only"
 TRUE_IF_REPLICA = "{TrueIfReplica}"
 # RDS's for MariaDB 10.11, but for the second: there plain clients are let in. Here a client has to show that it can.
-DEFAULTS = {READ_ONLY: TRUE_IF_REPLICA, "require_secure_transport": "1"}
+DEFAULTS = {READ_ONLY: TRUE_IF_REPLICA, "require_secure_transport": "1", "binlog_format": "MIXED"}
 
 MASTER_MAY = (
     "SELECT, INSERT, UPDATE, DELETE, CREATE, DROP, RELOAD, PROCESS, REFERENCES, INDEX, ALTER, SHOW DATABASES, "

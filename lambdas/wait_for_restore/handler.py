@@ -55,19 +55,19 @@ def _finished(rotation: Rotation, target: Instance, ports: Ports) -> list[str]:
         return [f"the settings {', '.join(differing)}"]
     if waiting_for := members.waiting_for(rotation, source, target, ports):
         return waiting_for
-    return [] if _is_closed(rotation, ports) else [f"{target.database.identifier} to answer"]
+    return _closed(rotation, target, ports)
 
 
-def _is_closed(rotation: Rotation, ports: Ports) -> bool:
+def _closed(rotation: Rotation, target: Instance, ports: Ports) -> list[str]:
     """Born fenced, where the fence is in the data; else closed to everybody but what is going to apply."""
     if rotation.capture is None:
-        return is_fenced_primary(rotation, ports)
+        return [] if is_fenced_primary(rotation, ports) else [f"{target.database.identifier} to answer"]
     plan, _ = rotation.planned()
     try:
         ports.catching_up(rotation.synced_target(), plan).keep_closed()
-    except DatabaseUnreachable:
-        return False  # the first minutes of a server that was restored
-    return True
+    except DatabaseUnreachable as unreachable:  # the first minutes of a server that was restored
+        return [f"{target.database.identifier} to be closed: {unreachable}"]
+    return []
 
 
 handler = step(wait_for_restore, reaches=(reach.database, reach.source_server))

@@ -134,6 +134,7 @@ def _mariadb() -> Kind:
         parameters={
             "read_only": Parameter(mariadb.TRUE_IF_REPLICA, f"0,1,{mariadb.TRUE_IF_REPLICA}"),
             "event_scheduler": Parameter("OFF", "ON,OFF", data_type="string"),
+            "binlog_format": Parameter(mariadb.DEFAULTS["binlog_format"], "ROW,STATEMENT,MIXED", data_type="string"),
             "require_secure_transport": Parameter(mariadb.DEFAULTS["require_secure_transport"]),
             "max_connections": Parameter("{DBInstanceClassMemory/12582880}", "1-100000", data_type="integer"),
             "performance_schema": Parameter("0", static=True),

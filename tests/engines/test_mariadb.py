@@ -327,6 +327,8 @@ def test_an_application_under_the_rotations_account_is_a_breach(source: Endpoint
         ),
         (("CREATE TABLE shop.m (x INT) ENGINE = MEMORY", "INSERT INTO shop.m VALUES (1)"), "MemoryTables"),
         (("SET GLOBAL binlog_format = 'STATEMENT'",), "StatementReplication"),
+        (("SET GLOBAL slave_run_triggers_for_rbr = 'ENFORCE'",), "TriggersRunTwice"),
+        (("SET GLOBAL replicate_events_marked_for_skip = 'FILTER_ON_SLAVE'",), "ReplicationFilters"),
         (("SET GLOBAL replicate_ignore_db = 'shop'",), "ReplicationFilters"),
         (("DROP DATABASE rds_key_rotation", "CREATE DATABASE rds_key_rotation"), "ControlDatabaseTaken"),
     ],

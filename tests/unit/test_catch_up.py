@@ -361,7 +361,9 @@ def test_a_target_that_does_not_answer_is_not_taken_for_closed() -> None:
 
     rotation = visit(wait_for_restore, rotation, ports)
 
-    assert (f"{TARGET} to answer",) == rotation.restored().waiting_for
+    [reason] = rotation.restored().waiting_for
+    assert reason.startswith(f"{TARGET} to be closed: ")
+    assert "does not answer" in reason
     ports.target_server.reachable = True
     assert visit(wait_for_restore, rotation, ports).restored().complete
 

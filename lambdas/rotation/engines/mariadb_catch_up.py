@@ -21,7 +21,6 @@ from lambdas.rotation.engines.mysql import (
     MariadbEngine,
     Session,
     account_sql,
-    accounts_of,
     turn,
     verdict_of,
 )
@@ -52,26 +51,26 @@ _CONTROL_TABLES = (
     # The rest is written on copies only. That replication was once begun, and must not begin there again.
     "CREATE TABLE IF NOT EXISTS begun (name VARCHAR(100) PRIMARY KEY)",
     # How many sessions an account might have before the copy was closed.
-    "CREATE TABLE IF NOT EXISTS room (account VARCHAR(400) PRIMARY KEY, sessions INT NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS room (account VARCHAR(400) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PRIMARY KEY, "
+    "sessions INT NOT NULL)",
 )
 _ROOM = """
 SELECT CONCAT(user, '@', host), COALESCE(JSON_VALUE(priv, '$.max_user_connections'), 0)
 FROM mysql.global_priv
 WHERE COALESCE(JSON_VALUE(priv, '$.is_role'), 0) <> 1 AND user NOT IN %(internal)s
   AND CONCAT(user, '@', host) <> CURRENT_USER()
-  AND COALESCE(JSON_VALUE(priv, '$.max_user_connections'), 0) <> -1
 """
 # The rotation for which a server was copied is the one that has left the last note there.
 _COPIED_FOR = "SELECT rotation_id FROM note ORDER BY left_at DESC LIMIT 1"
+# One that was killed, or is being looked at, has another command until it is gone.
 _SENDERS = """
 SELECT id FROM information_schema.processlist
-WHERE user = SUBSTRING_INDEX(CURRENT_USER(), '@', 1) AND command LIKE 'Binlog Dump%%'
+WHERE user = %(user)s AND (command LIKE 'Binlog Dump%%' OR command IN ('Killed', 'Busy') AND db IS NULL)
 """
 # Of SHOW BINLOG EVENTS.
 _TYPE, _SERVER, _INFO = 2, 3, 5
 _WHERE = re.compile(r"table_id: \d+ \((?P<rows>.*)\)|use `(?P<statement>(?:[^`]|``)*)`;", re.DOTALL)
 
-_MEMORY = "ALTER TABLE … ENGINE=InnoDB, or choose another strategy"
 _NO_CONTROL_DATABASE = ("1046", "1049", "1146")
 _GONE = "1094"
 _SIGNALLED = "1644"  # RDS's procedures raise their own words so
@@ -83,17 +82,15 @@ class MariadbCatchUp(MariadbEngine):
     """`ports.CatchUpEngine`: the source that captures, or the copy that catches up."""
 
     PRIVILEGES = (*PRIVILEGES, "REPLICATION SLAVE", "BINLOG MONITOR")
+    # A statement may read what a restored copy does not have: temporary tables, say.
+    LOG_FORMATS = ("ROW",)
     # Of a copy: what it has written itself has numbers of the same kind.
     REPLAYED = "SELECT @@global.gtid_slave_pos"
 
     # -- what forbids it --
 
     def limitations(self, accept: Sequence[str]) -> Sequence[Finding]:
-        # Rows that a restored copy does not have cannot be changed there: nobody can accept that.
-        findings = [
-            one.having(advice=_MEMORY) if one.name == "MemoryTables" else one
-            for one in super().limitations([one for one in accept if one != "memory-tables"])
-        ]
+        findings = list(super().limitations([*accept, "memory-tables"]))  # those are refused with others, even empty
         with self._session() as sql:
             findings += [*_of_the_log(sql), *_of_replication(sql), *_tables_apart(sql), *_telltale(sql)]
         return findings
@@ -169,10 +166,10 @@ class MariadbCatchUp(MariadbEngine):
 
     def dismiss_senders(self, name: str) -> bool:
         with self._control_session() as sql:
-            for (thread,) in sql.rows(_SENDERS):
+            for (thread,) in sql.rows(_SENDERS, user=self._user):
                 with suppress_states(_GONE):
                     sql.run("CALL mysql.rds_kill(%(thread)s)", thread=thread)
-            return not sql.rows(_SENDERS)
+            return not sql.rows(_SENDERS, user=self._user)
 
     # -- the copy --
 
@@ -185,12 +182,12 @@ class MariadbCatchUp(MariadbEngine):
         with self._control_session() as sql:
             with turn(sql):
                 _refuse_decided(sql)
-                for account, sessions in sql.rows(_ROOM, internal=INTERNAL_USERS):
-                    sql.run(
-                        "INSERT IGNORE INTO room VALUES (%(account)s, %(sessions)s)",
-                        account=account,
-                        sessions=int(sessions),
-                    )
+                written_down = {account for (account,) in sql.rows("SELECT account FROM room")}
+                for account, sessions in _rooms(sql).items():
+                    if account not in written_down:
+                        sql.run(
+                            "INSERT INTO room VALUES (%(account)s, %(sessions)s)", account=account, sessions=sessions
+                        )
                     _give_room(sql, account, -1)
             try:
                 self._end_sessions(sql, self._clock.monotonic() + _CLOSING_SECONDS)
@@ -202,12 +199,17 @@ class MariadbCatchUp(MariadbEngine):
         if standing == verdict == "release":
             with suppress_states(*_NO_CONTROL_DATABASE), self._control_session() as sql, turn(sql):
                 room: dict[str, int] = dict(sql.rows("SELECT account, sessions FROM room"))
-                closed = {account for account, is_closed in accounts_of(sql) if is_closed}
+                closed = {account for account, sessions in _rooms(sql).items() if sessions == -1}
                 # One that was renamed at the source has its new name among those that the fence closed.
                 for account in closed & {*room, *(fence.name for fence in reopen)}:
                     _give_room(sql, account, room.get(account, 0))
                 sql.run("TRUNCATE room")
         return standing
+
+    def inspect(self) -> Mapping[str, Any]:
+        with self._control_session() as sql:
+            closed = {account for account, sessions in _rooms(sql).items() if sessions == -1}
+        return {name: seen for name, seen in super().inspect().items() if name not in closed}
 
     def is_untouched(self) -> bool:
         """By what it has written into its binary log itself, but for RDS's and the rotation's own databases.
@@ -263,14 +265,18 @@ class MariadbCatchUp(MariadbEngine):
                     sql.run("CALL mysql.rds_start_replication")
 
     def _set_source(self, sql: Session, source: Database, position: Position) -> None:
-        sql.run("SET SESSION slow_query_log = 0")  # a procedure's call is logged with its parameters
+        for finding in _telltale(sql):
+            raise CatchUpFailed(finding.message)
+        sql.run("SET SESSION slow_query_log = 0")
+        # Not in the call: that takes its time, and whoever samples what a server does (Performance Insights) keeps it.
+        sql.run("SET @rds_key_rotation = %(password)s", password=self._password)
         try:
             sql.run(
-                "CALL mysql.rds_set_external_master_gtid(%(host)s, %(port)s, %(user)s, %(password)s, %(position)s, 1)",
+                "CALL mysql.rds_set_external_master_gtid("
+                "%(host)s, %(port)s, %(user)s, @rds_key_rotation, %(position)s, 1)",
                 host=source.address,
                 port=source.port,
                 user=self._user,
-                password=self._password,
                 position=position,
             )
         except SqlRefused as refused:
@@ -289,7 +295,11 @@ class MariadbCatchUp(MariadbEngine):
             return sorted(note for (note,) in _notes(sql, rotation_id)) == sorted(notes)
 
     def differing_catalogs(self, of_the_source: Mapping[str, str]) -> Sequence[str]:
-        return ()
+        """All is replicated but one thing: a distributed transaction is committed in the log before it is in the data.
+        Cut off in between it is in the copy's log, and never comes; there it is prepared still."""
+        with self._control_session() as sql:
+            prepared = sql.rows("XA RECOVER")
+        return [f"{len(prepared)} prepared XA transaction(s)"] if prepared else []
 
     def take_over(self, rotation_id: str, name: str) -> None:
         """Stop applying, and forget the source with the login's password. Repeatable."""
@@ -322,6 +332,11 @@ def _refuse_decided(sql: Session) -> None:
     for (rotation_id,) in sql.rows(_COPIED_FOR):
         if (standing := verdict_of(sql, rotation_id)) is not None:
             raise DecisionLost(f"'{standing}' stands for rotation {rotation_id}, which this copy was made for")
+
+
+def _rooms(sql: Session) -> dict[str, int]:
+    """How many sessions each account may have that is not the server's, RDS's or ours; 0 is any number, -1 none."""
+    return {account: int(sessions) for account, sessions in sql.rows(_ROOM, internal=INTERNAL_USERS)}
 
 
 def _give_room(sql: Session, account: str, sessions: int) -> None:
@@ -455,7 +470,7 @@ def _of_replication(sql: Session) -> Iterator[Finding]:
 def _tables_apart(sql: Session) -> Iterator[Finding]:
     for schema, engine, count in sql.rows(
         "SELECT table_schema, engine, COUNT(*) FROM information_schema.tables WHERE table_type = 'BASE TABLE' "
-        "AND engine NOT IN ('InnoDB', 'MEMORY') AND table_schema NOT IN %(internal)s GROUP BY 1, 2 ORDER BY 1, 2",
+        "AND engine <> 'InnoDB' AND table_schema NOT IN %(internal)s GROUP BY 1, 2 ORDER BY 1, 2",
         internal=INTERNAL_DATABASES,
     ):
         yield Finding(

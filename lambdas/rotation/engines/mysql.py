@@ -52,10 +52,9 @@ LONG_TRANSACTION_SECONDS = 60
 PRIVILEGES = ("CREATE USER", "PROCESS", "SELECT", "INSERT", "UPDATE", "CREATE", "DROP", "REPLICA MONITOR", "EXECUTE")
 _OTHER_NAMES = {"SLAVE MONITOR": "REPLICA MONITOR"}
 
-# is_role: MariaDB keeps roles, which nobody logs in as, in the same table. Where -1 sessions are allowed, none is.
+# is_role: MariaDB keeps roles, which nobody logs in as, in the same table.
 _ACCOUNTS = """
 SELECT CONCAT(user, '@', host), COALESCE(JSON_VALUE(priv, '$.account_locked'), 0) = 1
-    OR COALESCE(JSON_VALUE(priv, '$.max_user_connections'), 0) = -1
 FROM mysql.global_priv
 WHERE COALESCE(JSON_VALUE(priv, '$.is_role'), 0) <> 1 AND user NOT IN %(internal)s
   AND CONCAT(user, '@', host) <> CURRENT_USER()
@@ -81,6 +80,7 @@ class MariadbEngine:
     """`ports.Engine` for one MariaDB server, as a login without SUPER."""
 
     PRIVILEGES: tuple[str, ...] = PRIVILEGES
+    LOG_FORMATS: tuple[str, ...] = ("ROW", "MIXED")
     REPLAYED = "SELECT @@global.gtid_current_pos"
 
     def __init__(self, database: Database, login: tuple[str, str], *, ca_bundle: str, clock: Clock) -> None:
@@ -114,7 +114,7 @@ class MariadbEngine:
 
     def limitations(self, accept: Sequence[str]) -> Sequence[Finding]:
         with self._session() as sql:
-            findings = [*_prepared_transactions(sql), *_events(sql), *_replication_settings(sql)]
+            findings = [*_prepared_transactions(sql), *_events(sql), *_replication_settings(sql, self.LOG_FORMATS)]
             if "memory-tables" not in accept:
                 findings += _memory_tables(sql)
             if shared := [one for one in _sessions(sql) if one[1] == self._user]:
@@ -495,7 +495,7 @@ def _no_commits(sql: Session) -> Iterator[None]:
 
 
 def accounts_of(sql: Session) -> list[tuple[str, bool]]:
-    """What a fence closes: every account that is not the server's, RDS's or ours, and whether it is closed already."""
+    """What a fence closes: every account that is not the server's, RDS's or ours, and whether it is locked."""
     return [(account, bool(locked)) for account, locked in sql.rows(_ACCOUNTS, internal=INTERNAL_USERS)]
 
 
@@ -576,12 +576,19 @@ def _memory_tables(sql: Session) -> Iterator[Finding]:
         )
 
 
-def _replication_settings(sql: Session) -> Iterator[Finding]:
-    if sql.value("SELECT @@global.binlog_format") == "STATEMENT":
+def _replication_settings(sql: Session, formats: Sequence[str]) -> Iterator[Finding]:
+    if (log_format := sql.value("SELECT @@global.binlog_format")) not in formats:
         yield Finding(
             name="StatementReplication",
-            message="binlog_format is STATEMENT: a replica need not end up with the same rows",
-            advice="set it to ROW or MIXED in the parameter group",
+            message=f"binlog_format is {log_format}: a target need not end up with the same rows",
+            advice=f"set it to {' or '.join(formats)} in the parameter group; sessions have it when they connect anew",
+        )
+    if sql.value("SELECT @@global.slave_run_triggers_for_rbr") == "ENFORCE":
+        yield Finding(
+            name="TriggersRunTwice",
+            message="slave_run_triggers_for_rbr is ENFORCE: a target would do what a trigger does, and once more what "
+            "it did at the source",
+            advice="set it to NO in the parameter group",
         )
     if (skipped := sql.value("SELECT @@global.slave_skip_errors")) != "OFF":
         yield Finding(
@@ -592,7 +599,8 @@ def _replication_settings(sql: Session) -> Iterator[Finding]:
     filters = [
         name
         for name, value in sql.rows("SHOW GLOBAL VARIABLES LIKE 'replicate\\_%%'")
-        if value and ("_do_" in name or "_ignore_" in name)
+        if (value and any(part in name for part in ("_do_", "_ignore_", "_rewrite_")))
+        or (name == "replicate_events_marked_for_skip" and value != "REPLICATE")
     ]
     if filters:
         yield Finding(

@@ -52,7 +52,7 @@ class Mariadb:
     databases = ("orders", "Größen `Süd` & O'Neil")
     # What is no number to the server must not become one.
     settings: Mapping[str, str] = {"sql_mode": "STRICT_ALL_TABLES,NO_ZERO_DATE"}
-    settings_to_follow: Mapping[str, str] = {}  # RDS writes a binary log while backups are on
+    settings_to_follow: Mapping[str, str] = {"binlog_format": "ROW"}
     own_databases = frozenset({"information_schema", "mysql", "performance_schema", "sys"})
     duplicate_key = str(ER.DUP_ENTRY)
     errors = (OSError, pymysql.MySQLError)
