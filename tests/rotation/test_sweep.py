@@ -49,7 +49,7 @@ SAMPLE = [
         Boundary(
             "forward",
             "wait-for-catch-up",
-            "CALL mysql.rds_set_external_master_gtid(?, ?, ?, @rds_key_rotation, #5070",
+            "CALL mysql.rds_set_external_master_gtid(?, ?, ?, @rds_key_rotation, ?, ?)",
             subject="mariadb/catch-up",
         ),
         "killed",
