@@ -15,12 +15,15 @@ from contextlib import contextmanager
 from typing import Any
 
 from lambdas.rotation.engines.mysql import (
+    GONE,
     INTERNAL_DATABASES,
     INTERNAL_USERS,
+    NOT_THERE,
     PRIVILEGES,
     MariadbEngine,
     Session,
     account_sql,
+    gtids,
     turn,
     verdict_of,
 )
@@ -71,8 +74,6 @@ WHERE user = %(user)s AND (command LIKE 'Binlog Dump%%' OR command IN ('Killed',
 _TYPE, _SERVER, _INFO = 2, 3, 5
 _WHERE = re.compile(r"table_id: \d+ \((?P<rows>.*)\)|use `(?P<statement>(?:[^`]|``)*)`;", re.DOTALL)
 
-_NO_CONTROL_DATABASE = ("1046", "1049", "1146")
-_GONE = "1094"
 _SIGNALLED = "1644"  # RDS's procedures raise their own words so
 _LOG_IS_GONE = 1236  # the source no longer has the binary log in which the copy's position lies
 _CLOSING_SECONDS = 5.0
@@ -167,7 +168,7 @@ class MariadbCatchUp(MariadbEngine):
     def dismiss_senders(self, name: str) -> bool:
         with self._control_session() as sql:
             for (thread,) in sql.rows(_SENDERS, user=self._user):
-                with suppress_states(_GONE):
+                with suppress_states(GONE):
                     sql.run("CALL mysql.rds_kill(%(thread)s)", thread=thread)
             return not sql.rows(_SENDERS, user=self._user)
 
@@ -197,7 +198,7 @@ class MariadbCatchUp(MariadbEngine):
     def decide(self, rotation_id: str, verdict: Verdict, reopen: Sequence[DatabaseFence]) -> Verdict:
         standing = super().decide(rotation_id, verdict, reopen)
         if standing == verdict == "release":
-            with suppress_states(*_NO_CONTROL_DATABASE), self._control_session() as sql, turn(sql):
+            with suppress_states(*NOT_THERE), self._control_session() as sql, turn(sql):
                 room: dict[str, int] = dict(sql.rows("SELECT account, sessions FROM room"))
                 closed = {account for account, sessions in _rooms(sql).items() if sessions == -1}
                 # One that was renamed at the source has its new name among those that the fence closed.
@@ -285,7 +286,7 @@ class MariadbCatchUp(MariadbEngine):
 
     def _refuse_elsewhere(self, sql: Session, position: Position) -> None:
         channel, begins_at = _channel(sql), sql.value(self.REPLAYED)
-        if channel is None or channel["Using_Gtid"] != "Slave_Pos" or _gtids(begins_at) != _gtids(position):
+        if channel is None or channel["Using_Gtid"] != "Slave_Pos" or set(gtids(begins_at)) != set(gtids(position)):
             raise CatchUpFailed(f"replication would begin at {begins_at}, not behind {position}")
         if channel["Master_SSL_Allowed"] != "Yes":
             raise CatchUpFailed("replication would not be encrypted")
@@ -317,8 +318,7 @@ class MariadbCatchUp(MariadbEngine):
 
     def end_capture(self, name: str) -> None:
         """Keep the binary log as long as before. A copy has that from its source. Repeatable."""
-        self._disconnect()
-        with suppress_states(*_NO_CONTROL_DATABASE), self._control_session() as sql, turn(sql):
+        with suppress_states(*NOT_THERE), self._control_session() as sql, turn(sql):
             for (earlier,) in sql.rows("SELECT retention FROM capture WHERE name = %(name)s", name=name):
                 _keep(sql, earlier)
                 sql.run("TRUNCATE capture")  # no login needs the right to delete rows
@@ -397,29 +397,17 @@ def _behind(logs: Mapping[str, int], file: str, offset: int) -> int:
     return sum(size for log, size in logs.items() if log >= file) - (offset if file in logs else 0)
 
 
-def _gtids(position: str) -> set[tuple[int, int, int]]:
-    """(domain, server id, number) of each.
-
-    >>> sorted(_gtids("0-17-42,1-17-7"))
-    [(0, 17, 42), (1, 17, 7)]
-    """
-    return {
-        (int(domain), int(server), int(number))
-        for domain, server, number in (gtid.split("-") for gtid in position.split(",") if gtid.strip())
-    }
-
-
 def _end_of_recovery(begun: Position, state: str, own: int) -> Position:
     """The last transaction of each server that wrote before the capture, of those that a copy has.
 
     >>> _end_of_recovery(Position("0-17-42,1-9-7"), "0-17-50,0-33-51,1-9-7", own=33)
     '0-17-50,1-9-7'
     """
-    there = _gtids(state)
+    there = gtids(state)
     ends = []
-    if new := {where for where, who, _ in there if who != own} - {where for where, *_ in _gtids(begun)}:
+    if new := {where for where, who, _ in there if who != own} - {where for where, *_ in gtids(begun)}:
         raise CatchUpFailed(f"replication domain {min(new)} appeared after the capture began: start anew")
-    for domain, server, number in sorted(_gtids(begun)):
+    for domain, server, number in sorted(gtids(begun)):
         last = max((one for where, who, one in there if (where, who) == (domain, server)), default=-1)
         if last < number or server == own:
             raise CatchUpFailed("the restored target's binary log does not tell where the source's ended: start anew")

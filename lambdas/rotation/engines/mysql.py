@@ -67,8 +67,8 @@ WHERE id <> CONNECTION_ID() AND user NOT IN %(internal)s
   AND NOT (user = SUBSTRING_INDEX(CURRENT_USER(), '@', 1) AND COALESCE(db, '') = %(control)s)
   AND command NOT LIKE 'Binlog Dump%%'
 """
-_NOT_THERE = ("1046", "1049", "1146")  # no database selected, no such database, no such table
-_GONE = "1094"  # unknown thread id: it has ended by itself
+NOT_THERE = ("1046", "1049", "1146")  # no database selected, no such database, no such table
+GONE = "1094"  # unknown thread id: it has ended by itself
 _NO_RIGHT = (1044, 1045, 1141, 1142, 1143, 1227, 1370, 1698, 3118, 4151)
 _PASSING = (1040, 1053, 1203, 1205, 1213, 1317, 1927, 1969, 2003, 2006, 2013, 2055)
 """No connection, too many of them, shutdown, lock waits, killed, timed out, gone."""
@@ -239,7 +239,7 @@ class MariadbEngine:
             with _no_commits(sql):
                 met = _sessions(sql)
                 for thread, *_ in met:
-                    with suppress_states(_GONE):
+                    with suppress_states(GONE):
                         sql.run("CALL mysql.rds_kill(%(thread)s)", thread=thread)
                 # Before commits may go on: who waits with one, and has been killed, must have given it up.
                 while met and _sessions(sql) and self._clock.monotonic() < deadline:
@@ -273,7 +273,7 @@ class MariadbEngine:
         return all(reached.get(domain, -1) >= sequence for domain, sequence in _by_domain(position).items())
 
     def shows_marker(self, token: str) -> bool:
-        with suppress_states(*_NOT_THERE), self._control_session() as sql:
+        with suppress_states(*NOT_THERE), self._control_session() as sql:
             return _marked(sql, token)
         return False  # a target that has not yet replayed the making of the control database
 
@@ -330,7 +330,7 @@ class MariadbEngine:
         return standing
 
     def verdict(self, rotation_id: str) -> Verdict | None:
-        with suppress_states(*_NOT_THERE), self._control_session() as sql:
+        with suppress_states(*NOT_THERE), self._control_session() as sql:
             return verdict_of(sql, rotation_id)
         return None
 
@@ -395,7 +395,7 @@ class MariadbEngine:
         try:
             session.run(SESSION, seconds=STATEMENT_SECONDS)
             if in_control:
-                with suppress_states(*_NOT_THERE):
+                with suppress_states(*NOT_THERE):
                     # By this the fence tells the rotation's own sessions from an application's under the same account.
                     session.run(f"USE {quoted(CONTROL_DATABASE)}")
         except BaseException:
@@ -521,14 +521,20 @@ def _breach(sql: Session, fences: Sequence[DatabaseFence]) -> str | None:
     return None
 
 
-def _by_domain(position: str) -> dict[int, int]:
-    """Replication domain -> sequence number, of a list of GTIDs.
+def gtids(position: str) -> list[tuple[int, int, int]]:
+    """Replication domain, server id and sequence number of each.
 
-    >>> _by_domain("0-17-42,1-17-7")
-    {0: 42, 1: 7}
+    >>> gtids("0-17-42,1-17-7"), gtids("")
+    ([(0, 17, 42), (1, 17, 7)], [])
     """
-    gtids = [gtid.strip().split("-") for gtid in position.split(",") if gtid.strip()]
-    return {int(domain): int(sequence) for domain, _, sequence in gtids}
+    return [
+        (int(domain), int(server), int(number))
+        for domain, server, number in (gtid.split("-") for gtid in position.split(",") if gtid.strip())
+    ]
+
+
+def _by_domain(position: str) -> dict[int, int]:
+    return {domain: number for domain, _, number in gtids(position)}
 
 
 def _marked(sql: Session, token: str) -> bool:
