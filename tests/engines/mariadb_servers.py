@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import shutil
 import ssl
+import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ from sandbox.mariadb import PORT, MariadbServer
 from sandbox.mariadb import MariadbEngine as Servers
 from sandbox.reaper import Reaper
 from sandbox.tls_front import AddressBlock, CertificateAuthority, TlsFront
+from tests.mariadb import need_mariadb
 
 MASTER = "master"
 ROTATION = "kms rotation"
@@ -82,6 +86,19 @@ class Endpoint:
 
 
 class World:
+    @classmethod
+    @contextlib.contextmanager
+    def below_a_directory(cls) -> Iterator[World]:
+        """A short one, which a server of another user may enter. Ends all of it."""
+        need_mariadb()
+        with tempfile.TemporaryDirectory(prefix="rot-", ignore_cleanup_errors=True) as directory:
+            Path(directory).chmod(0o711)
+            made = cls(Path(directory))
+            try:
+                yield made
+            finally:
+                made.close()
+
     def __init__(self, directory: Path) -> None:
         self.servers = Servers(directory / "servers", Reaper(directory / "servers"))
         self.authority = CertificateAuthority(directory / "ca")

@@ -2,11 +2,9 @@
 
 import contextlib
 import ssl
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pymysql
 import pytest
@@ -15,7 +13,6 @@ from lambdas.rotation.engines import mysql
 from lambdas.rotation.errors import DatabaseUnreachable, DecisionLost, FenceIncomplete, LoginRefused, NameTaken
 from lambdas.rotation.state import DatabaseFence
 from tests.engines.mariadb_servers import APPLICATION, MASTER, ROTATION, Endpoint, World, account
-from tests.mariadb import need_mariadb
 
 LOCKED = 4151
 OURS = "rot-1"
@@ -23,14 +20,8 @@ OURS = "rot-1"
 
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
-    need_mariadb()
-    with tempfile.TemporaryDirectory(prefix="rot-", ignore_cleanup_errors=True) as directory:
-        Path(directory).chmod(0o711)
-        made = World(Path(directory))
-        try:
-            yield made
-        finally:
-            made.close()
+    with World.below_a_directory() as made:
+        yield made
 
 
 @pytest.fixture
