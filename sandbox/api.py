@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextvars
 import functools
+import io
 import logging
 import os
 import threading
@@ -22,6 +24,8 @@ from moto.core.config import default_user_config
 from moto.core.serialize import AttributePickerContext
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
 from werkzeug.serving import BaseWSGIServer, make_server
+
+from sandbox.context import ACCOUNT_ID
 
 LOG = logging.getLogger("sandbox.api")
 
@@ -51,6 +55,8 @@ class Api:
         self.endpoint_url = f"http://127.0.0.1:{self.port}"
         # moto calls itself, and reads this to find itself.
         os.environ["MOTO_PORT"] = str(self.port)
+        # Else it looks for the owner of each request's access key through all that it has ever given out.
+        os.environ["MOTO_ACCOUNT_ID"] = ACCOUNT_ID
 
     def start(self) -> None:
         self._thread.start()
@@ -122,7 +128,37 @@ def _empty_the_account() -> None:
 
 
 class _RequestHandler(MotoRequestHandler):  # type: ignore[misc]
+    """Keeps a connection for its next request, as AWS does.
+
+    werkzeug's own closes each: a connection and a thread for every request were a tenth of what these APIs cost.
+    """
+
     # Answers go out at once: Nagle's algorithm and delayed acknowledgements cost 40 ms per call otherwise.
     disable_nagle_algorithm = True
-    # The SDK keeps its connections.
     protocol_version = "HTTP/1.1"
+    wbufsize = -1
+
+    def run_wsgi(self) -> None:
+        # Another request in the same thread: nothing that was noted in the context of the last one is true of it.
+        contextvars.Context().run(self._answer)
+
+    def _answer(self) -> None:
+        self.environ = environ = self.make_environ()
+        # All of it, whether the application looks at it or not: the next request begins after it.
+        environ["wsgi.input"] = io.BytesIO(self.rfile.read(int(self.headers.get("Content-Length") or 0)))
+        begun: list[Any] = []
+        try:
+            pieces = self.server.app(environ, lambda status, headers, _=None: begun.extend((status, headers)))
+            content = b"".join(pieces)
+            getattr(pieces, "close", lambda: None)()
+            status, headers = begun
+        except Exception:
+            status, headers, content = "500 INTERNAL SERVER ERROR", [], b""  # `Api._report_failure` has said why
+        code, _, message = status.partition(" ")
+        self.send_response(int(code), message)
+        for name, value in headers:
+            self.send_header(name, value)
+        if not any(name.lower() == "content-length" for name, _ in headers):
+            self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)

@@ -1,5 +1,6 @@
 """``python -m sandbox up``: an AWS that others can use, that decides on every call, and that leaves nothing behind."""
 
+import http.client
 import json
 import os
 import signal
@@ -51,6 +52,19 @@ def test_the_line_says_all_that_a_client_needs(sandbox: SandboxProcess) -> None:
     assert sandbox.facts["state_machines"].keys() == {"rotate_key", "rotate_fleet"}
     assert "Resources" in json.loads(Path(sandbox.facts["template"]).read_text())
     assert sandbox.ca_bundle.read_text().startswith("-----BEGIN CERTIFICATE-----")
+
+
+def test_a_connection_is_kept_for_the_next_request(sandbox: SandboxProcess) -> None:
+    """Also after a body that nobody has looked at: what is left of it would be taken for the next request."""
+    connection = http.client.HTTPConnection(sandbox.endpoint_url.removeprefix("http://"), timeout=30)
+    used = []
+    for _ in range(3):
+        connection.request("POST", "/nowhere", body=b"GET / HTTP/1.1\r\n\r\n" * 100)
+        assert connection.getresponse().read() is not None
+        used.append(connection.sock)
+    assert used[0] is not None
+    assert used == [used[0]] * 3
+    connection.close()
 
 
 def test_strangers_and_the_powerless_are_refused(sandbox: SandboxProcess) -> None:
