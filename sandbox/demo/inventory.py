@@ -305,9 +305,12 @@ def _rds(account: Account) -> Found:
 def _kms(account: Account) -> Found:
     kms = account.client("kms")
     aliases = list(_pages(kms, "list_aliases", "Aliases"))
+    # All at once: every rotation leaves two keys, and each question about each of them adds up.
+    tagged = _pages(account.client("resourcegroupstaggingapi"), "get_resources", "ResourceTagMappingList",
+                    ResourceTypeFilters=["kms"])  # fmt: skip
+    tags = {resource["ResourceARN"]: _tags(resource["Tags"]) for resource in tagged}
     for key in _pages(kms, "list_keys", "Keys"):
         facts = kms.describe_key(KeyId=key["KeyArn"])["KeyMetadata"]
-        managed = facts["KeyManager"] == "AWS"
         # KMS answers no questions about the grants of a key that is on its way out.
         gone = facts["KeyState"] == "PendingDeletion"
         listed = [] if gone else list(_pages(kms, "list_grants", "Grants", KeyId=facts["Arn"]))
@@ -316,7 +319,7 @@ def _kms(account: Account) -> Found:
             {
                 "state": facts["KeyState"],
                 "manager": facts["KeyManager"],
-                "tags": {} if managed else _tags(kms.list_resource_tags(KeyId=key["KeyArn"]).get("Tags")),
+                "tags": tags.get(facts["Arn"], {}),
                 "grants": sorted(
                     json.dumps(
                         [grant["GranteePrincipal"], sorted(grant["Operations"]), grant.get("Constraints")],
@@ -370,7 +373,10 @@ def _dynamodb(account: Account) -> Found:
     for table in _pages(dynamodb, "list_tables", "TableNames"):
         yield f"dynamodb/table/{table}", {}
         keys = [key["AttributeName"] for key in dynamodb.describe_table(TableName=table)["Table"]["KeySchema"]]
-        for item in _pages(dynamodb, "scan", "Items", TableName=table):
+        # The ledger's items hold whole rotations; they are most of what an inventory would have to carry.
+        names = {f"#{at}": name for at, name in enumerate((*keys, "closed_at"))}
+        asked = {"ProjectionExpression": ", ".join(names), "ExpressionAttributeNames": names}
+        for item in _pages(dynamodb, "scan", "Items", TableName=table, **asked):
             name = "/".join(next(iter(item[key].values())) for key in keys)
             yield f"dynamodb/item/{table}/{name}", {"closed": "closed_at" in item}
 

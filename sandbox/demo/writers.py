@@ -24,6 +24,7 @@ import threading
 import time
 import uuid
 from collections import Counter
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -213,10 +214,10 @@ class _Writer:
         self._acks.note(Ack(time.monotonic(), database, row, self.number, self.kind).to_line())
 
 
-def _come_late(job: Job, find: Finder, login: Login, trust: Any, acks: _Notebook) -> None:
+def _come_late(job: Job, find: Finder, login: Login, trust: Any, acks: _Notebook, stop: threading.Event) -> None:
     """Log in, sleep until woken, commit one row, and again: also who was woken too early is on the way at the fence."""
     dialect, database = dialects.of(job.engine), job.databases[0]
-    while True:
+    while not stop.is_set():
         row = uuid.uuid4()
         try:
             connection = dialect.connect(find.find(), database, login, trust, kind=LATE)
@@ -246,16 +247,15 @@ def _read(job: Job, pool: _Pool, summary: _Summary, stop: threading.Event) -> No
     pool.close()
 
 
-def _main() -> int:
-    fields = json.loads(sys.stdin.readline())
-    job = Job(**fields | {"databases": tuple(fields["databases"]), "writers": tuple(fields["writers"])})
+def _work(job: Job, stop: threading.Event) -> _Summary:
+    """Do a job until told to stop, and see every writer to its end."""
     account = Account(**json.loads(job.account))
     trust, login = trusting(account.ca_bundle), Login(job.user, job.password)
     dialect = dialects.of(job.engine)
     find = finder(account, record=job.record, secret=job.secret, port=dialect.port)
     gates = {database: _Gate(job.back_off_seconds) for database in job.databases}
     acks, doubts = _Notebook(job.acks), _Notebook(job.ambiguous)
-    stop, summaries, threads = threading.Event(), [], []
+    summaries, threads = [], []
 
     def pool(kind: str) -> _Pool:
         return _Pool(dialect, find, login, trust, gates, kind)
@@ -269,11 +269,10 @@ def _main() -> int:
         threads.append(threading.Thread(target=_read, args=(job, pool(KINDS[0]), summaries[-1], stop)))
     if job.latecomer:
         # Nobody waits for it: it may sleep when all the others have ended.
-        threading.Thread(target=_come_late, args=(job, find, login, trust, acks), daemon=True).start()
+        threading.Thread(target=_come_late, args=(job, find, login, trust, acks, stop), daemon=True).start()
     for thread in threads:
         thread.start()
-    sys.stdin.read()  # until whoever started this closes it, or is gone
-    stop.set()
+    stop.wait()
     for thread in threads:
         thread.join()
     total = _Summary()
@@ -283,7 +282,20 @@ def _main() -> int:
         total.errors += summary.errors
         total.read_gaps += summary.read_gaps
         total.reads += summary.reads
-    print(json.dumps(vars(total)), flush=True)
+    return total
+
+
+def _main() -> int:
+    fields = json.loads(sys.stdin.readline())
+    job = Job(**fields | {"databases": tuple(fields["databases"]), "writers": tuple(fields["writers"])})
+    stop = threading.Event()
+
+    def await_end() -> None:
+        sys.stdin.read()  # until whoever started this closes it, or is gone
+        stop.set()
+
+    threading.Thread(target=await_end, daemon=True).start()
+    print(json.dumps(vars(_work(job, stop))), flush=True)
     return 0
 
 
@@ -318,7 +330,10 @@ class Writers:
         processes: int = PROCESSES,
         back_off_seconds: float = BACK_OFF_SECONDS,
     ) -> None:
-        """``back_off_seconds``: how long they wait before they ask again whether a database lets them in."""
+        """``processes``: 0 for threads of this one: a sweep has its interpreter already, and needs no great load.
+
+        ``back_off_seconds``: how long they wait before they ask again whether a database lets them in.
+        """
         if latecomer and not dialects.of(engine).has_latecomers:
             raise ValueError(f"{engine} has no latecomers")
         acks.write_text("")
@@ -326,7 +341,10 @@ class Writers:
         self._processes: list[subprocess.Popen[str]] = []
         self._stopped: Stopped | None = None
         self._seen, self._offset = 0, 0
-        shares = [tuple(range(first, writers, processes)) for first in range(min(processes, writers))]
+        self._here: list[Future[_Summary]] = []
+        self._stop_here = threading.Event()
+        parts = min(max(processes, 1), writers)
+        shares = [tuple(range(first, writers, parts)) for first in range(parts)]
         for index, share in enumerate(shares):
             job = Job(
                 account=account.to_json(), databases=databases, user=login.user, password=login.password,
@@ -334,6 +352,9 @@ class Writers:
                 reads=reads and index == 0, latecomer=latecomer and index == 0, engine=engine,
                 back_off_seconds=back_off_seconds,
             )  # fmt: skip
+            if processes == 0:
+                self._here.append(ThreadPoolExecutor(1).submit(_work, job, self._stop_here))
+                continue
             process = subprocess.Popen(
                 [sys.executable, "-m", "sandbox.demo.writers"],
                 stdin=subprocess.PIPE,
@@ -365,10 +386,11 @@ class Writers:
         """
         if self._stopped is not None:
             return self._stopped
+        self._stop_here.set()
         for process in self._processes:
             assert process.stdin is not None
             process.stdin.close()
-        said: list[dict[str, Any]] = []
+        said: list[dict[str, Any]] = [vars(one.result()) for one in self._here]
         for process in self._processes:
             assert process.stdout is not None
             line = process.stdout.read()

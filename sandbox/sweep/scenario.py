@@ -111,7 +111,9 @@ class Onlooker:
 
     def _open(self, known: Sequence[Endpoint]) -> list[str]:
         # Targets before the source: whichever is open here was open when the source, asked later, was open too.
-        return [endpoint.name for endpoint in known if self._writable(endpoint)]
+        found = [endpoint.name for endpoint in known[:-1] if self._writable(endpoint)]
+        # Where no target is open, the source is nobody's second; these logins were most of what an onlooker cost.
+        return found + [endpoint.name for endpoint in known[-1:] if found and self._writable(endpoint)]
 
     def _should_be_closed(self) -> bool:
         """All but one; of a source that nobody has fenced the target is open until WaitForRestore has seen it."""
@@ -270,7 +272,7 @@ def play(
     }  # fmt: skip
     applications = writers.Writers(
         account, databases=built.databases, login=built.app, acks=acks_path, writers=WRITERS, rate=WRITES_PER_SECOND,
-        record=customer.address(built.identifier) if scenario.by_endpoint else built.record, reads=False, processes=1,
+        record=customer.address(built.identifier) if scenario.by_endpoint else built.record, reads=False, processes=0,
         latecomer=scenario.latecomer, back_off_seconds=BACK_OFF_SECONDS, engine=built.engine,
     )  # fmt: skip
     with customer.notifications() as inbox, Onlooker(customer, built) as onlooker:
@@ -393,7 +395,11 @@ def left_by(customer: Customer, base_name: str) -> str | None:
 def _ledger(customer: Customer, base_name: str) -> list[dict[str, Any]]:
     dynamodb = customer.client("dynamodb")
     (table,) = [name for name in dynamodb.list_tables()["TableNames"] if "ledger" in name.lower()]
-    items: list[dict[str, Any]] = dynamodb.scan(TableName=table)["Items"]
+    # Filtered there, because those of all earlier rotations are long; and here, because it may be part of another name.
+    of_it = {"FilterExpression": "contains(#d, :d)", "ExpressionAttributeNames": {"#d": "database"}}
+    items: list[dict[str, Any]] = dynamodb.scan(
+        TableName=table, ExpressionAttributeValues={":d": {"S": base_name}}, **of_it
+    )["Items"]
     return [item for item in items if item["database"]["S"].rpartition("/")[2] == base_name]
 
 
