@@ -58,9 +58,11 @@ def run(options: argparse.Namespace) -> int:
         faults = read_faults(options.faults) if options.faults else ()
         with Sandbox(faults=faults, crossings=options.crossings) as sandbox:
             _ready.set()
-            # moto and the deployment are here to stay: looking through them again and again is 6 % of all the work.
+            # moto and the deployment are here to stay, and what comes after leaves few cycles: looking for those
+            # all the time is a sixth of all the work.
             gc.collect()
             gc.freeze()
+            gc.set_threshold(100_000, 50, 100)
             ready = sandbox.ready
             if options.json:
                 print(ready.as_json(), flush=True)

@@ -31,7 +31,8 @@ NAME_PREFIX = "rds-key-rotation"
 """The configuration's ``name_prefix``, which that environment leaves as it is."""
 
 DURATIONS = {
-    "replica": 2.0, "green": 2.0, "restore": 2.0, "backup": 1.0, "snapshot": 1.0, "copy": 2.0, "delete": 1.0,
+    "replica": 1.2, "green": 1.2, "restore": 1.2, "backup": 0.4, "modify": 0.4, "snapshot": 0.7, "copy": 1.2,
+    "delete": 0.7,
 }  # fmt: skip
 """Virtual minutes, shorter than RDS's: each further poll of the state machine costs real work and shows nothing."""
 KEY_PROPAGATION_SECONDS = 0.0

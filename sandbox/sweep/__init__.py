@@ -31,7 +31,7 @@ from sandbox.sweep.batch import Result, to_json
 from sandbox.sweep.boundaries import DEFAULT, KINDS, SUBJECTS, Boundary, Cell, Subject, Way, cells, read
 
 ROOT = Path(__file__).resolve().parents[2]
-CELLS_PER_SANDBOX = 12
+CELLS_PER_SANDBOX = 24
 """A sandbox keeps what its cells leave behind, and each cell takes an inventory of all of it."""
 
 WORKERS = 2 * (os.cpu_count() or 1)
