@@ -59,7 +59,7 @@ def run(options: argparse.Namespace) -> int:
         with Sandbox(faults=faults, crossings=options.crossings) as sandbox:
             _ready.set()
             # moto and the deployment are here to stay, and what comes after leaves few cycles: looking for those
-            # all the time is a sixth of all the work.
+            # all the time was a tenth of all the work.
             gc.collect()
             gc.freeze()
             gc.set_threshold(100_000, 50, 100)

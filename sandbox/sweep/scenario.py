@@ -112,7 +112,7 @@ class Onlooker:
     def _open(self, known: Sequence[Endpoint]) -> list[str]:
         # Targets before the source: whichever is open here was open when the source, asked later, was open too.
         found = [endpoint.name for endpoint in known[:-1] if self._writable(endpoint)]
-        # Where no target is open, the source is nobody's second; these logins were most of what an onlooker cost.
+        # Where no target is open, the source is nobody's second: it need not be asked.
         return found + [endpoint.name for endpoint in known[-1:] if found and self._writable(endpoint)]
 
     def _should_be_closed(self) -> bool:
@@ -396,10 +396,11 @@ def _ledger(customer: Customer, base_name: str) -> list[dict[str, Any]]:
     dynamodb = customer.client("dynamodb")
     (table,) = [name for name in dynamodb.list_tables()["TableNames"] if "ledger" in name.lower()]
     # Filtered there, because those of all earlier rotations are long; and here, because it may be part of another name.
-    of_it = {"FilterExpression": "contains(#d, :d)", "ExpressionAttributeNames": {"#d": "database"}}
-    items: list[dict[str, Any]] = dynamodb.scan(
-        TableName=table, ExpressionAttributeValues={":d": {"S": base_name}}, **of_it
-    )["Items"]
+    pages = dynamodb.get_paginator("scan").paginate(
+        TableName=table, FilterExpression="contains(#d, :d)", ExpressionAttributeNames={"#d": "database"},
+        ExpressionAttributeValues={":d": {"S": base_name}},
+    )  # fmt: skip
+    items: list[dict[str, Any]] = [item for page in pages for item in page["Items"]]
     return [item for item in items if item["database"]["S"].rpartition("/")[2] == base_name]
 
 
