@@ -226,6 +226,10 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
         pass_monitoring_role,
         pass_associated_role,
     )
+    take_snapshot = (
+        allow("rds:CreateDBSnapshot", on=(any_db, our_snapshot), when=TAGGED_BY_THIS_CALL),
+        allow("rds:AddTagsToResource", on=our_snapshot, when=TAGGED_BY_THIS_CALL),
+    )
     copy_under_a_key = (*lend_key_to_rds, allow(*COPY_UNDER_A_KEY, on=any_key, when=through_rds))
     copy_snapshot = (
         allow("rds:CopyDBSnapshot", "rds:AddTagsToResource", on=our_snapshot, when=TAGGED_BY_THIS_CALL),
@@ -422,14 +426,18 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
             timeout_seconds=60,
         ),
         Task(
+            "CopyAhead",
+            "Asks RDS for a snapshot of the source and its copy under the new key, while applications write",
+            (journal, see_db, see_snapshots, *take_snapshot, *copy_snapshot),
+        ),
+        Task(
             "TakeSnapshot",
             "Asks RDS for a snapshot of the source, fenced or captured",
             (
                 journal,
                 see_db,
                 see_snapshots,
-                allow("rds:CreateDBSnapshot", on=(any_db, our_snapshot), when=TAGGED_BY_THIS_CALL),
-                allow("rds:AddTagsToResource", on=our_snapshot, when=TAGGED_BY_THIS_CALL),
+                *take_snapshot,
                 *log_in,
                 # Of a cluster.
                 see_cluster,

@@ -105,12 +105,16 @@ def _chores(rotation: Rotation) -> list[tuple[Chore, str]]:
         first = "  # its instances first" if source.is_cluster else ""
         chores.append((_target, f"{command} --delete-automated-backups{first}"))
         chores.append((_control_database, _DROP[source.engine].format(CONTROL_DATABASE)))
+    made: list[str] = []
     if rotation.restoration is not None:
         # After the target, which may still be being made of one of them.
-        for snapshot in (rotation.restoration.kept_snapshot, rotation.restoration.temporary_snapshot):
-            kind = "db-cluster-snapshot" if source.is_cluster else "db-snapshot"
-            command = f"aws rds delete-{kind} --{kind}-identifier {snapshot}"
-            chores.append((partial(snapshots.request_removal, snapshot), command))
+        made += (rotation.restoration.kept_snapshot, rotation.restoration.temporary_snapshot)
+    if rotation.pre_copy is not None:
+        made += reversed(snapshots.early_pair_of(rotation))
+    for snapshot in made:
+        kind = "db-cluster-snapshot" if source.is_cluster else "db-snapshot"
+        command = f"aws rds delete-{kind} --{kind}-identifier {snapshot}"
+        chores.append((partial(snapshots.request_removal, snapshot), command))
     return chores
 
 

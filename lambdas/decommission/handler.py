@@ -53,7 +53,8 @@ def _counted(rotation: Rotation, now: datetime) -> Decommission:
     progress = rotation.decommission
     if progress is None:
         temporary, kept = snapshots.pair_of(rotation)
-        first: Literal["early", "snapshot"] = "early" if rotation.capture is not None else "snapshot"
+        is_early = rotation.capture is not None or rotation.pre_copy is not None
+        first: Literal["early", "snapshot"] = "early" if is_early else "snapshot"
         progress = Decommission(stage=first, temporary_snapshot=temporary, kept_snapshot=kept, started_at=now)
     if progress.execution_arn == rotation.execution_arn:
         return progress
@@ -61,8 +62,8 @@ def _counted(rotation: Rotation, now: datetime) -> Decommission:
 
 
 def _early(rotation: Rotation, progress: Decommission, source: Instance | None, ports: Ports) -> Decommission:
-    """What the target was made of before it caught up: nobody needs it, and one of the two holds the old key."""
-    left = [snapshots.request_removal(one, rotation, ports) for one in snapshots.pair_to_restore(rotation)]
+    """What was made while applications wrote: nobody needs it any more, and one of the two holds the old key."""
+    left = [snapshots.request_removal(one, rotation, ports) for one in snapshots.early_pair_of(rotation)]
     return progress if any(left) else progress.having(stage="snapshot")
 
 

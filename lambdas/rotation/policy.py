@@ -104,6 +104,11 @@ def _flag(value: Any) -> bool:
     return value
 
 
+def _switch(value: Any) -> bool:
+    """As `_flag`, and as a tag says it."""
+    return _flag({"true": True, "false": False}.get(value, value) if isinstance(value, str) else value)
+
+
 def _choice(*known: str, later: tuple[str, ...] = ()) -> Parser:
     def parse(value: Any) -> str:
         word = str(value).lower() if isinstance(value, bool) else _text(value)
@@ -151,6 +156,7 @@ _OPTIONS = (
     _Option("dns_record", _dns_record, "DnsRecord", "dns-record"),
     _Option("endpoint_secret", _text, "EndpointSecret", "endpoint-secret"),
     _Option("write_outage_budget_seconds", _seconds, "WriteOutageBudgetSeconds", "write-outage-budget"),
+    _Option("pre_copy", _switch, "PreCopy", "pre-copy"),
     _Option("dry_run", _flag, "DryRun"),
     _Option("reason", _text, "Reason"),
     _Option("accept", _risks, "Accept"),
@@ -252,6 +258,7 @@ def plan_of(base_name: str, request: Mapping[str, Any], tags: Mapping[str, str],
             except ValueError as problem:
                 problems.append(f"{source}: {problem}")
     problems += _budget_problems(decided)
+    problems += _pre_copy_problems(base_name, decided)
     if MIN_AGE in tags:
         try:
             _age(tags[MIN_AGE])
@@ -271,6 +278,17 @@ def _budget_problems(decided: Mapping[str, Any]) -> list[str]:
     if seconds is None or least <= seconds <= most:
         return []
     return [f"WriteOutageBudgetSeconds: strategy {strategy} takes {least} to {most} seconds, not {seconds}"]
+
+
+def _pre_copy_problems(base_name: str, decided: Mapping[str, Any]) -> list[str]:
+    """Ignored, it would leave somebody with a longer outage than they have asked for."""
+    if not decided.get("pre_copy"):
+        return []
+    if base_name.startswith(names.CLUSTER):
+        return ["PreCopy: a cluster is restored without a copy; remove it"]
+    if (strategy := decided.get("strategy", "read-replica")) != "snapshot":
+        return [f"PreCopy: strategy {strategy} copies nothing while applications wait; remove it"]
+    return []
 
 
 def min_age_days(tags: Mapping[str, str], defaults: Mapping[str, Any]) -> float:

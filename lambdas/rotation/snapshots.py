@@ -73,7 +73,12 @@ NOTES = ("after the snapshot", "before the snapshot")
 
 def pair_to_restore(rotation: Rotation) -> tuple[str, str]:
     """`pair_of`, where that is what the target is made of; else an earlier pair, from before the target caught up."""
-    return pair_of(rotation) if rotation.capture is None else _pair(rotation, "-early")
+    return pair_of(rotation) if rotation.capture is None else early_pair_of(rotation)
+
+
+def early_pair_of(rotation: Rotation) -> tuple[str, str]:
+    """Of a snapshot that was taken while applications wrote, and of its copy: nobody needs them after the cutover."""
+    return _pair(rotation, "-early")
 
 
 def pair_of(rotation: Rotation) -> tuple[str, str]:

@@ -89,6 +89,8 @@ class Plan(_Part):
     """`policy` has narrower bounds, by strategy."""
     retire_key: Literal["auto", "true", "false"] = "auto"
     accept: tuple[str, ...] = ()
+    pre_copy: bool = False
+    """Of ``snapshot``: copy all of it once before the fence."""
     dry_run: bool = False
     reason: str | None = None
 
@@ -220,6 +222,14 @@ class Promotion(_Part):
     clean_observations: int = 0
     complete: bool = False
     completed_at: AwareDatetime | None = None
+
+
+class PreCopy(_Part):
+    """A snapshot and its copy under the new key, made while applications write. Nothing is restored from them."""
+
+    started_at: AwareDatetime
+    complete: bool = False
+    look_again_seconds: int = 60
 
 
 class Restoration(_Part):
@@ -415,6 +425,7 @@ class Rotation(_Part):
     new_key: Key | None = None
     target_identifier: str | None = None
     target: Database | None = None
+    pre_copy: PreCopy | None = None
     connectivity: Connectivity | None = None
     sync: Sync | None = None
     fence: Fence | None = None

@@ -79,7 +79,7 @@ SUBJECTS: Mapping[str, Subject] = {
             "endpoint",
             request={"Accept": ["logical-copy"]},
         ),
-        Subject("postgres", "snapshot", _NAME_STAYS, "rollback", request=BY_SNAPSHOT),
+        Subject("postgres", "snapshot", _NAME_STAYS, "rollback", request={**BY_SNAPSHOT, "PreCopy": True}),
         Subject("postgres", CATCH_UP, _NAME_STAYS, "rollback", ("stalled",)),
         Subject("mariadb", "snapshot", _NAME_STAYS, "rollback", ("late",), request=BY_SNAPSHOT),
         Subject("mariadb", CATCH_UP, _NAME_STAYS, "rollback", ("late", "stalled")),
@@ -124,7 +124,7 @@ BEFORE_RELEASE = (
 )  # fmt: skip
 BEFORE_FENCE = (
     "create-new-kms-key", "create-encrypted-read-replica", "prepare-connectivity", "wait-for-replication-sync",
-    "wait-for-source", "begin-capture", "wait-for-catch-up", "pause-application-writes",
+    "copy-ahead", "wait-for-source", "begin-capture", "wait-for-catch-up", "pause-application-writes",
     "create-blue-green-deployment", "wait-for-green", "switch-over",
 )  # fmt: skip
 STALLED_SECONDS = 6 * 3600

@@ -83,6 +83,10 @@ def by_snapshot(lab: Lab, missing: Permission | None) -> Ended:
     return lab.rotate(lab.quick, RetireKey="false", **BY_SNAPSHOT)
 
 
+def copied_ahead(lab: Lab, missing: Permission | None) -> Ended:
+    return lab.rotate(lab.quick, RetireKey="false", PreCopy=True, **BY_SNAPSHOT)
+
+
 def by_catch_up(lab: Lab, missing: Permission | None) -> Ended:
     return lab.rotate(lab.followed, RetireKey="false")
 
@@ -352,6 +356,7 @@ QUESTIONS = ACCOUNT_WIDE_QUESTIONS + tuple(f"rds:{action}" for action, _ in KEYE
 
 USUAL: Mapping[str, Way] = {
     **dict.fromkeys(("WaitForSource", "TakeSnapshot", "CopySnapshot", "RestoreTarget", "WaitForRestore"), by_snapshot),
+    "CopyAhead": copied_ahead,
     **dict.fromkeys(("BeginCapture", "WaitForCatchUp", "EndCatchUp"), by_catch_up),
     "StartRotation": planned,
     "Preflight": planned,

@@ -31,6 +31,7 @@ OF_A_CLUSTER: Mapping[str, Any] = {
     "request": CLUSTER_BY_SNAPSHOT,
     "world": {"engine": "aurora-postgresql"},
 }
+COPIED_AHEAD: Mapping[str, Any] = {**BY_SNAPSHOT, "PreCopy": True}
 SHORT = 601
 """Seconds, in which RDS takes the snapshot and copies it, and does not get done with the restore."""
 
@@ -41,6 +42,13 @@ FORWARD = [
         ({"kind": "killed", "function": "restore-target", "call": RESTORE, "when": "after"},),
         ends="forward",
         request=BY_SNAPSHOT,
+    ),
+    # Four snapshots, of which one stays, and what is written between the two moments.
+    Scenario(
+        "sn-copied-ahead",
+        ({"kind": "killed", "function": "copy-ahead", "call": "rds.CopyDBSnapshot", "when": "after"},),
+        ends="forward",
+        request=COPIED_AHEAD,
     ),
     Scenario("sn-cluster", ends="forward", **OF_A_CLUSTER),
     # The first instance is there, and nobody knows that it was asked for.
@@ -58,6 +66,13 @@ BACK = [
         ({"kind": "stopped", "function": "restore-target", "call": RESTORE, "seconds": 1},),
         error="StoppedByHand",
         request=BY_SNAPSHOT,
+    ),
+    # The function lives on, and asks for the copy when its rollback has begun.
+    Scenario(
+        "sn-copied-ahead-stopped",
+        ({"kind": "stopped", "function": "copy-ahead", "call": "rds.CopyDBSnapshot", "seconds": 4},),
+        error="StoppedByHand",
+        request=COPIED_AHEAD,
     ),
     # All of the target is there: its instances, the cluster and the snapshot have to go.
     Scenario(

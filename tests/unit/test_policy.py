@@ -54,6 +54,8 @@ def test_input_wins_over_tags_and_tags_over_defaults() -> None:
             {"key-rotation:write-outage-budget": "600"},
             "strategy snapshot takes 601 to 86400 seconds, not 600",
         ),
+        ({"PreCopy": True}, {}, "PreCopy: strategy read-replica copies nothing"),
+        ({"PreCopy": "maybe", "Strategy": "snapshot"}, {}, "PreCopy: must be true or false"),
         ({}, {"key-rotation:connectivity": "proxy"}, "proxy is not supported yet"),
         ({}, {"key-rotation:approval": "required"}, "key-rotation:approval: is not supported yet"),
         ({}, {"key-rotation:window": "sun:02:00-sun:04:00"}, "key-rotation:window"),
