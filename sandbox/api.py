@@ -138,6 +138,11 @@ class _RequestHandler(MotoRequestHandler):  # type: ignore[misc]
     protocol_version = "HTTP/1.1"
     wbufsize = -1
 
+    def finish(self) -> None:
+        # A fault has hung up on the client, and what was still to be said is said to nobody.
+        with suppress(ConnectionError):
+            super().finish()
+
     def run_wsgi(self) -> None:
         # Another request in the same thread: nothing that was noted in the context of the last one is true of it.
         contextvars.Context().run(self._answer)

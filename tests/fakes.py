@@ -31,7 +31,6 @@ from lambdas.rotation.errors import (
     PromotionFailed,
     SqlRefused,
     StateIncomplete,
-    SwitchoverFailed,
     TargetMismatch,
 )
 from lambdas.rotation.names import CLUSTER, CONTROL_DATABASE, DECOMMISSION_TAG, ROTATION_ID_TAG, key_alias, our_tags
@@ -968,6 +967,8 @@ class FakeBlueGreen:
         self.left_out: set[str] = set()
         """ARNs of members whose key RDS ignores, though it was told one."""
         self.others: list[str] = []
+        self.refuses = False
+        """A switchover, whatever it shows."""
         self.shows_stale_status = False
         """As RDS may for a moment: available, though it has accepted a switchover."""
 
@@ -1018,11 +1019,12 @@ class FakeBlueGreen:
             one, other = self._rds.instances[name], self._rds.instances[f"{name}-green-1"]
             self.pairs.append((one.database.resource_id, other.database.resource_id))
 
-    def request_switchover(self, identifier: str, timeout_seconds: int) -> None:
-        if self.live is None or self.live.status != "AVAILABLE":
-            raise SwitchoverFailed(f"{identifier} cannot be switched over now")
+    def request_switchover(self, identifier: str, timeout_seconds: int) -> str | None:
+        if self.live is None or self.live.status != "AVAILABLE" or self.refuses:
+            return f"{identifier} cannot be switched over now"
         with self._calls.change("blue_green.request_switchover", identifier):
             self.becomes("SWITCHOVER_IN_PROGRESS")
+        return None
 
     def request_deletion(self, identifier: str, *, with_target: bool) -> bool:
         if self.live is None:

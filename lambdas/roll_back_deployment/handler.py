@@ -21,7 +21,8 @@ def roll_back_deployment(rotation: Rotation, ports: Ports) -> Rotation:
     it, or does not say; after five minutes people are told.
 
     Once a switchover was asked for, what decides is that RDS accepts the deletion of the deployment: it accepts none
-    while it switches over, and none of a green that serves.
+    while it switches over, and none of a green that serves. Nothing is done to green before RDS would show that it
+    switches over: its deletion protection is production's then.
     """
     if rotation.undo is None:
         rotation = taken_over(rotation, ports)
@@ -61,8 +62,10 @@ def _settled(rotation: Rotation, ports: Ports) -> Rotation:
         return ended_with(rotation, "undecided", why)
     if undo.outcome == "rolled-back":
         return remove(rotation, ports)
-    asked_for = rotation.deployment.switchover_requested_at is not None
-    if asked_for and live is not None and live.status != switchover.DELETING:
+    asked_for = rotation.deployment.switchover_requested_at
+    if asked_for is not None and ports.clock.now() < asked_for + switchover.SHOWN_WITHIN:
+        return ended_with(rotation, "undecided", f"{why}, and RDS may have begun to switch over")
+    if asked_for is not None and live is not None and live.status != switchover.DELETING:
         seen = remove(rotation, ports).undo  # accepted or not: the next visit sees it
         left = "; ".join((*seen.waiting_for, *seen.leftovers)) if seen else ""
         return ended_with(rotation, "undecided", f"{why}, which is certain once its deployment is deleted: {left}")

@@ -250,8 +250,8 @@ class BlueGreen(Protocol):
         """
         ...
 
-    def request_switchover(self, identifier: str, timeout_seconds: int) -> None:
-        """Raises: SwitchoverFailed (terminal) when RDS refuses: it may be about an earlier request."""
+    def request_switchover(self, identifier: str, timeout_seconds: int) -> str | None:
+        """What RDS says where it refuses, which may be about an earlier request; None where it accepts."""
         ...
 
     def request_deletion(self, identifier: str, *, with_target: bool) -> bool:

@@ -1,5 +1,6 @@
 """Which side of a blue/green deployment serves: decided from what RDS shows now, never from the execution's state."""
 
+from datetime import timedelta
 from typing import Literal
 
 from lambdas.rotation import databases
@@ -11,6 +12,9 @@ Serving = Literal["source", "target", "undecided"]
 UNDER_WAY = "SWITCHOVER_IN_PROGRESS"
 COMPLETED = "SWITCHOVER_COMPLETED"
 DELETING = "DELETING"
+
+SHOWN_WITHIN = timedelta(minutes=2)
+"""So long RDS may show a deployment as available after it has accepted a switchover of it."""
 
 
 def serving(rotation: Rotation, live: BlueGreenDeployment | None, ports: Ports) -> tuple[Serving, str]:

@@ -19,11 +19,12 @@ def switch_over(rotation: Rotation, ports: Ports) -> Rotation:
 
     Where a member is not available (its daily backup has begun) nothing is asked, and the deployment no longer ready.
     Idempotent: one that is under way or done is left as it is. A request whose answer got lost is made again, which RDS
-    refuses while the first one is being worked on.
+    refuses while the first one is being worked on; of that it may show nothing yet. So a refusal decides nothing:
+    WaitForSwitchover looks for two minutes whether a switchover begins.
 
     Raises:
         WrongKey, TargetMismatch: terminal; switching over now would complete a rotation that did not happen.
-        SwitchoverFailed: terminal; RDS refuses it, or has rolled it back.
+        SwitchoverFailed: terminal; RDS has rolled it back.
     """
     deployment = rotation.deployed()
     live = ports.blue_green.describe(deployment.name)
@@ -38,17 +39,11 @@ def switch_over(rotation: Rotation, ports: Ports) -> Rotation:
         return rotation.having(deployment=deployment.having(ready=False, waiting_for=waiting_for))
     rotation = _requested(rotation, ports)
     plan, _ = rotation.planned()
-    try:
-        ports.blue_green.request_switchover(
-            live.identifier, max(SHORTEST_TIMEOUT_SECONDS, plan.write_outage_budget_seconds)
-        )
-    except SwitchoverFailed:
-        # The SDK repeats a call without an answer, and a second delivery repeats all of this.
-        again = ports.blue_green.describe(deployment.name)
-        if again is None or again.status not in ASKED_FOR:
-            raise
-    logger.info("switchover requested", deployment=live.identifier)
-    return rotation
+    timeout_seconds = max(SHORTEST_TIMEOUT_SECONDS, plan.write_outage_budget_seconds)
+    refusal = ports.blue_green.request_switchover(live.identifier, timeout_seconds)
+    logger.info("switchover requested", deployment=live.identifier, refusal=refusal)
+    waiting_for = (f"RDS to switch over: {refusal}",) if refusal else ()
+    return rotation.having(deployment=rotation.deployed().having(waiting_for=waiting_for))
 
 
 def _requested(rotation: Rotation, ports: Ports) -> Rotation:

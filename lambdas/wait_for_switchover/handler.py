@@ -10,8 +10,6 @@ from lambdas.rotation.ports import Ports
 from lambdas.rotation.state import Release, Rotation
 from lambdas.rotation.step import logger, measure, step
 
-NOT_BEGUN = timedelta(minutes=2)
-"""So long RDS may show a deployment as available after it has accepted a switchover of it."""
 PATIENCE = timedelta(minutes=60)
 """On top of the budget, after which RDS itself rolls back. Then the way back looks on, and tells people."""
 FAILED = ("SWITCHOVER_FAILED", "INVALID_CONFIGURATION", switchover.DELETING)
@@ -35,13 +33,15 @@ def wait_for_switchover(rotation: Rotation, ports: Ports) -> Rotation:
         return _released(rotation, ports)
     waited = ports.clock.now() - (deployment.switchover_requested_at or deployment.requested_at)
     status = live.status if live is not None else "gone"
-    if side == "source" and (live is None or live.status in FAILED or waited > NOT_BEGUN):
-        raise SwitchoverFailed(f"{deployment.name} is {status} {live.details if live else ''}: {why}")
+    if side == "source" and (live is None or live.status in FAILED or waited > switchover.SHOWN_WITHIN):
+        said = "; ".join((*deployment.waiting_for, live.details if live else ""))
+        raise SwitchoverFailed(f"{deployment.name} is {status}: {why}; {said}")
     budget = timedelta(seconds=rotation.planned()[0].write_outage_budget_seconds)
     if waited > budget + PATIENCE:
         raise SwitchoverFailed(f"{deployment.name} is still {status}: {why}")
     logger.info("switchover observed", deployment=deployment.name, status=status, reason=why)
-    return rotation.having(deployment=deployment.having(look_again_seconds=2 if waited < NOT_BEGUN else 15))
+    again = 2 if waited < switchover.SHOWN_WITHIN else 15
+    return rotation.having(deployment=deployment.having(look_again_seconds=again))
 
 
 def _released(rotation: Rotation, ports: Ports) -> Rotation:

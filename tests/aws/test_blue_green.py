@@ -8,8 +8,8 @@ import pytest
 from botocore.stub import Stubber
 
 from lambdas.rotation.aws.blue_green import AwsBlueGreen
-from lambdas.rotation.aws.client import client
-from lambdas.rotation.errors import AwsRefused, AwsUnavailable, DeploymentRefused, NameTaken, SwitchoverFailed
+from lambdas.rotation.aws.client import client, client_that_asks_once
+from lambdas.rotation.errors import AwsRefused, AwsUnavailable, DeploymentRefused, NameTaken
 from lambdas.rotation.names import our_tags
 from lambdas.rotation.ports import Instance
 from lambdas.rotation.state import Database
@@ -131,14 +131,17 @@ def test_a_refused_deployment(rds: Stubber, source: Instance, code: str, error: 
         AwsBlueGreen().request(NAME, [source], KEYS, OURS)
 
 
-def test_a_switchover_is_given_its_time_limit_and_a_refusal_is_a_failure(rds: Stubber) -> None:
-    wanted = {"BlueGreenDeploymentIdentifier": "bgd-1", "SwitchoverTimeout": 120}
-    rds.add_response("switchover_blue_green_deployment", {}, wanted)
-    AwsBlueGreen().request_switchover("bgd-1", 120)
+def test_a_switchover_is_given_its_time_limit_and_a_refusal_is_told() -> None:
+    """Asked for by a client that asks once: the refusal of a repeated request would be about the first one."""
+    with Stubber(client_that_asks_once("rds")) as rds:
+        wanted = {"BlueGreenDeploymentIdentifier": "bgd-1", "SwitchoverTimeout": 120}
+        rds.add_response("switchover_blue_green_deployment", {}, wanted)
+        assert AwsBlueGreen().request_switchover("bgd-1", 120) is None
 
-    rds.add_client_error("switchover_blue_green_deployment", "InvalidBlueGreenDeploymentStateFault")
-    with pytest.raises(SwitchoverFailed):
-        AwsBlueGreen().request_switchover("bgd-1", 120)
+        rds.add_client_error("switchover_blue_green_deployment", "InvalidBlueGreenDeploymentStateFault")
+        refusal = AwsBlueGreen().request_switchover("bgd-1", 120)
+    assert refusal is not None
+    assert "InvalidBlueGreenDeploymentState" in refusal
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from lambdas.rotation.errors import (
 )
 from lambdas.rotation.names import DECOMMISSION_TAG, DEPLOYMENT_TAG, GREEN_TAG, RELEASED_TAG, ROTATION_ID_TAG
 from lambdas.rotation.state import Key, Rotation
+from lambdas.rotation.switchover import SHOWN_WITHIN
 from lambdas.rotation.undoing import PAGE_AFTER, SLOWEST_FUNCTION
 from lambdas.schedule_key_deletion.handler import schedule_key_deletion
 from lambdas.switch_over.handler import switch_over
@@ -208,6 +209,36 @@ def test_a_lost_answer_asks_rds_no_second_time() -> None:
     assert [SWITCHOVER] == [call for call in ports.calls if "switchover" in call]
 
 
+def test_a_refusal_may_be_about_a_request_whose_answer_got_lost() -> None:
+    """RDS has accepted the first one, and shows nothing of it yet. Taken for the last word, it began a rollback."""
+    ports = ports_of()
+    ports.rds.alter(SOURCE, deletion_protection=True)
+    rotation = ready(ports)
+    ports.fail("blue_green.request_switchover", AwsUnavailable("lost"), when="after")
+    with pytest.raises(AwsUnavailable):
+        visit(switch_over, rotation, ports)
+    ports.blue_green.shows_stale_status = True
+
+    rotation = visit(switch_over, rotation, ports)
+
+    assert "cannot be switched over now" in rotation.deployed().waiting_for[0]
+    assert not visit(wait_for_switchover, rotation, ports).deployed().switched
+    ports.blue_green.shows_stale_status = False
+    ports.blue_green.complete()
+    assert visit(wait_for_switchover, rotation, ports).deployed().switched
+
+
+def test_a_switchover_that_rds_refuses_fails_with_its_words() -> None:
+    ports = ports_of()
+    rotation = ready(ports)
+    ports.blue_green.refuses = True
+    rotation = visit(switch_over, rotation, ports)
+    ports.clock.advance(SHOWN_WITHIN.total_seconds() + 1)
+
+    with pytest.raises(SwitchoverFailed, match="cannot be switched over now"):
+        visit(wait_for_switchover, rotation, ports)
+
+
 def test_a_key_that_was_exchanged_in_the_last_moment_is_seen() -> None:
     ports = ports_of()
     rotation = ready(ports)
@@ -324,6 +355,27 @@ def test_a_switchover_under_way_is_waited_for_and_people_are_told() -> None:
     assert {SOURCE, OLD} == set(ports.rds.instances)
     released = visit(wait_for_switchover, rotation, ports)
     assert released.synced_target().kms_key_arn == NEW_KEY
+
+
+def test_green_keeps_its_protection_while_rds_may_have_begun_to_switch_over() -> None:
+    """It would be production's, and nobody would give it back."""
+    ports = ports_of()
+    ports.rds.alter(SOURCE, deletion_protection=True)
+    rotation = failed(asked(ports), "AccessRefused")
+    ports.blue_green.shows_stale_status = True
+    for _ in range(2):
+        rotation = visit(roll_back_deployment, rotation, ports, takes_over=True)
+        assert rotation.undo is not None
+        assert rotation.undo.outcome == "undecided"
+        ports.clock.advance(SHOWN_WITHIN.total_seconds() / 2 - 1)
+    ports.blue_green.shows_stale_status = False
+    ports.blue_green.complete()
+
+    rotation = visit(roll_back_deployment, rotation, ports, takes_over=True)
+
+    assert rotation.undo is not None
+    assert rotation.undo.outcome == "committed"
+    assert ports.rds.instances[SOURCE].deletion_protection
 
 
 def test_after_a_request_only_an_accepted_deletion_decides() -> None:

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lambdas.rotation.aws.client import calls, client, pages
+from lambdas.rotation.aws.client import calls, client, client_that_asks_once, pages
 from lambdas.rotation.aws.tagged import tag_list, tags_of
-from lambdas.rotation.errors import AwsRefused, AwsUnavailable, DeploymentRefused, NameTaken, SwitchoverFailed
+from lambdas.rotation.errors import AwsRefused, AwsUnavailable, DeploymentRefused, NameTaken
 from lambdas.rotation.names import ROTATION_ID_TAG
 from lambdas.rotation.ports import BlueGreenDeployment, Instance
 
@@ -70,19 +70,19 @@ class AwsBlueGreen:
             raise NameTaken(f"a blue/green deployment named {name} exists and was not made by this rotation")
         return True
 
-    def request_switchover(self, identifier: str, timeout_seconds: int) -> None:
+    def request_switchover(self, identifier: str, timeout_seconds: int) -> str | None:
         """Ask RDS to let green take blue's place; on a timeout RDS rolls all of it back. Does not wait.
 
-        Raises:
-            SwitchoverFailed: terminal; RDS refuses it in the deployment's state, perhaps because it is at it already.
+        What RDS says where it refuses: perhaps because it is at it already.
         """
         try:
             with calls("rds:SwitchoverBlueGreenDeployment"):
-                client("rds").switchover_blue_green_deployment(
+                client_that_asks_once("rds").switchover_blue_green_deployment(
                     BlueGreenDeploymentIdentifier=identifier, SwitchoverTimeout=timeout_seconds
                 )
         except AwsRefused as refused:
-            raise SwitchoverFailed(str(refused)) from refused
+            return str(refused)
+        return None
 
     def request_deletion(self, identifier: str, *, with_target: bool) -> bool:
         """Ask for the end of a deployment, and of green if ``with_target``. Does not wait.
