@@ -1064,6 +1064,28 @@ def test_a_server_that_is_not_prepared_is_refused(plain: Endpoint) -> None:
     assert "max_replication_slots is 4, and 5 are needed" in findings[3].message
 
 
+def test_a_server_that_would_not_log_where_a_recovery_ends_is_refused(source: Endpoint) -> None:
+    """The rotation would look for that line for a day."""
+    said = "ALTER DATABASE postgres {} log_min_messages"
+    with altered(source, said.format("SET") + " = fatal", said.format("RESET")):
+        [finding] = source.catching_up().limitations(("logical-slots",))
+
+    assert "LogSilent" == finding.name
+
+
+@pytest.mark.parametrize(
+    ("locale", "silent"),
+    [("C", False), ("", False), ("C.UTF-8", False), ("en_US.UTF-8", False), ("en_GB", False), ("de_DE.UTF-8", True),
+     ("Czech", True), ("ens", True)],
+)  # fmt: skip
+def test_the_line_is_found_only_in_english(source: Endpoint, locale: str, silent: bool) -> None:
+    """No other locale need be installed here to be asked about."""
+    asked = postgres_catch_up._SERVER.replace("current_setting('lc_messages')", f"'{locale}'")
+
+    assert asked != postgres_catch_up._SERVER
+    assert silent == source.admin(asked)[0][2]
+
+
 def test_whoever_lacks_a_right_is_told_how_to_get_it(world: World, plain: Endpoint) -> None:
     """Each advice is followed by the user who can: the master user, or whoever owns the schema."""
     world.passwords["rotator"] = "x"

@@ -99,8 +99,11 @@ WHERE r.rolname = current_user
 """
 _SERVER = """
 SELECT current_setting('wal_level') = 'logical', current_setting('max_slot_wal_keep_size') <> '-1',
+       current_setting('log_min_messages') IN ('fatal', 'panic')
+           OR current_setting('lc_messages') !~* '^(C|POSIX|en_[a-z]+)?([.]|$)',
        (SELECT count(*) FROM pg_subscription)
 """
+# The copy has the same parameters, and says by its log where its recovery ended, in words that have to be found.
 _TOO_OLD = Finding(
     name="EngineVersion",
     message="PostgreSQL before 14 does not reckon with positions of its log",
@@ -672,7 +675,7 @@ class PostgresCatchUp(PostgresEngine):
 
 
 def _of_the_server(sql: Session, captured: int) -> Iterator[Finding]:
-    [[logical, bounded, subscriptions]] = sql.rows(_SERVER)
+    [[logical, bounded, silent, subscriptions]] = sql.rows(_SERVER)
     if not logical:
         yield Finding(
             name="WalLevel",
@@ -684,6 +687,12 @@ def _of_the_server(sql: Session, captured: int) -> Iterator[Finding]:
             name="SlotUnbounded",
             message="max_slot_wal_keep_size is -1: what a catch-up keeps for hours could fill the disk",
             advice="set it in the parameter group to what the disk can spare (megabytes; no reboot)",
+        )
+    if silent:
+        yield Finding(
+            name="LogSilent",
+            message="it would not log in English where a recovery ends (log_min_messages, lc_messages)",
+            advice="set log_min_messages = warning and lc_messages = C in the parameter group (no reboot)",
         )
     if subscriptions:
         yield Finding(
