@@ -1,6 +1,7 @@
 """What has to be seen after the cutover, each as a reason that it is not, or None."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from lambdas.rotation import databases
 from lambdas.rotation.errors import ConnectivityChanged, DatabaseUnreachable, SqlRefused
@@ -59,11 +60,18 @@ def secret(rotation: Rotation, target: Database, ports: Ports) -> str | None:
     return None if host.lower() == target.address.lower() else f"{written_down.arn} leads to {host}"
 
 
-def inside(rotation: Rotation, found: dict[str, object]) -> str | None:
-    """Every database that was fenced is open and readable on the target."""
+def inside(rotation: Rotation, target: Database, ports: Ports) -> tuple[dict[str, Any], str | None]:
+    """What the target shows, and: every database that was fenced is open and readable there, by its decision row."""
+    engine = ports.engine(target, rotation.planned()[0])
+    try:
+        found, verdict = dict(engine.inspect()), engine.verdict(rotation.rotation_id)
+    except DatabaseUnreachable as unreachable:  # it fails over, or its disk is full: applications wait for it, too
+        return {}, f"{target.identifier} cannot be seen: {unreachable}"
     fenced = {fence.name for fence in rotation.fence.databases} if rotation.fence else set()
     closed = sorted(fenced - set(found))
-    return f"not open on the target: {', '.join(closed)}" if closed else None
+    if closed:
+        return found, f"not open on the target: {', '.join(closed)}"
+    return found, None if verdict == "release" else f"the decision row says {verdict}"
 
 
 def capture(rotation: Rotation, source: Instance | None, ports: Ports) -> str | None:

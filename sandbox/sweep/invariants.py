@@ -105,7 +105,8 @@ def _left_after_rollback(outcome: Outcome) -> Iterator[str]:
 
 def _told(outcome: Outcome) -> str:
     """What people know to be left over."""
-    return " ".join(command for moment in outcome.moments for command in json.loads(moment)["leftovers"])
+    # A fleet's report has none.
+    return " ".join(command for moment in outcome.moments for command in json.loads(moment).get("leftovers", ()))
 
 
 def _the_next_rotation_can_start(customer: Customer, outcome: Outcome) -> Iterator[str]:

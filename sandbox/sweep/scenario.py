@@ -5,13 +5,15 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from botocore.exceptions import ClientError
+
 from sandbox.demo import inventory, progress, report, writers
-from sandbox.demo.connection import Endpoint, Resolver, connect, hang_up, trusting
+from sandbox.demo.connection import Endpoint, Login, Resolver, connect, hang_up, trusting
 from sandbox.demo.count import CONTROL_DATABASE, Count, recount
 from sandbox.demo.customer import Customer
 from sandbox.demo.world import World
@@ -341,13 +343,24 @@ def _on_the_way(customer: Customer, built: World) -> int:
 def _count(customer: Customer, built: World, acks: Sequence[writers.Ack]) -> Count:
     """What can be read where the name leads; where that is no database that anybody may enter, all is lost to them."""
     try:
-        return recount(customer.account, built, acks)
+        return recount(customer.account, _with_the_password_of_now(customer, built), acks)
     except built.dialect.errors as error:
         endpoint = NOWHERE
         with suppress(OSError):
             endpoint = built.finder(customer.account).find().name
         refused = built.dialect.code(error) or type(error).__name__
         return Count(len(acks), len(acks), 0, endpoint, (), (f"nothing can be read at {endpoint}: {refused}",))
+
+
+def _with_the_password_of_now(customer: Customer, built: World) -> World:
+    """Somebody may have rotated the master's, in the database and in the secret of the rotation's login."""
+    with suppress(ClientError):
+        found = json.loads(
+            customer.client("secretsmanager").get_secret_value(SecretId=built.login_secret_arn)["SecretString"]
+        )
+        if found.get("username") == built.master.user:
+            return replace(built, master=Login(built.master.user, found["password"]))
+    return built
 
 
 def times_struck(customer: Customer, base_name: str) -> int:

@@ -42,7 +42,7 @@ FORWARD = [
     Scenario("cu-dies-testifying", (dies(PAUSE, "COMMIT", 3),)),
     Scenario("cu-twice", ({"kind": "twice", "function": PAUSE},)),
     # One database has a subscription, the others have none.
-    Scenario("cu-dies-beginning", (dies(WAIT, "DO"),)),
+    Scenario("cu-dies-beginning", (dies(WAIT, "DO ?"),)),
     Scenario("cu-dies-ending", (dies("end-catch-up", "DROP SUBSCRIPTION ?"),)),
     Scenario("cu-source-crash", ({"kind": "crash", "side": "source", "function": WAIT},)),
     Scenario("cu-target-crash", ({"kind": "crash", "side": "target", "function": "confirm-drained"},)),

@@ -33,7 +33,7 @@ OF_A_CLUSTER: Mapping[str, Any] = {
 }
 COPIED_AHEAD: Mapping[str, Any] = {**BY_SNAPSHOT, "PreCopy": True}
 SHORT = 601
-"""Seconds, in which RDS takes the snapshot and copies it, and does not get done with the restore."""
+"""Seconds. RDS takes longer for the restore."""
 
 FORWARD = [
     Scenario("sn-plain", ends="forward", request=BY_SNAPSHOT),
@@ -87,7 +87,12 @@ BACK = [
         error="StoppedByHand",
         **OF_A_CLUSTER,
     ),
-    Scenario("sn-budget", error="BudgetSpent", request={**BY_SNAPSHOT, "WriteOutageBudgetSeconds": SHORT}),
+    Scenario(
+        "sn-budget",
+        ({"kind": "stalled", "function": "wait-for-restore", "seconds": SHORT - 110},),
+        error="BudgetSpent",
+        request={**BY_SNAPSHOT, "WriteOutageBudgetSeconds": SHORT},
+    ),
 ]
 
 
