@@ -37,7 +37,7 @@ types: .venv/installed
 	@$(PY) -m mypy
 
 proof: .venv/installed  ## The long proofs: every scenario, permission and mechanism by a rotation of its own, the sweep, the bench
-	@$(PY) -m pytest tests/infra/test_permissions.py tests/rotation tests/sandbox/test_customer_of_mariadb.py $(ARGS)
+	@$(PY) -m pytest -n 3 --dist loadfile tests/infra/test_permissions.py tests/rotation tests/sandbox/test_customer_of_mariadb.py $(ARGS)
 	@$(MAKE) sweep ARGS="--document docs/reliability.md"
 	@$(PY) -m sandbox bench --strategies --document docs/strategies.md
 
