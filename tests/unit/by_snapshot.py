@@ -2,7 +2,9 @@
 
 from collections.abc import Sequence
 
+from lambdas.clean_up.handler import clean_up
 from lambdas.copy_snapshot.handler import copy_snapshot
+from lambdas.decommission.handler import decommission
 from lambdas.rotation.ports import Step
 from lambdas.rotation.state import Rotation
 from lambdas.take_snapshot.handler import take_snapshot
@@ -35,3 +37,21 @@ def after(
         rotation = done(step, rotation, ports, made)
     ports.calls.clear()
     return ports, rotation
+
+
+def cleaned_up(ports: FakePorts, rotation: Rotation) -> None:
+    """A rollback is over: all that the rotation made is removed, with nothing left to tell of."""
+    for _ in range(10):
+        rotation = visit(clean_up, rotation, ports)
+        ports.clock.advance(30)
+    assert rotation.undo is not None
+    assert (rotation.undo.clean, rotation.undo.leftovers) == (True, ())
+
+
+def decommissioned(ports: FakePorts, rotation: Rotation) -> None:
+    """The grace period is over: the source is removed, with all that goes with it."""
+    for _ in range(20):
+        rotation = visit(decommission, rotation, ports)
+        ports.clock.advance(60)
+    assert rotation.decommission is not None
+    assert rotation.decommission.complete

@@ -50,6 +50,7 @@ from tests.fakes import (
     past_grace,
     visit,
 )
+from tests.unit import by_snapshot
 from tests.unit.by_catch_up import (
     CAPTURE,
     CAPTURED,
@@ -601,12 +602,8 @@ def test_what_was_made_goes_and_nothing_else(point: tuple[Step, ...]) -> None:
     theirs = {"DBSnapshotIdentifier": "x", "Status": "available", "KmsKeyId": OLD_KEY, "TagList": []}
     ports.rds.snapshots["orders-rot-00000000-kept"] = theirs
 
-    for _ in range(10):
-        rotation = visit(clean_up, rotation, ports)
-        ports.clock.advance(30)
+    by_snapshot.cleaned_up(ports, rotation)
 
-    assert rotation.undo is not None
-    assert (rotation.undo.clean, rotation.undo.leftovers) == (True, ())
     assert [SOURCE] == list(ports.rds.instances)
     assert ["orders-rot-00000000-kept"] == list(ports.rds.snapshots)
     assert ({}, {}) == (ports.source_server.slots, ports.source_server.own.published)
@@ -749,20 +746,12 @@ def after_grace() -> tuple[FakePorts, Rotation]:
     return ports, past_grace(ports, rotation)
 
 
-def to_the_end(ports: FakePorts, rotation: Rotation) -> None:
-    for _ in range(20):
-        rotation = visit(decommission, rotation, ports)
-        ports.clock.advance(60)
-    assert rotation.decommission is not None
-    assert rotation.decommission.complete
-
-
 def test_the_early_snapshots_go_before_the_last_one_is_taken() -> None:
     """One of them holds the old key; what is kept is the source as it was when it was closed."""
     ports, rotation = after_grace()
     orders = list(ports.source_server.own.rows["orders"])
 
-    to_the_end(ports, rotation)
+    by_snapshot.decommissioned(ports, rotation)
 
     assert deeds(ports) == [
         f"rds.request_snapshot_deletion {EARLY}",
@@ -783,7 +772,7 @@ def test_a_snapshot_of_that_name_that_is_not_ours_stays(name: str) -> None:
     ports, rotation = after_grace()
     ports.rds.snapshots[name]["TagList"] = []
 
-    to_the_end(ports, rotation)
+    by_snapshot.decommissioned(ports, rotation)
 
     assert {name, f"{TARGET}-kept"} == ports.rds.snapshots.keys()
 
@@ -809,7 +798,7 @@ def test_a_lost_answer_is_found_out_at_the_next_visit() -> None:
 
     with pytest.raises(AwsUnavailable):
         visit(decommission, rotation, ports)
-    to_the_end(ports, rotation)
+    by_snapshot.decommissioned(ports, rotation)
 
     assert [f"{TARGET}-kept"] == list(ports.rds.snapshots)
 
@@ -818,7 +807,7 @@ def test_a_source_that_is_gone_already_leaves_no_early_snapshot() -> None:
     ports, rotation = after_grace()
     del ports.rds.instances[SOURCE]
 
-    to_the_end(ports, rotation)
+    by_snapshot.decommissioned(ports, rotation)
 
     assert {} == ports.rds.snapshots
 

@@ -1,20 +1,15 @@
 """CopyAhead: what is made while applications write, that nothing is made of it, and that nothing of it stays."""
 
-from typing import Any
-
 import pytest
 
-from lambdas.clean_up.handler import clean_up
 from lambdas.copy_ahead.handler import PATIENCE, copy_ahead
-from lambdas.decommission.handler import decommission
 from lambdas.resume_writes.handler import resume_writes
-from lambdas.rotation.errors import AwsUnavailable, NameTaken, SnapshotFailed, UnknownDatabase
+from lambdas.rotation.errors import AwsUnavailable, SnapshotFailed, UnknownDatabase
 from lambdas.rotation.state import PreCopy, Rotation
 from tests.fakes import NEW_KEY, OLD_KEY, ROTATION_ID, SOURCE, TARGET, FakePorts, failed, past_grace, visit
 from tests.unit import by_snapshot
-from tests.unit.test_snapshot import CHECKED, KEPT, MADE, back, prepared
-
-EARLY, EARLY_KEPT = f"{TARGET}-early-source", f"{TARGET}-early-kept"
+from tests.unit.by_catch_up import EARLY, EARLY_KEPT
+from tests.unit.test_snapshot import CHECKED, KEPT, MADE, any_snapshot, back, prepared
 
 
 def copied_ahead() -> tuple[FakePorts, Rotation]:
@@ -92,18 +87,14 @@ def test_it_does_not_wait_for_ever() -> None:
 
 def test_a_strangers_snapshot_of_that_name_and_a_source_that_is_gone() -> None:
     ports, rotation = prepared()
-    ports.rds.snapshots[EARLY_KEPT] = {**_strangers(), "KmsKeyId": OLD_KEY}
-    with pytest.raises((NameTaken, SnapshotFailed)):
+    ports.rds.snapshots[EARLY_KEPT] = {**any_snapshot(), "TagList": []}
+    with pytest.raises(SnapshotFailed, match=OLD_KEY):
         visit(copy_ahead, rotation, ports)
 
     ports, rotation = prepared()
     del ports.rds.instances[SOURCE]
     with pytest.raises(UnknownDatabase):
         visit(copy_ahead, rotation, ports)
-
-
-def _strangers() -> dict[str, Any]:
-    return {"DBSnapshotIdentifier": "x", "Status": "available", "KmsKeyId": OLD_KEY, "TagList": []}
 
 
 def test_the_target_is_made_of_what_was_taken_under_the_fence() -> None:
@@ -122,12 +113,8 @@ def test_decommission_removes_both_and_keeps_the_copy_of_the_fenced_source() -> 
     ports.dns.records["Z1", "db.example.com"] = (ports.rds.instances[TARGET].database.address, 5)
     rotation = past_grace(ports, visit(resume_writes, rotation, ports))
 
-    for _ in range(15):
-        rotation = visit(decommission, rotation, ports)
-        ports.clock.advance(60)
+    by_snapshot.decommissioned(ports, rotation)
 
-    assert rotation.decommission is not None
-    assert rotation.decommission.complete
     assert [KEPT] == list(ports.rds.snapshots)
 
 
@@ -139,10 +126,6 @@ def test_a_rollback_leaves_neither(visits: int) -> None:
     ports.clock.advance(80)
     rotation = back(failed(rotation, "SnapshotFailed"), ports)
 
-    for _ in range(10):
-        rotation = visit(clean_up, rotation, ports)
-        ports.clock.advance(30)
+    by_snapshot.cleaned_up(ports, rotation)
 
-    assert rotation.undo is not None
-    assert (rotation.undo.clean, rotation.undo.leftovers) == (True, ())
     assert {} == ports.rds.snapshots

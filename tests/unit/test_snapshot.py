@@ -8,7 +8,6 @@ import pytest
 from lambdas.check_target.handler import check_target
 from lambdas.clean_up.handler import clean_up
 from lambdas.copy_snapshot.handler import copy_snapshot
-from lambdas.decommission.handler import decommission
 from lambdas.pause_application_writes.handler import pause_application_writes
 from lambdas.preflight.handler import preflight
 from lambdas.restore_target.handler import restore_target
@@ -575,15 +574,11 @@ def test_a_checked_target_that_is_no_longer_there(gone: str) -> None:
 @pytest.mark.parametrize("point", [FENCED, TAKEN, COPIED, REQUESTED, CHECKED], ids=["f", "t", "c", "q", "k"])
 def test_what_was_made_goes_and_nothing_else(point: tuple[Step, ...]) -> None:
     ports, rotation = after(*point)
-    ports.rds.snapshots["orders-rot-00000000-kept"] = {**_any_snapshot(), "TagList": []}
+    ports.rds.snapshots["orders-rot-00000000-kept"] = {**any_snapshot(), "TagList": []}
     rotation = back(failed(rotation, "BudgetSpent"), ports)
 
-    for _ in range(10):
-        rotation = visit(clean_up, rotation, ports)
-        ports.clock.advance(30)
+    by_snapshot.cleaned_up(ports, rotation)
 
-    assert rotation.undo is not None
-    assert (rotation.undo.clean, rotation.undo.leftovers) == (True, ())
     assert ["orders-rot-00000000-kept"] == list(ports.rds.snapshots)
     assert [SOURCE] == list(ports.rds.instances)
     assert CONTROL_DATABASE not in ports.source_server.own.open
@@ -591,13 +586,13 @@ def test_what_was_made_goes_and_nothing_else(point: tuple[Step, ...]) -> None:
     assert {} == ports.recovery.at
 
 
-def _any_snapshot() -> dict[str, Any]:
+def any_snapshot() -> dict[str, Any]:
     return {"DBSnapshotIdentifier": "x", "Status": "available", "KmsKeyId": OLD_KEY}
 
 
 def test_a_snapshot_of_that_name_that_is_not_ours_stays() -> None:
     ports, rotation = after(*TAKEN)
-    ports.rds.snapshots[KEPT] = {**_any_snapshot(), "TagList": []}
+    ports.rds.snapshots[KEPT] = {**any_snapshot(), "TagList": []}
     rotation = back(failed(rotation, "NameTaken"), ports)
 
     for _ in range(5):
@@ -628,12 +623,8 @@ def test_decommission_keeps_the_copy_that_the_target_was_made_of() -> None:
     rotation = visit(resume_writes, rotation, ports)
     rotation = past_grace(ports, rotation)
 
-    for _ in range(15):
-        rotation = visit(decommission, rotation, ports)
-        ports.clock.advance(60)
+    by_snapshot.decommissioned(ports, rotation)
 
-    assert rotation.decommission is not None
-    assert rotation.decommission.complete
     assert [KEPT] == list(ports.rds.snapshots)
     assert not [call for call in ports.calls if call.startswith(("rds.request_snapshot ", "rds.request_snapshot_copy"))]
     assert [TARGET] == list(ports.rds.instances)
