@@ -34,8 +34,8 @@ def wait_for_switchover(rotation: Rotation, ports: Ports) -> Rotation:
     waited = ports.clock.now() - (deployment.switchover_requested_at or deployment.requested_at)
     status = live.status if live is not None else "gone"
     if side == "source" and (live is None or live.status in FAILED or waited > switchover.SHOWN_WITHIN):
-        said = "; ".join((*deployment.waiting_for, live.details if live else ""))
-        raise SwitchoverFailed(f"{deployment.name} is {status}: {why}; {said}")
+        said = "; ".join(filter(None, (why, *deployment.waiting_for, live.details if live else "")))
+        raise SwitchoverFailed(f"{deployment.name} is {status}: {said}")
     budget = timedelta(seconds=rotation.planned()[0].write_outage_budget_seconds)
     if waited > budget + PATIENCE:
         raise SwitchoverFailed(f"{deployment.name} is still {status}: {why}")

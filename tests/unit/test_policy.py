@@ -22,6 +22,14 @@ DEFAULTS = {"strategy": "read-replica", "grace_days": 7, "retire_key": "auto", "
 REQUEST: dict[str, Any] = {"DBInstanceIdentifier": "orders"}
 
 
+def test_a_cluster_has_nothing_to_copy_ahead() -> None:
+    tags = {"key-rotation:pre-copy": "true", "key-rotation:strategy": "snapshot"}
+
+    assert plan_of("orders", REQUEST, tags, DEFAULTS).pre_copy
+    with pytest.raises(InputRefused, match="a cluster is restored without a copy"):
+        plan_of("cluster/orders", {"DBClusterIdentifier": "orders"}, tags, DEFAULTS)
+
+
 def test_input_wins_over_tags_and_tags_over_defaults() -> None:
     plan = plan_of("orders", REQUEST | {"RetireKey": True}, TAGS, DEFAULTS)
 
