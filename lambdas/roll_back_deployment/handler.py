@@ -62,10 +62,8 @@ def _settled(rotation: Rotation, ports: Ports) -> Rotation:
         return ended_with(rotation, "undecided", why)
     if undo.outcome == "rolled-back":
         return remove(rotation, ports)
-    asked_for = rotation.deployment.switchover_requested_at
-    if asked_for is not None and ports.clock.now() < asked_for + switchover.SHOWN_WITHIN:
-        return ended_with(rotation, "undecided", f"{why}, and RDS may have begun to switch over")
-    if asked_for is not None and live is not None and live.status != switchover.DELETING:
+    was_asked_for = rotation.deployment.switchover_requested_at is not None
+    if was_asked_for and live is not None and live.status != switchover.DELETING:
         seen = remove(rotation, ports).undo  # accepted or not: the next visit sees it
         left = "; ".join((*seen.waiting_for, *seen.leftovers)) if seen else ""
         return ended_with(rotation, "undecided", f"{why}, which is certain once its deployment is deleted: {left}")

@@ -9,6 +9,7 @@ from lambdas.rotation.state import Rotation
 
 Serving = Literal["source", "target", "undecided"]
 
+AVAILABLE = "AVAILABLE"
 UNDER_WAY = "SWITCHOVER_IN_PROGRESS"
 COMPLETED = "SWITCHOVER_COMPLETED"
 DELETING = "DELETING"
@@ -18,11 +19,12 @@ SHOWN_WITHIN = timedelta(minutes=2)
 
 
 def serving(rotation: Rotation, live: BlueGreenDeployment | None, ports: Ports) -> tuple[Serving, str]:
-    """The side that has the name that applications use, and why. ``undecided`` while RDS is at it.
+    """The side that has the name that applications use, and why. ``undecided`` while RDS is at it, or may be.
 
     The name decides together with the deployment: it is the resource id that stays when names are exchanged.
     """
-    primary = rotation.deployed().primary
+    deployment = rotation.deployed()
+    primary = deployment.primary
     if live is not None and live.status == UNDER_WAY:
         return "undecided", f"RDS is switching {live.name} over"
     holder = databases.by_arn(primary.source_arn, ports)
@@ -33,6 +35,9 @@ def serving(rotation: Rotation, live: BlueGreenDeployment | None, ports: Ports) 
     if resource_id == primary.source_resource_id:
         if status == COMPLETED:
             return "undecided", f"RDS has switched {primary.source_identifier} over, and shows it under its old name"
+        asked_for = deployment.switchover_requested_at
+        if status == AVAILABLE and asked_for is not None and ports.clock.now() < asked_for + SHOWN_WITHIN:
+            return "undecided", f"{primary.source_identifier} is the source, and RDS may have begun to switch it over"
         return "source", f"{primary.source_identifier} is the source"
     if primary.target_resource_id not in (None, resource_id):
         return "undecided", f"{primary.source_identifier} is neither the source nor the target ({resource_id})"

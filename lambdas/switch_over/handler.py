@@ -32,7 +32,7 @@ def switch_over(rotation: Rotation, ports: Ports) -> Rotation:
         raise TargetMismatch(f"{deployment.name} is not the deployment that was ready ({deployment.identifier})")
     if live.status in ASKED_FOR:
         return _requested(rotation, ports)
-    if live.status != "AVAILABLE":
+    if live.status != switchover.AVAILABLE:
         raise SwitchoverFailed(f"{live.name} is {live.status}: {live.details}")
     waiting_for = _seen_once_more(rotation, live, ports)
     if waiting_for and deployment.switchover_requested_at is None:

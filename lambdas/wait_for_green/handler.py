@@ -2,6 +2,7 @@
 
 from datetime import timedelta
 
+from lambdas.rotation import switchover
 from lambdas.rotation.errors import SyncIncomplete
 from lambdas.rotation.polling import look_again_seconds
 from lambdas.rotation.ports import BlueGreenDeployment, Ports
@@ -54,7 +55,7 @@ def _usable(deployment: Deployment, live: BlueGreenDeployment | None) -> list[st
         return ["the deployment to appear"]
     if live.status == "PROVISIONING":
         return [f"RDS to make {live.name}"]
-    if live.status != "AVAILABLE":
+    if live.status != switchover.AVAILABLE:
         raise SyncIncomplete(f"{live.name} is {live.status}: {live.details}")
     return []
 

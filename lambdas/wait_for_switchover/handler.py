@@ -12,7 +12,6 @@ from lambdas.rotation.step import logger, measure, step
 
 PATIENCE = timedelta(minutes=60)
 """On top of the budget, after which RDS itself rolls back. Then the way back looks on, and tells people."""
-FAILED = ("SWITCHOVER_FAILED", "INVALID_CONFIGURATION", switchover.DELETING)
 
 
 def wait_for_switchover(rotation: Rotation, ports: Ports) -> Rotation:
@@ -33,7 +32,7 @@ def wait_for_switchover(rotation: Rotation, ports: Ports) -> Rotation:
         return _released(rotation, ports)
     waited = ports.clock.now() - (deployment.switchover_requested_at or deployment.requested_at)
     status = live.status if live is not None else "gone"
-    if side == "source" and (live is None or live.status in FAILED or waited > switchover.SHOWN_WITHIN):
+    if side == "source":
         said = "; ".join(filter(None, (why, *deployment.waiting_for, live.details if live else "")))
         raise SwitchoverFailed(f"{deployment.name} is {status}: {said}")
     budget = timedelta(seconds=rotation.planned()[0].write_outage_budget_seconds)

@@ -397,6 +397,16 @@ def test_after_a_request_only_an_accepted_deletion_decides() -> None:
     assert ("rolled-back", True) == outcomes[-1]
 
 
+def test_a_switchover_that_rds_has_given_up_is_undone_without_waiting_for_another() -> None:
+    ports = ports_of()
+    rotation = failed(asked(ports), "SwitchoverFailed")
+    ports.blue_green.becomes("SWITCHOVER_FAILED")
+
+    visit(roll_back_deployment, rotation, ports, takes_over=True)
+
+    assert DELETION in ports.calls
+
+
 def test_people_are_told_what_keeps_the_deployment_from_being_deleted() -> None:
     ports = ports_of()
     rotation = failed(asked(ports))
