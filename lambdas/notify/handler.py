@@ -15,6 +15,8 @@ _OUTCOMES = {
     Moment.PLANNED: "planned",
 }
 
+_COUNTED = {Moment.COMPLETED: "RotationCompleted", Moment.UNDECIDED: "RotationUndecided"}
+
 
 def notify(rotation: Rotation, ports: Ports) -> Rotation:
     """Publish the moment once, answer the fleet's token once, and at the end close the entry and free the lock.
@@ -27,8 +29,8 @@ def notify(rotation: Rotation, ports: Ports) -> Rotation:
         ports.notifier.publish(moment.value, subject_of(rotation, moment), message_of(rotation, moment))
         logger.info("moment published", moment=moment.value)
         rotation = _written(rotation.having(notified=(*rotation.notified, moment)), ports)
-        if moment is Moment.COMPLETED:
-            measure(rotation, "RotationCompleted", MetricUnit.Count, 1)
+        if moment in _COUNTED:
+            measure(rotation, _COUNTED[moment], MetricUnit.Count, 1)
     token = task_token(rotation.request)
     if token is not None and not rotation.token_answered:
         _answer(token, rotation, moment, ports)

@@ -13,7 +13,7 @@ _SUBJECTS: Mapping[Moment, str] = {
     Moment.REFUSED: "refused: nothing was changed",
     Moment.PLANNED: "planned: this was a dry run",
     Moment.ROLLED_BACK: "rolled back to the old key: nothing was lost",
-    Moment.UNDECIDED: "UNDECIDED: both sides are fenced, applications cannot write",
+    Moment.UNDECIDED: "UNDECIDED: applications cannot write",
     Moment.CUT_OVER: "cut over: applications write under the new key",
     Moment.ATTENTION: "NEEDS ATTENTION",
     Moment.COMPLETED: "completed",
@@ -21,7 +21,8 @@ _SUBJECTS: Mapping[Moment, str] = {
 
 _WHILE_RDS_SWITCHES = (
     "Look at the deployment in RDS: while it is switched over, only RDS can say which side serves. "
-    "The rotation looks again by itself and finishes. Delete neither side by hand."
+    "The rotation looks again by itself and finishes; if `execution` has ended, start the rotation of the same database "
+    "again. Delete neither side by hand."
 )
 
 _WHAT_TO_DO: Mapping[Moment, str] = {
@@ -29,8 +30,8 @@ _WHAT_TO_DO: Mapping[Moment, str] = {
     Moment.PLANNED: "Start the same rotation without DryRun when the plan and its warnings are acceptable.",
     Moment.ROLLED_BACK: "Applications write to the source as before. Read `failure`, remove the cause, start again; "
     "run the commands under `leftovers`, if any.",
-    Moment.UNDECIDED: "Make the target reachable, or delete it: the rotation looks again by itself and finishes. Open "
-    "neither side by hand.",
+    Moment.UNDECIDED: "Make the target reachable, or delete it: the rotation looks again by itself and finishes. If "
+    "`execution` has ended, read `failure`, and start the rotation of the same database again. Open neither side by hand.",
     Moment.CUT_OVER: "Watch the applications. The source stays, closed to writes, until the grace period ends.",
     Moment.ATTENTION: "Applications write to the target if `released` is set, else to the source. Read `failure`, then "
     "start the rotation of the same database again: it takes up this one.",
@@ -66,6 +67,7 @@ def message_of(rotation: Rotation, moment: Moment) -> dict[str, Any]:
         "plan": plan.model_dump(mode="json") if plan and moment is Moment.PLANNED else None,
         "warnings": [w.model_dump() for w in rotation.preflight.warnings] if rotation.preflight else [],
         "monthly_cost_usd": rotation.preflight.monthly_cost_usd if rotation.preflight else None,
+        "waiting_for": undo.reason if undo and moment is Moment.UNDECIDED else None,
         "failure": rotation.failure.model_dump() if rotation.failure else None,
         "users": [user.model_dump() for user in retirement.users] if retirement else [],
         "leftovers": [

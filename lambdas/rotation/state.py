@@ -523,12 +523,19 @@ class Rotation(_Part):
         return part.started_at if part is not None else now
 
     @property
+    def may_be_closed(self) -> bool:
+        """Applications may be unable to write: fenced, or RDS was asked to switch over; and not released."""
+        asked_for = self.deployment is not None and self.deployment.switchover_requested_at is not None
+        return self.release is None and (self.fence is not None or asked_for)
+
+    @property
     def moment(self) -> Moment:
         """What there is to tell at this point; notifications are derived from the state, not from who sends them."""
         if self.source is None or self.plan is None:
             return Moment.REFUSED
-        if self.undo is not None and self.undo.outcome in ("undecided", "decided"):
-            return Moment.UNDECIDED
+        is_on_its_way_back = self.undo is None or self.undo.outcome in ("undecided", "decided")
+        if is_on_its_way_back and (self.undo is not None or self.failure is not None):
+            return Moment.UNDECIDED if self.may_be_closed else Moment.ATTENTION
         # Not before the last step of the way back: what failed there is unfinished, and has to be taken up.
         if self.undo is not None and self.undo.outcome == "rolled-back" and self.undo.key_discarded:
             return Moment.REFUSED if self.new_key is None else Moment.ROLLED_BACK

@@ -73,7 +73,5 @@ def paged(rotation: Rotation, undo: Undo, ports: Ports) -> Rotation:
         return rotation.having(undo=undo)
     moment = Moment.UNDECIDED
     measure(rotation, "RotationUndecided", MetricUnit.Count, 1)
-    ports.notifier.publish(
-        moment.value, subject_of(rotation, moment), message_of(rotation, moment) | {"waiting_for": undo.reason}
-    )
+    ports.notifier.publish(moment.value, subject_of(rotation, moment), message_of(rotation, moment))
     return rotation.having(undo=undo.having(paged_at=now))

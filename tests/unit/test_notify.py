@@ -60,6 +60,28 @@ def half_the_way_back(ports: FakePorts) -> Rotation:
     return journaled(ports, failed(cut_over(ports).having(release=None, undo=undo), "AccessRefused"))
 
 
+def no_way_back(ports: FakePorts) -> Rotation:
+    """Rollback failed before it had written anything down; the source is fenced."""
+    return journaled(ports, failed(cut_over(ports).having(release=None), "States.Timeout"))
+
+
+def undecided(ports: FakePorts) -> Rotation:
+    now = ports.clock.now()
+    undo = Undo(outcome="undecided", started_at=now, not_before=now, reason="the target does not answer")
+    return journaled(ports, no_way_back(ports).having(undo=undo))
+
+
+def decided(ports: FakePorts) -> Rotation:
+    """RestoreConnectivity failed: the source is to serve, and nobody has opened it."""
+    now = ports.clock.now()
+    return journaled(ports, no_way_back(ports).having(undo=Undo(outcome="decided", started_at=now, not_before=now)))
+
+
+def open_all_the_time(ports: FakePorts) -> Rotation:
+    """The way back failed before there was a fence."""
+    return journaled(ports, undecided(ports).having(fence=None))
+
+
 @pytest.mark.parametrize(
     ("make", "moment", "outcome", "frees"),
     [
@@ -70,6 +92,10 @@ def half_the_way_back(ports: FakePorts) -> Rotation:
         (dry_run, Moment.PLANNED, "planned", True),
         (attention, Moment.ATTENTION, None, False),
         (half_the_way_back, Moment.ATTENTION, None, False),
+        (no_way_back, Moment.UNDECIDED, None, False),
+        (undecided, Moment.UNDECIDED, None, False),
+        (decided, Moment.UNDECIDED, None, False),
+        (open_all_the_time, Moment.ATTENTION, None, False),
     ],
 )
 def test_each_moment_is_told_and_ends_what_it_ends(make: Any, moment: Moment, outcome: str | None, frees: bool) -> None:
@@ -82,6 +108,17 @@ def test_each_moment_is_told_and_ends_what_it_ends(make: Any, moment: Moment, ou
     assert outcome == ports.ledger.journal[rotation.rotation_id].outcome
     assert frees == (SOURCE not in ports.ledger.locks)
     assert ["fleet"] == [token for token, _, _ in ports.workflow.answers]
+
+
+def test_who_cannot_write_hears_what_it_waits_for_and_that_nobody_may_be_looking_any_more() -> None:
+    """A recovery that failed is not recovered again: its message must not tell people to wait for one."""
+    ports = FakePorts()
+
+    notify(undecided(ports), ports)
+
+    message = ports.notifier.sent[0][2]
+    assert "the target does not answer" == message["waiting_for"]
+    assert "If `execution` has ended" in message["what_to_do"]
 
 
 @pytest.mark.parametrize(
