@@ -70,7 +70,7 @@ diff: layer  ## What a deployment would change
 deploy: layer  ## Deploy; asks before permissions get wider
 	@$(CDK) deploy --require-approval broadening
 
-bootstrap: .venv/installed node_modules/installed  ## Once per account and Region: what the CDK needs there
+bootstrap: layer  ## Once per account and Region: what the CDK needs there
 	@$(CDK) bootstrap
 
 clean:  ## Remove what these commands have made
