@@ -147,6 +147,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
     any_db, our_db = config.arn("rds", "db:*"), config.arn("rds", "db:*-rot-*")
     any_snapshot, our_snapshot = config.arn("rds", "snapshot:*"), config.arn("rds", "snapshot:*-rot-*")
     any_cluster, our_cluster = config.arn("rds", "cluster:*"), config.arn("rds", "cluster:*-rot-*")
+    interim_cluster = config.arn("rds", "cluster:*-rot-*-interim")
     clusters_endpoints = config.arn("rds", "cluster-endpoint:*")
     any_member = (any_db, any_cluster)
     any_cluster_snapshot = config.arn("rds", "cluster-snapshot:*")
@@ -235,6 +236,15 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
         allow("rds:CopyDBSnapshot", "rds:AddTagsToResource", on=our_snapshot, when=TAGGED_BY_THIS_CALL),
         *copy_under_a_key,
     )
+
+    def restore_cluster(as_one_named: str) -> tuple[Grant, ...]:
+        action, ours = "rds:RestoreDBClusterFromSnapshot", all_of(MADE_BY_A_ROTATION, TAGGED_BY_THIS_CALL)
+        return (
+            allow(action, on=(as_one_named, *cluster_groups), when=TAGGED_BY_THIS_CALL),
+            allow(action, on=our_cluster_snapshot, when=ours),
+            allow("rds:AddTagsToResource", on=as_one_named, when=TAGGED_BY_THIS_CALL),
+        )
+
     see_key_users = (
         allow("kms:ListGrants", "kms:GetKeyLastUsage", on=any_key),
         see_db,
@@ -467,13 +477,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 allow("rds:AddTagsToResource", on=our_db, when=TAGGED_BY_THIS_CALL),
                 # Of a cluster, which gets another key than its snapshot's.
                 see_cluster,
-                allow("rds:RestoreDBClusterFromSnapshot", on=(our_cluster, *cluster_groups), when=TAGGED_BY_THIS_CALL),
-                allow(
-                    "rds:RestoreDBClusterFromSnapshot",
-                    on=our_cluster_snapshot,
-                    when=all_of(MADE_BY_A_ROTATION, TAGGED_BY_THIS_CALL),
-                ),
-                allow("rds:AddTagsToResource", on=our_cluster, when=TAGGED_BY_THIS_CALL),
+                *restore_cluster(our_cluster),
                 *copy_under_a_key,
             ),
         ),
@@ -635,6 +639,14 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 ),
                 allow("rds:DeleteDBClusterSnapshot", on=our_cluster_snapshot, when=MADE_BY_A_ROTATION),
                 allow("rds:ModifyDBCluster", "rds:DeleteDBCluster", on=any_cluster, when=MARKED_FOR_REMOVAL),
+                # Of an unencrypted cluster, of which RDS copies no snapshot under a key, and restores one.
+                *restore_cluster(interim_cluster),
+                allow(
+                    "rds:CreateDBClusterSnapshot",
+                    on=interim_cluster,
+                    when=all_of(MADE_BY_A_ROTATION, TAGGED_BY_THIS_CALL),
+                ),
+                allow("rds:ModifyDBCluster", "rds:DeleteDBCluster", on=interim_cluster, when=MADE_BY_A_ROTATION),
             ),
             connects_to_databases=True,
             timeout_seconds=60,

@@ -905,7 +905,6 @@ class FakeClusters:
         self.describe_snapshot = rds.describe_snapshot
         self.describe_by_resource_id = rds.describe_instance_by_resource_id
         self.snapshots_under = rds.snapshots_under
-        self.request_snapshot_copy = rds.request_snapshot_copy
         self.request_snapshot_deletion = rds.request_snapshot_deletion
         self.parameters = {"rds.logical_replication": "1"}
         self.unrepairable: list[str] = []
@@ -937,7 +936,9 @@ class FakeClusters:
             raise NameTaken(f"{target_identifier} exists")
         with self._calls.change("clusters.request_restore", f"{target_identifier} of {snapshot}"):
             self._rds.add_cluster(target_identifier, key_arn=key_arn)
-            self._rds.alter(CLUSTER + target_identifier, tags=dict(tags), status="creating")
+            protected = source.deletion_protection
+            made = {"tags": dict(tags), "status": "creating", "deletion_protection": protected}
+            self._rds.alter(CLUSTER + target_identifier, **made)
             server = self._rds.servers[target_identifier]
             server.own, server.reachable = self._rds.snapshots[snapshot]["Catalog"].copy(), False
 
@@ -946,6 +947,11 @@ class FakeClusters:
 
     def request_snapshot(self, identifier: str, source_identifier: str, tags: Mapping[str, str]) -> None:
         self._rds.request_snapshot(identifier, CLUSTER + source_identifier, tags)
+
+    def request_snapshot_copy(self, source: str, copy: str, key_arn: str, tags: Mapping[str, str]) -> None:
+        if self._rds.snapshots[source]["KmsKeyId"] is None:
+            raise AwsRefused(f"{source} is unencrypted: RDS copies no such snapshot under a key")
+        self._rds.request_snapshot_copy(source, copy, key_arn, tags)
 
     def disable_deletion_protection(self, identifier: str) -> None:
         self._rds.disable_deletion_protection(CLUSTER + identifier)

@@ -3,6 +3,7 @@
 from datetime import datetime, timedelta
 from typing import Literal
 
+from lambdas.decommission import interim
 from lambdas.decommission.right import establish, left_behind
 from lambdas.rotation import databases, names, snapshots
 from lambdas.rotation.errors import RetirementRefused
@@ -83,7 +84,11 @@ def _snapshot(rotation: Rotation, progress: Decommission, source: Instance | Non
 
 def _copy(rotation: Rotation, progress: Decommission, source: Instance | None, ports: Ports) -> Decommission:
     temporary, kept = _snapshots(progress)
-    return progress.having(stage="delete-snapshot") if _is_copied(temporary, kept, rotation, ports) else progress
+    if interim.is_needed(rotation):
+        is_copied = interim.is_copied(temporary, kept, source, rotation, ports)
+    else:
+        is_copied = _is_copied(temporary, kept, rotation, ports)
+    return progress.having(stage="delete-snapshot") if is_copied else progress
 
 
 def _is_copied(original: str, copy: str, rotation: Rotation, ports: Ports) -> bool:

@@ -15,8 +15,6 @@ _OUTCOMES = {
     Moment.PLANNED: "planned",
 }
 
-_COUNTED = {Moment.COMPLETED: "RotationCompleted", Moment.UNDECIDED: "RotationUndecided"}
-
 
 def notify(rotation: Rotation, ports: Ports) -> Rotation:
     """Publish the moment once, answer the fleet's token once, and at the end close the entry and free the lock.
@@ -29,8 +27,10 @@ def notify(rotation: Rotation, ports: Ports) -> Rotation:
         ports.notifier.publish(moment.value, subject_of(rotation, moment), message_of(rotation, moment))
         logger.info("moment published", moment=moment.value)
         rotation = _written(rotation.having(notified=(*rotation.notified, moment)), ports)
-        if moment in _COUNTED:
-            measure(rotation, _COUNTED[moment], MetricUnit.Count, 1)
+        if moment is Moment.COMPLETED:
+            measure(rotation, "RotationCompleted", MetricUnit.Count, 1)
+        if moment is Moment.UNDECIDED:
+            measure(rotation, "RotationUndecided", MetricUnit.Count, 1)
     token = task_token(rotation.request)
     if token is not None and not rotation.token_answered:
         _answer(token, rotation, moment, ports)

@@ -107,6 +107,16 @@ def deployment_name(base_name: str, rotation_id: str) -> str:
     return shortened(identifier_of(base_name), _DEPLOYMENT_NAME_LENGTH - len(suffix)) + suffix
 
 
+def interim_cluster(base_name: str, rotation_id: str) -> str:
+    """Of what a snapshot is restored as for a moment, where RDS copies none under a key.
+
+    >>> interim_cluster("cluster/orders", "10c59dbe")
+    'orders-rot-10c59dbe-interim'
+    """
+    suffix = f"-rot-{rotation_id}-interim"
+    return shortened(identifier_of(base_name), _IDENTIFIER_LENGTH - len(suffix)) + suffix
+
+
 def temporary_snapshot(target: str) -> str:
     """The source's last snapshot, still under the old key; deleted as soon as its copy is available."""
     return f"{target}-source"

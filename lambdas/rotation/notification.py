@@ -21,8 +21,8 @@ _SUBJECTS: Mapping[Moment, str] = {
 
 _WHILE_RDS_SWITCHES = (
     "Look at the deployment in RDS: while it is switched over, only RDS can say which side serves. "
-    "The rotation looks again by itself and finishes; if `execution` has ended, start the rotation of the same database "
-    "again. Delete neither side by hand."
+    "The rotation looks again by itself and finishes; if `execution` has ended, start the rotation of the same "
+    "database again. Delete neither side by hand."
 )
 
 _WHAT_TO_DO: Mapping[Moment, str] = {
@@ -31,7 +31,8 @@ _WHAT_TO_DO: Mapping[Moment, str] = {
     Moment.ROLLED_BACK: "Applications write to the source as before. Read `failure`, remove the cause, start again; "
     "run the commands under `leftovers`, if any.",
     Moment.UNDECIDED: "Make the target reachable, or delete it: the rotation looks again by itself and finishes. If "
-    "`execution` has ended, read `failure`, and start the rotation of the same database again. Open neither side by hand.",
+    "`execution` has ended, read `failure`, and start the rotation of the same database again. Open neither side by "
+    "hand.",
     Moment.CUT_OVER: "Watch the applications. The source stays, closed to writes, until the grace period ends.",
     Moment.ATTENTION: "Applications write to the target if `released` is set, else to the source. Read `failure`, then "
     "start the rotation of the same database again: it takes up this one.",

@@ -50,10 +50,10 @@ def _the_name_reaches_a_writable_database(customer: Customer, outcome: Outcome) 
 
 def _no_key_that_is_in_use_is_disabled(customer: Customer, outcome: Outcome) -> Iterator[str]:
     rds = customer.client("rds")
-    keys = {one["KmsKeyId"]: one["DBInstanceIdentifier"] for one in rds.describe_db_instances()["DBInstances"]}
-    keys |= {one["KmsKeyId"]: one["DBClusterIdentifier"] for one in rds.describe_db_clusters()["DBClusters"]}
+    keys = {one.get("KmsKeyId"): one["DBInstanceIdentifier"] for one in rds.describe_db_instances()["DBInstances"]}
+    keys |= {one.get("KmsKeyId"): one["DBClusterIdentifier"] for one in rds.describe_db_clusters()["DBClusters"]}
     for arn, user in {**keys, outcome.built.key_arn: "its owner"}.items():
-        if (state := customer.key_state(arn)) != "Enabled":
+        if arn is not None and (state := customer.key_state(arn)) != "Enabled":
             yield f"the key of {user} is {state}"
 
 

@@ -100,7 +100,10 @@ class Lab:
         """The same with a login and a record, so that a snapshot will do."""
         return self._of_aurora("restored", "dns")
 
-    def _of_aurora(self, identifier: str, connectivity: Connectivity) -> World:
+    def one_keyless(self, identifier: str) -> World:
+        return self._of_aurora(identifier, "dns", encrypted=False)
+
+    def _of_aurora(self, identifier: str, connectivity: Connectivity, *, encrypted: bool = True) -> World:
         built = self.customer.build(
             identifier,
             rows=20,
@@ -108,6 +111,7 @@ class Lab:
             databases=("orders",),
             connectivity=connectivity,
             engine="aurora-postgresql",
+            encrypted=encrypted,
         )
         (imports,) = CONFIG.associated_role_arns
         self._role(imports.rsplit("/", 1)[-1], "rds")

@@ -103,6 +103,11 @@ def of_a_cluster_by_snapshot(lab: Lab, missing: Permission | None) -> Ended:
     return lab.rotate(lab.restored, RetireKey="false", **CLUSTER_BY_SNAPSHOT)
 
 
+def of_a_keyless_cluster(lab: Lab, missing: Permission | None) -> Ended:
+    """It has a key afterwards, so each takes one of its own."""
+    return lab.rotate(lab.one_keyless(f"keyless-{secrets.token_hex(2)}"), **CLUSTER_BY_SNAPSHOT)
+
+
 def planned(lab: Lab, missing: Permission | None) -> Ended:
     return lab.rotate(lab.quick, DryRun=True)
 
@@ -401,6 +406,7 @@ UNUSUAL: Mapping[Permission, Way] = {
     ("ScheduleKeyDeletion", "kms:EnableKey"): used_while_disabled,
     ("ScheduleKeyDeletion", "kms:ListResourceTags"): twice,
     ("ScheduleKeyDeletion", "kms:ScheduleKeyDeletion"): retired,
+    ("Decommission", "rds:RestoreDBClusterFromSnapshot"): of_a_keyless_cluster,
     ("Notify", "states:SendTaskFailure"): refused_and_answered,
     ("Notify", "states:SendTaskSuccess"): answered,
     ("RestoreConnectivity", "dynamodb:GetItem"): refused,

@@ -58,6 +58,14 @@ FORWARD = [
         ends="forward",
         **OF_A_CLUSTER,
     ),
+    # RDS copies no snapshot of it under a key; what is kept is of a cluster in between, which nobody knows of here.
+    Scenario(
+        "sn-cluster-keyless",
+        ({"kind": "killed", "function": "decommission", "call": "rds.RestoreDBClusterFromSnapshot", "when": "after"},),
+        ends="forward",
+        request=CLUSTER_BY_SNAPSHOT,
+        world={"engine": "aurora-postgresql", "encrypted": False},
+    ),
 ]
 BACK = [
     # The journal says that it was about to ask; the function lives on, and asks after the stop.

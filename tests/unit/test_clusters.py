@@ -208,8 +208,8 @@ def test_refuses_a_cluster_in_a_state_that_will_not_do(name: str, facts: dict[st
     assert [name] == refusals(ports)
 
 
-def test_refuses_an_unencrypted_cluster_whose_last_copy_could_not_be_kept() -> None:
-    """After the switchover the decommission would fail at it for ever: RDS copies no snapshot of one under a key."""
+def test_refuses_an_unencrypted_cluster() -> None:
+    """RDS makes no encrypted one of it by blue/green; a restore does."""
     ports = ports_of()
     ports.rds.alter(SHOP, database=ports.rds.instances[SHOP].database.having(kms_key_arn=None))
 

@@ -20,6 +20,7 @@ from lambdas.rotation.errors import (
     RestoreFailed,
     RetirementRefused,
     SettingsNotCarried,
+    SnapshotFailed,
     WrongKey,
 )
 from lambdas.rotation.names import CLUSTER, CONTROL_DATABASE, DECOMMISSION_TAG, RELEASED_TAG, ROTATION_ID_TAG, our_tags
@@ -65,8 +66,15 @@ def prepared(**plan: object) -> tuple[FakePorts, Rotation]:
     return ports, connectivity_prepared(ports, rotation.having(source=cluster))
 
 
-def after(*steps: Step) -> tuple[FakePorts, Rotation]:
-    return by_snapshot.after(prepared(), steps, MADE)
+def unencrypted(ports: FakePorts, rotation: Rotation) -> Rotation:
+    database = ports.rds.instances[SHOP].database.having(kms_key_arn=None)
+    ports.rds.alter(SHOP, database=database)
+    return journaled(ports, rotation.having(source=database))
+
+
+def after(*steps: Step, encrypted: bool = True) -> tuple[FakePorts, Rotation]:
+    ports, rotation = prepared()
+    return by_snapshot.after((ports, rotation if encrypted else unencrypted(ports, rotation)), steps, MADE)
 
 
 def done(step: Step, rotation: Rotation, ports: FakePorts) -> Rotation:
@@ -181,13 +189,13 @@ def test_says_what_becomes_of_those_who_read_at_a_reader() -> None:
         preflight(rotation, ports)
 
 
-def test_refuses_an_unencrypted_cluster_whose_last_copy_could_not_be_kept() -> None:
-    """RDS copies no snapshot of one under a key (aws.md: snapshots)."""
+def test_room_for_the_cluster_in_between_is_asked_for_where_one_is_needed() -> None:
     ports, rotation = prepared()
-    database = ports.rds.instances[SHOP].database.having(kms_key_arn=None)
-    ports.rds.alter(SHOP, database=database)
+    ports.rds.quotas["DBClusters"] = (38, 40)
+    assert preflight(unencrypted(ports, rotation), ports).preflight is not None
 
-    assert ["Unencrypted"] == refusals(ports, journaled(ports, rotation.having(source=database)))
+    ports.rds.quotas["DBClusters"] = (39, 40)
+    assert ["QuotaExhausted"] == refusals(ports, unencrypted(ports, rotation))
 
 
 def test_aurora_mysql_is_left_to_blue_green() -> None:
@@ -421,8 +429,8 @@ def test_a_strangers_cluster_of_that_name_is_not_touched() -> None:
 # -- afterwards --------------------------------------------------------------------------------------------------------
 
 
-def verified() -> tuple[FakePorts, Rotation]:
-    ports, rotation = after(*RELEASED)
+def verified(*, encrypted: bool = True) -> tuple[FakePorts, Rotation]:
+    ports, rotation = after(*RELEASED, encrypted=encrypted)
     ports.dns.records["Z1", "db.example.com"] = (ports.rds.instances[CLUSTER + TARGET].database.address, 5)
     return ports, visit(verify, rotation, ports)
 
@@ -496,3 +504,102 @@ def test_an_instance_that_came_meanwhile_keeps_the_cluster() -> None:
 
     assert {SHOP, "shop-9"} <= set(ports.rds.instances)
     assert not {WRITER, READER} & set(ports.rds.instances)
+
+
+# -- one that has no key -----------------------------------------------------------------------------------------------
+
+INTERIM = f"{TARGET}-interim"
+
+
+def at_the_end_of_grace() -> tuple[FakePorts, Rotation]:
+    ports, rotation = verified(encrypted=False)
+    ports.rds.alter(SHOP, deletion_protection=True)
+    ports.clock.advance(8 * 24 * 3600)
+    ports.calls.clear()
+    return ports, rotation
+
+
+def with_the_interim(ports: FakePorts, rotation: Rotation) -> Rotation:
+    """The snapshot is restored, and RDS has made that."""
+    rotation = visit(decommission, visit(decommission, rotation, ports), ports)
+    ports.rds.finish_restore(CLUSTER + INTERIM)
+    return rotation
+
+
+def test_the_copy_that_is_kept_of_an_unencrypted_cluster_is_of_a_restore_of_its_snapshot() -> None:
+    ports, rotation = at_the_end_of_grace()
+
+    rotation = with_the_interim(ports, rotation)
+    by_snapshot.decommissioned(ports, rotation)
+
+    assert [
+        f"clusters.request_restore {INTERIM} of {TEMPORARY}",
+        f"rds.request_snapshot {KEPT}",
+        f"rds.disable_deletion_protection {CLUSTER}{INTERIM}",
+        f"rds.request_instance_deletion {CLUSTER}{INTERIM}",
+        f"rds.request_snapshot_deletion {TEMPORARY}",
+    ] == deeds(ports)[:5]
+    assert (NEW_KEY, [KEPT]) == (ports.rds.snapshots[KEPT]["KmsKeyId"], list(ports.rds.snapshots))
+    assert not {SHOP, WRITER, READER, CLUSTER + INTERIM} & set(ports.rds.instances)
+
+
+def test_nothing_of_the_source_goes_before_that_copy_is_there() -> None:
+    ports, rotation = at_the_end_of_grace()
+    rotation = visit(decommission, visit(decommission, rotation, ports), ports)
+
+    for _ in range(5):
+        rotation = visit(decommission, rotation, ports)
+
+    assert [f"clusters.request_restore {INTERIM} of {TEMPORARY}"] == deeds(ports)
+    assert {SHOP, WRITER, READER} <= set(ports.rds.instances)
+
+
+def test_the_cluster_in_between_is_made_like_the_target_where_the_source_is_gone() -> None:
+    ports, rotation = at_the_end_of_grace()
+    for one in (SHOP, WRITER, READER):
+        del ports.rds.instances[one]
+
+    by_snapshot.decommissioned(ports, with_the_interim(ports, rotation))
+
+    assert [KEPT] == list(ports.rds.snapshots)
+
+
+def test_a_snapshot_that_nobody_could_restore_is_not_thrown_away() -> None:
+    ports, rotation = at_the_end_of_grace()
+    rotation = visit(decommission, visit(decommission, rotation, ports), ports)
+    ports.rds.alter(CLUSTER + INTERIM, status="incompatible-restore")
+
+    with pytest.raises(SnapshotFailed, match=f"{INTERIM}.* is incompatible-restore"):
+        visit(decommission, rotation, ports)
+    assert [TEMPORARY] == list(ports.rds.snapshots)
+
+
+def test_what_somebody_else_has_under_the_name_in_between_is_no_copy_of_the_source() -> None:
+    ports, rotation = at_the_end_of_grace()
+    ports.rds.add_cluster(INTERIM, key_arn=NEW_KEY)
+    rotation = visit(decommission, rotation, ports)
+
+    with pytest.raises(NameTaken):
+        visit(decommission, rotation, ports)
+    assert (CLUSTER + INTERIM in ports.rds.instances, [TEMPORARY]) == (True, list(ports.rds.snapshots))
+
+
+def test_a_kept_copy_under_another_key_is_none() -> None:
+    ports, rotation = at_the_end_of_grace()
+    rotation = with_the_interim(ports, rotation)
+    interim = ports.rds.instances[CLUSTER + INTERIM].database.having(kms_key_arn=OLD_KEY)
+    ports.rds.alter(CLUSTER + INTERIM, database=interim)
+    rotation = visit(decommission, rotation, ports)
+
+    with pytest.raises(SnapshotFailed, match="not under the new key"):
+        visit(decommission, rotation, ports)
+
+
+def test_with_both_sides_gone_the_last_snapshot_stays() -> None:
+    ports, rotation = at_the_end_of_grace()
+    rotation = visit(decommission, rotation, ports)
+    for one in (SHOP, WRITER, READER, CLUSTER + TARGET):
+        del ports.rds.instances[one]
+
+    with pytest.raises(RetirementRefused, match=f"{TEMPORARY} is all that is left"):
+        visit(decommission, rotation, ports)

@@ -43,15 +43,14 @@ def strategy(rotation: Rotation) -> Iterator[Finding]:
 
 def condition(rotation: Rotation, source: Instance) -> Iterator[Finding]:
     """What keeps RDS from copying it, or would not be carried over."""
+    plan, _ = rotation.planned()
     raw, identifier = source.raw, source.database.identifier
     yield from idle(rotation, source)
-    # Whichever the strategy: Decommission keeps a copy of the source under the new key, and removes nothing without it.
-    if source.database.kms_key_arn is None:
+    if plan.strategy == "blue-green" and source.database.kms_key_arn is None:
         yield Finding(
             name="Unencrypted",
-            message=f"{identifier} is not encrypted under a KMS key: RDS copies no snapshot of it under one, and the "
-            "last copy of the source could not be kept",
-            advice="restore it once under a key of your own, and rotate that",
+            message=f"{identifier} is encrypted under no KMS key: RDS makes no encrypted cluster of it by blue/green",
+            advice="rotate it by snapshot (key-rotation:strategy)",
         )
     if raw.get("MasterUserSecret"):
         yield Finding(
@@ -118,9 +117,13 @@ def instances(rotation: Rotation, source: Instance, ports: Ports) -> Iterator[Fi
 
 
 def quotas(source: Instance, ports: Ports) -> Iterator[Finding]:
-    """Room for a second cluster like this and for two snapshots, for as long as the grace period lasts."""
+    """Room for a second cluster like this and for two snapshots, for as long as the grace period lasts.
+
+    And at its end for one more, where a snapshot has to be restored to get under a key (`decommission.interim`).
+    """
     members = len(source.raw.get("DBClusterMembers") or ())
-    yield from room({"DBClusters": 1, "DBInstances": members, "ManualClusterSnapshots": 2}, ports)
+    clusters = 1 if source.database.kms_key_arn is not None else 2
+    yield from room({"DBClusters": clusters, "DBInstances": members, "ManualClusterSnapshots": 2}, ports)
 
 
 def restorable(rotation: Rotation, source: Instance) -> Iterator[Finding]:

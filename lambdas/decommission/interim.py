@@ -1,0 +1,54 @@
+"""A copy under the new key where RDS makes none: it does not copy an unencrypted cluster's snapshot under a key, but
+restores it under one (RDS API reference: CopyDBClusterSnapshot, RestoreDBClusterFromSnapshot).
+
+So the snapshot is restored, and a snapshot is taken of that. The cluster in between has no instance: nobody can log in.
+"""
+
+from lambdas.rotation import databases, names, snapshots
+from lambdas.rotation.errors import NameTaken, RetirementRefused, SnapshotFailed
+from lambdas.rotation.ports import Instance, Ports
+from lambdas.rotation.state import Rotation
+
+
+def is_needed(rotation: Rotation) -> bool:
+    _, database = rotation.planned()
+    return database.is_cluster and database.kms_key_arn is None
+
+
+def is_copied(original: str, copy: str, source: Instance | None, rotation: Rotation, ports: Ports) -> bool:
+    """Whether the copy is there and nothing in between any more; if not, asks for what comes next. Does not wait.
+
+    Raises:
+        SnapshotFailed: terminal; RDS has given it up.
+        RetirementRefused: terminal; neither side is there any more.
+        NameTaken: terminal; a cluster has the name in between that this rotation did not make.
+    """
+    plan, database = rotation.planned()
+    identifier, tags = names.interim_cluster(plan.base_name, rotation.rotation_id), snapshots.tags(rotation)
+    interim = ports.clusters.describe(identifier)
+    if interim is not None and interim.tags.get(names.ROTATION_ID_TAG) != rotation.rotation_id:
+        raise NameTaken(f"cluster {identifier} exists, and this rotation did not make it; rename it")
+    if snapshots.is_copied(databases.describe_snapshot(database, copy, ports), rotation):
+        return _is_removed(interim, ports)
+    if interim is None:
+        # Somebody may have deleted the source, and the target was made like it.
+        like = source or databases.by_resource_id(rotation.synced_target().resource_id, ports)
+        if like is None:
+            raise RetirementRefused(f"{database.identifier} and its successor are gone: {original} is all that is left")
+        ports.clusters.request_restore(like, identifier, original, rotation.keyed().arn, tags)
+    elif interim.is_unusable:
+        raise SnapshotFailed(f"{identifier}, made of snapshot {original}, is {interim.status}; delete it, start again")
+    elif interim.status == "available":
+        ports.clusters.request_snapshot(copy, identifier, tags)
+    return False
+
+
+def _is_removed(interim: Instance | None, ports: Ports) -> bool:
+    """Asks for it."""
+    if interim is None:
+        return True
+    if interim.deletion_protection:
+        ports.clusters.disable_deletion_protection(interim.database.identifier)
+    elif interim.status != "deleting":
+        ports.clusters.request_deletion(interim.database.identifier, keep_automated_backups=False)
+    return False
