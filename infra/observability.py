@@ -78,10 +78,14 @@ class Observability(Construct):
             alarm("failed", "A rotation or the fleet failed: read its notification.", of_workflows("ExecutionsFailed")),
             alarm(
                 "timed-out",
-                "An execution ran into its time limit; recovery took over.",
+                "An execution ran into its time limit; of a rotation a recovery took over.",
                 of_workflows("ExecutionsTimedOut"),
             ),
-            alarm("stopped", "Somebody stopped an execution; recovery took over.", of_workflows("ExecutionsAborted")),
+            alarm(
+                "stopped",
+                "Somebody stopped an execution; of a rotation a recovery took over.",
+                of_workflows("ExecutionsAborted"),
+            ),
             alarm(
                 "undelivered",
                 "A schedule or rule could not start its target: read the queue, and start the recovery by hand.",

@@ -20,6 +20,7 @@ from lambdas.rotation.names import CONTROL_DATABASE, ROTATION_ID_TAG
 from lambdas.rotation.ports import Instance, Ports
 from lambdas.rotation.state import Rotation
 from lambdas.rotation.step import logger, step
+from lambdas.rotation.undoing import free_lock
 
 PATIENCE = timedelta(hours=2)
 
@@ -43,13 +44,13 @@ def clean_up(rotation: Rotation, ports: Ports) -> Rotation:
     """Look once at everything that the rotation made, and ask for the removal of what is left.
 
     What cannot be removed, or not within two hours, is left over with the command that removes it; it holds nobody up.
-    Frees the lock at the end. Nothing that lacks this rotation's tag is touched.
+    Frees the lock at the end, unless another strategy may follow. Nothing that lacks this rotation's tag is touched.
     """
     undo = rotation.undo
     if undo is None or undo.outcome != "rolled-back":
         raise StateIncomplete("needs a rollback that has ended: the target may be in use")
     if undo.clean:
-        ports.ledger.release_lock(rotation)
+        free_lock(rotation, ports)
         return rotation
     rotation = _followed(rotation, ports)
     patient = ports.clock.now() - (undo.ended_at or undo.started_at) < PATIENCE
@@ -72,7 +73,7 @@ def clean_up(rotation: Rotation, ports: Ports) -> Rotation:
             leftovers.append(f"{command}  # {waiting}")
     undo = undo.having(waiting_for=tuple(waiting_for), leftovers=tuple(leftovers), clean=not waiting_for)
     if undo.clean:
-        ports.ledger.release_lock(rotation)
+        free_lock(rotation, ports)
     logger.info("clean-up observed", waiting_for=waiting_for, leftovers=leftovers)
     return rotation.having(undo=undo)
 

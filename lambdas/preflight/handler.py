@@ -119,7 +119,7 @@ def _checks(rotation: Rotation, source: Instance, ports: Ports) -> tuple[Check, 
     whichever: tuple[Check, ...] = (
         lambda: instance.surroundings(rotation, source, ports),
         lambda: instance.maintenance(source, ports),
-        lambda: instance.quotas(source, ports),
+        lambda: instance.quotas(rotation, source, ports),
         lambda: key.old_key(source, ports),
     )
     by_fence: tuple[Check, ...] = (

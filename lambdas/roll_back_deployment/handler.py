@@ -6,7 +6,7 @@ from lambdas.rotation.errors import AccessRefused, AwsRefused, AwsUnavailable
 from lambdas.rotation.ports import Ports
 from lambdas.rotation.state import Rotation
 from lambdas.rotation.step import logger, step
-from lambdas.rotation.undoing import ended_with, paged, rolled_back, taken_over
+from lambdas.rotation.undoing import ended_with, free_lock, paged, rolled_back, taken_over
 
 _UNSEEN = (AwsUnavailable, AccessRefused, AwsRefused)
 """What keeps the facts from being seen: then nothing is decided."""
@@ -38,7 +38,7 @@ def roll_back_deployment(rotation: Rotation, ports: Ports) -> Rotation:
     if undo.outcome == "undecided":
         return paged(rotation, undo, ports)
     if undo.clean:
-        ports.ledger.release_lock(rotation)
+        free_lock(rotation, ports)
     return rotation
 
 

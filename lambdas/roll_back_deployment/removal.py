@@ -25,14 +25,15 @@ def remove(rotation: Rotation, ports: Ports) -> Rotation:
     if deployment is None:
         return rotation.having(undo=undo.having(clean=True))
     leftovers: list[str] = []
+    command = _command(deployment)
     try:
-        waiting = _removed(deployment, rotation, ports)
+        waiting, command = _removed(deployment, rotation, ports)
     except (AwsUnavailable, AwsRefused) as later:
         waiting = f"{type(later).__name__}: {later}"
     except AccessRefused as never:
-        waiting, leftovers = None, [f"{_command(deployment)}  # {never}"]
+        waiting, leftovers = None, [f"{command}  # {never}"]
     if waiting and now - undo.started_at >= PATIENCE:
-        waiting, leftovers = None, [f"{_command(deployment)}  # {waiting}"]
+        waiting, leftovers = None, [f"{command}  # {waiting}"]
     undo = undo.having(
         waiting_for=(waiting,) if waiting else (),
         leftovers=tuple(leftovers),
@@ -43,24 +44,29 @@ def remove(rotation: Rotation, ports: Ports) -> Rotation:
     return rotation.having(undo=undo)
 
 
-def _removed(deployment: Deployment, rotation: Rotation, ports: Ports) -> str | None:
-    """What is being waited for; None when nothing is left."""
+def _removed(deployment: Deployment, rotation: Rotation, ports: Ports) -> tuple[str | None, str]:
+    """What is being waited for, None when nothing is left; and the command that removes it."""
     live = ports.blue_green.describe(deployment.name)
     # One without our tag was there before (NameTaken), and is not for us to touch.
     if live is not None and live.tags.get(names.ROTATION_ID_TAG) == rotation.rotation_id:
-        if live.status != switchover.DELETING:
+        # By now its members may have exchanged their names: what is called green would be production.
+        if live.status not in (switchover.DELETING, switchover.UNDER_WAY, switchover.COMPLETED):
             _unprotect(deployment, live, rotation, ports)
             ports.blue_green.request_deletion(live.identifier, with_target=True)
-        return f"{live.name} to be deleted (it is {live.status})"
+        return f"{live.name} to be deleted (it is {live.status})", _command(deployment)
     for member in deployment.members:
         green = databases.by_resource_id(member.target_resource_id or "", ports)
         if green is not None:
-            return f"{green.database.identifier} to be deleted (it is {green.status})"
+            # Somebody has deleted the deployment, and kept green: no deletion of ours reaches it any more.
+            kind = "cluster" if green.database.is_cluster else "instance"
+            command = f"aws rds delete-db-{kind} --db-{kind}-identifier {green.database.identifier}"
+            waiting = f"{green.database.identifier} to be deleted (it is {green.status})"
+            return waiting, f"{command} --skip-final-snapshot"
     for member in deployment.members:
         blue = databases.by_resource_id(member.source_resource_id, ports)
         if blue is not None and blue.tags.get(names.DEPLOYMENT_TAG) == rotation.rotation_id:
             ports.rds.remove_tags(blue.database.arn, [names.DEPLOYMENT_TAG])
-    return None
+    return None, ""
 
 
 def _unprotect(deployment: Deployment, live: BlueGreenDeployment, rotation: Rotation, ports: Ports) -> None:

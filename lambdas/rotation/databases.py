@@ -39,7 +39,9 @@ def _described(identifier: str, is_cluster: bool, ports: Ports) -> Instance | No
 
 
 def by_resource_id(resource_id: str, ports: Ports) -> Instance | None:
-    """Follow one through a rename; None when it no longer exists."""
+    """Follow one through a rename; None when it no longer exists, or was never seen (an empty id)."""
+    if not resource_id:
+        return None
     if is_cluster(resource_id):
         return ports.clusters.describe_by_resource_id(resource_id)
     return ports.rds.describe_instance_by_resource_id(resource_id)

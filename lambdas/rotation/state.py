@@ -311,6 +311,7 @@ class Deployment(_Part):
     ready: bool = False
     look_again_seconds: int = 60
     switchover_requested_at: AwareDatetime | None = None
+    switchover_last_asked_at: AwareDatetime | None = None
     """Written down before RDS is asked: from here on only RDS can say which side serves."""
     switched: bool = False
 

@@ -5,7 +5,7 @@ from typing import Literal
 
 from lambdas.rotation import databases
 from lambdas.rotation.ports import BlueGreenDeployment, Ports
-from lambdas.rotation.state import Rotation
+from lambdas.rotation.state import Member, Rotation
 
 Serving = Literal["source", "target", "undecided"]
 
@@ -15,7 +15,7 @@ COMPLETED = "SWITCHOVER_COMPLETED"
 DELETING = "DELETING"
 
 SHOWN_WITHIN = timedelta(minutes=2)
-"""So long RDS may show a deployment as available after it has accepted a switchover of it."""
+"""So long after the last request RDS may show a deployment as available, though it has accepted one of them."""
 
 
 def serving(rotation: Rotation, live: BlueGreenDeployment | None, ports: Ports) -> tuple[Serving, str]:
@@ -35,12 +35,20 @@ def serving(rotation: Rotation, live: BlueGreenDeployment | None, ports: Ports) 
     if resource_id == primary.source_resource_id:
         if status == COMPLETED:
             return "undecided", f"RDS has switched {primary.source_identifier} over, and shows it under its old name"
-        asked_for = deployment.switchover_requested_at
-        if status == AVAILABLE and asked_for is not None and ports.clock.now() < asked_for + SHOWN_WITHIN:
+        asked_at = deployment.switchover_last_asked_at or deployment.switchover_requested_at
+        if status == AVAILABLE and asked_at is not None and ports.clock.now() < asked_at + SHOWN_WITHIN:
             return "undecided", f"{primary.source_identifier} is the source, and RDS may have begun to switch it over"
         return "source", f"{primary.source_identifier} is the source"
     if primary.target_resource_id not in (None, resource_id):
         return "undecided", f"{primary.source_identifier} is neither the source nor the target ({resource_id})"
+    if _is_still_called(primary, ports):
+        return "undecided", f"RDS shows source and target as {primary.source_identifier}"
     if status == COMPLETED or (status in (None, DELETING) and resource_id == primary.target_resource_id):
         return "target", f"{primary.source_identifier} is the target"
     return "undecided", f"{primary.source_identifier} is the target, and its deployment {status}"
+
+
+def _is_still_called(primary: Member, ports: Ports) -> bool:
+    """An answer of RDS's may be a moment old. Whoever acted on that name would take production for the source."""
+    former = databases.by_resource_id(primary.source_resource_id, ports)
+    return former is not None and former.database.arn == primary.source_arn

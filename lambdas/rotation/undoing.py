@@ -38,13 +38,22 @@ def _has_ended(rotation: Rotation) -> bool:
     An error of ours is the last thing that an attempt says, but a retryable one is said by the last of several, and an
     earlier one that nobody heard of may go on. Under the fence the decision row stops that, and each second more is a
     second of outage. Before it nobody is kept waiting. And once applications were being led to the target nothing stops
-    a late write that leads them there again.
+    a late write that leads them there again, nor a late request for a switchover.
     """
-    seen = rotation.connectivity
+    seen, deployment = rotation.connectivity, rotation.deployment
     if rotation.failure is None or (seen is not None and seen.switch_requested_at is not None):
+        return False
+    if deployment is not None and deployment.switchover_requested_at is not None:
         return False
     error = getattr(errors, rotation.failure.Error, None)
     return isinstance(error, type) and issubclass(error, Terminal if rotation.fence is None else RotationError)
+
+
+def free_lock(rotation: Rotation, ports: Ports) -> None:
+    """Unless another strategy may follow: a late attempt to undo the first one would free what the second one holds."""
+    plan, _ = rotation.planned()
+    if plan.fallback is None:
+        ports.ledger.release_lock(rotation)
 
 
 def ended_with(

@@ -123,7 +123,9 @@ def _taken(rotation: Rotation, left: Rotation, ended_execution: str, ports: Port
     if token is not None:  # a fleet waits for this execution, not for the one that ended
         taken = taken.having(request={**taken.request, TASK_TOKEN: token}, token_answered=False)
     if taken.release is not None:
-        return taken.having(route="verify", recovery=recovery, failure=None)
+        seen = taken.verification  # what the ended execution has waited for, this one may wait for anew
+        verification = seen if seen is not None and seen.complete else None
+        return taken.having(route="verify", recovery=recovery, failure=None, verification=verification)
     ended = Failure(Error="ExecutionEnded", Cause=f"{ended_execution} ended before the rotation was complete")
     return taken.having(route="rollback", recovery=recovery, failure=left.failure or ended)
 

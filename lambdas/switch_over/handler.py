@@ -48,9 +48,10 @@ def switch_over(rotation: Rotation, ports: Ports) -> Rotation:
 
 def _requested(rotation: Rotation, ports: Ports) -> Rotation:
     """Written down before the call: from here on nobody may take for granted that blue serves."""
-    deployment = rotation.deployed()
-    at = deployment.switchover_requested_at or ports.clock.now()
-    rotation = rotation.having(deployment=deployment.having(switchover_requested_at=at))
+    deployment, now = rotation.deployed(), ports.clock.now()
+    first = deployment.switchover_requested_at or now
+    asked = deployment.having(switchover_requested_at=first, switchover_last_asked_at=now)
+    rotation = rotation.having(deployment=asked)
     ports.ledger.record(rotation)
     return rotation
 

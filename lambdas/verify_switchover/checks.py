@@ -21,13 +21,19 @@ def deployment_is_gone(deployment: Deployment, ports: Ports) -> str | None:
     return f"{live.name} is to be deleted (it is {live.status})"
 
 
+def names_are_exchanged(one: Member, source: Instance | None, target: Instance | None) -> Iterator[str | None]:
+    assert target is not None
+    if target.database.arn != one.source_arn:
+        yield f"the copy of {one.source_identifier} is called {target.database.identifier}"
+    if source is not None and source.database.arn == one.source_arn:
+        yield f"{one.source_identifier} is the name of its source, too"
+
+
 def member(
     rotation: Rotation, one: Member, source: Instance | None, target: Instance | None, ports: Ports
 ) -> Iterator[str | None]:
     assert target is not None
     identifier = target.database.identifier
-    if identifier != one.source_identifier:
-        yield f"the copy of {one.source_identifier} is called {identifier}"
     if target.status != "available":
         yield f"{identifier} is {target.status}"
     if one == rotation.deployed().primary and target.replica_of is not None:

@@ -1,5 +1,6 @@
 """VerifySwitchover: look at everything after RDS has switched over, end the deployment, and keep the evidence."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -12,6 +13,9 @@ from lambdas.rotation.step import logger, step
 from lambdas.verify_switchover import checks
 
 PATIENCE = timedelta(minutes=30)
+
+Side = tuple[Member, Instance | None, Instance | None]
+"""A member, and its source and target as RDS shows them now."""
 
 
 def verify_switchover(rotation: Rotation, ports: Ports) -> Rotation:
@@ -31,20 +35,14 @@ def verify_switchover(rotation: Rotation, ports: Ports) -> Rotation:
     if release is None:
         raise StateIncomplete("needs a release: RDS has not been seen to have switched over")
     sides = [(member, *_sides(member, rotation, ports)) for member in deployment.members]
-    advance(rotation, ports)
-    for member, source, target in sides:
+    for member, _, target in sides:
         if target is None:
             raise VerificationFailed(f"{member.source_identifier} no longer exists, and applications write to it")
-        move_opt_in(rotation, source, target, ports)
-        _remember(rotation, source, target, ports)
-    pending = [
-        *(checks.deployment_is_gone(deployment, ports),),
-        *(
-            reason
-            for member, source, target in sides
-            for reason in checks.member(rotation, member, source, target, ports)
-        ),
-    ]
+    advance(rotation, ports)
+    # Tags go by name: before RDS shows both sides as they are called now, those of the source would be production's.
+    pending = [reason for side in sides for reason in checks.names_are_exchanged(*side)]
+    if not any(pending):
+        pending = _handed_over(rotation, sides, ports)
     verification = Verification(
         complete=not any(pending),
         pending=tuple(reason for reason in pending if reason),
@@ -57,6 +55,16 @@ def verify_switchover(rotation: Rotation, ports: Ports) -> Rotation:
     logger.info("verified" if verification.complete else "not verified yet", pending=verification.pending)
     grace_ends_at = release.released_at + timedelta(days=plan.grace_days)
     return rotation.having(verification=verification, grace_ends_at=grace_ends_at, failure=None)
+
+
+def _handed_over(rotation: Rotation, sides: Sequence[Side], ports: Ports) -> list[str | None]:
+    """Hand over what is left to hand over, end the deployment, and say what is not yet as it should be."""
+    for _, source, target in sides:
+        assert target is not None
+        move_opt_in(rotation, source, target, ports)
+        _remember(rotation, source, target, ports)
+    reasons = (reason for side in sides for reason in checks.member(rotation, *side, ports))
+    return [checks.deployment_is_gone(rotation.deployed(), ports), *reasons]
 
 
 def _sides(member: Member, rotation: Rotation, ports: Ports) -> tuple[Instance | None, Instance | None]:

@@ -10,8 +10,9 @@ from lambdas.rotation.ports import Ports
 from lambdas.rotation.state import Release, Rotation
 from lambdas.rotation.step import logger, measure, step
 
-PATIENCE = timedelta(minutes=60)
-"""On top of the budget, after which RDS itself rolls back. Then the way back looks on, and tells people."""
+PATIENCE = timedelta(minutes=5)
+"""On top of the budget, after which RDS itself rolls back. Then the way back looks on, and tells people: until RDS has
+decided it changes nothing either."""
 
 
 def wait_for_switchover(rotation: Rotation, ports: Ports) -> Rotation:

@@ -9,6 +9,7 @@ from lambdas.create_blue_green_deployment.handler import create_blue_green_deplo
 from lambdas.decommission.handler import decommission
 from lambdas.preflight.handler import preflight
 from lambdas.roll_back_deployment.handler import roll_back_deployment
+from lambdas.roll_back_deployment.removal import remove
 from lambdas.rotation import names
 from lambdas.rotation.errors import (
     AccessRefused,
@@ -22,8 +23,9 @@ from lambdas.rotation.errors import (
     WrongKey,
 )
 from lambdas.rotation.names import DECOMMISSION_TAG, DEPLOYMENT_TAG, GREEN_TAG, RELEASED_TAG, ROTATION_ID_TAG
-from lambdas.rotation.state import Key, Rotation
-from lambdas.rotation.switchover import SHOWN_WITHIN
+from lambdas.rotation.ports import Instance
+from lambdas.rotation.state import Key, Rotation, Undo
+from lambdas.rotation.switchover import COMPLETED, SHOWN_WITHIN, UNDER_WAY
 from lambdas.rotation.undoing import PAGE_AFTER, SLOWEST_FUNCTION
 from lambdas.schedule_key_deletion.handler import schedule_key_deletion
 from lambdas.switch_over.handler import switch_over
@@ -397,14 +399,64 @@ def test_after_a_request_only_an_accepted_deletion_decides() -> None:
     assert ("rolled-back", True) == outcomes[-1]
 
 
-def test_a_switchover_that_rds_has_given_up_is_undone_without_waiting_for_another() -> None:
+def test_a_switchover_that_rds_has_given_up_is_undone_once_nobody_can_ask_for_another() -> None:
+    """An attempt of SwitchOver that nobody heard of has written down that it asks, and not asked yet."""
     ports = ports_of()
     rotation = failed(asked(ports), "SwitchoverFailed")
     ports.blue_green.becomes("SWITCHOVER_FAILED")
 
-    visit(roll_back_deployment, rotation, ports, takes_over=True)
+    rotation = visit(roll_back_deployment, rotation, ports, takes_over=True)
+    assert DELETION not in ports.calls
 
+    ports.clock.advance(SLOWEST_FUNCTION.total_seconds())
+    visit(roll_back_deployment, rotation, ports)
     assert DELETION in ports.calls
+
+
+def test_the_two_minutes_begin_with_the_last_request() -> None:
+    """Its retries may take as long, and the last one may be the one that RDS has accepted."""
+    ports = ports_of()
+    rotation = asked(ports)
+    ports.clock.advance(SHOWN_WITHIN.total_seconds())
+    rotation = visit(switch_over, rotation, ports)
+    ports.blue_green.shows_stale_status = True
+
+    assert visit(wait_for_switchover, rotation, ports).release is None
+
+
+@pytest.mark.parametrize("status", [UNDER_WAY, COMPLETED])
+def test_what_rds_is_making_production_is_not_unprotected(status: str) -> None:
+    """Between the look that decides and the one before the deletion RDS may have begun, or be through."""
+    ports = ports_of()
+    rotation = ready(ports)
+    ports.rds.alter(GREEN, deletion_protection=True)
+    now = ports.clock.now()
+    undo = Undo(outcome="rolled-back", started_at=now, not_before=now)
+    ports.blue_green.becomes(status)
+
+    remove(rotation.having(undo=undo), ports)
+
+    assert DELETION not in ports.calls
+    assert ports.rds.instances[GREEN].deletion_protection
+
+
+def test_a_green_whose_deployment_somebody_has_deleted_is_left_over_by_its_own_name() -> None:
+    """The console keeps green then, and no command about the deployment would remove it."""
+    ports = ports_of()
+    rotation = ready(ports)
+    now = ports.clock.now()
+    rotation = rotation.having(undo=Undo(outcome="rolled-back", started_at=now, not_before=now))
+    ports.blue_green.live = None
+    rotation = remove(rotation, ports)
+    assert rotation.undo is not None
+    assert not rotation.undo.clean
+    ports.clock.advance(24 * 3600)
+
+    undo = remove(rotation, ports).undo
+
+    assert undo is not None
+    assert undo.clean
+    assert undo.leftovers[0].startswith(f"aws rds delete-db-instance --db-instance-identifier {GREEN} ")
 
 
 def test_people_are_told_what_keeps_the_deployment_from_being_deleted() -> None:
@@ -514,6 +566,56 @@ def test_the_cutover_is_verified_and_the_deployment_ended() -> None:
     assert ports.ledger.successor(SOURCE) == rotation.synced_target().resource_id
     assert "blue_green.request_deletion bgd-1 with_target=False" in ports.calls
     assert DELETION not in ports.calls
+
+
+def shows_the_former_name(ports: FakePorts, of: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RDS shows what has this name under the one that it had before the switchover, when asked by its resource id."""
+    arn, resource_id = ports.rds.instances[SOURCE].database.arn, ports.rds.instances[of].database.resource_id
+    now = ports.rds.describe_instance_by_resource_id
+    former = {"identifier": SOURCE, "arn": arn} if of == OLD else {"identifier": GREEN, "arn": f"{arn}-green-1"}
+
+    def stale(wanted: str) -> Instance | None:
+        found = now(wanted)
+        if found is None or wanted != resource_id:
+            return found
+        return replace(found, database=found.database.having(**former))
+
+    monkeypatch.setattr(ports.rds, "describe_instance_by_resource_id", stale)
+
+
+@pytest.mark.parametrize("of", [OLD, SOURCE])
+def test_nothing_is_tagged_by_a_name_that_rds_has_given_away(of: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The mark for removal would be production's, and stay there: the fleet would pass it over for ever."""
+    ports = ports_of()
+    rotation = switched(ports)
+    before = {name: one.tags for name, one in ports.rds.instances.items()}
+    with monkeypatch.context() as moment:
+        shows_the_former_name(ports, of, moment)
+        rotation = visit(verify_switchover, rotation, ports)
+    assert rotation.verification is not None
+    assert before == {name: one.tags for name, one in ports.rds.instances.items()}
+    assert not rotation.verification.complete
+
+    for _ in range(3):
+        rotation = visit(verify_switchover, rotation, ports)
+
+    assert rotation.verification is not None
+    assert rotation.verification.complete
+    assert DECOMMISSION_TAG not in ports.rds.instances[SOURCE].tags
+
+
+def test_the_source_is_not_known_by_the_name_that_it_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    ports = ports_of()
+    rotation = asked(ports)
+    ports.blue_green.complete()
+    with monkeypatch.context() as moment:
+        shows_the_former_name(ports, OLD, moment)
+        rotation = visit(wait_for_switchover, rotation, ports)
+        assert rotation.release is None
+
+    rotation = visit(wait_for_switchover, rotation, ports)
+
+    assert (OLD, SOURCE) == (rotation.planned()[1].identifier, rotation.synced_target().identifier)
 
 
 def test_no_side_gets_more_tags_than_preflight_keeps_free() -> None:

@@ -17,6 +17,7 @@ from tests.fakes import (
     FakePorts,
     failed,
     fenced_rotation,
+    journaled,
     planned_rotation,
     rolled_back,
     visit,
@@ -52,6 +53,19 @@ def test_everything_that_the_rotation_made_and_in_which_order() -> None:
     assert CONTROL_DATABASE not in ports.source_server.own.open
     assert {} == ports.recovery.at
     assert {} == ports.ledger.locks
+
+
+def test_the_lock_stays_where_another_strategy_may_follow() -> None:
+    """It would take the lock again under the same rotation, and a late attempt of this step would free it then."""
+    ports = FakePorts()
+    rotation = rolled_back(ports)
+    plan, _ = rotation.planned()
+    rotation = journaled(ports, rotation.having(plan=plan.having(fallback="blue-green")))
+
+    for _ in range(2):
+        rotation = visit(clean_up, cleaned(rotation, ports), ports)
+
+    assert ROTATION_ID == ports.ledger.locks[SOURCE].rotation_id
 
 
 def test_deletion_protection_was_carried_over_and_goes_first() -> None:

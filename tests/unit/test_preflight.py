@@ -178,6 +178,17 @@ def test_refuses_when_there_is_no_room(quota: str, used: tuple[int, int]) -> Non
     assert ["QuotaExhausted"] == refusal(ports, rotation)
 
 
+@pytest.mark.parametrize(("used", "refused"), [(96, False), (97, True)])
+def test_a_copy_ahead_takes_room_for_two_snapshots_more(used: int, refused: bool) -> None:
+    """They are there when the two under the fence are made: no moment to find that out."""
+    ports, rotation = ready()
+    plan, _ = rotation.planned()
+    rotation = journaled(ports, rotation.having(plan=plan.having(strategy="snapshot", pre_copy=True)))
+    ports.rds.quotas["ManualSnapshots"] = (used, 100)
+
+    assert refused == ("QuotaExhausted" in refusal(ports, rotation))
+
+
 def test_refuses_a_source_whose_key_is_disabled() -> None:
     ports, rotation = ready()
     ports.kms.keys[OLD_KEY] = replace(ports.kms.keys[OLD_KEY], state="Disabled")

@@ -11,7 +11,7 @@ from lambdas.rotation.errors import AccessRefused, InputRefused, RecoveryExhaust
 from lambdas.rotation.names import BASE_NAME_TAG
 from lambdas.rotation.policy import TASK_TOKEN
 from lambdas.rotation.ports import Watchers
-from lambdas.rotation.state import Decommission, Finding, Release, Rotation, Undo
+from lambdas.rotation.state import Decommission, Finding, Release, Rotation, Undo, Verification
 from lambdas.start_rotation import takeover
 from lambdas.start_rotation.handler import start_rotation
 from tests.fakes import (
@@ -190,6 +190,18 @@ def test_goes_forward_after_the_commit_point() -> None:
     taken = start_rotation(begun(), ports)
 
     assert ("verify", None) == (taken.route, taken.failure)
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_what_a_look_has_waited_for_is_waited_for_anew(complete: bool) -> None:
+    """Half an hour may have passed before somebody started this; the first look would be the last."""
+    ports = FakePorts()
+    now = ports.clock.now()
+    seen = Verification(started_at=now, observed_at=now, complete=complete)
+    journaled(ports, released(ports).having(verification=seen))
+    ports.workflow.running.clear()
+
+    assert (seen if complete else None) == start_rotation(begun(), ports).verification
 
 
 def test_a_dry_run_finishes_nothing() -> None:

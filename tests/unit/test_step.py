@@ -26,6 +26,7 @@ class Context(LambdaContext):
 def ports(monkeypatch: pytest.MonkeyPatch) -> FakePorts:
     monkeypatch.setenv("POWERTOOLS_TRACE_DISABLED", "true")
     step.metrics.clear_metrics()  # what other tests have measured
+    monkeypatch.setattr(step.metrics.provider, "namespace", "rotation")
     fake = FakePorts()
     monkeypatch.setattr(step, "aws_ports", lambda: fake)
     return fake
@@ -62,7 +63,7 @@ def test_people_hear_of_a_rollback_that_failed_after_it_had_raised_the_epoch(por
 
     called(notify.handler, before.to_state())
 
-    assert ["AttentionNeeded"] == [moment for moment, _, _ in ports.notifier.sent]
+    assert ["RotationUndecided"] == [moment for moment, _, _ in ports.notifier.sent]
     ports.ledger.take_over(before.having(epoch=2), "arn:execution:another")
     with pytest.raises(EpochSuperseded):
         called(notify.handler, before.to_state())

@@ -219,10 +219,12 @@ def maintenance(source: Instance, ports: Ports) -> Iterator[Finding]:
         )
 
 
-def quotas(source: Instance, ports: Ports) -> Iterator[Finding]:
+def quotas(rotation: Rotation, source: Instance, ports: Ports) -> Iterator[Finding]:
     """Room for one more instance, its storage and two snapshots, for as long as the grace period lasts."""
+    plan, _ = rotation.planned()
     storage = int(source.raw.get("AllocatedStorage") or 0)
-    yield from room({"DBInstances": 1, "AllocatedStorage": storage, "ManualSnapshots": 2}, ports)
+    snapshots = 4 if plan.pre_copy else 2  # the pair that was made before the fence is there during the other one
+    yield from room({"DBInstances": 1, "AllocatedStorage": storage, "ManualSnapshots": snapshots}, ports)
 
 
 def room(needed: Mapping[str, int], ports: Ports) -> Iterator[Finding]:
