@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import aws_cdk as cdk
 from aws_cdk import aws_cloudwatch as cloudwatch
 from aws_cdk import aws_cloudwatch_actions as actions
+from aws_cdk import aws_lambda as lambda_
 from aws_cdk import aws_sns as sns
 from aws_cdk import aws_sqs as sqs
 from aws_cdk import aws_stepfunctions as sfn
@@ -30,6 +31,7 @@ class Observability(Construct):
         rotate_key: sfn.StateMachine,
         rotate_fleet: sfn.StateMachine,
         undelivered: sqs.Queue,
+        sweep: lambda_.IFunction,
         topics: Sequence[sns.ITopic],
     ) -> None:
         super().__init__(scope, construct_id)
@@ -90,6 +92,11 @@ class Observability(Construct):
                 "undelivered",
                 "A schedule or rule could not start its target: read the queue, and start the recovery by hand.",
                 undelivered.metric_approximate_number_of_messages_visible(statistic="Maximum", period=FIVE_MINUTES),
+            ),
+            alarm(
+                "unrecovered",
+                "The hourly look into the ledger could not read, or recover, an unfinished rotation: read its log.",
+                sweep.metric_errors(statistic="Sum", period=FIVE_MINUTES),
             ),
             alarm(
                 "undecided",

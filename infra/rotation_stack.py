@@ -70,6 +70,7 @@ class RotationStack(cdk.Stack):
             rotate_key=rotate_key.machine,
             rotate_fleet=rotate_fleet.machine,
             undelivered=undelivered,
+            sweep=functions["RecoverRotations"].function,
             topics=topics,
         )
         cdk.CfnOutput(self, "RotateKeyArn", value=config.state_machine_arn("rotate_key"))

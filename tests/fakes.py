@@ -33,7 +33,15 @@ from lambdas.rotation.errors import (
     StateIncomplete,
     TargetMismatch,
 )
-from lambdas.rotation.names import CLUSTER, CONTROL_DATABASE, DECOMMISSION_TAG, ROTATION_ID_TAG, key_alias, our_tags
+from lambdas.rotation.names import (
+    CLUSTER,
+    CONTROL_DATABASE,
+    DECOMMISSION_TAG,
+    ROTATION_ID_TAG,
+    key_alias,
+    our_tags,
+    rotation_id_of,
+)
 from lambdas.rotation.ports import (
     BlueGreenDeployment,
     CatchUpEngine,
@@ -77,7 +85,7 @@ OLD_KEY = ACCOUNT.format(service="kms", name="key/old")
 NEW_KEY = ACCOUNT.format(service="kms", name="key/new")
 EXECUTION = ACCOUNT.format(service="states", name="execution:rds-key-rotation-rotate-key:first")
 RECOVERY = ACCOUNT.format(service="states", name="execution:rds-key-rotation-rotate-key:recovery")
-ROTATION_ID = "1a2b3c4d"
+ROTATION_ID = rotation_id_of(EXECUTION)
 SOURCE = "orders"
 TARGET = f"orders-rot-{ROTATION_ID}"
 
@@ -1335,6 +1343,7 @@ class FakeLedger:
     def __init__(self, calls: Calls, clock: FakeClock) -> None:
         self._calls, self._clock = calls, clock
         self.locks: dict[str, Lock] = {}
+        self.unreadable: list[str] = []
         self.journal: dict[str, Entry] = {}
         self.lineage: dict[str, str] = {}
 
@@ -1393,8 +1402,12 @@ class FakeLedger:
     def entries(self, base_name: str) -> Sequence[Entry]:
         return [one for one in self.journal.values() if one.rotation.planned()[0].base_name == base_name]
 
-    def unfinished(self) -> Sequence[Entry]:
-        return [one for one in self.journal.values() if one.closed_at is None]
+    def unfinished(self) -> tuple[Sequence[Entry], Sequence[str]]:
+        return [one for one in self.journal.values() if one.closed_at is None], self.unreadable
+
+    def left_by(self, execution_arn: str) -> Rotation | None:
+        found = (one.rotation for one in self.unfinished()[0] if one.rotation.execution_arn == execution_arn)
+        return next(found, None)
 
     def successor(self, base_name: str) -> str | None:
         if not base_name:

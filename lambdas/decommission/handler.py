@@ -4,7 +4,7 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from lambdas.decommission import interim
-from lambdas.decommission.right import establish, left_behind
+from lambdas.decommission.right import establish, left_behind, orphans
 from lambdas.rotation import databases, names, snapshots
 from lambdas.rotation.errors import RetirementRefused
 from lambdas.rotation.polling import look_again_seconds
@@ -31,6 +31,7 @@ def decommission(rotation: Rotation, ports: Ports) -> Rotation:
     """
     seen, now = rotation.decommission, ports.clock.now()
     if seen is not None and seen.complete:
+        ports.ledger.release_lock(rotation)  # an attempt that was cut off may not have
         return rotation
     _, database = rotation.planned()
     source = databases.by_resource_id(database.resource_id, ports)
@@ -84,6 +85,9 @@ def _snapshot(rotation: Rotation, progress: Decommission, source: Instance | Non
 
 def _copy(rotation: Rotation, progress: Decommission, source: Instance | None, ports: Ports) -> Decommission:
     temporary, kept = _snapshots(progress)
+    _, database = rotation.planned()
+    if all(databases.describe_snapshot(database, name, ports) is None for name in (temporary, kept)):
+        return progress.having(stage="snapshot")  # somebody has deleted it
     if interim.is_needed(rotation):
         is_copied = interim.is_copied(temporary, kept, source, rotation, ports)
     else:
@@ -115,6 +119,8 @@ def _delete_snapshot(rotation: Rotation, progress: Decommission, source: Instanc
 
 def _delete_source(rotation: Rotation, progress: Decommission, source: Instance | None, ports: Ports) -> Decommission:
     if source is None:
+        if left := orphans(rotation, ports):
+            raise RetirementRefused(f"the source was deleted by somebody else, and RDS has promoted {', '.join(left)}")
         return progress.having(stage="rekey-kept")
     _, kept = _snapshots(progress)
     if source.status != "deleting" and not _is_kept(kept, rotation, ports):
@@ -150,6 +156,7 @@ def _rekey_kept(rotation: Rotation, progress: Decommission, source: Instance | N
         return _finished(rotation, progress, ports)
     if _is_copied(kept[0], names.rekeyed_snapshot(kept[0], rotation.rotation_id), rotation, ports):
         databases.request_snapshot_deletion(database, kept[0], ports)
+        return progress.having(started_at=ports.clock.now())  # each has the patience of a stage
     return progress
 
 
@@ -159,8 +166,11 @@ def _finished(rotation: Rotation, progress: Decommission, ports: Ports) -> Decom
     # Only a fence needs a control database.
     if rotation.fence is not None and databases.by_resource_id(target.resource_id, ports) is not None:
         ports.engine(target, plan).drop_control_database()
+    done = progress.having(stage="done", complete=True, source_deleted_at=ports.clock.now())
+    # Before the lock is free: what is not complete would be done again, to the control database of the next rotation.
+    ports.ledger.record(rotation.having(decommission=done))
     ports.ledger.release_lock(rotation)
-    return progress.having(stage="done", complete=True, source_deleted_at=ports.clock.now())
+    return done
 
 
 _STAGES = {

@@ -18,6 +18,8 @@ def limitation(rotation: Rotation, source: Instance, ports: Ports) -> str | None
         return f"the grace period of {identifier} is not over"
     if source.tags.get(names.DECOMMISSION_TAG) != rotation.rotation_id:
         return f"{identifier} is not marked for removal by this rotation ({names.DECOMMISSION_TAG})"
+    if (taken_back := _taken_back(rotation, source, ports)) is not None:
+        return taken_back
     successor_id = ports.ledger.successor(plan.base_name)
     if successor_id is None or successor_id == source.database.resource_id:
         return f"{plan.base_name} leads to {identifier} itself"
@@ -37,6 +39,31 @@ def limitation(rotation: Rotation, source: Instance, ports: Ports) -> str | None
     if replicas:
         return f"{identifier} has replicas: {', '.join(sorted(replicas))}"
     return _name_leads_elsewhere(rotation, successor, ports)
+
+
+def _taken_back(rotation: Rotation, source: Instance, ports: Ports) -> str | None:
+    """What RDS has switched over has no name of its own that would show who serves: somebody may have gone back."""
+    if rotation.deployment is None:
+        return None
+    primary, *replicas = rotation.deployment.members
+    if source.database.arn == primary.source_arn:
+        return f"{source.database.identifier} has the name that applications use again"
+    for member in replicas:
+        replica = ports.rds.describe_instance_by_resource_id(member.source_resource_id)
+        if replica is not None and replica.status != "deleting":
+            identifier = replica.database.identifier
+            if replica.database.arn == member.source_arn:
+                return f"{identifier} has the name that applications use again"
+            if not source.database.is_cluster and replica.replica_of is None:
+                return f"{identifier} is no replica any more: somebody may write to it"
+    return None
+
+
+def orphans(rotation: Rotation, ports: Ports) -> list[str]:
+    """Replicas that a source has left which somebody else has deleted: RDS has promoted them."""
+    members = rotation.deployment.members[1:] if rotation.deployment is not None else ()
+    found = (ports.rds.describe_instance_by_resource_id(member.source_resource_id) for member in members)
+    return [one.database.identifier for one in found if one is not None and one.status != "deleting"]
 
 
 def left_behind(rotation: Rotation, source: Instance, ports: Ports) -> list[Instance]:

@@ -25,9 +25,12 @@ def list_opted_in_databases(event: Event, ports: Ports) -> Event:
     for instance in (*ports.rds.describe_opted_in(), *ports.clusters.describe_opted_in()):
         base_name = _base_name(instance, ports)
         named = {"identifier": instance.database.identifier, "base_name": base_name}
+        led_to, resource_id = ports.ledger.successor(base_name), instance.database.resource_id
+        # Of a database that has the former name of another one; both have to get an execution.
+        unique = base_name if led_to in (None, resource_id) else f"{base_name}_{resource_id}"
         reason = _reason_to_skip(instance, ports)
         if reason is None:
-            databases.append({**named, "execution_name": execution_name(base_name, scheduled_at)})
+            databases.append({**named, "execution_name": execution_name(unique, scheduled_at)})
         else:
             skipped.append({**named, "reason": reason})
     logger.info("fleet listed", databases=len(databases), skipped=len(skipped))

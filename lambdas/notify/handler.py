@@ -2,10 +2,11 @@
 
 from aws_lambda_powertools.metrics import MetricUnit
 
+from lambdas.rotation.names import rotation_id_of
 from lambdas.rotation.notification import message_of, subject_of
 from lambdas.rotation.policy import task_token
 from lambdas.rotation.ports import Ports
-from lambdas.rotation.state import Moment, Rotation
+from lambdas.rotation.state import Failure, Moment, Rotation
 from lambdas.rotation.step import logger, measure, step
 
 _OUTCOMES = {
@@ -14,6 +15,9 @@ _OUTCOMES = {
     Moment.REFUSED: "refused",
     Moment.PLANNED: "planned",
 }
+
+_CAUSE_LENGTH = 1000
+"""Of a failure's text; all that a fleet hears has to fit into its state (256 KB)."""
 
 
 def notify(rotation: Rotation, ports: Ports) -> Rotation:
@@ -42,15 +46,20 @@ def notify(rotation: Rotation, ports: Ports) -> Rotation:
 
 
 def _answer(token: str, rotation: Rotation, moment: Moment, ports: Ports) -> None:
-    """The cutover answers a fleet that waits: its next wave may begin while grace periods run."""
-    if moment in (Moment.CUT_OVER, Moment.COMPLETED, Moment.PLANNED):
+    """The cutover answers a fleet that waits: its next wave may begin while grace periods run.
+
+    A start that has finished what an earlier one had left is no rotation of this time, and the report has to say so.
+    """
+    taken_up = not rotation.recovery and rotation.rotation_id != rotation_id_of(rotation.execution_arn)
+    if moment in (Moment.CUT_OVER, Moment.COMPLETED) and taken_up:
+        cause = f"this start has finished rotation {rotation.rotation_id}, which was left unfinished; start once more"
+        ports.workflow.answer(token, None, error="RotationTakenUp", cause=cause)
+    elif moment in (Moment.CUT_OVER, Moment.COMPLETED, Moment.PLANNED):
         outcome = {"moment": moment.value, "rotation_id": rotation.rotation_id, "target": rotation.target_identifier}
         ports.workflow.answer(token, outcome)
-        return
-    failure = rotation.failure
-    ports.workflow.answer(
-        token, None, error=failure.Error if failure else moment.value, cause=failure.Cause if failure else ""
-    )
+    else:
+        failure = rotation.failure or Failure(Error=moment.value)
+        ports.workflow.answer(token, None, error=failure.Error, cause=failure.Cause[:_CAUSE_LENGTH])
 
 
 def _written(rotation: Rotation, ports: Ports) -> Rotation:

@@ -7,7 +7,9 @@ from typing import Any
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
+from lambdas.rotation.errors import RecoveryIncomplete, RotationError
 from lambdas.rotation.names import rotation_id_of
+from lambdas.rotation.outage import hangs
 from lambdas.rotation.ports import Ports
 from lambdas.rotation.step import aws_ports, logger, metrics, tracer
 
@@ -16,15 +18,28 @@ def recover_rotations(ports: Ports) -> dict[str, Any]:
     """Start what is missing and report it. A recovery that failed is not tried again by itself: it has paged.
 
     Idempotent: the recovery's name follows from the execution that it recovers, so it is started once.
+
+    Raises:
+        RecoveryIncomplete: terminal; what could not be read or started, when all others have been. An alarm rings.
     """
     started: list[str] = []
-    for entry in ports.ledger.unfinished():
+    entries, failed = ports.ledger.unfinished()
+    failed = list(failed)
+    for entry in entries:
         left = entry.rotation
-        if left.recovery or ports.workflow.is_running(left.execution_arn):
+        try:
+            works = ports.workflow.is_running(left.execution_arn) and not hangs(left, ports.clock.now())
+            if left.recovery or works:
+                continue
+            name = f"recover-{rotation_id_of(left.execution_arn)}-{left.epoch}"
+            ports.workflow.start_recovery(left.execution_arn, name)
+        except RotationError as error:
+            failed.append(f"{left.rotation_id}: {error}")
             continue
-        ports.workflow.start_recovery(left.execution_arn, f"recover-{rotation_id_of(left.execution_arn)}-{left.epoch}")
         logger.warning("recovery started", rotation_id=left.rotation_id, ended_execution=left.execution_arn)
         started.append(left.rotation_id)
+    if failed:
+        raise RecoveryIncomplete("; ".join(failed))
     return {"recovered": started}
 
 

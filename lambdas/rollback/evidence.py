@@ -6,8 +6,10 @@ from lambdas.rotation import databases
 from lambdas.rotation.ports import Instance, Ports
 from lambdas.rotation.state import Database, Rotation, Undo
 
-STILL_A_REPLICA = timedelta(seconds=10)
-"""RDS may take a moment to show that it has accepted a promotion."""
+STILL_A_REPLICA = timedelta(minutes=2)
+"""RDS may take a moment to show that it has accepted a promotion, and an attempt that nobody heard of one to ask for it
+(longer than any function runs). Neither epoch nor decision row stops that: a source that was opened too early is opened
+by its own writes on the target, too, which then accepts applications beside it."""
 NOTHING_UNDER_WAY = ("available", "failed", "incompatible", "restore-error")
 """Beginnings of the states in which RDS is not working on an instance: it is in use, or RDS has given it up."""
 

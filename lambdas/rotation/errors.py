@@ -59,6 +59,10 @@ class FleetIncomplete(Terminal):
     """At least one opted-in database was not rotated, or none could be started; the message lists them."""
 
 
+class RecoveryIncomplete(Terminal):
+    """The hourly look found a rotation in the ledger that it could not read, or could not start the recovery of."""
+
+
 # -- terminal: authority ---------------------------------------------------------------------------------------------
 
 

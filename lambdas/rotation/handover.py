@@ -2,17 +2,21 @@
 
 from collections.abc import Iterable
 
-from lambdas.rotation import names
+from lambdas.rotation import databases, names
 from lambdas.rotation.errors import VerificationFailed
 from lambdas.rotation.ports import Instance, Ports
 from lambdas.rotation.state import Rotation
 
 
 def advance(rotation: Rotation, ports: Ports) -> None:
-    """Let the base name lead to the target; a name that a later rotation has led further is left alone."""
+    """Let the base name lead to the target; a name that a later rotation has led further is left alone.
+
+    A database that is gone leads nowhere: somebody has restored one of that name since the last rotation.
+    """
     plan, source = rotation.planned()
+    led_to = ports.ledger.successor(plan.base_name)
     known = (None, source.resource_id, rotation.synced_target().resource_id)
-    if ports.ledger.successor(plan.base_name) not in known:
+    if led_to not in known and databases.by_resource_id(led_to or "", ports) is not None:
         raise VerificationFailed(f"{plan.base_name} leads to a database that this rotation does not know")
     ports.ledger.advance(rotation)
 

@@ -30,6 +30,8 @@ LOCK = "lock"
 LINEAGE = "lineage"
 ROTATION = "rotation#"
 
+_OPEN = Attr("record").begins_with(ROTATION) & Attr("closed_at").not_exists()
+
 Item = Mapping[str, Any]
 
 
@@ -119,9 +121,19 @@ class DynamoLedger:
         condition = Key("database").eq(base_name) & Key("record").begins_with(ROTATION)
         return [_entry(item) for item in self._pages("query", KeyConditionExpression=condition)]
 
-    def unfinished(self) -> Sequence[Entry]:
-        condition = Attr("record").begins_with(ROTATION) & Attr("closed_at").not_exists()
-        return [_entry(item) for item in self._pages("scan", FilterExpression=condition)]
+    def unfinished(self) -> tuple[Sequence[Entry], Sequence[str]]:
+        entries, unreadable = [], []
+        for item in self._pages("scan", FilterExpression=_OPEN):
+            # One of another release, or one that somebody has edited, must not keep all others from their recovery.
+            try:
+                entries.append(_entry(item))
+            except (StateIncomplete, KeyError, ValueError) as unknown:
+                unreadable.append(f"{item['record']} of {item['database']}: {unknown}")
+        return entries, unreadable
+
+    def left_by(self, execution_arn: str) -> Rotation | None:
+        found = self._pages("scan", FilterExpression=_OPEN & Attr("execution_arn").eq(execution_arn))
+        return _entry(found[0]).rotation if found else None
 
     # -- the lineage --
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lambdas.rotation.policy import CLUSTER, DATABASE
-from lambdas.rotation.state import Moment, Rotation
+from lambdas.rotation.state import RECOVER, Moment, Rotation
 
 SCHEMA = 1
 _ASKED_LENGTH = 200
@@ -23,6 +23,11 @@ _WHILE_RDS_SWITCHES = (
     "Look at the deployment in RDS: while it is switched over, only RDS can say which side serves. "
     "The rotation looks again by itself and finishes; if `execution` has ended, start the rotation of the same "
     "database again. Delete neither side by hand."
+)
+
+_COULD_NOT_BEGIN = (
+    "The rotation of the execution that `recovers` names is as that left it: nobody may be able to write. Read "
+    "`failure`, remove its cause, and start the rotation of that database again."
 )
 
 _WHAT_TO_DO: Mapping[Moment, str] = {
@@ -49,6 +54,7 @@ def message_of(rotation: Rotation, moment: Moment) -> dict[str, Any]:
         "moment": moment.value,
         "rotation_id": rotation.rotation_id,
         "execution": rotation.execution_arn,
+        "recovers": _asked(rotation, RECOVER),
         "base_name": plan.base_name if plan else None,
         "reason": plan.reason if plan else _asked(rotation, "Reason"),
         "strategy": plan.strategy if plan else None,
@@ -81,7 +87,9 @@ def message_of(rotation: Rotation, moment: Moment) -> dict[str, Any]:
 
 
 def subject_of(rotation: Rotation, moment: Moment) -> str:
-    named = rotation.plan.base_name if rotation.plan else _asked_for(rotation) or "a database"
+    named = (
+        rotation.plan.base_name if rotation.plan else _asked_for(rotation) or _asked(rotation, RECOVER) or "a database"
+    )
     if moment is Moment.UNDECIDED and rotation.deployment is not None:
         return f"Key rotation of {named} UNDECIDED: RDS has not said which side serves"
     return f"Key rotation of {named} {_SUBJECTS[moment]}"
@@ -90,6 +98,8 @@ def subject_of(rotation: Rotation, moment: Moment) -> str:
 def _what_to_do(rotation: Rotation, moment: Moment) -> str:
     if moment is Moment.UNDECIDED and rotation.deployment is not None:
         return _WHILE_RDS_SWITCHES  # nothing is fenced, and deleting the target could be deleting production
+    if moment is Moment.ATTENTION and rotation.plan is None:
+        return _COULD_NOT_BEGIN
     return _WHAT_TO_DO[moment]
 
 

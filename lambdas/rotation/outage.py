@@ -1,6 +1,7 @@
-"""How long a step waits for RDS: under the fence for the write outage budget, without one for two days."""
+"""How long a step waits for RDS: under the fence for the write outage budget, without one for two days; and when an
+execution has held the fence for too long."""
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from lambdas.rotation import polling
 from lambdas.rotation.errors import BudgetSpent, CatchUpFailed
@@ -11,6 +12,9 @@ OFTEN_SECONDS, SELDOM_SECONDS = 15, 120
 UNFENCED_SECONDS = 600
 CAPTURE_PATIENCE = timedelta(hours=48)
 """The source keeps what it commits meanwhile, and its disk is not endless."""
+FENCE_MARGIN = timedelta(seconds=60)
+PROMOTION_MAY_TAKE = timedelta(minutes=35)
+"""When the recovery schedule fires (PauseApplicationWrites sets it, Promote moves it): a test compares."""
 
 
 def refuse_if_spent(rotation: Rotation, waiting_for: str, ports: Ports) -> None:
@@ -32,3 +36,12 @@ def look_again_seconds(rotation: Rotation, ports: Ports) -> int:
     since = fence.requested_at if fence is not None else rotation.captured().begun_at
     seldom = SELDOM_SECONDS if fence is not None else UNFENCED_SECONDS
     return polling.look_again_seconds(since, ports.clock.now(), often=OFTEN_SECONDS, seldom=seldom)
+
+
+def hangs(left: Rotation, now: datetime) -> bool:
+    """Whether a running execution holds the fence for longer than any of its steps may take."""
+    if left.fence is None or left.release is not None:
+        return False
+    if left.promotion is not None:
+        return now >= left.promotion.requested_at + PROMOTION_MAY_TAKE
+    return now >= left.outage_ends_by + FENCE_MARGIN

@@ -15,14 +15,13 @@ from pydantic import ValidationError
 from lambdas.rotation import names
 from lambdas.rotation.errors import InputRefused
 from lambdas.rotation.names import OPT_IN
-from lambdas.rotation.state import DnsRecordName, Plan
+from lambdas.rotation.state import RECOVER, DnsRecordName, Plan
 
 ENABLED = f"{OPT_IN}enabled"
 MIN_AGE = f"{OPT_IN}min-age-days"
 
 DATABASE = "DBInstanceIdentifier"
 CLUSTER = "DBClusterIdentifier"
-RECOVER = "Recover"
 TASK_TOKEN = "TaskToken"  # noqa: S105 - the name of a field
 STARTED_BY = "AWS_STEP_FUNCTIONS_STARTED_BY_EXECUTION_ID"
 

@@ -671,8 +671,12 @@ class Ledger(Protocol):
 
     def entries(self, base_name: str) -> Sequence[Entry]: ...
 
-    def unfinished(self) -> Sequence[Entry]:
-        """All open entries of all databases (the recovery sweep)."""
+    def unfinished(self) -> tuple[Sequence[Entry], Sequence[str]]:
+        """All open entries of all databases (the recovery sweep), and the names of those that cannot be read."""
+        ...
+
+    def left_by(self, execution_arn: str) -> Rotation | None:
+        """The open rotation that this execution holds, or held when it ended."""
         ...
 
     def successor(self, base_name: str) -> str | None:

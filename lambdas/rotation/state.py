@@ -13,6 +13,9 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationErro
 
 from lambdas.rotation.errors import StateIncomplete
 
+RECOVER = "Recover"
+"""The input field that names the execution whose rotation is to be finished or undone."""
+
 SCHEMA: Final = 1
 """Raised when a running execution's state could no longer be read by newer code; a test replays one of every schema."""
 
@@ -533,7 +536,8 @@ class Rotation(_Part):
     def moment(self) -> Moment:
         """What there is to tell at this point; notifications are derived from the state, not from who sends them."""
         if self.source is None or self.plan is None:
-            return Moment.REFUSED
+            # A recovery that could not begin leaves what it was for as it is, which may be closed.
+            return Moment.ATTENTION if RECOVER in self.request else Moment.REFUSED
         is_on_its_way_back = self.undo is None or self.undo.outcome in ("undecided", "decided")
         if is_on_its_way_back and (self.undo is not None or self.failure is not None):
             return Moment.UNDECIDED if self.may_be_closed else Moment.ATTENTION

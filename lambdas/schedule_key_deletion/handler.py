@@ -12,6 +12,8 @@ from lambdas.schedule_key_deletion.gate import reason_to_keep, will_pass
 LOOK_AGAIN = timedelta(hours=24)
 SOAK = timedelta(days=7)
 PENDING_WINDOW_DAYS = 30
+SHOWN_AT_MOST = 200
+"""Users in the state, of which Step Functions passes on 256 KB; all of them are judged."""
 
 
 def schedule_key_deletion(rotation: Rotation, ports: Ports) -> Rotation:
@@ -32,6 +34,9 @@ def schedule_key_deletion(rotation: Rotation, ports: Ports) -> Rotation:
     seen = seen or Retirement(verdict="in-use", reason="", started_at=now, look_again_at=now)
     if key.state == "PendingDeletion" and key.deletion_at is not None:
         done = seen.having(verdict="scheduled", reason="no users", users=(), deletion_at=key.deletion_at, complete=True)
+        if seen.disabled_at is None:
+            found = ports.key_users.users_of(key.arn) if key.manager == "CUSTOMER" else ()
+            done = done.having(reason="somebody else has scheduled its deletion", users=_shown(found))
         return rotation.having(retirement=done)
     reason = reason_to_keep(rotation, key, ports)
     if reason is not None:
@@ -58,8 +63,11 @@ def _judged(rotation: Rotation, seen: Retirement, key: KeyFacts, users: Sequence
     if users:
         verdict = "soaking" if seen.disabled_at else "in-use"
         return seen.having(
-            verdict=verdict, reason="its users go by themselves", users=tuple(users), look_again_at=now + LOOK_AGAIN
+            verdict=verdict, reason="its users go by themselves", users=_shown(users), look_again_at=now + LOOK_AGAIN
         )
+    if seen.disabled_at is None and key.state != "Enabled":
+        # A use of it during the soak would have it enabled again, against whoever did that.
+        return _kept(seen, key, f"somebody else has made it {key.state}", users, ports)
     if seen.disabled_at is None:
         soaking = seen.having(
             verdict="soaking", reason="no users; disabled", users=(), disabled_at=now, look_again_at=now + SOAK
@@ -79,7 +87,13 @@ def _kept(seen: Retirement, key: KeyFacts, reason: str, users: Sequence[KeyUser]
     """Keep the key, usable: what this rotation disabled it enables again."""
     if seen.disabled_at is not None and key.state == "Disabled":
         ports.kms.enable_key(key.arn)
-    return seen.having(verdict="kept", reason=reason, users=tuple(users), look_again_at=None, complete=True)
+    return seen.having(verdict="kept", reason=reason, users=_shown(users), look_again_at=None, complete=True)
+
+
+def _shown(users: Sequence[KeyUser]) -> tuple[KeyUser, ...]:
+    shown = tuple(users[:SHOWN_AT_MOST])
+    left_out = len(users) - len(shown)
+    return (*shown, KeyUser(kind="more", identifier=f"{left_out} more")) if left_out else shown
 
 
 handler = step(schedule_key_deletion)

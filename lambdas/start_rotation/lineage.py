@@ -17,12 +17,17 @@ def resolve(name: str, ports: Ports) -> tuple[str, Instance]:
 
     Raises:
         UnknownDatabase: terminal; nothing of that name exists, nor does the ledger lead from it to anything.
-        InputRefused: terminal; the name is that of a database that a rotation has left behind.
+        InputRefused: terminal; the name is that of a database that a rotation has left behind, or of two databases.
     """
-    successor = _successor(name, ports)
+    successor, instance = _successor(name, ports), databases.named(name, ports)
     if successor is not None:
+        resource_id = successor.database.resource_id
+        if instance is not None and instance.database.resource_id != resource_id and not _left(name, instance, ports):
+            raise InputRefused(
+                f"{name} is {successor.database.identifier} since its last rotation, and the name of another database "
+                "that was made since; rename that one, or start the first one by its own identifier"
+            )
         return name, successor
-    instance = databases.named(name, ports)
     if instance is None:
         raise UnknownDatabase(f"no database named {name} exists in this account and Region")
     base_name = instance.tags.get(BASE_NAME_TAG) or name
@@ -31,12 +36,18 @@ def resolve(name: str, ports: Ports) -> tuple[str, Instance]:
     if followed_by == resource_id:
         return base_name, instance
     # A release without a lineage is a cutover whose Verify never ran: the lock leads to that rotation.
-    if followed_by is not None and any(
-        entry.rotation.release and entry.rotation.source and entry.rotation.source.resource_id == resource_id
-        for entry in ports.ledger.entries(base_name)
-    ):
+    if followed_by is not None and _left(base_name, instance, ports):
         raise InputRefused(f"{name} was left behind by a rotation; start with {json.dumps(request_for(base_name))}")
     return name, instance  # the tag came along with a snapshot's tags: this is a database of its own
+
+
+def _left(base_name: str, instance: Instance, ports: Ports) -> bool:
+    """Whether a rotation of this name has left it behind."""
+    resource_id = instance.database.resource_id
+    return any(
+        entry.rotation.release and entry.rotation.source and entry.rotation.source.resource_id == resource_id
+        for entry in ports.ledger.entries(base_name)
+    )
 
 
 def _successor(base_name: str, ports: Ports) -> Instance | None:

@@ -1,15 +1,10 @@
 """What StartRotation does about a rotation that another execution began."""
 
-from datetime import datetime, timedelta
-
 from lambdas.rotation.errors import RecoveryExhausted, RotationInProgress
+from lambdas.rotation.outage import hangs
 from lambdas.rotation.policy import TASK_TOKEN, task_token
 from lambdas.rotation.ports import Lock, Ports
 from lambdas.rotation.state import Failure, Moment, Rotation
-
-FENCE_MARGIN = timedelta(seconds=60)
-PROMOTION_MAY_TAKE = timedelta(minutes=35)
-"""When the recovery schedule fires (PauseApplicationWrites sets it, Promote moves it): a test compares."""
 
 
 def recover(rotation: Rotation, ended_execution: str, ports: Ports) -> Rotation:
@@ -23,14 +18,13 @@ def recover(rotation: Rotation, ended_execution: str, ports: Ports) -> Rotation:
         RecoveryExhausted: terminal; that execution was a recovery itself. (After the release a person may ask as often
             as it takes: nobody is kept from writing, and the lock that a plain start would find may be free by then.)
     """
-    unfinished = {entry.rotation.execution_arn: entry.rotation for entry in ports.ledger.unfinished()}
-    if (ours := unfinished.get(rotation.execution_arn)) is not None:
+    if (ours := ports.ledger.left_by(rotation.execution_arn)) is not None:
         return _taken(rotation, ours, ended_execution, ports, recovery=True)
-    left = unfinished.get(ended_execution)
+    left = ports.ledger.left_by(ended_execution)
     if left is None:
         return rotation.having(route="closed")
     if ports.workflow.is_running(ended_execution):
-        if not _hangs(left, ports.clock.now()):
+        if not hangs(left, ports.clock.now()):
             return rotation.having(route="closed")
         ports.workflow.stop(ended_execution, f"it hangs between fence and release; {rotation.execution_arn} takes over")
     elif left.recovery and left.release is None:
@@ -127,16 +121,10 @@ def _taken(rotation: Rotation, left: Rotation, ended_execution: str, ports: Port
         verification = seen if seen is not None and seen.complete else None
         return taken.having(route="verify", recovery=recovery, failure=None, verification=verification)
     ended = Failure(Error="ExecutionEnded", Cause=f"{ended_execution} ended before the rotation was complete")
-    return taken.having(route="rollback", recovery=recovery, failure=left.failure or ended)
-
-
-def _hangs(left: Rotation, now: datetime) -> bool:
-    """Whether a running execution holds the fence for longer than any of its steps may take."""
-    if left.fence is None or left.release is not None:
-        return False
-    if left.promotion is not None:
-        return now >= left.promotion.requested_at + PROMOTION_MAY_TAKE
-    return now >= left.outage_ends_by + FENCE_MARGIN
+    plan, _ = taken.planned()
+    # Whoever stopped it wants it undone, not done in another way.
+    plan = plan.having(fallback=None)
+    return taken.having(route="rollback", recovery=recovery, failure=left.failure or ended, plan=plan)
 
 
 def without_stale_lock(rotation: Rotation, holder: Lock, ports: Ports) -> Lock | None:

@@ -130,7 +130,7 @@ def _mariadb() -> Kind:
         license_model="general-public-license",
         version=version,
         major=version.rpartition(".")[0],
-        reserved_masters=frozenset({"rdsadmin", "rdsrepladmin", "mariadb.sys", "mysql", "root"}),
+        reserved_masters=frozenset({"rdsadmin", "rdsrepladmin", "mariadb.sys", "mysql"}),
         parameters={
             "read_only": Parameter(mariadb.TRUE_IF_REPLICA, f"0,1,{mariadb.TRUE_IF_REPLICA}"),
             "event_scheduler": Parameter("OFF", "ON,OFF", data_type="string"),

@@ -253,15 +253,32 @@ def test_a_takeover_that_died_half_way_is_finished_by_the_next_attempt(
     assert ledger.acquire(left.having(rotation_id="another")) == Lock(left.rotation_id, RECOVERY)
 
 
+def test_an_entry_that_cannot_be_read_hides_no_other(ledger: DynamoLedger) -> None:
+    """One of a later release, after somebody has gone back to this one."""
+    opened = ledger.open(rotation())
+    later = rotation("later")
+    ledger.open(later)
+    ledger._write("orders", "rotation#later", {"state": '{"schema": 9}'})
+
+    entries, unreadable = ledger.unfinished()
+
+    assert [opened.rotation_id] == [entry.rotation.rotation_id for entry in entries]
+    assert unreadable[0].startswith("rotation#later of orders: ")
+    found = ledger.left_by(opened.execution_arn)
+    assert found is not None
+    assert opened.rotation_id == found.rotation_id
+    assert ledger.left_by("arn:nobody") is None
+
+
 def test_a_closed_entry_is_history(ledger: DynamoLedger) -> None:
     """The sweep must not recover what is finished, and the closing step's own last write is not an error."""
     opened = ledger.open(rotation())
-    assert [opened.rotation_id] == [entry.rotation.rotation_id for entry in ledger.unfinished()]
+    assert [opened.rotation_id] == [entry.rotation.rotation_id for entry in ledger.unfinished()[0]]
 
     ledger.close(opened, "rotated")
     ledger.record(opened)
 
-    assert [] == ledger.unfinished()
+    assert ([], []) == ledger.unfinished()
     entry = ledger.entry("orders", opened.rotation_id)
     assert entry is not None
     assert ("rotated", datetime(2027, 1, 1, tzinfo=UTC)) == (entry.outcome, entry.closed_at)

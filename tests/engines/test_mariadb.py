@@ -317,6 +317,7 @@ def test_an_application_under_the_rotations_account_is_a_breach(source: Endpoint
             "EventsEnabled",
         ),
         (("CREATE TABLE shop.m (x INT) ENGINE = MEMORY", "INSERT INTO shop.m VALUES (1)"), "MemoryTables"),
+        (("SET GLOBAL sync_binlog = 0",), "NotDurable"),
         (("SET GLOBAL binlog_format = 'STATEMENT'",), "StatementReplication"),
         (("SET GLOBAL slave_run_triggers_for_rbr = 'ENFORCE'",), "TriggersRunTwice"),
         (("SET GLOBAL replicate_events_marked_for_skip = 'FILTER_ON_SLAVE'",), "ReplicationFilters"),
@@ -342,6 +343,31 @@ def test_a_prepared_transaction_is_refused_and_ends_the_fence(source: Endpoint) 
         with pytest.raises(FenceIncomplete, match="prepared"):
             fenced(source)
         cursor.execute("XA ROLLBACK 'x'")
+
+
+def test_an_event_that_was_enabled_meanwhile_ends_the_fence(source: Endpoint) -> None:
+    """An earlier attempt has looked for them; until this one locked all accounts somebody could enable one."""
+    source.admin("SET GLOBAL event_scheduler = 1")
+    source.admin("CREATE EVENT shop.tick ON SCHEDULE EVERY 1 HOUR DO SELECT 1")
+
+    with pytest.raises(FenceIncomplete, match=r"event shop\.tick"):
+        fenced(source)
+
+
+def test_root_is_whoever_has_that_name(source: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RDS has no such account; many a master user is called so."""
+    monkeypatch.setitem(source.passwords, "root", source.passwords[MASTER])
+    source.admin(f"RENAME USER {account(MASTER)} TO root@'%'")
+    with source.connect("root", database=None) as connection:
+        fence = fenced(source)
+        with pytest.raises(pymysql.MySQLError), connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+
+    assert "root@%" in {one.name for one in fence}
+    with pytest.raises(pymysql.MySQLError, match=str(LOCKED)):
+        source.connect("root", database=None)
+    source.admin("ALTER USER root@'%' ACCOUNT UNLOCK")
+    assert source.engine().fence_breach(fence) == "account root@% is open"
 
 
 def test_memory_tables_can_be_accepted(source: Endpoint) -> None:

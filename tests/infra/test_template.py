@@ -273,7 +273,8 @@ def test_alarms_reach_the_topic(template: Template) -> None:
     alarms = properties(template, "AWS::CloudWatch::Alarm")
 
     expected = {
-        "failed", "timed-out", "stopped", "undelivered", "undecided", "write-outage-over-budget", "replica-lag",
+        "failed", "timed-out", "stopped", "undelivered", "unrecovered", "undecided", "write-outage-over-budget",
+        "replica-lag",
     }  # fmt: skip
     assert {alarm["AlarmName"].removeprefix("rds-key-rotation-") for alarm in alarms} == expected
     assert all(alarm["AlarmActions"] for alarm in alarms)

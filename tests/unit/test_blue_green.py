@@ -16,6 +16,7 @@ from lambdas.rotation.errors import (
     AwsUnavailable,
     EpochSuperseded,
     PreflightRefused,
+    RetirementRefused,
     SettingsNotCarried,
     SwitchoverFailed,
     SyncIncomplete,
@@ -640,11 +641,7 @@ def _most_of_ours(ports: FakePorts) -> int:
 
 
 def test_the_old_side_is_removed_after_the_grace_period_replicas_first() -> None:
-    ports = ports_of(replica=True)
-    rotation = switched(ports)
-    for _ in range(3):
-        rotation = visit(verify_switchover, rotation, ports)
-    ports.clock.advance(8 * 86400)
+    ports, rotation = after_grace()
     for _ in range(30):
         rotation = visit(decommission, rotation, ports)
         for snapshot in ports.rds.snapshots.values():
@@ -659,6 +656,59 @@ def test_the_old_side_is_removed_after_the_grace_period_replicas_first() -> None
     ]
     assert [f"{SOURCE}-rot-{ROTATION_ID}-kept"] == list(ports.rds.snapshots)
     assert not [call for call in ports.calls if call.startswith("engine.")], "no login is needed"
+
+
+def after_grace() -> tuple[FakePorts, Rotation]:
+    ports = ports_of(replica=True)
+    rotation = switched(ports)
+    for _ in range(3):
+        rotation = visit(verify_switchover, rotation, ports)
+    ports.clock.advance(8 * 86400)
+    ports.calls.clear()
+    return ports, rotation
+
+
+def go_back_by_hand(ports: FakePorts, name: str) -> None:
+    """Rename the target away, and the source to the name that applications use."""
+    old, new = ports.rds.instances.pop(f"{name}-old1"), ports.rds.instances.pop(name)
+    for one, called in ((old, name), (new, f"{name}-new")):
+        arn = f"{one.database.arn.rpartition(':')[0]}:{called}"
+        ports.rds.instances[called] = replace(one, database=one.database.having(identifier=called, arn=arn))
+
+
+@pytest.mark.parametrize("name", [SOURCE, f"{SOURCE}-r1"])
+@pytest.mark.parametrize("visits", [0, 3])
+def test_what_somebody_has_gone_back_to_by_hand_is_production(name: str, visits: int) -> None:
+    """No record and no secret would show it: applications use RDS's own name."""
+    ports, rotation = after_grace()
+    for _ in range(visits):
+        rotation = visit(decommission, rotation, ports)
+    go_back_by_hand(ports, name)
+
+    with pytest.raises(RetirementRefused, match="has the name that applications use again"):
+        visit(decommission, rotation, ports)
+    assert name in ports.rds.instances
+    assert not [call for call in ports.calls if "deletion" in call and "snapshot" not in call]
+
+
+def test_a_replica_that_somebody_has_promoted_is_no_replica_to_delete() -> None:
+    ports, rotation = after_grace()
+    ports.rds.alter(f"{SOURCE}-r1-old1", replica_of=None)
+
+    with pytest.raises(RetirementRefused, match=f"{SOURCE}-r1-old1 is no replica any more"):
+        visit(decommission, rotation, ports)
+
+
+def test_replicas_of_a_source_that_somebody_has_deleted_are_named() -> None:
+    """RDS has promoted them, and nobody else would ever look for them."""
+    ports, rotation = after_grace()
+    del ports.rds.instances[OLD]
+    ports.rds.alter(f"{SOURCE}-r1-old1", replica_of=None)
+
+    with pytest.raises(RetirementRefused, match=f"has promoted {SOURCE}-r1-old1"):  # noqa: PT012 - some visits on
+        for _ in range(5):
+            rotation = visit(decommission, rotation, ports)
+    assert f"{SOURCE}-r1-old1" in ports.rds.instances
 
 
 def test_without_an_old_key_there_is_nothing_to_retire() -> None:

@@ -9,8 +9,9 @@ import pytest
 from lambdas.list_opted_in_databases.handler import list_opted_in_databases
 from lambdas.recover_rotations.handler import recover_rotations
 from lambdas.report_fleet.handler import report_fleet
-from lambdas.rotation.errors import FleetIncomplete
+from lambdas.rotation.errors import AwsUnavailable, FleetIncomplete, RecoveryIncomplete
 from lambdas.rotation.names import BASE_NAME_TAG, DECOMMISSION_TAG
+from lambdas.rotation.outage import FENCE_MARGIN
 from tests.fakes import EXECUTION, OLD_KEY, ROTATION_ID, SOURCE, START, FakePorts, fenced_rotation
 
 ENABLED = {"key-rotation:enabled": "true"}
@@ -70,6 +71,16 @@ def test_a_rotated_database_goes_by_its_base_name() -> None:
     listed = list_opted_in_databases(EVENT, ports)
 
     assert ["shop", "copy"] == [row["base_name"] for row in listed["databases"]]
+
+
+def test_two_databases_of_one_name_get_an_execution_each() -> None:
+    """The first one was rotated, then somebody has made another one of the old name: neither may be passed over."""
+    ports = fleet(**{"shop-rot-1": {BASE_NAME_TAG: "shop"}, "shop": {}})
+    ports.ledger.lineage["shop"] = ports.rds.instances["shop-rot-1"].database.resource_id
+
+    listed = list_opted_in_databases(EVENT, ports)["databases"]
+
+    assert 2 == len({row["execution_name"] for row in listed})
 
 
 def test_a_database_with_a_broken_tag_is_started_and_refused_there() -> None:
@@ -146,6 +157,37 @@ def test_the_sweep_does_not_recover_a_recovery() -> None:
     ports.workflow.running.clear()
 
     assert recover_rotations(ports) == {"recovered": []}
+
+
+def test_the_sweep_recovers_what_it_can_and_then_says_what_it_cannot() -> None:
+    ports = FakePorts()
+    fenced_rotation(ports)
+    ports.workflow.running.clear()
+    ports.ledger.unreadable.append("rotation#0 of pay: schema 9")
+
+    with pytest.raises(RecoveryIncomplete, match="rotation#0 of pay"):
+        recover_rotations(ports)
+    assert [call for call in ports.calls if call.startswith("workflow.start_recovery")]
+
+
+def test_the_sweep_goes_on_where_one_cannot_be_started() -> None:
+    ports = FakePorts()
+    fenced_rotation(ports)
+    ports.workflow.running.clear()
+    ports.fail("workflow.start_recovery", AwsUnavailable("throttled"))
+
+    with pytest.raises(RecoveryIncomplete, match=f"{ROTATION_ID}: throttled"):
+        recover_rotations(ports)
+
+
+def test_the_sweep_recovers_what_holds_the_fence_for_too_long() -> None:
+    """Its own schedule may have been used up by a recovery that could not begin."""
+    ports = FakePorts()
+    rotation = fenced_rotation(ports)
+    assert recover_rotations(ports) == {"recovered": []}
+    ports.clock.advance((rotation.outage_ends_by + FENCE_MARGIN - ports.clock.now()).total_seconds())
+
+    assert recover_rotations(ports) == {"recovered": [ROTATION_ID]}
 
 
 def test_the_sweep_leaves_history_alone() -> None:

@@ -13,8 +13,8 @@ from lambdas.notify.handler import notify
 from lambdas.rotation.aws.sns import _ascii
 from lambdas.rotation.errors import InputRefused, StateIncomplete, UnknownDatabase
 from lambdas.rotation.names import BASE_NAME_TAG
-from lambdas.rotation.policy import DATABASE, INPUT_BYTES, INPUT_FIELDS, MIN_AGE, RECOVER, RISKS, TAGS, TASK_TOKEN
-from lambdas.rotation.state import Failure, Rotation
+from lambdas.rotation.policy import DATABASE, INPUT_BYTES, INPUT_FIELDS, MIN_AGE, RISKS, TAGS, TASK_TOKEN
+from lambdas.rotation.state import RECOVER, Failure, Rotation
 from lambdas.start_rotation.handler import start_rotation
 from tests.fakes import EXECUTION, OLD_KEY, RECOVERY, SOURCE, FakePorts
 from tests.hostile import any_json, any_text, instance_identifiers

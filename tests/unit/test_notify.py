@@ -10,7 +10,7 @@ from lambdas.rotation.errors import AwsUnavailable
 from lambdas.rotation.notification import message_of
 from lambdas.rotation.policy import TASK_TOKEN
 from lambdas.rotation.state import Failure, KeyUser, Moment, NotTaken, Release, Retirement, Rotation, Undo
-from tests.fakes import EXECUTION, SOURCE, FakePorts, failed, journaled, planned_rotation, switched_rotation
+from tests.fakes import EXECUTION, RECOVERY, SOURCE, FakePorts, failed, journaled, planned_rotation, switched_rotation
 
 TOKEN = {TASK_TOKEN: "fleet"}
 
@@ -121,6 +121,19 @@ def test_who_cannot_write_hears_what_it_waits_for_and_that_nobody_may_be_looking
     assert "If `execution` has ended" in message["what_to_do"]
 
 
+def test_a_recovery_that_could_not_begin_has_not_refused_anything() -> None:
+    """What it was for may keep everybody from writing."""
+    ports = FakePorts()
+    begun = Rotation(schema=1, execution_arn=RECOVERY, request={"Recover": EXECUTION})
+
+    notify(failed(begun, "AccessRefused"), ports)
+
+    [(moment, subject, message)] = ports.notifier.sent
+    assert ("AttentionNeeded", EXECUTION) == (moment, message["recovers"])
+    assert EXECUTION in subject
+    assert "start the rotation of that database again" in message["what_to_do"]
+
+
 @pytest.mark.parametrize(
     ("make", "error"),
     [(cut_over, ""), (dry_run, ""), (rolled_back, "DrainIncomplete"), (attention, "VerificationFailed")],
@@ -129,6 +142,19 @@ def test_the_fleet_hears_success_or_the_errors_name(make: Any, error: str) -> No
     ports = FakePorts()
 
     notify(make(ports), ports)
+
+    ((_, output, told),) = ports.workflow.answers
+    assert (error, not error) == (told, output is not None)
+
+
+@pytest.mark.parametrize(("recovery", "error"), [(False, "RotationTakenUp"), (True, "")])
+def test_an_older_rotation_that_a_fleets_start_has_finished_is_not_this_ones(recovery: bool, error: str) -> None:
+    """Else the report says that a database was rotated, whose rotation of this quarter nobody has begun."""
+    ports = FakePorts()
+    execution = EXECUTION.replace(":first", ":second")
+    taken = cut_over(ports).having(execution_arn=execution, recovery=recovery)
+
+    notify(journaled(ports, taken), ports)
 
     ((_, output, told),) = ports.workflow.answers
     assert (error, not error) == (told, output is not None)

@@ -168,6 +168,43 @@ def test_a_key_that_somebody_enabled_again_is_kept() -> None:
     assert not any("schedule" in deed for deed in deeds(ports))
 
 
+@pytest.mark.parametrize("state", ["Disabled", "Unavailable"])
+def test_a_key_that_somebody_else_has_disabled_stays_as_it_is(state: str) -> None:
+    """It may have leaked: an attempt to use it during our soak would have it enabled again."""
+    ports, rotation = decommissioned()
+    ports.kms.keys[OLD_KEY] = replace(ports.kms.keys[OLD_KEY], state=state)
+
+    rotation = visit(ports, rotation)
+
+    assert ("kept", True) == verdict(rotation)
+    assert [] == deeds(ports)
+
+
+def test_a_deletion_that_somebody_else_has_scheduled_is_not_told_as_ours() -> None:
+    """Nobody has looked for users before it; people hear of those that there are."""
+    ports, rotation = decommissioned()
+    ports.key_users.others[OLD_KEY] = [DATABASE]
+    ports.kms.schedule_key_deletion(OLD_KEY, 7)
+
+    retirement = visit(ports, rotation).retirement
+
+    assert retirement is not None
+    assert ("scheduled", (DATABASE,)) == (retirement.verdict, retirement.users)
+    assert "somebody else" in retirement.reason
+
+
+def test_so_many_users_that_no_state_could_have_them_are_counted() -> None:
+    """All are judged; Step Functions passes on 256 KB, and what is too much for it no Catch sees."""
+    ports, rotation = decommissioned()
+    ports.key_users.others[OLD_KEY] = [KeyUser(kind="database", identifier=f"orders-{at}") for at in range(1200)]
+
+    retirement = visit(ports, rotation).retirement
+
+    assert retirement is not None
+    assert (201, "1000 more") == (len(retirement.users), retirement.users[-1].identifier)
+    assert len(rotation.having(retirement=retirement).model_dump_json()) < 100_000
+
+
 def test_a_lost_answer_of_the_deletion_is_found_out() -> None:
     ports, rotation = decommissioned()
     rotation = visit(ports, rotation)

@@ -32,10 +32,10 @@ from lambdas.rotation.errors import (
     WrongKey,
 )
 from lambdas.rotation.names import CONTROL_DATABASE
+from lambdas.rotation.outage import FENCE_MARGIN, hangs
 from lambdas.rotation.ports import Step
 from lambdas.rotation.state import Rotation
 from lambdas.rotation.undoing import SLOWEST_FUNCTION
-from lambdas.start_rotation.takeover import FENCE_MARGIN, _hangs
 from lambdas.take_snapshot.handler import take_snapshot
 from lambdas.wait_for_restore.handler import wait_for_restore
 from lambdas.wait_for_source.handler import OBSERVATIONS, wait_for_source
@@ -245,8 +245,8 @@ def test_the_recovery_schedule_and_a_start_by_hand_respect_the_long_budget() -> 
     ends = rotation.fence.requested_at + timedelta(seconds=BUDGET) + FENCE_MARGIN
 
     assert ports.recovery.at[ROTATION_ID] == ends
-    assert not _hangs(rotation, ends - timedelta(seconds=1))
-    assert _hangs(rotation, ends)
+    assert not hangs(rotation, ends - timedelta(seconds=1))
+    assert hangs(rotation, ends)
 
 
 # -- the way there -----------------------------------------------------------------------------------------------------

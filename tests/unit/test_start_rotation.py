@@ -7,12 +7,12 @@ import pytest
 
 from lambdas.pause_application_writes import handler as pause
 from lambdas.promote import handler as promote
+from lambdas.rotation import outage
 from lambdas.rotation.errors import AccessRefused, InputRefused, RecoveryExhausted, RotationInProgress, UnknownDatabase
 from lambdas.rotation.names import BASE_NAME_TAG
 from lambdas.rotation.policy import TASK_TOKEN
 from lambdas.rotation.ports import Watchers
-from lambdas.rotation.state import Decommission, Finding, Release, Rotation, Undo, Verification
-from lambdas.start_rotation import takeover
+from lambdas.rotation.state import Decommission, Failure, Finding, Release, Rotation, Undo, Verification
 from lambdas.start_rotation.handler import start_rotation
 from tests.fakes import (
     EXECUTION,
@@ -119,6 +119,11 @@ def test_an_unknown_database_is_named() -> None:
 def test_the_base_name_leads_to_the_last_target() -> None:
     """`orders` still exists, in its grace period; the rotation is of what applications write to."""
     ports = FakePorts()
+    past = released(ports)
+    ports.ledger.open(past.having(rotation_id="past"))
+    ports.ledger.close(past.having(rotation_id="past"), "rotated")
+    del ports.ledger.journal[past.rotation_id]
+    ports.ledger.locks.clear()
     ports.ledger.lineage[SOURCE] = ports.rds.instances[TARGET].database.resource_id
 
     for name in (SOURCE, TARGET):
@@ -142,6 +147,15 @@ def test_a_database_that_was_left_behind_is_refused() -> None:
 
     with pytest.raises(InputRefused, match='"DBInstanceIdentifier": "shop"'):
         start_rotation(begun(DBInstanceIdentifier="older"), ports)
+
+
+def test_the_name_of_two_databases_is_nobodys() -> None:
+    """One was made under the name of a database that has another one since its rotation."""
+    ports = FakePorts()
+    ports.ledger.lineage[SOURCE] = ports.rds.instances[TARGET].database.resource_id
+
+    with pytest.raises(InputRefused, match=f"{SOURCE} is {TARGET} since its last rotation"):
+        start_rotation(begun(), ports)
 
 
 def test_a_copied_tag_does_not_make_a_relative() -> None:
@@ -355,13 +369,26 @@ def test_a_holder_is_stopped_only_when_it_hangs(rotation_at: Any) -> None:
 
 def test_a_holder_hangs_exactly_from_when_its_schedule_fires() -> None:
     """Earlier, the one schedule would find nothing to do, and nobody would come again."""
-    assert takeover.FENCE_MARGIN == pause.RECOVERY_MARGIN
-    assert takeover.PROMOTION_MAY_TAKE == promote.RECOVERY_AFTER
+    assert outage.FENCE_MARGIN == pause.RECOVERY_MARGIN
+    assert outage.PROMOTION_MAY_TAKE == promote.RECOVERY_AFTER
     ports = FakePorts()
     fenced_rotation(ports, write_outage_budget_seconds=120)
     ports.clock.advance(timedelta(seconds=180).total_seconds())
 
     assert start_rotation(recovery(), ports).route == "rollback"
+
+
+def test_who_stops_a_rotation_does_not_want_another_strategy_instead() -> None:
+    """What AWS refused is being undone, and the next strategy would switch production over."""
+    ports = FakePorts()
+    left = fenced_rotation(ports)
+    plan, _ = left.planned()
+    journaled(ports, left.having(plan=plan.having(fallback="blue-green"), failure=Failure(Error="WrongKey")))
+    ports.workflow.running.clear()
+
+    taken = start_rotation(recovery(), ports)
+
+    assert ("rollback", None) == (taken.route, taken.planned()[0].fallback)
 
 
 def test_a_failed_recovery_is_not_recovered_again() -> None:

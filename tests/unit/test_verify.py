@@ -216,10 +216,22 @@ def test_a_recovery_of_a_later_moment_leaves_the_lineage_alone() -> None:
 
 def test_a_name_that_leads_to_a_stranger_is_not_taken() -> None:
     ports, rotation = released()
-    ports.ledger.lineage[SOURCE] = "db-STRANGER"
+    stranger = ports.rds.add("stranger", key_arn=OLD_KEY).database.resource_id
+    ports.ledger.lineage[SOURCE] = stranger
 
     with pytest.raises(VerificationFailed, match="does not know"):
         verify(rotation, ports)
+    assert stranger == ports.ledger.lineage[SOURCE]
+
+
+def test_a_name_that_leads_to_what_is_gone_leads_to_the_target() -> None:
+    """The target of the last rotation was lost, and what is rotated was restored under its name."""
+    ports, rotation = released()
+    ports.ledger.lineage[SOURCE] = "db-GONE"
+
+    verify(rotation, ports)
+
+    assert ports.rds.instances[TARGET].database.resource_id == ports.ledger.lineage[SOURCE]
 
 
 def test_needs_a_release() -> None:

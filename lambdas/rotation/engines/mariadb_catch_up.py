@@ -424,13 +424,12 @@ def _of_the_log(sql: Session) -> Iterator[Finding]:
             message="the server writes no binary log, from which a copy could catch up",
             advice="give the database automated backups (a retention of a day or more)",
         )
-    if sql.rows("SELECT 1 FROM DUAL WHERE @@global.sync_binlog <> 1 OR @@global.innodb_flush_log_at_trx_commit <> 1"):
+    if sql.value("SELECT @@global.innodb_flush_log_at_trx_commit") != 1:
         yield Finding(
             name="NotDurable",
-            message="sync_binlog or innodb_flush_log_at_trx_commit is not 1: a snapshot may have rows that its binary "
-            "log lacks, or none of "
-            "those that it has",
-            advice="set both to 1 in the parameter group",
+            message="innodb_flush_log_at_trx_commit is not 1: a snapshot may have none of the rows that its binary log "
+            "has",
+            advice="set it to 1 in the parameter group",
         )
 
 

@@ -36,8 +36,11 @@ from lambdas.rotation.state import Database, DatabaseFence, Finding, Position, V
 OURS = "made by rds-key-rotation"
 """The comment of the control database: without it an existing database of that name is somebody else's."""
 
-INTERNAL_USERS = ("rdsadmin", "rdsrepladmin", "mariadb.sys", "mysql.sys", "mysql.session", "mysql.infoschema", "root")
-"""RDS's own and the server's; none of them is an application's, and the replica needs one of them."""
+INTERNAL_USERS = ("rdsadmin", "rdsrepladmin", "mariadb.sys", "mysql.sys", "mysql.session", "mysql.infoschema")
+"""RDS's own and the server's; none of them is an application's, and the replica needs one of them.
+
+Not ``root``: on RDS that is nobody's, or the name that somebody has given to the master user.
+"""
 INTERNAL_DATABASES = ("mysql", "sys", "information_schema", "performance_schema", CONTROL_DATABASE)
 
 STATEMENT_SECONDS = 10
@@ -114,7 +117,8 @@ class MariadbEngine:
 
     def limitations(self, accept: Sequence[str]) -> Sequence[Finding]:
         with self._session() as sql:
-            findings = [*_prepared_transactions(sql), *_events(sql), *_replication_settings(sql, self.LOG_FORMATS)]
+            findings = [*_prepared_transactions(sql), *_events(sql), *_durability(sql)]
+            findings += _replication_settings(sql, self.LOG_FORMATS)
             if "memory-tables" not in accept:
                 findings += _memory_tables(sql)
             if shared := [one for one in _sessions(sql) if one[1] == self._user]:
@@ -231,6 +235,9 @@ class MariadbEngine:
                 # They never end by themselves, so there is nothing to wait for while applications stand still.
                 raise FenceIncomplete(f"{len(prepared)} prepared transaction(s)")
             self._end_sessions(sql, deadline)
+            # Now that nobody can enable another one: an attempt of before may have looked when somebody still could.
+            for event in _events(sql):
+                raise FenceIncomplete(event.message)
 
     def _end_sessions(self, sql: "Session", deadline: float) -> None:
         """Until the list was empty twice: whoever it shows has passed its account's lock, or is about to meet it."""
@@ -566,6 +573,17 @@ def _events(sql: Session) -> Iterator[Finding]:
             name="EventsEnabled",
             message=f"event {schema}.{name} needs no session, so no lock of an account stops its writes",
             advice="disable it, or the scheduler (parameter event_scheduler), and enable it on the target afterwards",
+        )
+
+
+def _durability(sql: Session) -> Iterator[Finding]:
+    """Not of a server without a binary log, which nothing follows by it."""
+    if sql.value("SELECT @@global.log_bin AND @@global.sync_binlog <> 1"):
+        yield Finding(
+            name="NotDurable",
+            message="sync_binlog is not 1: after a crash the server may have commits that its binary log lacks, and "
+            "give their numbers to others, which a copy that follows the log then passes over",
+            advice="set it to 1 in the parameter group",
         )
 
 
