@@ -600,8 +600,10 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 allow("rds:AddTagsToResource", on=any_member, when=only_tags("key-rotation:*")),
                 allow("rds:AddTagsToResource", on=any_member, when=only_tags(RELEASED_TAG)),
                 # What RDS has switched over has kept the deployment's tag; it makes nothing else removable.
-                allow("rds:AddTagsToResource", on=any_member, when=all_of(only_tags(BASE_NAME_TAG), IN_A_DEPLOYMENT)),
-                allow("rds:AddTagsToResource", on=any_member, when=all_of(only_tags(DECOMMISSION_TAG), IN_A_DEPLOYMENT)),
+                *(
+                    allow("rds:AddTagsToResource", on=any_member, when=all_of(only_tags(tag), IN_A_DEPLOYMENT))
+                    for tag in (BASE_NAME_TAG, DECOMMISSION_TAG)
+                ),
                 allow("rds:RemoveTagsFromResource", on=any_member, when=only_tags("key-rotation:*")),
                 allow("rds:RemoveTagsFromResource", on=any_member, when=only_tags(DEPLOYMENT_TAG)),
                 allow("rds:DeleteBlueGreenDeployment", on=any_deployment, when=MADE_BY_A_ROTATION),
