@@ -66,6 +66,7 @@ class Lab:
     def __init__(self, customer: Customer, inbox: Inbox) -> None:
         self.customer, self._inbox = customer, inbox
         self._built: list[World] = []
+        self._with_a_rotated_login: list[World] = []
         # A recovery by itself would begin while the permission is still missing. Here it begins when it is back.
         customer.client("events").disable_rule(Name=UNFINISHED_RULE)
 
@@ -180,6 +181,7 @@ class Lab:
             ResourceName=instance["DBInstanceArn"], Tags=[{"Key": name, "Value": value} for name, value in tags.items()]
         )
         self._built.append(built)
+        self._with_a_rotated_login.append(built)
         return built
 
     def lend_roles_to(self, built: World) -> None:
@@ -541,7 +543,9 @@ class Lab:
             if built.zone_id is None or built.is_cluster:
                 continue  # no login of its own
             login = f"{built.identifier}/login-under-a-key"
-            if not manager.describe_secret(SecretId=login).get("RotationEnabled"):
+            if built in self._with_a_rotated_login and not manager.describe_secret(SecretId=login).get(
+                "RotationEnabled"
+            ):
                 self._switch_rotation_on(login)
                 restored.append(f"rotation of {login}")
             (record,) = [

@@ -112,6 +112,10 @@ def planned(lab: Lab, missing: Permission | None) -> Ended:
     return lab.rotate(lab.quick, DryRun=True)
 
 
+def planned_deployment(lab: Lab, missing: Permission | None) -> Ended:
+    return lab.rotate(lab.served, DryRun=True)
+
+
 def answered(lab: Lab, missing: Permission | None) -> Ended:
     """A fleet waits for the answer."""
     return lab.rotate(lab.quick, DryRun=True, TaskToken="nobodys")
@@ -390,6 +394,8 @@ UNUSUAL: Mapping[Permission, Way] = {
     ("StartRotation", "states:DescribeExecution"): over_a_stale_lock,
     ("StartRotation", "states:StartExecution"): beside_an_older_key,
     ("StartRotation", "states:StopExecution"): undecided,
+    ("Preflight", "rds:DescribeBlueGreenDeployments"): planned_deployment,
+    ("Preflight", "rds:DescribeDBParameters"): planned_deployment,
     ("CreateNewKMSKey", "kms:GetKeyPolicy"): back_with_a_key,
     ("CreateNewKMSKey", "kms:GetKeyRotationStatus"): back_with_a_key,
     ("CreateNewKMSKey", "kms:ListResourceTags"): back_with_a_key,
