@@ -125,9 +125,7 @@ class Lab:
     @cached_property
     def followed(self) -> World:
         """Prepared for a copy that catches up with it."""
-        built = self.customer.build("followed", rows=20, writers=1, databases=("orders",), strategy=CATCH_UP)
-        self._built.append(built)
-        return built
+        return self._furnished("followed", strategy=CATCH_UP)
 
     @cached_property
     def fickle(self) -> World:
@@ -147,10 +145,10 @@ class Lab:
         self._item(BYSTANDERS_BASE, "lineage", resource_id="db-SOMEBODYELSES")
         return built
 
-    def _furnished(self, identifier: str) -> World:
+    def _furnished(self, identifier: str, **more: Any) -> World:
         """A database with everything that some grant is for."""
         account, rds, kms = self.customer.account, self.customer.client("rds"), self.customer.client("kms")
-        built = self.customer.build(identifier, rows=20, writers=1, databases=("orders",))
+        built = self.customer.build(identifier, rows=20, writers=1, databases=("orders",), **more)
         self.lend_roles_to(built)
         policy = json.loads(kms.get_key_policy(KeyId=built.key_arn, PolicyName="default")["Policy"])
         policy["Statement"][0]["Sid"] = POLICY_MARK

@@ -517,10 +517,7 @@ LEFT_TO_A_PERSON = {
 RDS_DOES_NOT_SAY: Mapping[str, tuple[str, ...]] = {
     "CreateEncryptedReadReplica": ("kms:CreateGrant", "kms:DescribeKey"),
     "CreateBlueGreenDeployment": ("kms:CreateGrant", "kms:DescribeKey"),
-    "CopySnapshot": (
-        "kms:CreateGrant", "kms:Decrypt", "kms:DescribeKey", "kms:Encrypt", "kms:GenerateDataKey",
-        "kms:GenerateDataKeyWithoutPlaintext", "kms:ReEncryptFrom", "kms:ReEncryptTo",
-    ),
+    **dict.fromkeys(("CopyAhead", "CopySnapshot"), ("kms:CreateGrant", "kms:DescribeKey", *COPY_UNDER_A_KEY)),
     "RestoreTarget": ("kms:CreateGrant", "kms:DescribeKey", *COPY_UNDER_A_KEY),
     "WaitForRestore": ("kms:CreateGrant", "kms:DescribeKey"),
     "Decommission": (
