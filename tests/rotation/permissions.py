@@ -137,7 +137,7 @@ class Lab:
         """Takes part in the fleet, whose schedule it never fits, and came with the tags of somebody else's snapshot."""
         tags = {
             "key-rotation:enabled": "true",
-            "key-rotation:min-age-days": "100000",
+            "key-rotation:min-age-days": "36500",
             "key-rotation:window": "never",
             BASE_NAME_TAG: BYSTANDERS_BASE,
         }
