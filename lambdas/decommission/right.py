@@ -1,7 +1,5 @@
 """The right to remove a source, established anew from live facts at every visit."""
 
-from collections.abc import Iterable
-
 from lambdas.rotation import databases, names
 from lambdas.rotation.errors import RetirementRefused
 from lambdas.rotation.ports import Instance, Ports
@@ -45,36 +43,37 @@ def _taken_back(rotation: Rotation, source: Instance, ports: Ports) -> str | Non
     """What RDS has switched over has no name of its own that would show who serves: somebody may have gone back."""
     if rotation.deployment is None:
         return None
-    primary, *replicas = rotation.deployment.members
-    if source.database.arn == primary.source_arn:
+    members = rotation.deployment.members
+    if source.database.arn == members[0].source_arn:
         return f"{source.database.identifier} has the name that applications use again"
-    for member in replicas:
-        replica = ports.rds.describe_instance_by_resource_id(member.source_resource_id)
-        if replica is not None and replica.status != "deleting":
-            identifier = replica.database.identifier
-            if replica.database.arn == member.source_arn:
-                return f"{identifier} has the name that applications use again"
-            if not source.database.is_cluster and replica.replica_of is None:
-                return f"{identifier} is no replica any more: somebody may write to it"
+    used = {member.source_arn for member in members}
+    for replica in _replicas(rotation, ports):
+        if replica.status == "deleting":
+            continue
+        identifier = replica.database.identifier
+        if replica.database.arn in used:
+            return f"{identifier} has the name that applications use again"
+        if not source.database.is_cluster and replica.replica_of is None:
+            return f"{identifier} is no replica any more: somebody may write to it"
     return None
+
+
+def _replicas(rotation: Rotation, ports: Ports) -> list[Instance]:
+    """What is still there of those that RDS has switched over beside the primary."""
+    members = rotation.deployment.members[1:] if rotation.deployment is not None else ()
+    found = (ports.rds.describe_instance_by_resource_id(member.source_resource_id) for member in members)
+    return [one for one in found if one is not None]
 
 
 def orphans(rotation: Rotation, ports: Ports) -> list[str]:
     """Replicas that a source has left which somebody else has deleted: RDS has promoted them."""
-    members = rotation.deployment.members[1:] if rotation.deployment is not None else ()
-    found = (ports.rds.describe_instance_by_resource_id(member.source_resource_id) for member in members)
-    return [one.database.identifier for one in found if one is not None and one.status != "deleting"]
+    return [one.database.identifier for one in _replicas(rotation, ports) if one.status != "deleting"]
 
 
 def left_behind(rotation: Rotation, source: Instance, ports: Ports) -> list[Instance]:
     """Replicas of the source, or instances of the cluster, that have a successor: what is still there, and marked."""
-    found: Iterable[Instance | None]
-    if source.database.is_cluster:
-        found = databases.instances_of(source, ports)
-    else:
-        members = rotation.deployment.members[1:] if rotation.deployment is not None else ()
-        found = (ports.rds.describe_instance_by_resource_id(member.source_resource_id) for member in members)
-    return [one for one in found if one and one.tags.get(names.DECOMMISSION_TAG) == rotation.rotation_id]
+    found = databases.instances_of(source, ports) if source.database.is_cluster else _replicas(rotation, ports)
+    return [one for one in found if one.tags.get(names.DECOMMISSION_TAG) == rotation.rotation_id]
 
 
 def _name_leads_elsewhere(rotation: Rotation, successor: Instance, ports: Ports) -> str | None:
