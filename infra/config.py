@@ -82,6 +82,7 @@ class Config(_Section):
     secret_key_arns: tuple[Arn, ...] = ()
     secret_rotation_function_arns: tuple[Arn, ...] = ()
     hosted_zone_ids: tuple[str, ...] = ()
+    proxy_arns: tuple[Arn, ...] = ()
     monitoring_role_arns: tuple[Arn, ...] = ()
     associated_role_arns: tuple[Arn, ...] = ()
     retirable_key_arns: tuple[Arn, ...] = ()

@@ -200,6 +200,14 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
     )
     see_record = allow("route53:ListResourceRecordSets", on=zones)
     write_record = allow("route53:ChangeResourceRecordSets", on=zones, when=ONE_CNAME_REPLACED)
+    # AWS decides on the proxy and on the target group that leads to its databases.
+    see_proxy = allow("rds:DescribeDBProxyTargets", on=config.proxy_arns)
+    target_groups = tuple(arn for arn in config.proxy_arns if ":target-group:" in arn)
+    lead_proxy = (
+        see_proxy,
+        allow("rds:RegisterDBProxyTargets", on=target_groups),
+        allow("rds:DeregisterDBProxyTargets", on=config.proxy_arns),
+    )
     set_recovery = (
         allow("scheduler:CreateSchedule", "scheduler:UpdateSchedule", on=schedules),
         allow("iam:PassRole", on=config.recovery_role_arn, when=passed_to("scheduler")),
@@ -270,6 +278,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 see_cluster,
                 see_record,
                 *see_zones,
+                see_proxy,
                 allow("cloudwatch:DescribeAlarms", on=config.arn("cloudwatch", "alarm:*")),
                 allow("cloudwatch:ListDashboards", on="*"),  # no resource-level permissions
                 allow("cloudwatch:GetDashboard", on=config.dashboards_arn),
@@ -335,6 +344,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 journal,
                 see_record,
                 write_record,
+                see_proxy,
                 *log_in,
                 allow("secretsmanager:DescribeSecret", on=secrets),
                 suspend_secret_rotation,
@@ -393,7 +403,14 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
         Task(
             "UpdateConnectivity",
             "Leads applications to the target",
-            (journal, see_record, write_record, *write_endpoint),
+            (
+                journal,
+                see_record,
+                write_record,
+                *write_endpoint,
+                *lead_proxy,
+                allow("rds:DeregisterDBProxyTargets", on=(any_db, any_cluster) if config.proxy_arns else ()),
+            ),
         ),
         Task(
             "ResumeWrites",
@@ -571,6 +588,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
             (
                 journal,
                 see_db,
+                see_proxy,
                 *log_in,
                 see_cluster,
                 allow(
@@ -619,6 +637,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 see_db,
                 see_snapshots,
                 see_key_state,
+                see_proxy,
                 *log_in,
                 allow("rds:CreateDBSnapshot", on=any_db, when=all_of(MARKED_FOR_REMOVAL, TAGGED_BY_THIS_CALL)),
                 allow("rds:CreateDBSnapshot", on=our_snapshot, when=TAGGED_BY_THIS_CALL),
@@ -681,7 +700,19 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
         Task(
             "RestoreConnectivity",
             "Leads applications back to the source, before it is opened; lets the secrets' own rotation go on",
-            (journal, see_record, write_record, *write_endpoint, *restore_secret_rotation),
+            (
+                journal,
+                see_record,
+                write_record,
+                *write_endpoint,
+                *lead_proxy,
+                allow(
+                    "rds:DeregisterDBProxyTargets",
+                    on=(our_db, our_cluster) if config.proxy_arns else (),
+                    when=MADE_BY_A_ROTATION,
+                ),
+                *restore_secret_rotation,
+            ),
         ),
         Task(
             "Rollback",

@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
 from lambdas.rollback.handler import rollback
+from lambdas.rotation.databases import own_name
 from lambdas.rotation.engines import CATCHING_UP
 from lambdas.rotation.engines.postgres_recovery import end_of_recovery
 from lambdas.rotation.errors import (
@@ -52,6 +53,7 @@ from lambdas.rotation.ports import (
     KeyFacts,
     Lag,
     Lock,
+    ProxyTarget,
     Step,
     Watchers,
 )
@@ -1204,6 +1206,27 @@ class FakeDns:
         return "change-1"
 
 
+class FakeProxies:
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+        self.targets: dict[str, ProxyTarget | None] = {}
+        self.found: list[Finding] = []
+
+    def limitations(self, proxy: str, database: Database) -> Sequence[Finding]:
+        return self.found
+
+    def target_of(self, proxy: str) -> ProxyTarget | None:
+        self._calls.ask("proxies.target_of")
+        return self.targets[proxy]
+
+    def lead(self, proxy: str, database: Database, instead_of: Database) -> None:
+        with self._calls.change("proxies.lead", f"{proxy} {database.identifier}"):
+            found = self.targets[proxy]
+            if found is not None and found.name not in (own_name(database), own_name(instead_of)):
+                raise ConnectivityChanged(f"{proxy} leads to {found.name}")
+            self.targets[proxy] = ProxyTarget(own_name(database), None)
+
+
 class FakeMonitoring:
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
@@ -1434,6 +1457,7 @@ class FakePorts:
         self.key_users = FakeKeyUsers(self.rds)
         self.dns = FakeDns(self._calls)
         self.monitoring = FakeMonitoring(self._calls)
+        self.proxies = FakeProxies(self._calls)
         self.names = FakeNames(self.dns, self.rds)
         self.secrets = FakeSecrets(self._calls)
         self.recovery = FakeRecovery(self._calls)

@@ -87,6 +87,10 @@ def _name_leads_elsewhere(rotation: Rotation, successor: Instance, ports: Ports)
         host = ports.secrets.describe_endpoint(seen.secret.arn).host.lower()
         if host != successor.database.address.lower():
             return f"{seen.secret.arn} leads to {host}, not to {successor.database.identifier}"
+    if seen is not None and seen.proxy is not None:
+        found = ports.proxies.target_of(seen.proxy)
+        if found is None or found.name != databases.own_name(successor.database):
+            return f"RDS Proxy {seen.proxy} does not lead to {successor.database.identifier}"
     return None
 
 

@@ -1,9 +1,11 @@
 """PrepareConnectivity: write down how applications find and enter the database, then keep that from changing."""
 
+from lambdas.rotation.databases import own_name
 from lambdas.rotation.errors import ConnectivityChanged, PreflightRefused
 from lambdas.rotation.ports import Ports
 from lambdas.rotation.state import (
     Connectivity,
+    Database,
     DnsRecord,
     DnsRecordName,
     EndpointSecret,
@@ -24,22 +26,25 @@ def prepare_connectivity(rotation: Rotation, ports: Ports) -> Rotation:
     is not written down again, so a retry takes neither the lowered TTL nor a suspended rotation for the original.
 
     Raises:
-        ConnectivityChanged: terminal; record or secret does not lead to the source.
+        ConnectivityChanged: terminal; record, secret or proxy does not lead to the source.
         PreflightRefused: terminal; a secret has begun to be rotated since Preflight. It is not cut off in the middle.
     """
     plan, source = rotation.planned()
     seen = rotation.connectivity
     if seen is None:
-        record, secret = None, None
+        record, secret, proxy = None, None, None
         if "dns" in plan.connectivity and plan.dns_record is not None:
             record = _record(plan.dns_record, source.address, ports)
         if "secret" in plan.connectivity and plan.endpoint_secret is not None:
             secret = _secret(plan.endpoint_secret, source.address, ports)
-        seen = Connectivity(record=record, secret=secret, managed_rotations=_managed_rotations(plan, ports))
+        if "proxy" in plan.connectivity and plan.proxy is not None:
+            proxy = _proxy(plan.proxy, source, ports)
+        managed = _managed_rotations(plan, ports)
+        seen = Connectivity(record=record, secret=secret, proxy=proxy, managed_rotations=managed)
         ports.ledger.record(rotation.having(connectivity=seen))  # before the first change: rollback restores from it
     if seen.managed_rotations and seen.rotations_suspended_at is None:
-        for managed in seen.managed_rotations:
-            _suspend(managed, ports)
+        for one in seen.managed_rotations:
+            _suspend(one, ports)
         seen = seen.having(rotations_suspended_at=ports.clock.now())
     if seen.record is not None and seen.ttl_lowered_at is None:
         record = seen.record
@@ -75,6 +80,13 @@ def _secret(secret_id: str, address: str, ports: Ports) -> EndpointSecret:
     if secret.host.lower().removesuffix(".") != address.lower():
         raise ConnectivityChanged(f"{secret_id} leads to {secret.host}, not to {address}")
     return secret
+
+
+def _proxy(name: str, source: Database, ports: Ports) -> str:
+    found = ports.proxies.target_of(name)
+    if found is None or found.name != own_name(source):
+        raise ConnectivityChanged(f"RDS Proxy {name} leads to {found.name if found else 'nothing'}, not to the source")
+    return name
 
 
 def _managed_rotations(plan: Plan, ports: Ports) -> tuple[ManagedRotation, ...]:

@@ -6,14 +6,14 @@ import shlex
 from lambdas.rotation import reach
 from lambdas.rotation.errors import AccessRefused, AwsRefused, ConnectivityChanged
 from lambdas.rotation.ports import Ports
-from lambdas.rotation.state import DnsRecord, ManagedRotation, Rotation
+from lambdas.rotation.state import Connectivity, DnsRecord, ManagedRotation, Rotation
 from lambdas.rotation.step import logger, step
 
 
 def restore_connectivity(rotation: Rotation, ports: Ports) -> Rotation:
     """Undo what PrepareConnectivity and UpdateConnectivity changed, as far as the commit point allows.
 
-    Before it: record and secret lead to the source again. After it they lead to the target and stay so; only the
+    Before it: record, secret and proxy lead to the source again. After it they lead to the target and stay so; only the
     record's TTL goes back to what it was. Either way Secrets Manager goes on rotating the secrets, from the next time
     on that its schedule says. Repeatable; nothing written down, nothing to do.
 
@@ -27,11 +27,8 @@ def restore_connectivity(rotation: Rotation, ports: Ports) -> Rotation:
     if seen is None or seen.restored_at is not None:
         return rotation
     leftovers = []
-    if rotation.release is None and seen.secret is not None and seen.switch_requested_at is not None:
-        try:
-            ports.secrets.restore_endpoint(seen.secret, rotation.synced_target())
-        except ConnectivityChanged as changed:
-            leftovers.append(f"secret left as it is: {changed}")
+    if rotation.release is None and seen.switch_requested_at is not None:
+        leftovers += _led_back(seen, rotation, ports)
     if seen.record is not None and (leftover := _restored(seen.record, rotation, ports)):
         leftovers.append(leftover)
     # Last: the function that rotates a secret goes by the address in it.
@@ -40,6 +37,23 @@ def restore_connectivity(rotation: Rotation, ports: Ports) -> Rotation:
         logger.warning("connectivity left as it is", reason=leftover)
     seen = seen.having(restored_at=ports.clock.now(), leftovers=tuple(leftovers))
     return rotation.having(connectivity=seen)
+
+
+def _led_back(seen: Connectivity, rotation: Rotation, ports: Ports) -> list[str]:
+    """Secret and proxy; returns what a person has to know about what was left."""
+    _, source = rotation.planned()
+    target, leftovers = rotation.synced_target(), []
+    if seen.secret is not None:
+        try:
+            ports.secrets.restore_endpoint(seen.secret, target)
+        except ConnectivityChanged as changed:
+            leftovers.append(f"secret left as it is: {changed}")
+    if seen.proxy is not None:
+        try:
+            ports.proxies.lead(seen.proxy, source, instead_of=target)
+        except ConnectivityChanged as changed:
+            leftovers.append(f"proxy left as it is: {changed}")
+    return leftovers
 
 
 def _restored(record: DnsRecord, rotation: Rotation, ports: Ports) -> str | None:
@@ -78,4 +92,4 @@ def _rotation_restored(managed: ManagedRotation, ports: Ports) -> str | None:
     return None
 
 
-handler = step(restore_connectivity, reaches=(reach.record, reach.secret, reach.managed_rotations))
+handler = step(restore_connectivity, reaches=(reach.record, reach.secret, reach.proxy, reach.managed_rotations))

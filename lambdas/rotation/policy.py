@@ -121,7 +121,7 @@ def _choice(*known: str, later: tuple[str, ...] = ()) -> Parser:
 
 
 def _connectivity(value: Any) -> tuple[str, ...]:
-    parse = _choice("dns", "secret", later=("parameter", "proxy", "rename", "hook"))
+    parse = _choice("dns", "secret", "proxy", later=("parameter", "rename", "hook"))
     return tuple(dict.fromkeys(parse(word) for word in _words(value)))
 
 
@@ -154,6 +154,7 @@ _OPTIONS = (
     _Option("connectivity", _connectivity, "Connectivity", "connectivity"),
     _Option("dns_record", _dns_record, "DnsRecord", "dns-record"),
     _Option("endpoint_secret", _text, "EndpointSecret", "endpoint-secret"),
+    _Option("proxy", _text, "Proxy", "proxy"),
     _Option("write_outage_budget_seconds", _seconds, "WriteOutageBudgetSeconds", "write-outage-budget"),
     _Option("pre_copy", _switch, "PreCopy", "pre-copy"),
     _Option("dry_run", _flag, "DryRun"),
@@ -163,7 +164,6 @@ _OPTIONS = (
     _Option("", _not_yet, None, "approval"),
     _Option("", _not_yet, None, "window"),
     _Option("", _not_yet, None, "endpoint-parameter"),
-    _Option("", _not_yet, None, "proxy"),
     _Option("", _not_yet, None, "hook"),
 )
 

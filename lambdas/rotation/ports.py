@@ -332,6 +332,29 @@ class Dns(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class ProxyTarget:
+    """The database that an RDS Proxy leads to, by its own name (`databases.own_name`)."""
+
+    name: str
+    unavailable: str | None
+    """Why the proxy cannot use it, in RDS's words; None when it does."""
+
+
+class Proxies(Protocol):
+    """RDS Proxies, by name; called for leading them elsewhere only by functions outside the VPC."""
+
+    def limitations(self, proxy: str, database: Database) -> Sequence[Finding]: ...
+
+    def target_of(self, proxy: str) -> ProxyTarget | None:
+        """None when it leads nowhere; raises ConnectivityChanged when there is none, or it leads to several."""
+        ...
+
+    def lead(self, proxy: str, database: Database, instead_of: Database) -> None:
+        """Let it lead to ``database``, only if it leads to ``instead_of``, or nowhere. Does not wait. Repeatable."""
+        ...
+
+
 class Monitoring(Protocol):
     """CloudWatch; called only by functions outside the VPC, which spares an endpoint in it."""
 
@@ -710,6 +733,8 @@ class Ports(Protocol):
     @property
     def dns(self) -> Dns: ...
     @property
+    def proxies(self) -> Proxies: ...
+    @property
     def monitoring(self) -> Monitoring: ...
     @property
     def names(self) -> Names: ...
@@ -814,6 +839,12 @@ class AwsPorts:
         from lambdas.rotation.aws.dns import Route53
 
         return Route53()
+
+    @cached_property
+    def proxies(self) -> Proxies:
+        from lambdas.rotation.aws.proxies import RdsProxies
+
+        return RdsProxies()
 
     @cached_property
     def monitoring(self) -> Monitoring:

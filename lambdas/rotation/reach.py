@@ -62,6 +62,11 @@ def secret(rotation: Rotation, ports: Ports) -> None:
         ports.secrets.describe_endpoint(rotation.connectivity.secret.arn)
 
 
+def proxy(rotation: Rotation, ports: Ports) -> None:
+    if rotation.connectivity is not None and rotation.connectivity.proxy is not None:
+        ports.proxies.target_of(rotation.connectivity.proxy)
+
+
 def managed_rotations(rotation: Rotation, ports: Ports) -> None:
     for managed in rotation.connectivity.managed_rotations if rotation.connectivity is not None else ():
         ports.secrets.managed_rotation(managed.secret_arn)

@@ -84,9 +84,10 @@ class Plan(_Part):
     """What ``auto`` takes, once, if AWS refuses the strategy that Preflight has chosen."""
     not_taken: tuple[NotTaken, ...] = ()
     login_secret: str | None = None
-    connectivity: tuple[Literal["dns", "secret"], ...] = ()
+    connectivity: tuple[Literal["dns", "secret", "proxy"], ...] = ()
     dns_record: DnsRecordName | None = None
     endpoint_secret: str | None = None
+    proxy: str | None = None
     grace_days: Annotated[float, Field(ge=0, le=300)] = 7
     write_outage_budget_seconds: Annotated[int, Field(ge=5, le=86_400)] = 120
     """`policy` has narrower bounds, by strategy."""
@@ -161,6 +162,8 @@ class Connectivity(_Part):
 
     record: DnsRecord | None = None
     secret: EndpointSecret | None = None
+    proxy: str | None = None
+    """Name of the RDS Proxy that led to the source."""
     managed_rotations: tuple[ManagedRotation, ...] = ()
     """Of the login secret and of the endpoint secret; suspended until applications are where they belong."""
     rotations_suspended_at: AwareDatetime | None = None

@@ -52,14 +52,15 @@ def start_rotation(rotation: Rotation, ports: Ports) -> Rotation:
 def _first_look(rotation: Rotation, ports: Ports) -> FirstLook:
     """What Preflight, inside the VPC, may not be able to ask. It reports what is found here."""
     plan, source = rotation.planned()
-    warnings = _watchers(source.identifier, ports)
-    if "dns" not in plan.connectivity or plan.dns_record is None:
-        return FirstLook(warnings=warnings)
-    record = plan.dns_record
-    limitations = tuple(ports.dns.limitations(record.zone_id, record.name, source.address))
-    if not limitations:
-        warnings += _ttl(record, ports)
-    return FirstLook(limitations=limitations, warnings=warnings)
+    warnings, limitations = _watchers(source.identifier, ports), list[Finding]()
+    if "dns" in plan.connectivity and plan.dns_record is not None:
+        record = plan.dns_record
+        limitations += ports.dns.limitations(record.zone_id, record.name, source.address)
+        if not limitations:
+            warnings += _ttl(record, ports)
+    if "proxy" in plan.connectivity and plan.proxy is not None:
+        limitations += ports.proxies.limitations(plan.proxy, source)
+    return FirstLook(limitations=tuple(limitations), warnings=warnings)
 
 
 def _ttl(record: DnsRecordName, ports: Ports) -> tuple[Finding, ...]:

@@ -8,13 +8,14 @@ from lambdas.rotation.step import logger, step
 
 
 def update_connectivity(rotation: Rotation, ports: Ports) -> Rotation:
-    """Ask for the record and the secret to lead to the target. Does not wait for the change to spread.
+    """Ask for record, secret and proxy to lead to the target. Does not wait for the change to spread.
 
     Idempotent. Both sides are fenced: a client that arrives early is refused, not misled.
 
     Raises:
         ConnectivityChanged: terminal; somebody else has changed them. The rotation rolls back, with nothing lost.
     """
+    _, source = rotation.planned()
     target, seen = rotation.synced_target(), rotation.connectivity
     if seen is None:
         raise StateIncomplete("needs what PrepareConnectivity wrote down")
@@ -31,8 +32,10 @@ def update_connectivity(rotation: Rotation, ports: Ports) -> Rotation:
             expected=(seen.record.value, seen.record.lowered_ttl_seconds),
         )
         seen = seen.having(change_id=change_id)
+    if seen.proxy is not None:
+        ports.proxies.lead(seen.proxy, target, instead_of=source)
     logger.info("switch requested", target=target.identifier, change_id=seen.change_id)
     return rotation.having(connectivity=seen)
 
 
-handler = step(update_connectivity, reaches=(reach.record, reach.secret))
+handler = step(update_connectivity, reaches=(reach.record, reach.secret, reach.proxy))

@@ -60,6 +60,22 @@ def secret(rotation: Rotation, target: Database, ports: Ports) -> str | None:
     return None if host.lower() == target.address.lower() else f"{written_down.arn} leads to {host}"
 
 
+def proxy(rotation: Rotation, target: Database, ports: Ports) -> str | None:
+    """Whether applications come through it to the target: the proxy finds the target some time after its release."""
+    written_down = rotation.connectivity.proxy if rotation.connectivity else None
+    if written_down is None:
+        return None
+    try:
+        found = ports.proxies.target_of(written_down)
+    except ConnectivityChanged as changed:
+        return str(changed)
+    if found is None or found.name != databases.own_name(target):
+        return f"RDS Proxy {written_down} leads to {found.name if found else 'nothing'}"
+    if found.unavailable is not None:
+        return f"RDS Proxy {written_down} cannot use {target.identifier}: {found.unavailable}"
+    return None
+
+
 def inside(rotation: Rotation, target: Database, ports: Ports) -> tuple[dict[str, Any], str | None]:
     """What the target shows, and: every database that was fenced is open and readable there, by its decision row."""
     engine = ports.engine(target, rotation.planned()[0])

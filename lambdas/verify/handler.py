@@ -50,6 +50,7 @@ def verify(rotation: Rotation, ports: Ports) -> Rotation:
         checks.settings(live_source, live_target, ports) if live_source is not None else None,
         checks.name(rotation, source, target, ports),
         checks.secret(rotation, target, ports),
+        checks.proxy(rotation, target, ports),
         unlike,
         unseen_fence,
         checks.capture(rotation, live_source, ports),

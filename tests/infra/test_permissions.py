@@ -33,6 +33,10 @@ EVERYTHING = load("example").model_copy(
     update={
         "secret_key_arns": ("arn:aws:kms:eu-central-1:123456789012:key/11111111-2222-3333-4444-555555555555",),
         "secret_rotation_function_arns": ("arn:aws:lambda:eu-central-1:123456789012:function:SecretsManagerOrders",),
+        "proxy_arns": (
+            "arn:aws:rds:eu-central-1:123456789012:db-proxy:prx-1",
+            "arn:aws:rds:eu-central-1:123456789012:target-group:prx-tg-1",
+        ),
         "monitoring_role_arns": ("arn:aws:iam::123456789012:role/rds-monitoring-role",),
         "associated_role_arns": ("arn:aws:iam::123456789012:role/rds-import-role",),
         "retirable_key_arns": ("arn:aws:kms:eu-central-1:123456789012:key/99999999-2222-3333-4444-555555555555",),

@@ -11,6 +11,7 @@ from lambdas.rotation.errors import (
     PreflightRefused,
     StateIncomplete,
 )
+from lambdas.rotation.ports import ProxyTarget
 from lambdas.rotation.state import EndpointSecret, ManagedRotation, Rotation
 from lambdas.update_connectivity.handler import update_connectivity
 from tests.fakes import (
@@ -189,6 +190,101 @@ def test_nothing_written_down_nothing_to_restore() -> None:
     rotation = planned_rotation(ports)
 
     assert rotation == restore_connectivity(rotation, ports)
+
+
+# -- an RDS Proxy --
+
+POOL = "pool"
+
+
+def pooled(ports: FakePorts, rotation: Rotation) -> Rotation:
+    """Applications come through a proxy, too."""
+    assert rotation.connectivity is not None
+    ports.proxies.targets[POOL] = ProxyTarget(SOURCE, None)
+    ports.dns.records[RECORD] = led_to(ports, SOURCE, 5)
+    return journaled(ports, rotation.having(connectivity=rotation.connectivity.having(proxy=POOL)))
+
+
+def test_writes_down_which_proxy_led_to_the_source() -> None:
+    ports = world()
+    ports.proxies.targets[POOL] = ProxyTarget(SOURCE, None)
+
+    rotation = prepared(ports, connectivity=("proxy",), proxy=POOL)
+
+    assert rotation.connectivity is not None
+    assert rotation.connectivity.proxy == POOL
+
+
+@pytest.mark.parametrize("found", [None, ProxyTarget("elsewhere", None), ProxyTarget(f"cluster/{SOURCE}", None)])
+def test_refuses_a_proxy_that_does_not_lead_to_the_source(found: ProxyTarget | None) -> None:
+    ports = world()
+    ports.proxies.targets[POOL] = found
+
+    with pytest.raises(ConnectivityChanged, match=POOL):
+        prepared(ports, connectivity=("proxy",), proxy=POOL)
+
+
+def test_leads_the_proxy_to_the_target() -> None:
+    ports = world()
+
+    update_connectivity(pooled(ports, promoted_rotation(ports)), ports)
+
+    assert ports.proxies.targets[POOL] == ProxyTarget(TARGET, None)
+
+
+def test_a_rollback_leads_the_proxy_back() -> None:
+    ports = world()
+    rotation = update_connectivity(pooled(ports, promoted_rotation(ports)), ports)
+
+    restore_connectivity(rotation, ports)
+
+    assert ports.proxies.targets[POOL] == ProxyTarget(SOURCE, None)
+
+
+def test_a_rollback_leads_a_proxy_back_that_was_left_with_nothing() -> None:
+    """Between RDS's two calls it leads nowhere, and a function may die there."""
+    ports = world()
+    rotation = pooled(ports, promoted_rotation(ports))
+    ports.fail("proxies.lead", AwsUnavailable("cut off"))
+    with pytest.raises(AwsUnavailable):
+        update_connectivity(rotation, ports)
+    ports.proxies.targets[POOL] = None
+
+    restore_connectivity(ports.ledger.current(rotation), ports)
+
+    assert ports.proxies.targets[POOL] == ProxyTarget(SOURCE, None)
+
+
+def test_a_proxy_that_was_never_led_elsewhere_is_left_alone() -> None:
+    ports = world()
+    rotation = pooled(ports, replicating_rotation(ports))
+    ports.proxies.targets[POOL] = None
+
+    restore_connectivity(rotation, ports)
+
+    assert ports.proxies.targets[POOL] is None
+
+
+def test_leaves_a_proxy_alone_that_somebody_else_has_led_elsewhere_by_now() -> None:
+    ports = world()
+    rotation = update_connectivity(pooled(ports, promoted_rotation(ports)), ports)
+    ports.proxies.targets[POOL] = ProxyTarget("elsewhere", None)
+
+    restored = restore_connectivity(rotation, ports)
+
+    assert ports.proxies.targets[POOL] == ProxyTarget("elsewhere", None)
+    assert restored.connectivity is not None
+    assert ("proxy left as it is: pool leads to elsewhere",) == restored.connectivity.leftovers
+
+
+def test_after_the_cutover_the_proxy_stays_with_the_target() -> None:
+    ports = world()
+    rotation = update_connectivity(pooled(ports, switched_rotation(ports)), ports)
+    released = rotation.having(release={"released_at": ports.clock.now(), "write_outage_seconds": 3})
+
+    restore_connectivity(released, ports)
+
+    assert ports.proxies.targets[POOL] == ProxyTarget(TARGET, None)
 
 
 # -- Secrets Manager's own rotation of the secrets --

@@ -1,6 +1,7 @@
 """Nothing is deleted before its safety copy is available, nor without the right to, found anew at every visit."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from lambdas.decommission.handler import PATIENCE, decommission
 from lambdas.rotation.errors import AwsUnavailable, RetirementRefused, SnapshotFailed
 from lambdas.rotation.names import CONTROL_DATABASE, DECOMMISSION_TAG, our_tags
+from lambdas.rotation.ports import ProxyTarget
 from lambdas.rotation.state import EndpointSecret, Rotation
 from tests.fakes import (
     NEW_KEY,
@@ -168,6 +170,18 @@ def test_a_secret_that_leads_back_counts() -> None:
     seen: Any = rotation.connectivity.having(secret=secret)
 
     with pytest.raises(RetirementRefused, match="arn:s"):
+        decommission(rotation.having(connectivity=seen), ports)
+
+
+@pytest.mark.parametrize("found", [None, ProxyTarget(SOURCE, None), ProxyTarget(TARGET, None)])
+def test_a_proxy_that_leads_back_counts(found: ProxyTarget | None) -> None:
+    ports, rotation = after_grace()
+    ports.proxies.targets["pool"] = found
+    assert rotation.connectivity is not None
+    seen: Any = rotation.connectivity.having(proxy="pool")
+    leads_there = found is not None and found.name == TARGET
+
+    with nullcontext() if leads_there else pytest.raises(RetirementRefused, match="RDS Proxy pool"):
         decommission(rotation.having(connectivity=seen), ports)
 
 

@@ -64,7 +64,7 @@ def test_input_wins_over_tags_and_tags_over_defaults() -> None:
         ),
         ({"PreCopy": True}, {}, "PreCopy: strategy read-replica copies nothing"),
         ({"PreCopy": "maybe", "Strategy": "snapshot"}, {}, "PreCopy: must be true or false"),
-        ({}, {"key-rotation:connectivity": "proxy"}, "proxy is not supported yet"),
+        ({}, {"key-rotation:connectivity": "rename"}, "rename is not supported yet"),
         ({}, {"key-rotation:approval": "required"}, "key-rotation:approval: is not supported yet"),
         ({}, {"key-rotation:window": "sun:02:00-sun:04:00"}, "key-rotation:window"),
         ({}, {"key-rotation:min-age-days": "old"}, "key-rotation:min-age-days"),

@@ -139,6 +139,25 @@ def test_refuses_by_its_surroundings() -> None:
     assert ["ProxyTarget", "IacOwned", "TargetNameTaken"] == refusal(ports, rotation)
 
 
+@pytest.mark.parametrize(
+    ("plan", "reasons"),
+    [
+        ({"connectivity": ("dns", "proxy"), "proxy": "pool"}, ()),
+        ({"connectivity": ("dns", "proxy"), "proxy": "other"}, ("ProxyTarget",)),
+        ({"connectivity": ("dns",), "proxy": "pool"}, ("ProxyTarget",)),
+        ({"connectivity": ("proxy",), "proxy": "pool", "strategy": "blue-green"}, ("ProxyTarget",)),
+    ],
+)
+def test_a_proxy_is_led_elsewhere_only_by_its_name(plan: dict[str, Any], reasons: tuple[str, ...]) -> None:
+    ports, rotation = ready(**plan)
+    ports.rds.proxies[SOURCE] = ["pool"]
+
+    if reasons:
+        assert list(reasons) == refusal(ports, rotation)
+    else:
+        assert preflight(rotation, ports).preflight is not None
+
+
 def test_a_named_risk_can_be_accepted() -> None:
     ports, rotation = ready(accept=("iac-owned",))
     ports.rds.alter(SOURCE, tags={"aws:cloudformation:stack-name": "shop"})
@@ -224,6 +243,7 @@ def test_refuses_a_key_whose_tags_leave_no_room() -> None:
         ({"connectivity": ()}, "NoConnectivity"),
         ({"dns_record": None}, "NoDnsRecord"),
         ({"connectivity": ("secret",)}, "NoEndpointSecret"),
+        ({"connectivity": ("proxy",)}, "NoProxy"),
         ({"login_secret": None}, "NoLoginSecret"),
     ],
 )

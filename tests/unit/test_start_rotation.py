@@ -71,6 +71,16 @@ def test_the_route_53_findings_travel_to_preflight() -> None:
     assert tuple(ports.dns.found) == rotation.first_look.limitations
 
 
+def test_what_keeps_a_proxy_from_being_led_elsewhere_travels_to_preflight() -> None:
+    ports = FakePorts(with_target=False)
+    ports.proxies.found = [Finding(name="ProxyNotAllowed", message="m", advice="a")]
+
+    rotation = start_rotation(begun(Connectivity="proxy", Proxy="pool"), ports)
+
+    assert rotation.first_look is not None
+    assert tuple(ports.proxies.found) == rotation.first_look.limitations
+
+
 @pytest.mark.parametrize(("ttl_seconds", "names"), [(300, []), (301, ["HighTtl"])])
 def test_a_high_ttl_is_a_warning(ttl_seconds: int, names: list[str]) -> None:
     """Somebody who watches the clock has to know that the fence waits for it."""

@@ -6,6 +6,7 @@ import pytest
 
 from lambdas.rotation.errors import StateIncomplete, VerificationFailed
 from lambdas.rotation.names import DECOMMISSION_TAG, OURS, RELEASED_TAG, TAGS_OF_A_DATABASE, our_tags
+from lambdas.rotation.ports import ProxyTarget
 from lambdas.rotation.state import EndpointSecret, Release, Rotation
 from lambdas.verify.handler import verify
 from tests.fakes import (
@@ -115,6 +116,28 @@ def test_the_secret_has_to_lead_to_the_target() -> None:
     rotation = rotation.having(connectivity=rotation.connectivity.having(secret=secret))
 
     assert "arn:secret leads to" in pending(ports, rotation)
+
+
+@pytest.mark.parametrize(
+    ("found", "says"),
+    [
+        (None, "pool leads to nothing"),
+        (ProxyTarget(SOURCE, None), f"pool leads to {SOURCE}"),
+        (ProxyTarget(TARGET, "UNAVAILABLE AUTH_FAILURE"), "pool cannot use"),
+    ],
+)
+def test_applications_have_to_come_through_the_proxy(found: ProxyTarget | None, says: str) -> None:
+    ports, rotation = released()
+    ports.proxies.targets["pool"] = found
+    assert rotation.connectivity is not None
+
+    rotation = rotation.having(connectivity=rotation.connectivity.having(proxy="pool"))
+
+    assert says in pending(ports, rotation)
+    ports.proxies.targets["pool"] = ProxyTarget(TARGET, None)
+    verification = verify(rotation, ports).verification
+    assert verification is not None
+    assert verification.complete
 
 
 def test_the_target_has_to_be_under_the_new_key() -> None:

@@ -14,12 +14,16 @@ def connectivity(rotation: Rotation, ports: Ports) -> Iterator[Finding]:
         yield Finding(
             name="NoConnectivity",
             message="nothing says how applications find the database; they would stay with the fenced source",
-            advice="tag it key-rotation:connectivity = dns or secret",
+            advice="tag it key-rotation:connectivity = dns, secret or proxy",
         )
-    if "dns" in plan.connectivity:
+    seen_outside = rotation.first_look.limitations if rotation.first_look is not None else ()
+    yield from seen_outside
+    if "dns" in plan.connectivity and not seen_outside:
         yield from _record(rotation, ports)
     if "secret" in plan.connectivity:
         yield from _secret(rotation, ports)
+    if "proxy" in plan.connectivity:
+        yield from _proxy(rotation)
 
 
 def _record(rotation: Rotation, ports: Ports) -> Iterator[Finding]:
@@ -30,10 +34,6 @@ def _record(rotation: Rotation, ports: Ports) -> Iterator[Finding]:
             message="connectivity dns needs to know which record",
             advice="tag it key-rotation:dns-record = <hosted zone id>/<record name>",
         )
-        return
-    seen_outside = rotation.first_look.limitations if rotation.first_look is not None else ()
-    yield from seen_outside
-    if seen_outside:
         return
     # What Route 53's API said is one thing, what a client beside the database is told another.
     led_to = ports.names.addresses(plan.dns_record.name)
@@ -71,4 +71,14 @@ def _secret(rotation: Rotation, ports: Ports) -> Iterator[Finding]:
             name="SecretLeadsElsewhere",
             message=f"{plan.endpoint_secret} leads to {host}, not to {source.address}",
             advice="correct its field host, or key-rotation:endpoint-secret",
+        )
+
+
+def _proxy(rotation: Rotation) -> Iterator[Finding]:
+    plan, _ = rotation.planned()
+    if plan.proxy is None:
+        yield Finding(
+            name="NoProxy",
+            message="connectivity proxy needs to know which RDS Proxy",
+            advice="tag it key-rotation:proxy = <name of the proxy>",
         )

@@ -173,10 +173,13 @@ def surroundings(rotation: Rotation, source: Instance, ports: Ports) -> Iterator
     """What leads to the source, owns it, or would come in between."""
     plan, database = rotation.planned()
     for proxy in ports.rds.proxies_of(database.identifier):
+        if proxy == plan.proxy and "proxy" in plan.connectivity and plan.strategy != "blue-green":
+            continue
         yield Finding(
             name="ProxyTarget",
-            message=f"RDS Proxy {proxy} leads to {database.identifier}; its target is not carried over",
-            advice="deregister it, and register the target after the rotation",
+            message=f"RDS Proxy {proxy} leads to {database.identifier}; strategy {plan.strategy} would leave it there",
+            advice="name it in key-rotation:proxy, with connectivity proxy and any strategy but blue-green; or "
+            "deregister it, and register the target after the rotation",
         )
     stack = source.tags.get("aws:cloudformation:stack-name")
     if stack is not None and "iac-owned" not in plan.accept:
