@@ -204,13 +204,16 @@ class Lab:
         names = [str(one["DBInstanceIdentifier"]) for one in found]
         return [name for name in names if name.startswith(f"{built.identifier}-green-")]
 
-    def _wait_idle(self, identifier: str) -> None:
-        """For a moment after an order RDS still shows the status from before it."""
+    def _wait_idle(self, identifier: str) -> bool:
+        """For a moment after an order RDS still shows the status from before it. False: its end has been ordered."""
         looks = 0
         while looks < IDLE_LOOKS:
             time.sleep(0.2)
-            found = self.customer.instance(identifier) or {}
-            looks = looks + 1 if found.get("DBInstanceStatus") == "available" else 0
+            found = self.customer.instance(identifier)
+            if found is None or found["DBInstanceStatus"] == "deleting":
+                return False
+            looks = looks + 1 if found["DBInstanceStatus"] == "available" else 0
+        return True
 
     @cached_property
     def _rotator(self) -> str:
@@ -567,7 +570,8 @@ class Lab:
 
     def _remove(self, identifier: str) -> None:
         rds = self.customer.client("rds")
-        self._wait_idle(identifier)
+        if not self._wait_idle(identifier):
+            return  # the rotation was quicker
         rds.modify_db_instance(DBInstanceIdentifier=identifier, DeletionProtection=False, ApplyImmediately=True)
         self._wait_idle(identifier)
         rds.delete_db_instance(DBInstanceIdentifier=identifier, SkipFinalSnapshot=True, DeleteAutomatedBackups=True)
