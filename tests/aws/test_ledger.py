@@ -253,12 +253,13 @@ def test_a_takeover_that_died_half_way_is_finished_by_the_next_attempt(
     assert ledger.acquire(left.having(rotation_id="another")) == Lock(left.rotation_id, RECOVERY)
 
 
-def test_an_entry_that_cannot_be_read_hides_no_other(ledger: DynamoLedger) -> None:
-    """One of a later release, after somebody has gone back to this one."""
+@pytest.mark.parametrize("changed", [{"state": '{"schema": 9}'}, {"state": "{"}, {"epoch": "x"}, {"state": "NO"}])
+def test_an_entry_that_cannot_be_read_hides_no_other(ledger: DynamoLedger, changed: dict[str, str]) -> None:
+    """One of a later release, after somebody has gone back to this one; or one that somebody has edited."""
     opened = ledger.open(rotation())
     later = rotation("later")
     ledger.open(later)
-    ledger._write("orders", "rotation#later", {"state": '{"schema": 9}'})
+    ledger._write("orders", "rotation#later", changed)
 
     entries, unreadable = ledger.unfinished()
 
@@ -270,6 +271,16 @@ def test_an_entry_that_cannot_be_read_hides_no_other(ledger: DynamoLedger) -> No
     assert ledger.left_by("arn:nobody") is None
 
 
+def test_an_entry_without_a_column_hides_no_other(ledger: DynamoLedger) -> None:
+    opened = ledger.open(rotation())
+    ledger._table.put_item(Item={"database": "orders", "record": "rotation#later", "execution_arn": "arn:later"})
+
+    entries, unreadable = ledger.unfinished()
+
+    assert [opened.rotation_id] == [entry.rotation.rotation_id for entry in entries]
+    assert unreadable == ["rotation#later of orders: 'epoch'"]
+
+
 def test_a_closed_entry_is_history(ledger: DynamoLedger) -> None:
     """The sweep must not recover what is finished, and the closing step's own last write is not an error."""
     opened = ledger.open(rotation())
@@ -279,6 +290,7 @@ def test_a_closed_entry_is_history(ledger: DynamoLedger) -> None:
     ledger.record(opened)
 
     assert ([], []) == ledger.unfinished()
+    assert ledger.left_by(opened.execution_arn) is None
     entry = ledger.entry("orders", opened.rotation_id)
     assert entry is not None
     assert ("rotated", datetime(2027, 1, 1, tzinfo=UTC)) == (entry.outcome, entry.closed_at)

@@ -5,13 +5,16 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pymysql
 import pytest
 
 from lambdas.rotation.engines import mysql
+from lambdas.rotation.engines.mysql import MariadbEngine
 from lambdas.rotation.errors import DatabaseUnreachable, DecisionLost, FenceIncomplete, LoginRefused, NameTaken
 from lambdas.rotation.state import DatabaseFence
+from sandbox.mariadb import SETTINGS
 from tests.engines.mariadb_servers import APPLICATION, MASTER, ROTATION, Endpoint, World, account
 
 LOCKED = 4151
@@ -318,6 +321,7 @@ def test_an_application_under_the_rotations_account_is_a_breach(source: Endpoint
         ),
         (("CREATE TABLE shop.m (x INT) ENGINE = MEMORY", "INSERT INTO shop.m VALUES (1)"), "MemoryTables"),
         (("SET GLOBAL sync_binlog = 0",), "NotDurable"),
+        (("SET GLOBAL sync_binlog = 1000",), "NotDurable"),
         (("SET GLOBAL binlog_format = 'STATEMENT'",), "StatementReplication"),
         (("SET GLOBAL slave_run_triggers_for_rbr = 'ENFORCE'",), "TriggersRunTwice"),
         (("SET GLOBAL replicate_events_marked_for_skip = 'FILTER_ON_SLAVE'",), "ReplicationFilters"),
@@ -331,6 +335,54 @@ def test_what_a_rotation_cannot_carry_is_refused(source: Endpoint, statements: t
         source.admin(statement)
 
     assert [one.name for one in source.engine().limitations(())] == [name]
+
+
+def test_without_a_binary_log_there_is_none_to_be_behind(source: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An instance without automated backups has none; nothing follows it."""
+    monkeypatch.delitem(SETTINGS, "log-bin")
+    monkeypatch.setitem(SETTINGS, "sync-binlog", "0")
+    source.server.restart()
+
+    assert "NotDurable" not in [one.name for one in source.engine().limitations(())]
+
+
+@pytest.mark.parametrize("statement", ["SET GLOBAL event_scheduler = 0", "ALTER EVENT shop.tick DISABLE"])
+def test_an_event_that_does_not_run_is_none(source: Endpoint, statement: str) -> None:
+    source.admin("SET GLOBAL event_scheduler = 1")
+    source.admin("CREATE EVENT shop.tick ON SCHEDULE EVERY 1 HOUR DO SELECT 1")
+    source.admin(statement)
+
+    assert [] == source.engine().limitations(())
+    fenced(source)
+
+
+def test_an_event_of_a_server_without_a_scheduler_does_not_run(
+    source: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody can switch it on while the server runs."""
+    source.admin("CREATE EVENT shop.tick ON SCHEDULE EVERY 1 HOUR DO SELECT 1")
+    monkeypatch.setitem(SETTINGS, "event-scheduler", "DISABLED")
+    source.server.restart()
+
+    assert [] == source.engine().limitations(())
+
+
+def test_an_event_that_is_enabled_while_the_fence_rises_ends_it(
+    source: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a session that is just being ended: only after the last one nobody can enable another."""
+    source.admin("SET GLOBAL event_scheduler = 1")
+    engine = source.engine()
+    fence, end_sessions = engine.plan_fence(()), MariadbEngine._end_sessions
+
+    def ended(self: MariadbEngine, *arguments: Any) -> None:
+        source.admin("CREATE EVENT shop.tick ON SCHEDULE EVERY 1 HOUR DO SELECT 1")
+        end_sessions(self, *arguments)
+
+    monkeypatch.setattr(MariadbEngine, "_end_sessions", ended)
+
+    with pytest.raises(FenceIncomplete, match=r"event shop\.tick"):
+        engine.raise_fence(OURS, fence, 10)
 
 
 def test_a_prepared_transaction_is_refused_and_ends_the_fence(source: Endpoint) -> None:

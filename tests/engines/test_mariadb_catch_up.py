@@ -13,6 +13,7 @@ from lambdas.rotation.errors import CatchUpFailed, DecisionLost, JournalMoved, S
 from lambdas.rotation.names import capture_name
 from lambdas.rotation.snapshots import NOTES
 from lambdas.rotation.state import Position
+from sandbox.mariadb import SETTINGS
 from tests.engines.mariadb_servers import APPLICATION, MASTER, ROTATION, Endpoint, World, account
 from tests.engines.test_mariadb import Writer, eventually, insert
 
@@ -513,6 +514,13 @@ def test_what_a_copy_could_not_follow_is_refused(source: Endpoint, statements: t
     [finding] = source.catching_up().limitations(("memory-tables",))
 
     assert finding.name == name
+
+
+def test_a_server_without_a_binary_log_is_refused(source: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(SETTINGS, "log-bin")
+    source.server.restart()
+
+    assert "BinaryLogOff" in [one.name for one in source.catching_up().limitations(())]
 
 
 @pytest.mark.parametrize("right", ["REPLICATION SLAVE", "BINLOG MONITOR"])

@@ -13,6 +13,7 @@ from lambdas.roll_back_deployment.removal import remove
 from lambdas.rotation import names
 from lambdas.rotation.errors import (
     AccessRefused,
+    AwsRefused,
     AwsUnavailable,
     EpochSuperseded,
     PreflightRefused,
@@ -21,17 +22,20 @@ from lambdas.rotation.errors import (
     SwitchoverFailed,
     SyncIncomplete,
     TargetMismatch,
+    VerificationFailed,
     WrongKey,
 )
 from lambdas.rotation.names import DECOMMISSION_TAG, DEPLOYMENT_TAG, GREEN_TAG, RELEASED_TAG, ROTATION_ID_TAG
 from lambdas.rotation.ports import Instance
 from lambdas.rotation.state import Key, Rotation, Undo
-from lambdas.rotation.switchover import COMPLETED, SHOWN_WITHIN, UNDER_WAY
+from lambdas.rotation.step import metrics
+from lambdas.rotation.switchover import COMPLETED, SHOWN_WITHIN, UNDER_WAY, serving
 from lambdas.rotation.undoing import PAGE_AFTER, SLOWEST_FUNCTION
 from lambdas.schedule_key_deletion.handler import schedule_key_deletion
 from lambdas.switch_over.handler import switch_over
 from lambdas.verify_switchover.handler import PATIENCE, verify_switchover
 from lambdas.wait_for_green.handler import wait_for_green
+from lambdas.wait_for_switchover.handler import PATIENCE as SWITCHOVER_PATIENCE
 from lambdas.wait_for_switchover.handler import wait_for_switchover
 from tests.fakes import (
     NEW_KEY,
@@ -311,7 +315,198 @@ def test_a_switchover_that_rds_rolled_back_is_none() -> None:
     rotation = asked(ports)
     ports.blue_green.becomes("SWITCHOVER_FAILED")
 
-    with pytest.raises(SwitchoverFailed):
+    with pytest.raises(SwitchoverFailed, match=f"is SWITCHOVER_FAILED: {SOURCE} is the source$"):
+        visit(wait_for_switchover, rotation, ports)
+
+
+def test_what_was_answered_once_is_not_measured_again() -> None:
+    ports = ports_of()
+    rotation = asked(ports)
+    ports.clock.advance(40)
+    ports.blue_green.complete()
+    rotation = visit(wait_for_switchover, rotation, ports)
+    assert rotation.release is not None
+    assert rotation.release.write_outage_seconds == 40
+    ports.clock.advance(60)
+
+    assert rotation == visit(wait_for_switchover, rotation, ports)
+
+
+def test_the_outage_is_counted_from_the_first_request() -> None:
+    """Of which an answer got lost, perhaps: RDS may have begun then."""
+    ports = ports_of()
+    first = asked(ports)
+    ports.clock.advance(30)
+
+    again = visit(switch_over, first, ports)
+
+    assert first.deployed().switchover_requested_at == again.deployed().switchover_requested_at
+    assert first.deployed().switchover_last_asked_at != again.deployed().switchover_last_asked_at
+
+
+def test_green_is_looked_for_by_the_name_that_it_has_where_it_was_never_seen() -> None:
+    """Somebody has switched over by hand before WaitForGreen had looked."""
+    ports = ports_of()
+    rotation = created(ports)
+    primary = rotation.deployed().primary.having(target_resource_id=None)
+    rotation = journaled(ports, rotation.having(deployment=rotation.deployed().having(members=(primary,))))
+    ports.blue_green.complete()
+
+    rotation = visit(wait_for_switchover, rotation, ports)
+
+    assert rotation.deployed().primary.target_resource_id == ports.rds.instances[SOURCE].database.resource_id
+
+
+def test_another_deployment_of_that_name_is_not_switched_over() -> None:
+    ports = ports_of()
+    rotation = ready(ports)
+    assert ports.blue_green.live is not None
+    ports.blue_green.live = replace(ports.blue_green.live, identifier="bgd-2")
+
+    with pytest.raises(TargetMismatch, match="is not the deployment that was ready"):
+        visit(switch_over, rotation, ports)
+    assert ports.ledger.current(rotation).deployed().switchover_requested_at is None
+
+
+def test_nothing_is_asked_of_a_deployment_that_somebody_else_is_at() -> None:
+    ports = ports_of()
+    rotation = ready(ports)
+    ports.blue_green.becomes("INVALID_CONFIGURATION")
+
+    with pytest.raises(SwitchoverFailed, match="is INVALID_CONFIGURATION"):
+        visit(switch_over, rotation, ports)
+    assert ports.ledger.current(rotation).deployed().switchover_requested_at is None
+
+
+@pytest.mark.parametrize(
+    ("name", "why"), [(SOURCE, "is not the database that was copied"), (GREEN, f"the copy of {SOURCE} is gone")]
+)
+def test_a_member_that_somebody_has_made_anew_is_another_one(name: str, why: str) -> None:
+    """It has the ARN of the one that was ready, and not its data."""
+    ports = ports_of()
+    rotation = ready(ports)
+    former = ports.rds.instances[name].database.resource_id
+    ports.rds.alter(name, database=ports.rds.instances[name].database.having(resource_id="db-ANEW"))
+    ports.blue_green.pairs = [
+        tuple("db-ANEW" if one == former else one for one in pair)  # type: ignore[misc]
+        for pair in ports.blue_green.pairs
+    ]
+
+    with pytest.raises(TargetMismatch, match=why):
+        visit(switch_over, rotation, ports)
+    assert SWITCHOVER not in ports.calls
+
+
+def test_what_was_asked_for_once_is_asked_for_again_whatever_a_member_does() -> None:
+    """It may be the switchover that it is busy with; to wait for it anew would be to forget that RDS was asked."""
+    ports = ports_of()
+    rotation = ready(ports)
+    ports.fail("blue_green.request_switchover", AwsUnavailable("lost"))
+    with pytest.raises(AwsUnavailable):
+        visit(switch_over, rotation, ports)
+    ports.rds.alter(GREEN, status="modifying")
+
+    rotation = visit(switch_over, rotation, ports)
+
+    assert (rotation.deployed().ready, rotation.deployed().waiting_for) == (True, ())
+    assert SWITCHOVER in ports.calls
+
+
+@pytest.mark.parametrize(("budget", "timeout"), [(5, 30), (90, 90)])
+def test_rds_gets_the_budget_or_the_least_that_it_takes(
+    budget: int, timeout: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ports, asked_with = ports_of(), []
+    rotation = ready(ports)
+    plan, _ = rotation.planned()
+    rotation = journaled(ports, rotation.having(plan=plan.having(write_outage_budget_seconds=budget)))
+    monkeypatch.setattr(ports.blue_green, "request_switchover", lambda _, seconds: asked_with.append(seconds))
+
+    visit(switch_over, rotation, ports)
+
+    assert [timeout] == asked_with
+
+
+# -- which side serves -------------------------------------------------------------------------------------------------
+
+
+def observed(rotation: Rotation, ports: FakePorts) -> tuple[str, str]:
+    """By the way back, which does nothing while RDS has not said."""
+    return serving(rotation, ports.blue_green.describe(rotation.deployed().name), ports)
+
+
+def test_nobody_serves_while_the_names_are_exchanged() -> None:
+    ports = ports_of()
+    rotation = asked(ports)
+    ports.blue_green.complete()
+    del ports.rds.instances[SOURCE]
+
+    assert ("undecided", f"no database is named {SOURCE} at this moment") == observed(rotation, ports)
+
+
+def test_a_source_that_rds_shows_under_its_old_name_after_the_switchover_does_not_serve() -> None:
+    ports = ports_of()
+    rotation = asked(ports)
+    ports.blue_green.becomes(COMPLETED)
+    ports.clock.advance(SHOWN_WITHIN.total_seconds())
+
+    assert "undecided" == observed(rotation, ports)[0]
+
+
+@pytest.mark.parametrize("asked_at", [{}, {"switchover_last_asked_at": None}])
+def test_for_two_minutes_after_a_request_a_source_need_not_serve(asked_at: dict[str, None]) -> None:
+    """Journals of before know the first request only."""
+    ports = ports_of()
+    rotation = asked(ports)
+    rotation = rotation.having(deployment=rotation.deployed().having(**asked_at))
+    ports.blue_green.becomes("AVAILABLE")
+    ports.clock.advance(SHOWN_WITHIN.total_seconds() - 1)
+    assert "undecided" == observed(rotation, ports)[0]
+
+    ports.clock.advance(1)
+    assert "source" == observed(rotation, ports)[0]
+
+
+def test_somebody_elses_database_of_that_name_is_neither_side() -> None:
+    ports = ports_of()
+    rotation = asked(ports)
+    ports.blue_green.complete()
+    ports.rds.alter(SOURCE, database=ports.rds.instances[SOURCE].database.having(resource_id="db-ANOTHER"))
+
+    assert "undecided" == observed(rotation, ports)[0]
+    assert visit(wait_for_switchover, rotation, ports).release is None
+
+
+@pytest.mark.parametrize("status", [None, "DELETING", "AVAILABLE", "SWITCHOVER_FAILED"])
+@pytest.mark.parametrize("was_seen", [True, False])
+def test_a_target_that_has_the_name_serves_where_nothing_speaks_against_it(status: str | None, was_seen: bool) -> None:
+    """Whoever deletes a deployment after a switchover, or RDS, may be faster than this look."""
+    ports = ports_of()
+    rotation = asked(ports)
+    ports.blue_green.complete()
+    if status is None:
+        ports.blue_green.live = None
+    else:
+        ports.blue_green.becomes(status)
+    if not was_seen:
+        primary = rotation.deployed().primary.having(target_resource_id=None)
+        rotation = rotation.having(deployment=rotation.deployed().having(members=(primary,)))
+
+    decided = was_seen and status in (None, "DELETING")
+    assert ("target" if decided else "undecided") == observed(rotation, ports)[0]
+
+
+def test_a_switchover_that_does_not_end_is_left_to_the_way_back() -> None:
+    """RDS itself gives it up within the budget; to look on a little longer costs nobody anything."""
+    ports = ports_of()
+    rotation = asked(ports)
+    assert 2 == visit(wait_for_switchover, rotation, ports).deployed().look_again_seconds
+    budget = rotation.planned()[0].write_outage_budget_seconds
+    ports.clock.advance(budget + SWITCHOVER_PATIENCE.total_seconds())
+    assert 15 == visit(wait_for_switchover, rotation, ports).deployed().look_again_seconds
+    ports.clock.advance(1)
+
+    with pytest.raises(SwitchoverFailed, match="is still SWITCHOVER_IN_PROGRESS"):
         visit(wait_for_switchover, rotation, ports)
 
 
@@ -349,12 +544,15 @@ def test_a_switchover_under_way_is_waited_for_and_people_are_told() -> None:
     rotation = visit(roll_back_deployment, rotation, ports)
     assert rotation.undo is not None
     assert rotation.undo.paged_at is not None
+    assert rotation.undo.look_again_seconds == 60, "it may take days"
+    assert [1.0] == metrics.metric_set["RotationUndecided"]["Value"]
     ports.blue_green.complete()
 
     rotation = visit(roll_back_deployment, rotation, ports)
 
     assert rotation.undo is not None
     assert rotation.undo.outcome == "committed"
+    assert rotation.failure is None, "it goes forward"
     assert {SOURCE, OLD} == set(ports.rds.instances)
     released = visit(wait_for_switchover, rotation, ports)
     assert released.synced_target().kms_key_arn == NEW_KEY
@@ -410,8 +608,12 @@ def test_a_switchover_that_rds_has_given_up_is_undone_once_nobody_can_ask_for_an
     assert DELETION not in ports.calls
 
     ports.clock.advance(SLOWEST_FUNCTION.total_seconds())
-    visit(roll_back_deployment, rotation, ports)
+    rotation = visit(roll_back_deployment, rotation, ports)
     assert DELETION in ports.calls
+
+    rotation = visit(roll_back_deployment, rotation, ports)
+    assert rotation.undo is not None
+    assert rotation.undo.outcome == "rolled-back", "RDS has accepted the deletion"
 
 
 def test_the_two_minutes_begin_with_the_last_request() -> None:
@@ -425,7 +627,7 @@ def test_the_two_minutes_begin_with_the_last_request() -> None:
     assert visit(wait_for_switchover, rotation, ports).release is None
 
 
-@pytest.mark.parametrize("status", [UNDER_WAY, COMPLETED])
+@pytest.mark.parametrize("status", [UNDER_WAY, COMPLETED, "DELETING"])
 def test_what_rds_is_making_production_is_not_unprotected(status: str) -> None:
     """Between the look that decides and the one before the deletion RDS may have begun, or be through."""
     ports = ports_of()
@@ -439,6 +641,44 @@ def test_what_rds_is_making_production_is_not_unprotected(status: str) -> None:
 
     assert DELETION not in ports.calls
     assert ports.rds.instances[GREEN].deletion_protection
+
+
+def test_what_has_a_blues_resource_id_is_never_unprotected_whatever_rds_lists_as_green() -> None:
+    """It is production, or was until a moment ago."""
+    ports = ports_of()
+    rotation = ready(ports)
+    ports.rds.alter(SOURCE, deletion_protection=True)
+    now = ports.clock.now()
+    ports.blue_green.pairs = [(green, blue) for blue, green in ports.blue_green.pairs]
+
+    remove(rotation.having(undo=Undo(outcome="rolled-back", started_at=now, not_before=now)), ports)
+
+    assert ports.rds.instances[SOURCE].deletion_protection
+    assert GREEN_TAG not in ports.rds.instances[SOURCE].tags
+
+
+def test_a_green_that_nobody_has_marked_yet_is_marked_before_it_is_unprotected() -> None:
+    """The mark is what permissions go by: without it the deletion protection stays, and green with it."""
+    ports = ports_of()
+    ports.rds.alter(SOURCE, deletion_protection=True)
+    rotation = created(ports)
+    green = ports.rds.instances[GREEN].database.arn
+    ports.calls.clear()
+
+    undone(rotation, ports)
+
+    deeds = [call for call in ports.calls if "set_tags" in call or "deletion_protection" in call]
+    assert [f"rds.set_tags {green}", f"rds.disable_deletion_protection {GREEN}"] == deeds
+
+
+def test_another_rotations_mark_on_blue_stays() -> None:
+    ports = ports_of()
+    rotation = ready(ports)
+    ports.rds.alter(SOURCE, tags={DEPLOYMENT_TAG: "another"})
+
+    undone(rotation, ports)
+
+    assert ports.rds.instances[SOURCE].tags[DEPLOYMENT_TAG] == "another"
 
 
 def test_a_green_whose_deployment_somebody_has_deleted_is_left_over_by_its_own_name() -> None:
@@ -536,15 +776,103 @@ def test_a_deployment_of_somebody_else_is_not_touched() -> None:
     assert DELETION not in ports.calls
 
 
-def test_when_rds_does_not_answer_nothing_is_decided() -> None:
+@pytest.mark.parametrize("error", [AwsUnavailable("503"), AccessRefused("not allowed"), AwsRefused("invalid")])
+def test_when_rds_does_not_answer_nothing_is_decided(error: Exception) -> None:
     ports = ports_of()
     rotation = failed(ready(ports), "WrongKey")
-    ports.fail("blue_green.describe", AwsUnavailable("503"))
+    ports.fail("blue_green.describe", error)
 
     rotation = visit(roll_back_deployment, rotation, ports, takes_over=True)
 
     assert rotation.undo is not None
     assert rotation.undo.outcome == "undecided"
+
+
+def test_after_the_release_nobody_is_asked_which_side_serves() -> None:
+    ports = ports_of()
+    rotation = failed(switched(ports), "VerificationFailed")
+    ports.fail("blue_green.describe", AwsUnavailable("503"))
+
+    rotation = visit(roll_back_deployment, rotation, ports, takes_over=True)
+
+    assert rotation.undo is not None
+    assert rotation.undo.outcome == "committed"
+
+
+@pytest.mark.parametrize("fallback", [None, "read-replica"])
+def test_the_lock_is_free_when_all_is_gone_unless_another_strategy_follows(fallback: str | None) -> None:
+    ports = ports_of()
+    rotation = ready(ports)
+    plan, _ = rotation.planned()
+    rotation = journaled(ports, rotation.having(plan=plan.having(fallback=fallback)))
+
+    rotation = undone(rotation, ports)
+
+    assert rotation.undo is not None
+    assert rotation.undo.clean
+    assert (fallback is not None) == (SOURCE in ports.ledger.locks)
+
+
+def test_what_is_clean_is_not_looked_at_again() -> None:
+    """A look that failed would have people told that nobody knows which side serves."""
+    ports = ports_of()
+    rotation = undone(ready(ports), ports)
+    undo = rotation.undo
+    ports.fail("blue_green.describe", AwsUnavailable("503"))
+
+    assert undo == visit(roll_back_deployment, rotation, ports).undo
+    assert undo == remove(rotation, ports).undo
+
+
+def test_a_rollback_is_counted_once_however_long_its_removal_takes() -> None:
+    ports = ports_of()
+    rotation = failed(created(ports), "SyncIncomplete")
+    ports.blue_green.becomes("PROVISIONING")
+
+    for _ in range(3):
+        rotation = visit(roll_back_deployment, rotation, ports, takes_over=True)
+
+    assert rotation.undo is not None
+    assert ("rolled-back", False) == (rotation.undo.outcome, rotation.undo.clean)
+    assert [1.0] == metrics.metric_set["RotationRolledBack"]["Value"]
+
+
+def test_what_ends_before_there_is_a_key_is_no_rollback_to_count() -> None:
+    ports = ports_of()
+    rotation = journaled(ports, keyed(ports).having(new_key=None))
+
+    undone(rotation, ports)
+
+    assert "RotationRolledBack" not in metrics.metric_set
+
+
+@pytest.mark.parametrize("error", [AwsUnavailable("503"), AwsRefused("not in this state")])
+def test_a_removal_that_fails_is_tried_again_and_undecides_nothing(error: Exception) -> None:
+    ports = ports_of()
+    rotation = failed(ready(ports), "WrongKey")
+    ports.fail("blue_green.request_deletion", error)
+
+    rotation = visit(roll_back_deployment, rotation, ports, takes_over=True)
+
+    assert rotation.undo is not None
+    assert ("rolled-back", False, (f"{type(error).__name__}: {error}",)) == (
+        rotation.undo.outcome, rotation.undo.clean, rotation.undo.waiting_for,
+    )  # fmt: skip
+    rotation = undone(rotation, ports)
+    assert {SOURCE} == set(ports.rds.instances)
+
+
+def test_a_removal_that_is_not_allowed_is_left_over_with_its_command() -> None:
+    ports = ports_of()
+    rotation = failed(ready(ports), "WrongKey")
+    ports.fail("blue_green.request_deletion", AccessRefused("rds:DeleteBlueGreenDeployment"))
+
+    rotation = visit(roll_back_deployment, rotation, ports, takes_over=True)
+
+    assert rotation.undo is not None
+    assert ("rolled-back", True) == (rotation.undo.outcome, rotation.undo.clean)
+    [leftover] = rotation.undo.leftovers
+    assert leftover.startswith("aws rds delete-blue-green-deployment --blue-green-deployment-identifier bgd-1 ")
 
 
 # -- afterwards --------------------------------------------------------------------------------------------------------
@@ -567,6 +895,75 @@ def test_the_cutover_is_verified_and_the_deployment_ended() -> None:
     assert ports.ledger.successor(SOURCE) == rotation.synced_target().resource_id
     assert "blue_green.request_deletion bgd-1 with_target=False" in ports.calls
     assert DELETION not in ports.calls
+
+
+def complete(rotation: Rotation) -> bool:
+    assert rotation.verification is not None
+    return rotation.verification.complete
+
+
+def _under_the_old_key(ports: FakePorts) -> None:
+    ports.rds.alter(SOURCE, database=ports.rds.instances[SOURCE].database.having(kms_key_arn=OLD_KEY))
+
+
+def _a_replica_still(ports: FakePorts) -> None:
+    ports.rds.alter(SOURCE, replica_of=OLD)
+
+
+@pytest.mark.parametrize("wrong", [_under_the_old_key, _a_replica_still])
+def test_a_target_that_is_not_what_it_has_to_be_is_not_verified(wrong: Callable[[FakePorts], None]) -> None:
+    ports = ports_of()
+    rotation = switched(ports)
+    wrong(ports)
+    for _ in range(3):
+        rotation = visit(verify_switchover, rotation, ports)
+
+    assert not complete(rotation)
+
+
+def test_a_target_that_is_gone_is_for_a_person() -> None:
+    ports = ports_of()
+    rotation = switched(ports)
+    del ports.rds.instances[SOURCE]
+
+    with pytest.raises(VerificationFailed, match=f"{SOURCE} no longer exists"):
+        visit(verify_switchover, rotation, ports)
+    assert ports.ledger.successor(SOURCE) is None
+
+
+def test_what_was_verified_once_is_not_judged_again() -> None:
+    """A recovery of a rotation that was further than this: weeks later everything may be different."""
+    ports = ports_of()
+    rotation = switched(ports)
+    for _ in range(3):
+        rotation = visit(verify_switchover, rotation, ports)
+    assert complete(rotation)
+    ports.rds.alter(SOURCE, status="storage-full")
+    ports.clock.advance(PATIENCE.total_seconds() + 1)
+
+    again = visit(verify_switchover, failed(rotation), ports)
+
+    assert (rotation.verification, None) == (again.verification, again.failure)
+
+
+def test_a_deployment_that_is_being_deleted_is_not_asked_for_its_end_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    ports = ports_of()
+    rotation = switched(ports)
+    ports.blue_green.becomes("DELETING")
+    monkeypatch.setattr(ports.blue_green, "request_deletion", None)
+
+    assert not complete(visit(verify_switchover, rotation, ports))
+
+
+def test_an_opt_in_that_green_has_otherwise_is_the_sources() -> None:
+    """RDS copied the tags when green was made; what the owner has changed since counts."""
+    ports = ports_of()
+    rotation = switched(ports)
+    ports.rds.alter(SOURCE, tags={"key-rotation:enabled": "false"})
+
+    visit(verify_switchover, rotation, ports)
+
+    assert ports.rds.instances[SOURCE].tags["key-rotation:enabled"] == "true"
 
 
 def shows_the_former_name(ports: FakePorts, of: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -691,12 +1088,68 @@ def test_what_somebody_has_gone_back_to_by_hand_is_production(name: str, visits:
     assert not [call for call in ports.calls if "deletion" in call and "snapshot" not in call]
 
 
+def test_a_replica_that_somebody_lets_serve_under_the_sources_name_is_production() -> None:
+    ports, rotation = after_grace()
+    new, replica = ports.rds.instances.pop(SOURCE), ports.rds.instances.pop(f"{SOURCE}-r1-old1")
+    for one, called in ((replica, SOURCE), (new, f"{SOURCE}-new")):
+        arn = f"{one.database.arn.rpartition(':')[0]}:{called}"
+        ports.rds.instances[called] = replace(one, database=one.database.having(identifier=called, arn=arn))
+
+    with pytest.raises(RetirementRefused, match=f"{SOURCE} has the name that applications use again"):
+        visit(decommission, rotation, ports)
+
+
 def test_a_replica_that_somebody_has_promoted_is_no_replica_to_delete() -> None:
     ports, rotation = after_grace()
     ports.rds.alter(f"{SOURCE}-r1-old1", replica_of=None)
 
     with pytest.raises(RetirementRefused, match=f"{SOURCE}-r1-old1 is no replica any more"):
         visit(decommission, rotation, ports)
+
+
+def test_a_replica_that_somebody_has_made_of_the_old_side_keeps_it() -> None:
+    """RDS would promote it; it has no successor, and nobody has marked it."""
+    ports, rotation = after_grace()
+    ports.rds.add("reports", key_arn=OLD_KEY, replica_of=OLD)
+    raw = ports.rds.instances[OLD].raw
+    followers = [*raw["ReadReplicaDBInstanceIdentifiers"], "reports"]
+    ports.rds.alter(OLD, raw={**raw, "ReadReplicaDBInstanceIdentifiers": followers})
+
+    with pytest.raises(RetirementRefused, match=f"{OLD} has replicas: reports"):
+        visit(decommission, rotation, ports)
+
+
+def test_the_old_side_stays_until_its_replicas_are_gone() -> None:
+    """RDS would promote those that it has not deleted yet."""
+    ports, rotation = after_grace()
+    replica = f"{SOURCE}-r1-old1"
+    for _ in range(16):
+        rotation = visit(decommission, rotation, ports)
+        assert replica not in ports.rds.instances or ports.rds.instances[OLD].status == "available"
+
+    assert OLD not in ports.rds.instances
+
+
+def test_a_replica_that_is_being_deleted_is_nobodys_any_more() -> None:
+    """RDS may show it without its source by then, whoever asked for its end."""
+    ports, rotation = after_grace()
+    ports.rds.alter(f"{SOURCE}-r1-old1", replica_of=None, status="deleting")
+
+    visit(decommission, rotation, ports)
+
+    assert ports.rds.snapshots
+
+
+def test_replicas_that_go_along_with_a_source_that_somebody_has_deleted_need_nobody() -> None:
+    ports, rotation = after_grace()
+    del ports.rds.instances[OLD]
+    ports.rds.alter(f"{SOURCE}-r1-old1", status="deleting")
+
+    for _ in range(5):
+        rotation = visit(decommission, rotation, ports)
+
+    assert rotation.decommission is not None
+    assert rotation.decommission.complete
 
 
 def test_replicas_of_a_source_that_somebody_has_deleted_are_named() -> None:

@@ -792,6 +792,18 @@ def test_a_snapshot_that_rds_is_still_deleting_is_waited_for() -> None:
     assert rotation.decommission.stage == "snapshot"
 
 
+@pytest.mark.parametrize("gone", [EARLY, EARLY_KEPT])
+def test_one_of_the_two_that_rds_is_still_deleting_is_waited_for(gone: str) -> None:
+    ports, rotation = after_grace()
+    del ports.rds.snapshots[gone]
+    ports.rds.request_snapshot_deletion = lambda *_: None  # type: ignore[method-assign]  # RDS takes its time
+
+    rotation = visit(decommission, rotation, ports)
+
+    assert rotation.decommission is not None
+    assert rotation.decommission.stage == "early"
+
+
 def test_a_lost_answer_is_found_out_at_the_next_visit() -> None:
     ports, rotation = after_grace()
     ports.fail("rds.request_snapshot_deletion", AwsUnavailable("lost answer"), when="after")

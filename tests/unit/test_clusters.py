@@ -437,6 +437,23 @@ def test_a_cluster_that_another_one_follows_is_not_removed() -> None:
         decommissioned(rotation, ports)
 
 
+@pytest.mark.parametrize("name", [SHOP, WRITER])
+def test_a_cluster_that_somebody_has_gone_back_to_by_hand_is_production(name: str) -> None:
+    """Its own name, or that of an instance which applications may use, too."""
+    ports = ports_of()
+    rotation = switched(ports)
+    for _ in range(3):
+        rotation = visit(verify_switchover, rotation, ports)
+    ports.clock.advance(8 * 86400)
+    for one, called in ((f"{name}-old1", name), (name, f"{name}-new")):
+        database = ports.rds.instances[one].database
+        arn = f"{database.arn.rpartition(':')[0]}:{called.removeprefix('cluster/')}"
+        ports.rds.alter(one, database=database.having(identifier=called.removeprefix("cluster/"), arn=arn))
+
+    with pytest.raises(RetirementRefused, match="has the name that applications use again"):
+        visit(decommission, rotation, ports)
+
+
 # -- back --------------------------------------------------------------------------------------------------------------
 
 
@@ -468,3 +485,16 @@ def test_the_side_that_serves_is_told_by_the_cluster_and_not_by_an_instance_of_i
 
     assert rotation.undo is not None
     assert rotation.undo.outcome == "committed"
+
+
+def test_a_green_cluster_whose_deployment_somebody_has_deleted_is_left_over_by_its_own_name() -> None:
+    ports = ports_of()
+    rotation = failed(ready(ports), "WrongKey")
+    ports.blue_green.live = None
+    rotation = visit(roll_back_deployment, rotation, ports, takes_over=True)
+    ports.clock.advance(24 * 3600)
+
+    undo = visit(roll_back_deployment, rotation, ports).undo
+
+    assert undo is not None
+    assert undo.leftovers[0].startswith("aws rds delete-db-cluster --db-cluster-identifier shop-green-1 ")

@@ -70,6 +70,7 @@ def test_copies_then_deletes_then_frees_the_lock() -> None:
     ]
     assert set(ports.rds.snapshots) == {KEPT}
     assert ports.rds.snapshots[KEPT]["KmsKeyId"] == NEW_KEY
+    assert ports.rds.snapshots_under(NEW_KEY, our_tags(SOURCE, ROTATION_ID)) == [KEPT]
     assert SOURCE not in ports.rds.instances
     assert CONTROL_DATABASE not in ports.target_server.own.open
     assert ports.ledger.locks == {}
@@ -162,6 +163,108 @@ def test_an_unverified_cutover_does_not_count() -> None:
         decommission(rotation.having(verification=None), ports)
 
 
+def test_a_cutover_of_which_not_everything_was_seen_does_not_count() -> None:
+    ports, rotation = after_grace()
+    assert rotation.verification is not None
+
+    with pytest.raises(RetirementRefused, match="verified"):
+        decommission(rotation.having(verification=rotation.verification.having(complete=False)), ports)
+
+
+def test_a_grace_period_that_nobody_has_begun_is_not_over() -> None:
+    ports, rotation = after_grace()
+
+    with pytest.raises(RetirementRefused, match="grace"):
+        decommission(rotation.having(grace_ends_at=None), ports)
+
+
+def _ledger_leads_nowhere(ports: FakePorts) -> None:
+    ports.ledger.lineage.clear()
+
+
+def _successor_going(ports: FakePorts) -> None:
+    ports.rds.alter(TARGET, status="deleting")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        (_ledger_leads_nowhere, "leads to orders itself"),
+        (_ledger_leads_back, "leads to orders itself"),
+        (_successor_gone, "may be the last copy"),
+        (_successor_going, "may be the last copy"),
+    ],
+)
+def test_without_a_name_that_says_so_the_ledger_and_its_successor_decide(
+    wrong: Callable[[FakePorts], None], why: str
+) -> None:
+    """A hook, a proxy or a name that RDS has exchanged is looked up nowhere."""
+    ports, rotation = after_grace()
+    wrong(ports)
+
+    with pytest.raises(RetirementRefused, match=why):
+        decommission(rotation.having(connectivity=None), ports)
+
+    assert ports.calls == []
+
+
+def test_a_later_targets_key_counts_and_not_the_one_that_this_rotation_made() -> None:
+    ports, rotation = after_grace()
+    key_arn = NEW_KEY.replace("/", "/later-")
+    ports.kms.add(key_arn)
+    later = ports.rds.add("orders-rot-later", key_arn=key_arn)
+    ports.ledger.lineage[SOURCE] = later.database.resource_id
+    ports.dns.records[RECORD] = (later.database.address, 5)
+    ports.kms.disable_key(key_arn)
+
+    with pytest.raises(RetirementRefused, match=f"{key_arn} of the target is Disabled"):
+        decommission(rotation, ports)
+
+
+def test_where_rds_shows_no_key_of_the_successor_the_rotations_own_counts() -> None:
+    ports, rotation = after_grace()
+    ports.rds.alter(TARGET, database=ports.rds.instances[TARGET].database.having(kms_key_arn=None))
+
+    to_the_end(ports, rotation)
+
+    assert SOURCE not in ports.rds.instances
+
+
+def test_the_target_is_no_replica_that_keeps_its_source() -> None:
+    """RDS may list it for a moment after its promotion."""
+    ports, rotation = after_grace()
+    ports.rds.alter(SOURCE, raw={"ReadReplicaDBInstanceIdentifiers": [TARGET]})
+
+    to_the_end(ports, rotation)
+
+    assert SOURCE not in ports.rds.instances
+
+
+def test_a_name_that_leads_nowhere_leads_to_no_successor_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two answers that are both empty are equal."""
+    ports, rotation = after_grace()
+    monkeypatch.setattr(ports.names, "addresses", lambda _: frozenset())
+
+    with pytest.raises(RetirementRefused, match="does not lead to"):
+        decommission(rotation, ports)
+
+
+@pytest.mark.parametrize("in_the_secret", [True, False])
+def test_a_host_is_the_same_in_capital_letters(in_the_secret: bool) -> None:
+    ports, rotation = after_grace()
+    target = ports.rds.instances[TARGET].database
+    host = target.address.upper() if in_the_secret else target.address
+    ports.secrets.endpoints["arn:s"] = EndpointSecret(arn="arn:s", version_id="v", host=host)
+    if not in_the_secret:
+        ports.rds.alter(TARGET, database=target.having(address=target.address.upper()))
+    assert rotation.connectivity is not None
+    seen: Any = rotation.connectivity.having(record=None, secret=ports.secrets.endpoints["arn:s"])
+
+    decommission(rotation.having(connectivity=seen), ports)
+
+    assert TEMPORARY in ports.rds.snapshots
+
+
 def test_a_secret_that_leads_back_counts() -> None:
     ports, rotation = after_grace()
     secret = EndpointSecret(arn="arn:s", version_id="v", host=ports.rds.instances[SOURCE].database.address)
@@ -241,9 +344,66 @@ def test_a_source_that_is_gone_already_is_fine() -> None:
     assert ports.ledger.locks == {}
 
 
+def test_with_both_sides_gone_there_is_no_control_database_to_drop() -> None:
+    """Nobody would answer, and the rotation would hold the lock until somebody frees it by hand."""
+    ports, rotation = after_grace()
+    del ports.rds.instances[SOURCE], ports.rds.instances[TARGET]
+
+    to_the_end(ports, rotation)
+
+    assert ["ledger.release_lock"] == deeds(ports)
+
+
+def test_what_rds_deletes_already_needs_no_right_any_more() -> None:
+    """Its name and its tags may go before it does; nothing further is asked for."""
+    ports, rotation = after_grace()
+    rotation = until("delete-source", ports, rotation)
+    ports.rds.alter(SOURCE, status="deleting", tags={})
+    _nameless(ports)
+    ports.calls.clear()
+
+    rotation = decommission(rotation, ports)
+
+    assert ("delete-source", []) == (stage_of(rotation), ports.calls)
+
+
+def test_a_copy_that_is_there_already_is_not_made_again() -> None:
+    ports, rotation = after_grace()
+    ports.rds.snapshots[KEPT] = _kept(KEPT, NEW_KEY, SOURCE)
+
+    to_the_end(ports, rotation)
+
+    assert not [call for call in ports.calls if call.startswith("rds.request_snapshot")]
+    assert SOURCE not in ports.rds.instances
+
+
+def test_an_instance_that_had_no_key_is_copied_under_the_new_one_like_any_other() -> None:
+    """RDS refuses that of a cluster only; and no key is left whose snapshots would keep it."""
+    ports, rotation = after_grace()
+    _, source = rotation.planned()
+    ports.rds.alter(SOURCE, database=source.having(kms_key_arn=None))
+    rotation = journaled(ports, rotation.having(source=source.having(kms_key_arn=None), old_key=None))
+
+    to_the_end(ports, rotation)
+
+    assert {KEPT: NEW_KEY} == {name: one["KmsKeyId"] for name, one in ports.rds.snapshots.items()}
+    assert not [call for call in ports.calls if call.startswith("clusters.")]
+
+
+def test_what_is_temporary_is_known_as_ours() -> None:
+    """Permissions to copy and to delete go by the tags."""
+    ports, rotation = after_grace()
+
+    decommission(rotation, ports)
+
+    assert [TEMPORARY] == ports.rds.snapshots_under(OLD_KEY, our_tags(SOURCE, ROTATION_ID))
+
+
 def test_repeating_the_end_changes_nothing() -> None:
     ports, rotation = after_grace()
     done = to_the_end(ports, rotation)
+    assert done.decommission is not None
+    assert done.decommission.source_deleted_at is not None
     ports.calls.clear()
 
     assert done == decommission(done, ports)
@@ -519,6 +679,32 @@ def test_an_earlier_copy_is_not_deleted_for_one_under_the_wrong_key() -> None:
         to_the_end(ports, rotation)
 
     assert earlier in ports.rds.snapshots
+
+
+def test_an_earlier_copy_stays_until_the_one_under_the_new_key_is_available() -> None:
+    ports, rotation = after_grace()
+    earlier = "orders-rot-00000000-kept"
+    ports.rds.snapshots[earlier] = _kept(earlier, OLD_KEY, "orders")
+    rotation = decommission(until("rekey-kept", ports, rotation), ports)
+    ports.rds.snapshots[f"{earlier}-rekeyed-{ROTATION_ID}"]["Status"] = "creating"
+
+    for _ in range(3):
+        rotation = decommission(rotation, ports)
+    assert earlier in ports.rds.snapshots
+
+    ports.rds.snapshots[f"{earlier}-rekeyed-{ROTATION_ID}"]["Status"] = "available"
+    to_the_end(ports, rotation)
+    assert earlier not in ports.rds.snapshots
+
+
+def test_a_snapshot_of_that_name_without_our_tags_is_not_ours() -> None:
+    ports, rotation = after_grace()
+    name = "orders-rot-00000000-kept"
+    ports.rds.snapshots[name] = _kept(name, OLD_KEY, None)
+
+    to_the_end(ports, rotation)
+
+    assert {name, KEPT} == ports.rds.snapshots.keys()
 
 
 @pytest.mark.parametrize("name", ["orders-rot-00000000-before-release", "orders-rot-00000000-kept-2", "release-7"])

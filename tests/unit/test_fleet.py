@@ -9,7 +9,7 @@ import pytest
 from lambdas.list_opted_in_databases.handler import list_opted_in_databases
 from lambdas.recover_rotations.handler import recover_rotations
 from lambdas.report_fleet.handler import report_fleet
-from lambdas.rotation.errors import AwsUnavailable, FleetIncomplete, RecoveryIncomplete
+from lambdas.rotation.errors import AccessRefused, AwsRefused, AwsUnavailable, FleetIncomplete, RecoveryIncomplete
 from lambdas.rotation.names import BASE_NAME_TAG, DECOMMISSION_TAG
 from lambdas.rotation.outage import FENCE_MARGIN
 from tests.fakes import EXECUTION, OLD_KEY, ROTATION_ID, SOURCE, START, FakePorts, fenced_rotation
@@ -71,6 +71,7 @@ def test_a_rotated_database_goes_by_its_base_name() -> None:
     listed = list_opted_in_databases(EVENT, ports)
 
     assert ["shop", "copy"] == [row["base_name"] for row in listed["databases"]]
+    assert listed["databases"][0]["execution_name"] == "fleet-20270101T000000Z-shop"
 
 
 def test_two_databases_of_one_name_get_an_execution_each() -> None:
@@ -86,6 +87,23 @@ def test_two_databases_of_one_name_get_an_execution_each() -> None:
 def test_a_database_with_a_broken_tag_is_started_and_refused_there() -> None:
     """Skipping it would hide the mistake behind a green fleet."""
     ports = fleet(shop={"key-rotation:min-age-days": "old"})
+
+    assert ["shop"] == names(list_opted_in_databases(EVENT, ports)["databases"])
+
+
+@pytest.mark.parametrize("error", [AccessRefused("kms:DescribeKey is not allowed"), AwsRefused("no such key")])
+def test_a_database_whose_key_cannot_be_seen_is_started_and_refused_there(error: Exception) -> None:
+    """One of them must not keep all others from being rotated."""
+    ports = fleet(shop={})
+    ports.fail("kms.describe_key", error)
+
+    assert ["shop"] == names(list_opted_in_databases(EVENT, ports)["databases"])
+
+
+def test_a_database_without_a_key_is_not_too_young() -> None:
+    ports = fleet(shop={})
+    ports.rds.alter("shop", database=ports.rds.instances["shop"].database.having(kms_key_arn=None))
+    ports.fail("kms.describe_key", AssertionError("there is no key to ask about"))
 
     assert ["shop"] == names(list_opted_in_databases(EVENT, ports)["databases"])
 
@@ -127,8 +145,23 @@ def test_what_another_delivery_of_the_schedule_has_started_is_no_failure() -> No
 
 def test_nobody_opted_in_is_a_failure() -> None:
     """A quarter in which nothing happens and everything is green is how rotations are forgotten."""
+    ports = FakePorts()
+
     with pytest.raises(FleetIncomplete, match="key-rotation:enabled"):
-        report_fleet({"outcomes": [], "skipped": []}, FakePorts())
+        report_fleet({"outcomes": [], "skipped": []}, ports)
+
+    assert ["FleetIncomplete"] == [moment for moment, _, _ in ports.notifier.sent]
+
+
+def test_a_long_cause_is_cut_off() -> None:
+    """Of hundreds of databases: SNS takes 256 KB."""
+    row = outcome("pay") | {"failure": {"Error": "PreflightRefused", "Cause": "x" * 5000}}
+    ports = FakePorts()
+
+    with pytest.raises(FleetIncomplete):
+        report_fleet({"outcomes": [row]}, ports)
+
+    assert "x" * 1000 == ports.notifier.sent[0][2]["failed"][0]["cause"]
 
 
 def test_everybody_young_is_not() -> None:
@@ -174,10 +207,28 @@ def test_the_sweep_goes_on_where_one_cannot_be_started() -> None:
     ports = FakePorts()
     fenced_rotation(ports)
     ports.workflow.running.clear()
+    left = ports.ledger.journal[ROTATION_ID]
+    another = left.rotation.having(rotation_id="another", execution_arn=f"{EXECUTION}-2")
+    ports.ledger.journal["another"] = replace(left, rotation=another)
     ports.fail("workflow.start_recovery", AwsUnavailable("throttled"))
 
-    with pytest.raises(RecoveryIncomplete, match=f"{ROTATION_ID}: throttled"):
+    with pytest.raises(RecoveryIncomplete, match=f"^{ROTATION_ID}: throttled$"):
         recover_rotations(ports)
+    assert {another.execution_arn} == ports.workflow.running
+
+
+def test_what_was_taken_over_since_gets_a_recovery_of_another_name() -> None:
+    """Names of executions are used up for 90 days; a plain start that was stopped, too, has to be recovered."""
+    ports = FakePorts()
+    rotation = fenced_rotation(ports)
+    ports.calls.clear()
+    for _ in range(2):
+        ports.workflow.running.clear()
+        recover_rotations(ports)
+        rotation = ports.ledger.take_over(rotation, EXECUTION)
+
+    started = [call for call in ports.calls if call.startswith("workflow.start_recovery")]
+    assert 2 == len(set(started))
 
 
 def test_the_sweep_recovers_what_holds_the_fence_for_too_long() -> None:

@@ -9,7 +9,8 @@ from lambdas.notify.handler import notify
 from lambdas.rotation.errors import AwsUnavailable
 from lambdas.rotation.notification import message_of
 from lambdas.rotation.policy import TASK_TOKEN
-from lambdas.rotation.state import Failure, KeyUser, Moment, NotTaken, Release, Retirement, Rotation, Undo
+from lambdas.rotation.state import Deployment, Failure, KeyUser, Moment, NotTaken, Release, Retirement, Rotation, Undo
+from lambdas.rotation.step import metrics
 from tests.fakes import EXECUTION, RECOVERY, SOURCE, FakePorts, failed, journaled, planned_rotation, switched_rotation
 
 TOKEN = {TASK_TOKEN: "fleet"}
@@ -82,6 +83,18 @@ def open_all_the_time(ports: FakePorts) -> Rotation:
     return journaled(ports, undecided(ports).having(fence=None))
 
 
+def not_yet_failed(ports: FakePorts) -> Rotation:
+    """As the way back leaves it whose own execution is at an end."""
+    return journaled(ports, undecided(ports).having(failure=None))
+
+
+def while_rds_switches(ports: FakePorts) -> Rotation:
+    """Nothing is fenced by us; RDS was asked to switch over, and has not said what became of it."""
+    now = ports.clock.now()
+    asked = Deployment(name="orders-rot-1", members=(), requested_at=now, switchover_requested_at=now)
+    return journaled(ports, undecided(ports).having(fence=None, deployment=asked))
+
+
 @pytest.mark.parametrize(
     ("make", "moment", "outcome", "frees"),
     [
@@ -95,6 +108,8 @@ def open_all_the_time(ports: FakePorts) -> Rotation:
         (no_way_back, Moment.UNDECIDED, None, False),
         (undecided, Moment.UNDECIDED, None, False),
         (decided, Moment.UNDECIDED, None, False),
+        (not_yet_failed, Moment.UNDECIDED, None, False),
+        (while_rds_switches, Moment.UNDECIDED, None, False),
         (open_all_the_time, Moment.ATTENTION, None, False),
     ],
 )
@@ -121,6 +136,17 @@ def test_who_cannot_write_hears_what_it_waits_for_and_that_nobody_may_be_looking
     assert "If `execution` has ended" in message["what_to_do"]
 
 
+def test_while_rds_switches_over_nobody_is_told_to_delete_a_side() -> None:
+    """The target could be production by then."""
+    ports = FakePorts()
+
+    notify(while_rds_switches(ports), ports)
+
+    [(_, subject, message)] = ports.notifier.sent
+    assert subject.endswith("UNDECIDED: RDS has not said which side serves")
+    assert "Delete neither side by hand" in message["what_to_do"]
+
+
 def test_a_recovery_that_could_not_begin_has_not_refused_anything() -> None:
     """What it was for may keep everybody from writing."""
     ports = FakePorts()
@@ -136,7 +162,13 @@ def test_a_recovery_that_could_not_begin_has_not_refused_anything() -> None:
 
 @pytest.mark.parametrize(
     ("make", "error"),
-    [(cut_over, ""), (dry_run, ""), (rolled_back, "DrainIncomplete"), (attention, "VerificationFailed")],
+    [
+        (cut_over, ""),
+        (completed, ""),
+        (dry_run, ""),
+        (rolled_back, "DrainIncomplete"),
+        (attention, "VerificationFailed"),
+    ],
 )
 def test_the_fleet_hears_success_or_the_errors_name(make: Any, error: str) -> None:
     ports = FakePorts()
@@ -147,12 +179,15 @@ def test_the_fleet_hears_success_or_the_errors_name(make: Any, error: str) -> No
     assert (error, not error) == (told, output is not None)
 
 
+@pytest.mark.parametrize("make", [cut_over, completed])
 @pytest.mark.parametrize(("recovery", "error"), [(False, "RotationTakenUp"), (True, "")])
-def test_an_older_rotation_that_a_fleets_start_has_finished_is_not_this_ones(recovery: bool, error: str) -> None:
+def test_an_older_rotation_that_a_fleets_start_has_finished_is_not_this_ones(
+    make: Any, recovery: bool, error: str
+) -> None:
     """Else the report says that a database was rotated, whose rotation of this quarter nobody has begun."""
     ports = FakePorts()
     execution = EXECUTION.replace(":first", ":second")
-    taken = cut_over(ports).having(execution_arn=execution, recovery=recovery)
+    taken = make(ports).having(execution_arn=execution, recovery=recovery)
 
     notify(journaled(ports, taken), ports)
 
@@ -183,6 +218,56 @@ def test_a_retry_does_not_tell_again_what_was_told() -> None:
 
     assert 1 == len(ports.notifier.sent)
     assert 1 == len(ports.workflow.answers)
+
+
+def test_a_retry_does_not_answer_again_what_was_answered() -> None:
+    ports = FakePorts()
+    rotation = completed(ports)
+    ports.fail("ledger.close", AwsUnavailable("lost answer"))
+    with pytest.raises(AwsUnavailable):
+        notify(rotation, ports)
+
+    notify(ports.ledger.current(rotation), ports)
+
+    assert 1 == len(ports.workflow.answers)
+    assert "rotated" == ports.ledger.journal[rotation.rotation_id].outcome
+
+
+@pytest.mark.parametrize(
+    ("make", "measured"),
+    [(cut_over, set()), (completed, {"RotationCompleted"}), (undecided, {"RotationUndecided"}), (attention, set())],
+)
+def test_alarms_hear_of_an_end_and_of_who_cannot_write(make: Any, measured: set[str]) -> None:
+    ports = FakePorts()
+
+    notify(make(ports), ports)
+
+    assert measured == set(metrics.metric_set)
+
+
+def test_a_failure_that_nobody_named_is_known_by_its_moment() -> None:
+    ports = FakePorts()
+
+    notify(rolled_back(ports).having(failure=None), ports)
+
+    assert [("fleet", None, "RotationRolledBack")] == ports.workflow.answers
+
+
+def test_the_fleet_hears_no_more_of_a_failure_than_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of hundreds of databases: its state has 256 KB, and what is too much for it no Catch sees."""
+    ports, causes = FakePorts(), []
+    answer = ports.workflow.answer
+
+    def heard(token: str, output: Any, error: str = "", cause: str = "") -> None:
+        causes.append(cause)
+        answer(token, output, error, cause)
+
+    monkeypatch.setattr(ports.workflow, "answer", heard)
+    rotation = attention(ports).having(failure=Failure(Error="VerificationFailed", Cause="x" * 5000))
+
+    notify(journaled(ports, rotation), ports)
+
+    assert ["x" * 1000] == causes
 
 
 def test_a_start_that_was_refused_has_no_ledger_entry_and_frees_nobodys_lock() -> None:

@@ -208,6 +208,13 @@ def test_a_copy_ahead_takes_room_for_two_snapshots_more(used: int, refused: bool
     assert refused == ("QuotaExhausted" in refusal(ports, rotation))
 
 
+def test_without_a_copy_ahead_room_for_two_snapshots_suffices() -> None:
+    ports, rotation = ready()
+    ports.rds.quotas["ManualSnapshots"] = (98, 100)
+
+    assert preflight(rotation, ports).preflight is not None
+
+
 def test_refuses_a_source_whose_key_is_disabled() -> None:
     ports, rotation = ready()
     ports.kms.keys[OLD_KEY] = replace(ports.kms.keys[OLD_KEY], state="Disabled")

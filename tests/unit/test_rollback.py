@@ -302,6 +302,23 @@ def test_a_replica_that_rds_has_given_up_is_not_waited_for_for_ever() -> None:
     assert [SOURCE] == writable(ports)
 
 
+def test_a_replica_counts_as_one_only_when_nobody_can_ask_for_its_promotion_any_more() -> None:
+    """An attempt of Promote that nobody heard of may be about to; no epoch and no decision row stops its call."""
+    assert STILL_A_REPLICA > SLOWEST_FUNCTION
+
+
+def test_a_replica_that_rds_no_longer_calls_one_is_about_to_be_promoted() -> None:
+    ports = FakePorts()
+    rotation = promoting_rotation(ports)
+    ports.rds.refuse_promotion(TARGET)
+    ports.rds.alter(TARGET, replica_of=None)
+    rotation = rolled(failed(rotation, "PromotionFailed"), ports)
+    ports.clock.advance(STILL_A_REPLICA.total_seconds())
+
+    assert "undecided" == outcome(rolled(rotation, ports))
+    assert [] == writable(ports)
+
+
 def test_a_promotion_that_shows_late_starts_the_count_again() -> None:
     ports = FakePorts()
     rotation = promoting_rotation(ports)

@@ -1,11 +1,11 @@
 """A key that is gone takes everything under it along: when in doubt it stays."""
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
-from lambdas.rotation.errors import AwsUnavailable
+from lambdas.rotation.errors import AwsUnavailable, StateIncomplete
 from lambdas.rotation.names import our_tags
 from lambdas.rotation.state import Key, KeyUser, Rotation
 from lambdas.schedule_key_deletion.handler import schedule_key_deletion
@@ -16,6 +16,7 @@ DATABASE = KeyUser(kind="database", identifier="invoices")
 BACKUP = KeyUser(kind="automated-backup", identifier="orders (db-1)")
 UNANSWERED = KeyUser(kind="unanswered", identifier="events: AccessDenied")
 PRINCIPAL = KeyUser(kind="principal", identifier="app (Decrypt)")
+RECENT = KeyUser(kind="recent-use", identifier="app (Decrypt)")
 
 
 def decommissioned(**plan: Any) -> tuple[FakePorts, Rotation]:
@@ -68,10 +69,11 @@ def test_the_soak_is_not_cut_short() -> None:
     assert ports.kms.keys[OLD_KEY].state == "Disabled"
 
 
-def test_it_is_written_down_before_it_is_disabled() -> None:
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_it_is_written_down_before_it_is_disabled(when: Literal["before", "after"]) -> None:
     """A disabled key that nobody remembers is an outage waiting for the next restart."""
     ports, rotation = decommissioned()
-    ports.fail("kms.disable_key", AwsUnavailable("lost answer"))
+    ports.fail("kms.disable_key", AwsUnavailable("lost answer"), when=when)
     with pytest.raises(AwsUnavailable):
         schedule_key_deletion(rotation, ports)
 
@@ -93,9 +95,11 @@ def test_another_database_keeps_the_key_and_is_named() -> None:
     assert deeds(ports) == []
 
 
-def test_backups_are_outwaited() -> None:
+@pytest.mark.parametrize("kind", ["automated-backup", "automated-snapshot", "recent-use", "residual-grant"])
+def test_backups_are_outwaited(kind: str) -> None:
+    """And whatever else ends by itself."""
     ports, rotation = decommissioned()
-    ports.key_users.others[OLD_KEY] = [BACKUP]
+    ports.key_users.others[OLD_KEY] = [KeyUser(kind=kind, identifier="orders (db-1)")]
 
     rotation = visit(ports, rotation)
     assert ("in-use", False) == verdict(rotation)
@@ -122,6 +126,24 @@ def test_waiting_has_an_end(user: KeyUser, days: int) -> None:
     assert deeds(ports) == []
 
 
+@pytest.mark.parametrize(("user", "days"), [(BACKUP, 36), (UNANSWERED, 2)])
+def test_waiting_outlasts_what_is_waited_for(user: KeyUser, days: int) -> None:
+    """RDS keeps automated backups for up to 35 days; a question that AWS does not answer today it may tomorrow."""
+    ports, rotation = decommissioned()
+    ports.key_users.others[OLD_KEY] = [user]
+    rotation = visit(ports, rotation)
+    ports.clock.advance(days * DAY)
+
+    assert ("in-use", False) == verdict(visit(ports, rotation))
+
+
+def test_a_user_that_stays_is_not_outwaited_beside_one_that_goes() -> None:
+    ports, rotation = decommissioned()
+    ports.key_users.others[OLD_KEY] = [BACKUP, DATABASE]
+
+    assert ("kept", True) == verdict(visit(ports, rotation))
+
+
 def test_an_unanswered_question_counts_as_use() -> None:
     ports, rotation = decommissioned()
     ports.key_users.others[OLD_KEY] = [UNANSWERED]
@@ -131,11 +153,13 @@ def test_an_unanswered_question_counts_as_use() -> None:
     assert deeds(ports) == []
 
 
-def test_use_while_disabled_enables_it_again() -> None:
+@pytest.mark.parametrize("users", [[PRINCIPAL], [RECENT], [UNANSWERED, RECENT]])
+def test_use_while_disabled_enables_it_again(users: list[KeyUser]) -> None:
+    """Also one that would have been outwaited before: it was refused."""
     ports, rotation = decommissioned()
     rotation = visit(ports, rotation)
     ports.clock.advance(7 * DAY)
-    ports.key_users.others[OLD_KEY] = [PRINCIPAL]
+    ports.key_users.others[OLD_KEY] = users
 
     rotation = visit(ports, rotation)
 
@@ -156,6 +180,50 @@ def test_an_unanswered_question_while_disabled_is_asked_again_and_then_enables_i
     ports.clock.advance(4 * DAY)
     assert ("kept", True) == verdict(visit(ports, rotation))
     assert ports.kms.keys[OLD_KEY].state == "Enabled"
+
+
+def test_what_was_waited_for_before_the_soak_does_not_count_after_it() -> None:
+    """Weeks for a backup; the question that nobody answers now is asked again all the same."""
+    ports, rotation = decommissioned()
+    ports.key_users.others[OLD_KEY] = [BACKUP]
+    rotation = visit(ports, rotation)
+    ports.clock.advance(30 * DAY)
+    ports.key_users.others.clear()
+    rotation = visit(ports, rotation)
+    ports.clock.advance(7 * DAY)
+    ports.key_users.others[OLD_KEY] = [UNANSWERED]
+
+    assert ("soaking", False) == verdict(visit(ports, rotation))
+
+
+def test_a_key_that_cannot_be_enabled_now_is_not_asked_for() -> None:
+    """KMS refuses that, and people would never hear that the key is kept."""
+    ports, rotation = decommissioned()
+    rotation = visit(ports, rotation)
+    ports.clock.advance(7 * DAY)
+    ports.kms.keys[OLD_KEY] = replace(ports.kms.keys[OLD_KEY], state="Unavailable")
+    ports.key_users.others[OLD_KEY] = [PRINCIPAL]
+
+    assert ("kept", True) == verdict(visit(ports, rotation))
+    assert [f"kms.disable_key {OLD_KEY}"] == deeds(ports)
+
+
+def test_the_end_is_the_end() -> None:
+    """A key that was kept because of its users stays when they are gone: people have been told."""
+    ports, rotation = decommissioned()
+    ports.key_users.others[OLD_KEY] = [DATABASE]
+    kept = visit(ports, rotation)
+    ports.key_users.others.clear()
+
+    assert kept == visit(ports, kept)
+    assert [] == deeds(ports)
+
+
+def test_a_key_that_nobody_wrote_down_is_not_taken_for_none() -> None:
+    ports, rotation = decommissioned()
+
+    with pytest.raises(StateIncomplete, match="CreateNewKMSKey"):
+        schedule_key_deletion(rotation.having(old_key=None), ports)
 
 
 def test_a_key_that_somebody_enabled_again_is_kept() -> None:
@@ -193,10 +261,15 @@ def test_a_deletion_that_somebody_else_has_scheduled_is_not_told_as_ours() -> No
     assert "somebody else" in retirement.reason
 
 
-def test_so_many_users_that_no_state_could_have_them_are_counted() -> None:
+@pytest.mark.parametrize(
+    ("kind", "scheduled"), [("database", False), ("automated-snapshot", False), ("database", True)]
+)
+def test_so_many_users_that_no_state_could_have_them_are_counted(kind: str, scheduled: bool) -> None:
     """All are judged; Step Functions passes on 256 KB, and what is too much for it no Catch sees."""
     ports, rotation = decommissioned()
-    ports.key_users.others[OLD_KEY] = [KeyUser(kind="database", identifier=f"orders-{at}") for at in range(1200)]
+    ports.key_users.others[OLD_KEY] = [KeyUser(kind=kind, identifier=f"orders-{at}") for at in range(1200)]
+    if scheduled:
+        ports.kms.schedule_key_deletion(OLD_KEY, 7)
 
     retirement = visit(ports, rotation).retirement
 
@@ -267,8 +340,12 @@ def test_false_keeps_it() -> None:
 def test_aws_owns_its_keys() -> None:
     ports, rotation = decommissioned()
     ports.kms.add(OLD_KEY, manager="AWS")
+    ports.key_users.others[OLD_KEY] = [DATABASE]
 
     assert "AWS" in _kept(ports, rotation)
+    kept = ports.ledger.current(rotation).retirement
+    assert kept is not None
+    assert () == kept.users, "nobody is asked about a key that nobody can retire"
 
 
 def test_another_accounts_key_is_theirs() -> None:
@@ -284,6 +361,13 @@ def test_a_multi_region_key_with_replicas_is_kept() -> None:
     ports.kms.keys[OLD_KEY] = replace(ports.kms.keys[OLD_KEY], multi_region=True, has_replica_keys=True)
 
     assert "multi-Region" in _kept(ports, rotation)
+
+
+def test_a_multi_region_key_without_replicas_is_like_any_other() -> None:
+    ports, rotation = decommissioned()
+    ports.kms.keys[OLD_KEY] = replace(ports.kms.keys[OLD_KEY], multi_region=True)
+
+    assert ("soaking", False) == verdict(visit(ports, rotation))
 
 
 def test_the_new_key_is_never_the_old_one() -> None:

@@ -198,6 +198,13 @@ def test_room_for_the_cluster_in_between_is_asked_for_where_one_is_needed() -> N
     assert ["QuotaExhausted"] == refusals(ports, unencrypted(ports, rotation))
 
 
+def test_room_for_one_cluster_suffices_where_its_snapshot_is_copied() -> None:
+    ports, rotation = prepared()
+    ports.rds.quotas["DBClusters"] = (39, 40)
+
+    assert preflight(rotation, ports).preflight is not None
+
+
 def test_aurora_mysql_is_left_to_blue_green() -> None:
     """Nobody here has fenced one: there is no server of it to try on."""
     ports, rotation = prepared()
@@ -491,10 +498,11 @@ def test_the_source_goes_instance_by_instance_and_a_copy_of_the_snapshot_stays()
     assert ports.rds.snapshots[KEPT]["KmsKeyId"] == NEW_KEY
 
 
-def test_an_instance_that_came_meanwhile_keeps_the_cluster() -> None:
-    """Nobody has marked it: it may be somebody's."""
+@pytest.mark.parametrize("tags", [{}, {DECOMMISSION_TAG: "another"}])
+def test_an_instance_that_came_meanwhile_keeps_the_cluster(tags: dict[str, str]) -> None:
+    """This rotation has not marked it: it may be somebody's."""
     ports, rotation = verified()
-    ports.rds.add("shop-9", key_arn=OLD_KEY)
+    ports.rds.add("shop-9", key_arn=OLD_KEY, tags=tags)
     members = ports.rds.instances[SHOP].raw["DBClusterMembers"]
     having(ports, SHOP, DBClusterMembers=[*members, {"DBInstanceIdentifier": "shop-9", "IsClusterWriter": False}])
     ports.clock.advance(8 * 24 * 3600)
@@ -540,6 +548,7 @@ def test_the_copy_that_is_kept_of_an_unencrypted_cluster_is_of_a_restore_of_its_
         f"rds.request_snapshot_deletion {TEMPORARY}",
     ] == deeds(ports)[:5]
     assert (NEW_KEY, [KEPT]) == (ports.rds.snapshots[KEPT]["KmsKeyId"], list(ports.rds.snapshots))
+    assert [KEPT] == ports.rds.snapshots_under(NEW_KEY, our_tags(SHOP, ROTATION_ID)), "the next rotation looks for it"
     assert not {SHOP, WRITER, READER, CLUSTER + INTERIM} & set(ports.rds.instances)
 
 

@@ -12,7 +12,7 @@ from lambdas.rotation.errors import AccessRefused, InputRefused, RecoveryExhaust
 from lambdas.rotation.names import BASE_NAME_TAG
 from lambdas.rotation.policy import TASK_TOKEN
 from lambdas.rotation.ports import Watchers
-from lambdas.rotation.state import Decommission, Failure, Finding, Release, Rotation, Undo, Verification
+from lambdas.rotation.state import Decommission, Failure, Finding, Moment, Release, Rotation, Undo, Verification
 from lambdas.start_rotation.handler import start_rotation
 from tests.fakes import (
     EXECUTION,
@@ -126,7 +126,8 @@ def test_an_unknown_database_is_named() -> None:
 # -- names across quarters --
 
 
-def test_the_base_name_leads_to_the_last_target() -> None:
+@pytest.mark.parametrize("name", [SOURCE, TARGET])
+def test_the_base_name_leads_to_the_last_target(name: str) -> None:
     """`orders` still exists, in its grace period; the rotation is of what applications write to."""
     ports = FakePorts()
     past = released(ports)
@@ -136,12 +137,11 @@ def test_the_base_name_leads_to_the_last_target() -> None:
     ports.ledger.locks.clear()
     ports.ledger.lineage[SOURCE] = ports.rds.instances[TARGET].database.resource_id
 
-    for name in (SOURCE, TARGET):
-        rotation = start_rotation(begun(DBInstanceIdentifier=name), ports)
+    rotation = start_rotation(begun(DBInstanceIdentifier=name), ports)
 
-        assert rotation.source is not None
-        assert rotation.plan is not None
-        assert (TARGET, SOURCE) == (rotation.source.identifier, rotation.plan.base_name)
+    assert rotation.source is not None
+    assert rotation.plan is not None
+    assert (TARGET, SOURCE) == (rotation.source.identifier, rotation.plan.base_name)
 
 
 def test_a_database_that_was_left_behind_is_refused() -> None:
@@ -157,6 +157,23 @@ def test_a_database_that_was_left_behind_is_refused() -> None:
 
     with pytest.raises(InputRefused, match='"DBInstanceIdentifier": "shop"'):
         start_rotation(begun(DBInstanceIdentifier="older"), ports)
+
+
+def test_a_database_whose_rotation_was_undone_was_not_left_behind() -> None:
+    """The base name has led further since, to what somebody has restored; this one is a database of its own."""
+    ports = FakePorts()
+    ports.rds.add("older", key_arn=OLD_KEY, tags={BASE_NAME_TAG: "shop"})
+    ports.ledger.lineage["shop"] = ports.rds.instances[TARGET].database.resource_id
+    past = planned_rotation(ports)
+    plan, _ = past.planned()
+    past = past.having(
+        rotation_id="past", plan=plan.having(base_name="shop"), source=ports.rds.instances["older"].database
+    )
+    ports.ledger.open(past)
+
+    rotation = start_rotation(begun(DBInstanceIdentifier="older"), ports)
+
+    assert ("rotate", "older") == (rotation.route, rotation.planned()[0].base_name)
 
 
 def test_the_name_of_two_databases_is_nobodys() -> None:
@@ -226,6 +243,31 @@ def test_what_a_look_has_waited_for_is_waited_for_anew(complete: bool) -> None:
     ports.workflow.running.clear()
 
     assert (seen if complete else None) == start_rotation(begun(), ports).verification
+
+
+def test_what_people_and_the_fleet_were_told_of_the_ended_execution_they_hear_again_of_this_one() -> None:
+    ports = FakePorts()
+    told = (Moment.CUT_OVER, Moment.ATTENTION, Moment.UNDECIDED)
+    journaled(ports, released(ports).having(notified=told, token_answered=True))
+    ports.workflow.running.clear()
+
+    taken = start_rotation(begun(**{TASK_TOKEN: "fleet"}), ports)
+
+    assert ((Moment.CUT_OVER,), False) == (taken.notified, taken.token_answered)
+
+
+@pytest.mark.parametrize("holds_the_lock", [True, False])
+def test_what_is_closed_is_not_taken_up(holds_the_lock: bool) -> None:
+    """Notify was cut off between closing the entry and freeing the lock."""
+    ports = FakePorts()
+    left = rolled_back(ports)
+    ports.ledger.close(left, "rolled-back")
+    if not holds_the_lock:
+        ports.ledger.release_lock(left)
+    ports.workflow.running.clear()
+
+    assert start_rotation(begun(), ports).route == "rotate"
+    assert ports.ledger.locks[SOURCE].execution_arn == SECOND
 
 
 def test_a_dry_run_finishes_nothing() -> None:
@@ -388,6 +430,26 @@ def test_a_holder_hangs_exactly_from_when_its_schedule_fires() -> None:
     assert start_rotation(recovery(), ports).route == "rollback"
 
 
+def test_a_promotion_may_take_longer_than_the_fence() -> None:
+    """RDS restarts the target; until it has decided, nobody can."""
+    ports = FakePorts()
+    promoting_rotation(ports)
+    ports.clock.advance(34 * 60)
+
+    assert start_rotation(recovery(), ports).route == "closed"
+    assert ports.calls == []
+
+
+def test_a_holder_that_has_released_hangs_nowhere() -> None:
+    """It waits for its grace period to end, and nobody for it."""
+    ports = FakePorts()
+    released(ports)
+    ports.clock.advance(7 * 24 * 3600)
+
+    assert start_rotation(recovery(), ports).route == "closed"
+    assert ports.calls == []
+
+
 def test_who_stops_a_rotation_does_not_want_another_strategy_instead() -> None:
     """What AWS refused is being undone, and the next strategy would switch production over."""
     ports = FakePorts()
@@ -399,6 +461,8 @@ def test_who_stops_a_rotation_does_not_want_another_strategy_instead() -> None:
     taken = start_rotation(recovery(), ports)
 
     assert ("rollback", None) == (taken.route, taken.planned()[0].fallback)
+    assert taken.failure is not None
+    assert taken.failure.Error == "WrongKey", "what it ended with, not that it ended"
 
 
 def test_a_failed_recovery_is_not_recovered_again() -> None:
@@ -411,6 +475,15 @@ def test_a_failed_recovery_is_not_recovered_again() -> None:
 
     with pytest.raises(RecoveryExhausted, match=SOURCE):
         start_rotation(Rotation(schema=1, execution_arn=SECOND, request={"Recover": RECOVERY}), ports)
+
+
+def test_after_the_release_a_failed_recovery_may_be_recovered() -> None:
+    """Nobody is kept from writing, and the lock that would lead a plain start to it may be free by then."""
+    ports = FakePorts()
+    journaled(ports, released(ports).having(recovery=True))
+    ports.workflow.running.clear()
+
+    assert start_rotation(recovery(), ports).route == "verify"
 
 
 def test_a_recovery_while_waiting_for_key_users_leaves_the_lock_alone() -> None:

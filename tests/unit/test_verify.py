@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from lambdas.rotation import databases
 from lambdas.rotation.errors import StateIncomplete, VerificationFailed
 from lambdas.rotation.names import DECOMMISSION_TAG, OURS, RELEASED_TAG, TAGS_OF_A_DATABASE, our_tags
 from lambdas.rotation.ports import ProxyTarget
@@ -55,6 +56,34 @@ def test_complete_with_evidence_and_the_end_of_the_grace_period() -> None:
     assert set(verified.verification.evidence["databases"]) >= {"orders", "postgres"}
     assert verified.grace_ends_at is not None
     assert 2 == (verified.grace_ends_at - ports.clock.now()).days
+
+
+def test_a_name_that_an_earlier_rotation_has_led_to_the_source_is_led_further() -> None:
+    """Every rotation but the first."""
+    ports, rotation = released()
+    ports.ledger.lineage[SOURCE] = ports.rds.instances[SOURCE].database.resource_id
+
+    verified = verify(rotation, ports).verification
+
+    assert verified is not None
+    assert verified.complete
+    assert ports.ledger.successor(SOURCE) == ports.rds.instances[TARGET].database.resource_id
+
+
+def test_an_open_target_without_its_decision_row_is_not_verified() -> None:
+    """Somebody has opened it by hand: *released* means that the row says so."""
+    ports, rotation = released()
+    ports.target_server.own.decisions.clear()
+
+    assert "the decision row says None" in pending(ports, rotation)
+
+
+def test_a_database_that_was_never_seen_is_not_looked_for() -> None:
+    """RDS takes no empty filter."""
+    ports = FakePorts()
+    ports.fail("rds.describe_instance_by_resource_id", AssertionError("asked"))
+
+    assert databases.by_resource_id("", ports) is None
 
 
 def test_the_opt_in_moves_to_the_target_and_is_never_absent() -> None:
