@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 MAX_RESULTS = 50
 _READ_ONLY = re.compile(r"^(Get|List|Describe|Lookup|Head|Select|Query|Scan|BatchGet)")
 _ERROR_CODE = re.compile(r'"__type":\s*"(?:[^"#]*#)?([^"]+)"|<Code>([^<]+)</Code>')
+_ERROR_MESSAGE = re.compile(r'"[Mm]essage":\s*"([^"]*)"|<Message>([^<]*)</Message>')
 
 
 @dataclass
@@ -138,8 +139,11 @@ class Trail:
         if status < 400:
             return None
         text = body.decode(errors="replace") if isinstance(body, bytes) else str(body)
-        code = _ERROR_CODE.search(text)
-        return (code[1] or code[2]) if code else str(status), text[:500]
+        code, message = _ERROR_CODE.search(text), _ERROR_MESSAGE.search(text)
+        # Never the whole answer: moto puts the id of its own answer into whatever stands between <RequestId> and the
+        # last </RequestId> of it, and all events in between would be gone.
+        said = (message[1] or message[2]) if message else ""
+        return (code[1] or code[2]) if code else str(status), said
 
     def _event(
         self,

@@ -101,6 +101,22 @@ def test_a_function_runs_under_its_own_role(sandbox: SandboxProcess) -> None:
     assert "RecoverRotations" in identity["sessionContext"]["sessionIssuer"]["userName"]
 
 
+def test_the_trail_has_every_call_also_between_two_that_were_refused(sandbox: SandboxProcess) -> None:
+    """What nobody sees a function ask for is taken for a permission that it does not need, or for no denial."""
+    rds = sandbox.client("rds")
+    for _ in range(3):
+        with pytest.raises(rds.exceptions.DBSnapshotNotFoundFault):
+            rds.describe_db_snapshots(DBSnapshotIdentifier="never-made")
+        rds.describe_certificates()
+
+    events = sandbox.client("cloudtrail").lookup_events()["Events"]
+
+    seen = [event["EventName"] for event in events if event["EventName"] != "LookupEvents"][:6]
+    assert ["DescribeCertificates", "DescribeDBSnapshots"] * 3 == seen
+    refused = json.loads(events[seen.index("DescribeDBSnapshots")]["CloudTrailEvent"])
+    assert (refused["errorCode"], "<" in refused["errorMessage"]) == ("DBSnapshotNotFound", False)
+
+
 def test_the_deployed_machine_runs_and_refuses_what_is_not_there(sandbox: SandboxProcess) -> None:
     """The whole way: ASL, the machine's role, a function, its error's name, and back."""
     states = sandbox.client("stepfunctions")
