@@ -14,6 +14,7 @@ import re
 import secrets
 import shutil
 import signal
+import ssl
 import subprocess
 import threading
 import time
@@ -25,7 +26,7 @@ import pymysql
 import pymysql.cursors
 
 from sandbox.local_servers import LocalEngine, LocalServer, give
-from sandbox.rds.servers import Server, ServerError
+from sandbox.rds.servers import LOGIN_SECONDS, Server, ServerError
 from sandbox.reaper import Reaper
 from sandbox.tls_front import AddressBlock, CertificateAuthority, TlsFront
 
@@ -614,6 +615,22 @@ class MariadbServer(LocalServer):
         # Written to the binary log: a replica's master has its source's password.
         with self.session(binlog=True) as sql:
             sql.run(f"ALTER USER {literal(user)}@'%' IDENTIFIED BY {literal(password)}")
+
+    def login_refusal(self, user: str, password: str, database: str | None) -> str | None:
+        # Where clients come, and by TLS: accounts may demand both.
+        unverified = ssl.create_default_context()
+        unverified.check_hostname, unverified.verify_mode = False, ssl.CERT_NONE
+        try:
+            pymysql.connect(
+                host=self.address, port=PORT, user=user, password=password, database=database, ssl=unverified,
+                connect_timeout=LOGIN_SECONDS, read_timeout=LOGIN_SECONDS, write_timeout=LOGIN_SECONDS,
+            ).close()  # fmt: skip
+        except (pymysql.Error, OSError) as error:
+            # Those of the two thousands are the client's own.
+            if isinstance(error, pymysql.Error) and error.args[0] // 1000 != 2:
+                return str(error.args[1])
+            raise ServerError(f"{self.name} does not answer: {error}") from error
+        return None
 
     def apply_parameters(self, parameters: Mapping[str, str]) -> bool:
         with self._lock, self.session() as sql:

@@ -25,7 +25,7 @@ import pg8000.native
 
 from sandbox import scram
 from sandbox.local_servers import LocalEngine, LocalServer, give, make_directory
-from sandbox.rds.servers import Server, ServerError
+from sandbox.rds.servers import LOGIN_SECONDS, Server, ServerError
 from sandbox.reaper import Reaper
 from sandbox.tls_front import TlsFront
 
@@ -519,6 +519,22 @@ class PostgresServer(LocalServer):
     def set_master_password(self, user: str, password: str) -> None:
         with self.session() as sql:
             sql.run(f"ALTER ROLE {quoted(user)} PASSWORD {literal(password)}")
+
+    def login_refusal(self, user: str, password: str, database: str | None) -> str | None:
+        try:
+            pg8000.native.Connection(
+                user, unix_sock=str(self.socket), database=database or "postgres", password=password,
+                timeout=LOGIN_SECONDS, ssl_context=False,
+            ).close()  # fmt: skip
+        except (pg8000.exceptions.Error, OSError) as error:
+            told: BaseException | None = error
+            # The driver says goodbye to a server that has refused it and is gone, and fails at that.
+            while told and not isinstance(told, pg8000.exceptions.DatabaseError):
+                told = told.__context__
+            if told is None:
+                raise ServerError(f"{self.name} does not answer: {error}") from error
+            return str(told.args[0].get("M"))
+        return None
 
     def apply_parameters(self, parameters: Mapping[str, str]) -> bool:
         wanted = dict(parameters)

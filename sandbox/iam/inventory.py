@@ -106,6 +106,9 @@ class Inventory:
         cluster = self.db_cluster(identifier)
         return [] if cluster is None else [str(member.arn) for member in cluster.members]
 
+    def db_proxy(self, name: str) -> Any | None:
+        return self.backend("rds").db_proxies.get(name)
+
     def secret(self, secret_id: str) -> Any | None:
         return self.backend("secretsmanager").secrets.get(secret_id)
 

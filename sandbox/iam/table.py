@@ -133,6 +133,18 @@ def rds_arn(kind: str, *parameters: str) -> Callable[[Call], str]:
 
 _db, _snapshot = rds_arn("db", "DBInstanceIdentifier"), rds_arn("snapshot", "DBSnapshotIdentifier")
 
+
+def _proxy(call: Call) -> str:
+    """Proxies and their target groups have ids in their ARNs; a policy cannot know them by name."""
+    proxy = call.inventory.db_proxy(call.get("DBProxyName"))
+    return str(proxy.arn) if proxy else call.here(f"db-proxy:{ANY}")
+
+
+def _target_group(call: Call) -> str:
+    proxy = call.inventory.db_proxy(call.get("DBProxyName"))
+    return str(proxy.proxy_target_groups["default"].arn) if proxy else call.here(f"target-group:{ANY}")
+
+
 anywhere(
     "rds", "DescribeAccountAttributes", "DescribeCertificates", "DescribeDBEngineVersions",
     "DescribeEngineDefaultParameters", "DescribeEventCategories", "DescribeEvents", "DescribeOptionGroupOptions",
@@ -162,7 +174,7 @@ on(
     "RemoveSourceIdentifierFromSubscription", "ModifyEventSubscription", "DeleteEventSubscription",
 )  # fmt: skip
 on("rds", rds_arn("ri", "ReservedDBInstanceId"), "DescribeReservedDBInstances")
-on("rds", rds_arn("db-proxy", "DBProxyName"), "DescribeDBProxies", "DescribeDBProxyTargetGroups")
+on("rds", _proxy, "DescribeDBProxies", "DescribeDBProxyTargetGroups")
 on("rds", rds_arn("db", "ResourceIdentifier"), "ApplyPendingMaintenanceAction")
 on("rds", rds_arn("integration", "IntegrationIdentifier"), "DescribeIntegrations")
 on("rds", rds_arn("tenant-database", "TenantDBName"), "DescribeTenantDatabases")
@@ -174,8 +186,8 @@ on("rds", rds_arn("db", "ResourceName"), "ListTagsForResource")
 
 @row("rds", "DescribeDBProxyTargets")
 def _describe_proxy_targets(call: Call) -> Iterator[Check]:
-    yield Check(call.action, rds_arn("db-proxy", "DBProxyName")(call))
-    yield Check(call.action, rds_arn("target-group", "TargetGroupName")(call))
+    yield Check(call.action, _proxy(call))
+    yield Check(call.action, _target_group(call))
 
 
 @row("rds", "DescribeDBSnapshots")
@@ -375,11 +387,12 @@ on("rds", _db, "RemoveRoleFromDBInstance")
 
 @row("rds", "RegisterDBProxyTargets", "DeregisterDBProxyTargets")
 def _proxy_targets(call: Call) -> Iterator[Check]:
-    yield Check(call.action, call.here(f"target-group:{call.get('TargetGroupName', 'default')}"))
+    yield Check(call.action, _target_group(call))
     if call.operation == "DeregisterDBProxyTargets":
-        yield Check(call.action, rds_arn("db-proxy", "DBProxyName")(call))
-        for identifier in call.params.get("DBInstanceIdentifiers", []):
-            yield Check(call.action, call.here(f"db:{identifier}"))
+        yield Check(call.action, _proxy(call))
+        for kind, parameter in (("db", "DBInstanceIdentifiers"), ("cluster", "DBClusterIdentifiers")):
+            for identifier in call.params.get(parameter, []):
+                yield Check(call.action, call.here(f"{kind}:{identifier.lower()}"))
 
 
 @row("rds", "StartDBInstanceAutomatedBackupsReplication")

@@ -13,7 +13,6 @@ from typing import Any
 
 from moto.rds.models import DBParameterGroup, RDSBackend
 
-from sandbox.rds.cluster_blue_green import ClusterBlueGreen
 from sandbox.rds.cluster_parameters import ClusterParameterGroups
 from sandbox.rds.cluster_resources import ClusterBackup
 from sandbox.rds.errors import (
@@ -27,6 +26,7 @@ from sandbox.rds.errors import (
 )
 from sandbox.rds.filters import passes
 from sandbox.rds.operations import AVAILABLE, Params
+from sandbox.rds.proxies import Proxies
 from sandbox.rds.resources import Instance, Operated, View
 from sandbox.rds.settings import DAYS, tags_of
 
@@ -41,7 +41,7 @@ NOT_FOUND: dict[str, Callable[[str], RdsError]] = {
 """By the kind in the ARN."""
 
 
-class SandboxRds(ClusterParameterGroups, ClusterBlueGreen):
+class SandboxRds(ClusterParameterGroups, Proxies):
     """Put into moto in place of its own backend by :func:`sandbox.rds.install_rds`, which makes subclasses of it."""
 
     __module__ = RDSBackend.__module__  # moto finds the URLs of a service by the module of its backend

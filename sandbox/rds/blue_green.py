@@ -325,12 +325,12 @@ class BlueGreen(Clusters):
         """End all connections to both sides, and let nobody in."""
         members = [*deployment.blues, *deployment.greens]
         for member in members:
-            self.fronts.cut(member.dbi_resource_id, "reset")
+            self.cut(member, "reset")
         try:
             yield
         finally:
             for member in members:
-                self.fronts.restore(member.dbi_resource_id)
+                self.restore_network(member)
 
     def _exchange_names(self, deployment: Deployment) -> None:
         with self.lock:

@@ -29,6 +29,9 @@ class Durations:
     stop: float = 2
     start: float = 3
     delete: float = 3
+    proxy_registration: float = 1
+    """Until a proxy leads to a database."""
+
     inaccessible_key: float = 120
     """From a key that cannot be used to the status that says so."""
 

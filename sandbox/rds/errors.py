@@ -51,6 +51,10 @@ def invalid_cluster_snapshot_state(message: str) -> RdsError:
     return refuse("InvalidDBClusterSnapshotStateFault", message)
 
 
+def proxy_not_found(name: str) -> RdsError:
+    return refuse("DBProxyNotFoundFault", f"Proxy {name} not found.")
+
+
 def invalid_combination(message: str) -> RdsError:
     return refuse("InvalidParameterCombination", message)
 

@@ -18,7 +18,7 @@ from sandbox.rds.engines import Engines
 from sandbox.rds.errors import instance_not_found, invalid_instance_state, snapshot_not_found
 from sandbox.rds.keys import Keys
 from sandbox.rds.resources import AutomatedBackup, Instance, Operated, Snapshot
-from sandbox.tls_front import AddressBlock, TlsFront
+from sandbox.tls_front import AddressBlock, Cut, TlsFront
 
 if TYPE_CHECKING:
     from sandbox.context import Context
@@ -195,6 +195,15 @@ class Operations(RDSBackend):  # type: ignore[misc]
             for instance in self.databases.values():
                 if instance.restored_from and instance.server and not instance.doomed.is_set():
                     instance.server.reach(alive.get(instance.restored_from))
+
+    def cut(self, instance: Instance, how: Cut) -> None:
+        """Cut the network between every client and an instance."""
+        for front in instance.fronts:
+            self.fronts.cut(front, how)
+
+    def restore_network(self, instance: Instance) -> None:
+        for front in instance.fronts:
+            self.fronts.restore(front)
 
     def move(self, instance: Instance) -> None:
         """Serve the instance at another address; whoever still goes to the old one finds nobody."""

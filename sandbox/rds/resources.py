@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sandbox.rds.backups import Backups
     from sandbox.rds.cluster_resources import Cluster
     from sandbox.rds.logs import LogFile
+    from sandbox.rds.proxies import Proxy
 
 View = dict[str, Any]
 BASE32 = "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567"
@@ -233,6 +234,8 @@ class Instance(Operated):
         """For a reader of a cluster its writer, which nobody is told."""
         self.replicas: list[Instance] = []
         self.replicating = False
+        self.proxies: list[Proxy] = []
+        """Those that lead to it; one that is being registered is not among them."""
         self.in_force: dict[str, str] = {}
         """The parameters of its group that it has; what was changed for the next reboot is not among them."""
         self.cluster_in_force: dict[str, str] = {}
@@ -280,7 +283,13 @@ class Instance(Operated):
 
     def names_served(self) -> tuple[str, ...]:
         """The DNS names by which clients may come."""
-        return (self.endpoint_name, *(self.cluster.own_endpoint_names() if self.cluster else ()))
+        of_cluster = self.cluster.own_endpoint_names() if self.cluster else ()
+        return (self.endpoint_name, *of_cluster, *(proxy.endpoint for proxy in self.proxies))
+
+    @property
+    def fronts(self) -> tuple[str, ...]:
+        """The keys of the fronts by which clients come."""
+        return (self.dbi_resource_id, *(proxy.unique_id for proxy in self.proxies if proxy.is_open))
 
     @property
     def db_instance_class(self) -> str:

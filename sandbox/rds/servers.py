@@ -10,6 +10,9 @@ from typing import Protocol
 
 from sandbox.tls_front import TlsFront
 
+LOGIN_SECONDS = 2
+"""An attempt to log in that takes longer has failed."""
+
 
 class ServerError(RuntimeError):
     """A server did not do what was asked. The message ends with the tail of its log."""
@@ -72,6 +75,14 @@ class Server(Protocol):
         ...
 
     def set_master_password(self, user: str, password: str) -> None: ...
+
+    def login_refusal(self, user: str, password: str, database: str | None) -> str | None:
+        """Why it does not let a client in, now; None: it does.
+
+        Raises:
+            ServerError: it does not answer.
+        """
+        ...
 
     def apply_parameters(self, parameters: Mapping[str, str]) -> bool:
         """Make these the only parameters that differ from the defaults. True: some need a restart."""

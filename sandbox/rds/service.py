@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from moto.core.responses import ActionResult
+from moto.core.responses import ActionResult, EmptyResult
 from moto.rds.models import rds_backends
 from moto.rds.responses import RDSResponse
 
@@ -77,10 +77,10 @@ class RdsService:
 
     def cut(self, name: str, how: Cut = "silence") -> None:
         """Cut the network between every client and an instance."""
-        self.fronts.cut(self.instance(name).dbi_resource_id, how)
+        self.backend.cut(self.instance(name), how)
 
     def restore_network(self, name: str) -> None:
-        self.fronts.restore(self.instance(name).dbi_resource_id)
+        self.backend.restore_network(self.instance(name))
 
     def crash(self, name: str, *, down_seconds: float = 0.0) -> None:
         """Kill an instance's server as a failing host would, and start it again as RDS would, real seconds later."""
@@ -230,6 +230,16 @@ def _install_wire() -> None:
     def download_db_log_file_portion(self: Any) -> ActionResult:
         return ActionResult(self.backend.portion_of_log(self.params))
 
+    def register_db_proxy_targets(self: Any) -> ActionResult:
+        return ActionResult({"DBProxyTargets": self.backend.request_proxy_targets(self.params)})
+
+    def deregister_db_proxy_targets(self: Any) -> EmptyResult:
+        self.backend.deregister_proxy_targets(self.params)
+        return EmptyResult()
+
+    def describe_db_proxy_targets(self: Any) -> ActionResult:
+        return page(self, "Targets", self.backend.views_of_proxy_targets(self.params))
+
     def describe_account_attributes(self: Any) -> ActionResult:
         backend = self.backend
         with backend.lock:
@@ -295,7 +305,8 @@ def _install_wire() -> None:
         delete_db_instance_automated_backup, describe_account_attributes, describe_db_engine_versions,
         describe_certificates, reset_db_parameter_group, describe_db_parameters, create_blue_green_deployment,
         describe_blue_green_deployments, switchover_blue_green_deployment, delete_blue_green_deployment,
-        describe_db_log_files, download_db_log_file_portion,
+        describe_db_log_files, download_db_log_file_portion, register_db_proxy_targets, deregister_db_proxy_targets,
+        describe_db_proxy_targets,
     ):  # fmt: skip
         setattr(RDSResponse, method.__name__, method)
     for name in ("create_db_instance", "create_db_instance_read_replica", "promote_read_replica"):
@@ -303,6 +314,8 @@ def _install_wire() -> None:
     for name in (
         "restore_db_instance_to_point_in_time",
         "start_export_task",
+        "modify_db_proxy",
+        "create_db_proxy_endpoint",
     ):
         setattr(RDSResponse, name, refuse_this)
     for name, member in (

@@ -270,11 +270,35 @@ def test_pending_maintenance_is_decided_on_the_kind_that_is_asked_for(filtered: 
     assert [f":{kind}:" in check.resource for check in checks] == [True]
 
 
-def test_the_targets_of_a_proxy_are_decided_on_the_proxy_and_on_their_group() -> None:
-    call = Call("rds", "DescribeDBProxyTargets", {"DBProxyName": "pool"}, Inventory(ACCOUNT, REGION))
-    checks = list(TABLE["rds", call.operation](call))
+ON_TARGETS = {
+    "DescribeDBProxyTargets": ["db-proxy:{proxy}", "target-group:{group}"],
+    "RegisterDBProxyTargets": ["target-group:{group}"],
+    "DeregisterDBProxyTargets": ["target-group:{group}", "db-proxy:{proxy}", "db:orders", "cluster:flock"],
+}
+
+
+@pytest.mark.parametrize("operation", ON_TARGETS)
+@pytest.mark.parametrize("name, proxy, group", [("pool", "prx-1", "prx-tg-1"), ("nobody", "*", "*")])
+def test_what_the_calls_about_a_proxys_targets_are_decided_on(
+    operation: str, name: str, proxy: str, group: str
+) -> None:
+    """The ids of AWS, which no policy can know before; only of a proxy that is not there every one."""
+
+    def named(resource: str, **more: Any) -> SimpleNamespace:
+        return SimpleNamespace(arn=f"arn:aws:rds:{REGION}:{ACCOUNT}:{resource}", **more)
+
+    pool = named("db-proxy:prx-1", proxy_target_groups={"default": named("target-group:prx-tg-1")})
+
+    class World(Inventory):
+        def backend(self, service: str) -> Any:
+            return SimpleNamespace(db_proxies={"pool": pool})
+
+    parameters = {"DBProxyName": name, "DBInstanceIdentifiers": ["Orders"], "DBClusterIdentifiers": ["flock"]}
+    checks = list(TABLE["rds", operation](Call("rds", operation, parameters, World(ACCOUNT, REGION))))
+
     agree(checks)
-    assert [check.resource.split(":", 5)[5] for check in checks] == ["db-proxy:pool", "target-group:*"]
+    expected = [resource.format(proxy=proxy, group=group) for resource in ON_TARGETS[operation]]
+    assert [check.resource.split(":", 5)[5] for check in checks] == expected
 
 
 # What RDS asks of the caller in addition, for blue/green deployments of clusters (Aurora user guide, "Authorizing").
