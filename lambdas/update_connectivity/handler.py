@@ -23,6 +23,8 @@ def update_connectivity(rotation: Rotation, ports: Ports) -> Rotation:
     ports.ledger.record(rotation.having(connectivity=seen))  # before the first change: rollback looks at both sides
     if seen.secret is not None:
         ports.secrets.write_endpoint(seen.secret, target)
+    if seen.proxy is not None:
+        ports.proxies.lead(seen.proxy, target, instead_of=source)
     if seen.record is not None:
         change_id = ports.dns.write_record(
             seen.record.zone_id,
@@ -32,8 +34,6 @@ def update_connectivity(rotation: Rotation, ports: Ports) -> Rotation:
             expected=(seen.record.value, seen.record.lowered_ttl_seconds),
         )
         seen = seen.having(change_id=change_id)
-    if seen.proxy is not None:
-        ports.proxies.lead(seen.proxy, target, instead_of=source)
     logger.info("switch requested", target=target.identifier, change_id=seen.change_id)
     return rotation.having(connectivity=seen)
 

@@ -220,6 +220,7 @@ def expected(account: Account, built: world.World, output: Mapping[str, Any], ex
         execution=execution,
         record=built.record,
         endpoint_secret=built.endpoint_secret,
+        proxy=built.proxy,
         target_parameter_group=(
             target["DBClusterParameterGroup"]
             if built.is_cluster
@@ -357,7 +358,7 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--engine", choices=(*dialects.ENGINES, *dialects.CLUSTERS), default="postgres")
     parser.add_argument("--strategy", choices=STRATEGIES, default="read-replica")
     parser.add_argument(
-        "--connectivity", choices=["dns", "secret"], default="dns", help="of every strategy but blue-green"
+        "--connectivity", choices=["dns", "secret", "proxy"], default="dns", help="of every strategy but blue-green"
     )
     parser.add_argument("--unencrypted", action="store_true", help="begin with no key (not by read-replica)")
     parser.add_argument("--writers", type=_positive(int), default=6)
@@ -376,6 +377,8 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
         parser.error("mysql is rotated by --strategy blue-green only: nobody here has fenced one")
     if options.strategy == world.CATCH_UP and options.engine not in ("postgres", "mariadb"):
         parser.error("--strategy catch-up is of --engine postgres or mariadb only")
+    if options.connectivity == "proxy" and options.engine in dialects.CLUSTERS:
+        parser.error("--connectivity proxy is of instances only: no proxy here leads to a cluster")
     if options.strategy == "blue-green":
         options.connectivity = "endpoint"  # the name stays what it is
     elif options.unencrypted and options.strategy == "read-replica":

@@ -59,6 +59,7 @@ class Expected:
     old_key_state: str = "Enabled"
     record: str | None = None
     endpoint_secret: str | None = None
+    proxy: str | None = None
     target_parameter_group: str | None = None
     """It may be a new one: where the fence is a parameter, source and target cannot share a group."""
     bystanders: Mapping[str, str] = field(default_factory=dict)
@@ -190,6 +191,8 @@ def _may_change(name: str, fact: str, was: Any, now: Any, expected: Expected) ->
                 key: value for key, value in now.items() if key not in fields
             }
             return bool(own == expected.endpoint_secret and same and now["host"] == expected.target_address)
+        case "rds", "proxy", "leads_to":
+            return own == expected.proxy and now == [expected.target]
         case "kms", "key", "grants":
             # RDS gives a key back with the last thing under it, and backups of bystanders come and go as well.
             return all(grant.startswith('["rds.') for grant in set(was) ^ set(now))
@@ -298,6 +301,10 @@ def _rds(account: Account) -> Found:
         yield f"rds/subnet-group/{group['DBSubnetGroupName']}", {}
     for group in _pages(rds, "describe_option_groups", "OptionGroupsList"):
         yield f"rds/option-group/{group['OptionGroupName']}", {}
+    for proxy in _pages(rds, "describe_db_proxies", "DBProxies"):
+        name = proxy["DBProxyName"]
+        targets = _pages(rds, "describe_db_proxy_targets", "Targets", DBProxyName=name)
+        yield f"rds/proxy/{name}", {"leads_to": [target["RdsResourceId"] for target in targets]}
     for deployment in _pages(rds, "describe_blue_green_deployments", "BlueGreenDeployments"):
         yield f"rds/blue-green/{deployment['BlueGreenDeploymentIdentifier']}", {"status": deployment["Status"]}
 

@@ -20,13 +20,16 @@ from sandbox.demo.account import Account
 from sandbox.demo.connection import Endpoint, Finder, Login, finder, hang_up, trusting
 from sandbox.demo.dialects import Dialect
 
-Connectivity = Literal["dns", "secret", "endpoint"]
+Connectivity = Literal["dns", "secret", "proxy", "endpoint"]
 """``endpoint``: applications use RDS's own name, which only a blue/green deployment lets them keep."""
 
 DATABASES = dialects.of("postgres").databases
 
 CATCH_UP = "catch-up"
 """The strategy that wants more of a database, and of the rotation's login, than the others."""
+
+FAMILIES = {"postgres": "POSTGRESQL", "mariadb": "MYSQL"}
+"""Of engines, as RDS Proxy has them."""
 
 AWS_MANAGED_KEY = "alias/aws/rds"
 ZONE = "db.example.internal"
@@ -57,6 +60,7 @@ class World:
     record: str | None = None
     zone_id: str | None = None
     endpoint_secret: str | None = None
+    proxy: str | None = None
     engine: str = "postgres"
 
     @property
@@ -142,12 +146,16 @@ def build(
     else:
         made = make_instance(account, identifier, databases[0], common, follows=follows)
     endpoint = made.endpoint
-    record = zone_id = endpoint_secret = None
+    record = zone_id = endpoint_secret = proxy = None
     opt_in = {"key-rotation:login-secret": login_secret, "key-rotation:connectivity": connectivity}
     if connectivity == "dns":
         record = f"{identifier}.{ZONE}"
         zone_id = make_record(account, record, endpoint.name)
         opt_in["key-rotation:dns-record"] = f"{zone_id}/{record}"
+    elif connectivity == "proxy":
+        proxy = f"{identifier}-pool"
+        record = make_proxy(account, proxy, identifier, FAMILIES[engine], app)
+        opt_in["key-rotation:proxy"] = proxy
     elif connectivity == "endpoint":
         record = endpoint.name
         opt_in = {"key-rotation:strategy": "blue-green"}
@@ -171,6 +179,7 @@ def build(
         record=record,
         zone_id=zone_id,
         endpoint_secret=endpoint_secret,
+        proxy=proxy,
         engine=engine,
     )
     fill(account, world, writers, follows=follows)
@@ -316,6 +325,31 @@ def make_endpoint_secret(account: Account, identifier: str, engine: str, endpoin
         Name=f"{identifier}/endpoint", SecretString=json.dumps(fields)
     )["ARN"]
     return arn
+
+
+def make_proxy(account: Account, name: str, identifier: str, family: str, app: Login) -> str:
+    """An RDS Proxy that leads to the database; returns its endpoint, once it lets somebody through.
+
+    Its own login is that of the applications, who do not exist yet; until they do it says ``UNAVAILABLE``.
+    """
+    rds = account.client("rds")
+    login = account.client("secretsmanager").create_secret(
+        Name=f"{name}/login", SecretString=json.dumps({"username": app.user, "password": app.password})
+    )["ARN"]
+    proxy = rds.create_db_proxy(
+        DBProxyName=name,
+        EngineFamily=family,
+        Auth=[{"AuthScheme": "SECRETS", "SecretArn": login, "IAMAuth": "DISABLED"}],
+        RoleArn=f"arn:aws:iam::{account.client('sts').get_caller_identity()['Account']}:role/{name}",
+        VpcSubnetIds=[subnet["SubnetId"] for subnet in account.client("ec2").describe_subnets()["Subnets"]],
+    )["DBProxy"]
+    rds.register_db_proxy_targets(DBProxyName=name, DBInstanceIdentifiers=[identifier])
+    give_up_at = time.monotonic() + CREATED_WITHIN_SECONDS
+    while rds.describe_db_proxy_targets(DBProxyName=name)["Targets"][0]["TargetHealth"]["State"] == "REGISTERING":
+        if time.monotonic() > give_up_at:
+            raise TimeoutError(f"{name} is still being registered")
+        time.sleep(0.2)
+    return str(proxy["Endpoint"])
 
 
 def described(account: Account, identifier: str, *, cluster: bool) -> dict[str, Any]:

@@ -231,6 +231,8 @@ class Outcome:
 
     @property
     def went_forward(self) -> bool:
+        if self.built.proxy is not None:
+            return "leads_to" in self.found.changed.get(f"rds/proxy/{self.built.proxy}", {})
         # By blue/green the name stays, and what has it is another one.
         kind = "cluster" if self.built.is_cluster else "instance"
         exchanged = "resource_id" in self.found.changed.get(f"rds/{kind}/{self.built.identifier}", {})

@@ -130,7 +130,7 @@ class Lab:
     @cached_property
     def fickle(self) -> World:
         """RDS makes no replica of it under another key (the sandbox's fault), and a deployment all the same."""
-        return self._furnished("fickle")
+        return self._furnished("fickle", has_proxy=False)
 
     @cached_property
     def bystander(self) -> World:
@@ -145,8 +145,8 @@ class Lab:
         self._item(BYSTANDERS_BASE, "lineage", resource_id="db-SOMEBODYELSES")
         return built
 
-    def _furnished(self, identifier: str, **more: Any) -> World:
-        """A database with everything that some grant is for."""
+    def _furnished(self, identifier: str, *, has_proxy: bool = True, **more: Any) -> World:
+        """A database with everything that some grant is for. A proxy keeps RDS from making a deployment of it."""
         account, rds, kms = self.customer.account, self.customer.client("rds"), self.customer.client("kms")
         built = self.customer.build(identifier, rows=20, writers=1, databases=("orders",), **more)
         self.lend_roles_to(built)
@@ -175,6 +175,10 @@ class Lab:
             )["ARN"]
             tags[f"key-rotation:{purpose}-secret"] = arn
         self._switch_rotation_on(tags["key-rotation:login-secret"])
+        if has_proxy:
+            tags["key-rotation:proxy"] = f"{identifier}-pool"
+            tags["key-rotation:connectivity"] += " proxy"
+            world.make_proxy(account, tags["key-rotation:proxy"], identifier, "POSTGRESQL", built.app)
         rds.add_tags_to_resource(
             ResourceName=instance["DBInstanceArn"], Tags=[{"Key": name, "Value": value} for name, value in tags.items()]
         )

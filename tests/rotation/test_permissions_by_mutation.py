@@ -179,8 +179,7 @@ def beside_an_older_key(lab: Lab, missing: Permission | None) -> Ended:
     """Nobody does what is left to do about it, so it is begun anew."""
     if ROTATION_ID_TAG not in lab.tags_of_key(lab.key_of(lab.quick)):
         forward(lab, None)
-    if missing is not None:
-        lab.reopen(lab.quick)
+    lab.reopen(lab.quick)
     return forward(lab, None)
 
 
@@ -420,6 +419,8 @@ UNUSUAL: Mapping[Permission, Way] = {
     ("RestoreConnectivity", "kms:GenerateDataKey"): back_from_the_switch,
     ("RestoreConnectivity", "lambda:InvokeFunction"): back_with_a_target,
     ("RestoreConnectivity", "route53:ChangeResourceRecordSets"): back_with_a_target,
+    ("RestoreConnectivity", "rds:DeregisterDBProxyTargets"): back_from_the_switch,
+    ("RestoreConnectivity", "rds:RegisterDBProxyTargets"): back_from_the_switch,
     ("RestoreConnectivity", "secretsmanager:PutSecretValue"): back_from_the_switch,
     ("RestoreConnectivity", "secretsmanager:RotateSecret"): back_with_a_target,
     ("Rollback", "kms:Decrypt"): forward,
