@@ -92,6 +92,15 @@ class Config(_Section):
     alarms: Alarms = Field(default_factory=lambda: Alarms.model_validate({}))
     permissions_boundary: str | None = None
 
+    @field_validator("proxy_arns")
+    @classmethod
+    def _has_both_of_each_proxy(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        """A proxy without its target group could lose its target, and get no other one."""
+        kinds = [arn.split(":")[5] for arn in value]
+        if set(kinds) - {"db-proxy", "target-group"} or kinds.count("db-proxy") != kinds.count("target-group"):
+            raise ValueError("has to list each db-proxy with its target-group")
+        return value
+
     def arn(self, service: str, resource: str) -> str:
         """The ARN of something regional in this account. Written out, so that the template can be read."""
         return f"arn:{self.partition}:{service}:{self.region}:{self.account}:{resource}"
