@@ -206,7 +206,8 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
     lead_proxy = (
         see_proxy,
         allow("rds:RegisterDBProxyTargets", on=target_groups),
-        allow("rds:DeregisterDBProxyTargets", on=config.proxy_arns),
+        # Whichever it leads to, also when that is gone and has no tags any more.
+        allow("rds:DeregisterDBProxyTargets", on=(*config.proxy_arns, *(any_member if config.proxy_arns else ()))),
     )
     set_recovery = (
         allow("scheduler:CreateSchedule", "scheduler:UpdateSchedule", on=schedules),
@@ -409,7 +410,6 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 write_record,
                 *write_endpoint,
                 *lead_proxy,
-                allow("rds:DeregisterDBProxyTargets", on=(any_db, any_cluster) if config.proxy_arns else ()),
             ),
         ),
         Task(
@@ -706,11 +706,6 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 write_record,
                 *write_endpoint,
                 *lead_proxy,
-                allow(
-                    "rds:DeregisterDBProxyTargets",
-                    on=(our_db, our_cluster) if config.proxy_arns else (),
-                    when=MADE_BY_A_ROTATION,
-                ),
                 *restore_secret_rotation,
             ),
         ),

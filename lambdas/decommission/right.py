@@ -1,7 +1,7 @@
 """The right to remove a source, established anew from live facts at every visit."""
 
 from lambdas.rotation import databases, names
-from lambdas.rotation.errors import RetirementRefused
+from lambdas.rotation.errors import ConnectivityChanged, RetirementRefused
 from lambdas.rotation.ports import Instance, Ports
 from lambdas.rotation.state import Rotation
 
@@ -36,7 +36,10 @@ def limitation(rotation: Rotation, source: Instance, ports: Ports) -> str | None
         replicas = {name for name in replicas if ":" in name or ports.rds.describe_instance(name) is not None}
     if replicas:
         return f"{identifier} has replicas: {', '.join(sorted(replicas))}"
-    return _name_leads_elsewhere(rotation, successor, ports)
+    try:
+        return _name_leads_elsewhere(rotation, successor, ports)
+    except ConnectivityChanged as changed:
+        return str(changed)
 
 
 def _taken_back(rotation: Rotation, source: Instance, ports: Ports) -> str | None:
@@ -88,9 +91,7 @@ def _name_leads_elsewhere(rotation: Rotation, successor: Instance, ports: Ports)
         if host != successor.database.address.lower():
             return f"{seen.secret.arn} leads to {host}, not to {successor.database.identifier}"
     if seen is not None and seen.proxy is not None:
-        found = ports.proxies.target_of(seen.proxy)
-        if found is None or found.name != databases.own_name(successor.database):
-            return f"RDS Proxy {seen.proxy} does not lead to {successor.database.identifier}"
+        databases.led_to_by(seen.proxy, successor.database, ports)
     return None
 
 

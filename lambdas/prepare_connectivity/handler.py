@@ -1,11 +1,10 @@
 """PrepareConnectivity: write down how applications find and enter the database, then keep that from changing."""
 
-from lambdas.rotation.databases import own_name
+from lambdas.rotation.databases import led_to_by
 from lambdas.rotation.errors import ConnectivityChanged, PreflightRefused
 from lambdas.rotation.ports import Ports
 from lambdas.rotation.state import (
     Connectivity,
-    Database,
     DnsRecord,
     DnsRecordName,
     EndpointSecret,
@@ -38,7 +37,8 @@ def prepare_connectivity(rotation: Rotation, ports: Ports) -> Rotation:
         if "secret" in plan.connectivity and plan.endpoint_secret is not None:
             secret = _secret(plan.endpoint_secret, source.address, ports)
         if "proxy" in plan.connectivity and plan.proxy is not None:
-            proxy = _proxy(plan.proxy, source, ports)
+            led_to_by(plan.proxy, source, ports)
+            proxy = plan.proxy
         managed = _managed_rotations(plan, ports)
         seen = Connectivity(record=record, secret=secret, proxy=proxy, managed_rotations=managed)
         ports.ledger.record(rotation.having(connectivity=seen))  # before the first change: rollback restores from it
@@ -80,13 +80,6 @@ def _secret(secret_id: str, address: str, ports: Ports) -> EndpointSecret:
     if secret.host.lower().removesuffix(".") != address.lower():
         raise ConnectivityChanged(f"{secret_id} leads to {secret.host}, not to {address}")
     return secret
-
-
-def _proxy(name: str, source: Database, ports: Ports) -> str:
-    found = ports.proxies.target_of(name)
-    if found is None or found.name != own_name(source):
-        raise ConnectivityChanged(f"RDS Proxy {name} leads to {found.name if found else 'nothing'}, not to the source")
-    return name
 
 
 def _managed_rotations(plan: Plan, ports: Ports) -> tuple[ManagedRotation, ...]:

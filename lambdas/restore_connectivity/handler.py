@@ -4,9 +4,10 @@ import json
 import shlex
 
 from lambdas.rotation import reach
+from lambdas.rotation.databases import own_name
 from lambdas.rotation.errors import AccessRefused, AwsRefused, ConnectivityChanged
 from lambdas.rotation.ports import Ports
-from lambdas.rotation.state import Connectivity, DnsRecord, ManagedRotation, Rotation
+from lambdas.rotation.state import DnsRecord, ManagedRotation, Rotation
 from lambdas.rotation.step import logger, step
 
 
@@ -27,33 +28,40 @@ def restore_connectivity(rotation: Rotation, ports: Ports) -> Rotation:
     if seen is None or seen.restored_at is not None:
         return rotation
     leftovers = []
-    if rotation.release is None and seen.switch_requested_at is not None:
-        leftovers += _led_back(seen, rotation, ports)
+    may_lead_away = rotation.release is None and seen.switch_requested_at is not None
+    if may_lead_away and seen.secret is not None:
+        try:
+            ports.secrets.restore_endpoint(seen.secret, rotation.synced_target())
+        except ConnectivityChanged as changed:
+            leftovers.append(f"secret left as it is: {changed}")
     if seen.record is not None and (leftover := _restored(seen.record, rotation, ports)):
         leftovers.append(leftover)
-    # Last: the function that rotates a secret goes by the address in it.
+    # After the secret: the function that rotates it goes by the address in it.
     leftovers += filter(None, (_rotation_restored(managed, ports) for managed in seen.managed_rotations))
+    # Last: a proxy that RDS is at work on keeps nobody else away.
+    if may_lead_away and seen.proxy is not None and (leftover := _led_back(seen.proxy, rotation, ports)):
+        leftovers.append(leftover)
     for leftover in leftovers:
         logger.warning("connectivity left as it is", reason=leftover)
     seen = seen.having(restored_at=ports.clock.now(), leftovers=tuple(leftovers))
     return rotation.having(connectivity=seen)
 
 
-def _led_back(seen: Connectivity, rotation: Rotation, ports: Ports) -> list[str]:
-    """Secret and proxy; returns what a person has to know about what was left."""
-    _, source = rotation.planned()
-    target, leftovers = rotation.synced_target(), []
-    if seen.secret is not None:
-        try:
-            ports.secrets.restore_endpoint(seen.secret, target)
-        except ConnectivityChanged as changed:
-            leftovers.append(f"secret left as it is: {changed}")
-    if seen.proxy is not None:
-        try:
-            ports.proxies.lead(seen.proxy, source, instead_of=target)
-        except ConnectivityChanged as changed:
-            leftovers.append(f"proxy left as it is: {changed}")
-    return leftovers
+def _led_back(proxy: str, rotation: Rotation, ports: Ports) -> str | None:
+    """Returns what a person has to know about it when it could not be, and leads nobody to the target all the same."""
+    (_, source), target = rotation.planned(), rotation.synced_target()
+    try:
+        ports.proxies.lead(proxy, source, instead_of=target)
+    except ConnectivityChanged as changed:
+        return f"proxy left as it is: {changed}"
+    except (AccessRefused, AwsRefused) as refused:
+        found = ports.proxies.target_of(proxy)
+        if found is not None and found.name == own_name(target):
+            raise
+        kind = "cluster" if source.is_cluster else "instance"
+        command = f"aws rds register-db-proxy-targets --db-proxy-name {proxy} --db-{kind}-identifiers"
+        return f"proxy {proxy} leads nowhere ({refused}); to lead it back: {command} {source.identifier}"
+    return None
 
 
 def _restored(record: DnsRecord, rotation: Rotation, ports: Ports) -> str | None:

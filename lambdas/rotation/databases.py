@@ -6,8 +6,9 @@ Only for steps that are of clusters, too: a function that asks for what it never
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lambdas.rotation.errors import ConnectivityChanged
 from lambdas.rotation.names import CLUSTER, identifier_of
-from lambdas.rotation.ports import Instance, Ports
+from lambdas.rotation.ports import Instance, Ports, ProxyTarget
 from lambdas.rotation.state import Database, is_cluster
 
 Tags = Mapping[str, str]
@@ -16,6 +17,19 @@ Tags = Mapping[str, str]
 def own_name(database: Database) -> str:
     """The base name that it would have without any rotation before."""
     return (CLUSTER if database.is_cluster else "") + database.identifier
+
+
+def led_to_by(proxy: str, database: Database, ports: Ports) -> ProxyTarget:
+    """This database, as its RDS Proxy sees it.
+
+    Raises:
+        ConnectivityChanged: terminal; the proxy leads to another database, or to none.
+    """
+    found = ports.proxies.target_of(proxy)
+    if found is None or found.name != own_name(database):
+        led_to = found.name if found is not None else "nothing"
+        raise ConnectivityChanged(f"RDS Proxy {proxy} leads to {led_to}, not to {database.identifier}")
+    return found
 
 
 def named(base_name: str, ports: Ports) -> Instance | None:

@@ -63,8 +63,10 @@ def secret(rotation: Rotation, ports: Ports) -> None:
 
 
 def proxy(rotation: Rotation, ports: Ports) -> None:
+    """And that nobody has led it elsewhere since PrepareConnectivity, which may be days ago."""
     if rotation.connectivity is not None and rotation.connectivity.proxy is not None:
-        ports.proxies.target_of(rotation.connectivity.proxy)
+        _, source = rotation.planned()
+        databases.led_to_by(rotation.connectivity.proxy, source, ports)
 
 
 def managed_rotations(rotation: Rotation, ports: Ports) -> None:

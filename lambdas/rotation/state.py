@@ -111,6 +111,7 @@ class FirstLook(_Part):
     """What a function outside the VPC asks (Route 53, CloudWatch); written by StartRotation, reported by Preflight."""
 
     limitations: tuple[Finding, ...] = ()
+    limitations_of_proxy: tuple[Finding, ...] = ()
     warnings: tuple[Finding, ...] = ()
 
 

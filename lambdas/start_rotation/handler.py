@@ -52,15 +52,15 @@ def start_rotation(rotation: Rotation, ports: Ports) -> Rotation:
 def _first_look(rotation: Rotation, ports: Ports) -> FirstLook:
     """What Preflight, inside the VPC, may not be able to ask. It reports what is found here."""
     plan, source = rotation.planned()
-    warnings, limitations = _watchers(source.identifier, ports), list[Finding]()
+    seen = FirstLook(warnings=_watchers(source.identifier, ports))
     if "dns" in plan.connectivity and plan.dns_record is not None:
         record = plan.dns_record
-        limitations += ports.dns.limitations(record.zone_id, record.name, source.address)
-        if not limitations:
-            warnings += _ttl(record, ports)
+        limitations = tuple(ports.dns.limitations(record.zone_id, record.name, source.address))
+        more = () if limitations else _ttl(record, ports)
+        seen = seen.having(limitations=limitations, warnings=seen.warnings + more)
     if "proxy" in plan.connectivity and plan.proxy is not None:
-        limitations += ports.proxies.limitations(plan.proxy, source)
-    return FirstLook(limitations=tuple(limitations), warnings=warnings)
+        seen = seen.having(limitations_of_proxy=tuple(ports.proxies.limitations(plan.proxy, source)))
+    return seen
 
 
 def _ttl(record: DnsRecordName, ports: Ports) -> tuple[Finding, ...]:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lambdas.rotation import databases
-from lambdas.rotation.errors import ConnectivityChanged, DatabaseUnreachable, SqlRefused
+from lambdas.rotation.errors import AwsUnavailable, ConnectivityChanged, DatabaseUnreachable, SqlRefused
 from lambdas.rotation.ports import Instance, Ports
 from lambdas.rotation.state import Database, Rotation
 
@@ -66,11 +66,9 @@ def proxy(rotation: Rotation, target: Database, ports: Ports) -> str | None:
     if written_down is None:
         return None
     try:
-        found = ports.proxies.target_of(written_down)
-    except ConnectivityChanged as changed:
-        return str(changed)
-    if found is None or found.name != databases.own_name(target):
-        return f"RDS Proxy {written_down} leads to {found.name if found else 'nothing'}"
+        found = databases.led_to_by(written_down, target, ports)
+    except (ConnectivityChanged, AwsUnavailable) as unseen:
+        return str(unseen)
     if found.unavailable is not None:
         return f"RDS Proxy {written_down} cannot use {target.identifier}: {found.unavailable}"
     return None

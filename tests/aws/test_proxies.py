@@ -33,7 +33,8 @@ def target(of: Database, state: str = "AVAILABLE", **health: str) -> dict[str, A
     if not of.is_cluster:
         found = {"Type": "RDS_INSTANCE", "RdsResourceId": of.identifier}
         return found | {"TargetHealth": {"State": state} | health}
-    return {"Type": "TRACKED_CLUSTER", "RdsResourceId": of.identifier, "TrackedClusterId": of.identifier}
+    # Only its instances have a TrackedClusterId (RDS user guide, "Modifying an RDS Proxy"; Terraform's documentation).
+    return {"Type": "TRACKED_CLUSTER", "RdsResourceId": of.identifier, "Port": 0}
 
 
 def finds(rds: Stubber, *targets: dict[str, Any]) -> None:
@@ -112,14 +113,27 @@ def test_somebody_who_was_quicker_is_left_alone(rds: Stubber) -> None:
     refused(rds, REGISTER, "DBProxyTargetAlreadyRegisteredFault")
     finds(rds, target(SOURCE.having(identifier="elsewhere")))
 
-    with pytest.raises(ConnectivityChanged, match="somebody else"):
+    with pytest.raises(ConnectivityChanged, match="leads to elsewhere by now"):
         lead()
 
 
-@pytest.mark.parametrize("code", ["InvalidDBInstanceState", "InvalidDBClusterStateFault", "InvalidDBProxyStateFault"])
-def test_comes_again_while_rds_is_at_work(rds: Stubber, code: str) -> None:
-    finds(rds)
-    refused(rds, REGISTER, code)
+@pytest.mark.parametrize("shown", [[], [target(SOURCE)]], ids=["nothing", "former"])
+def test_nobody_is_blamed_while_rds_gives_the_former_target_up(rds: Stubber, shown: list[dict[str, Any]]) -> None:
+    finds(rds, target(SOURCE))
+    asked(rds, DEREGISTER, SOURCE)
+    refused(rds, REGISTER, "DBProxyTargetAlreadyRegisteredFault")
+    finds(rds, *shown)
+
+    with pytest.raises(AwsUnavailable, match="has not given up its former target"):
+        lead()
+
+
+@pytest.mark.parametrize("operation", ["describe_db_proxy_targets", DEREGISTER, REGISTER])
+@pytest.mark.parametrize("code", ["InvalidDBProxyStateFault", "InsufficientAvailableIPsInSubnetFault"])
+def test_comes_again_while_rds_is_at_work(rds: Stubber, operation: str, code: str) -> None:
+    if operation != "describe_db_proxy_targets":
+        finds(rds, *([target(SOURCE)] if operation == DEREGISTER else []))
+    refused(rds, operation, code)
 
     with pytest.raises(AwsUnavailable):
         lead()
@@ -128,9 +142,9 @@ def test_comes_again_while_rds_is_at_work(rds: Stubber, code: str) -> None:
 @pytest.mark.parametrize("operation", [REGISTER, DEREGISTER])
 def test_any_other_refusal_ends_it(rds: Stubber, operation: str) -> None:
     finds(rds, *([target(SOURCE)] if operation == DEREGISTER else []))
-    refused(rds, operation, "InvalidParameterValue")
+    refused(rds, operation, "InvalidDBInstanceState")
 
-    with pytest.raises(AwsRefused, match="InvalidParameterValue"):
+    with pytest.raises(AwsRefused, match="InvalidDBInstanceState"):
         lead()
 
 
@@ -190,7 +204,12 @@ def test_limitations_by_what_is_found(rds: Stubber, found: list[dict[str, Any]],
 
 
 @pytest.mark.parametrize(
-    ("code", "name"), [("AccessDenied", "ProxyNotAllowed"), ("DBProxyNotFoundFault", "ProxyLeadsElsewhere")]
+    ("code", "name"),
+    [
+        ("AccessDenied", "ProxyNotAllowed"),
+        ("DBProxyNotFoundFault", "ProxyLeadsElsewhere"),
+        ("InvalidParameterValue", "ProxyUnknown"),
+    ],
 )
 def test_limitations_by_what_cannot_be_asked(rds: Stubber, code: str, name: str) -> None:
     refused(rds, "describe_db_proxy_targets", code)

@@ -177,8 +177,7 @@ def over_a_stale_lock(lab: Lab, missing: Permission | None) -> Ended:
 
 def beside_an_older_key(lab: Lab, missing: Permission | None) -> Ended:
     """Nobody does what is left to do about it, so it is begun anew."""
-    if ROTATION_ID_TAG not in lab.tags_of_key(lab.key_of(lab.quick)):
-        forward(lab, None)
+    forward(lab, None)
     lab.reopen(lab.quick)
     return forward(lab, None)
 

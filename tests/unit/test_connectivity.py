@@ -4,8 +4,10 @@ import pytest
 
 from lambdas.prepare_connectivity.handler import prepare_connectivity
 from lambdas.restore_connectivity.handler import restore_connectivity
+from lambdas.rotation import reach
 from lambdas.rotation.errors import (
     AccessRefused,
+    AwsRefused,
     AwsUnavailable,
     ConnectivityChanged,
     PreflightRefused,
@@ -275,6 +277,46 @@ def test_leaves_a_proxy_alone_that_somebody_else_has_led_elsewhere_by_now() -> N
     assert ports.proxies.targets[POOL] == ProxyTarget("elsewhere", None)
     assert restored.connectivity is not None
     assert ("proxy left as it is: pool leads to elsewhere",) == restored.connectivity.leftovers
+
+
+def test_a_proxy_that_rds_cannot_lead_back_holds_nobody_up_where_it_leads_nowhere() -> None:
+    """Those who do not come through it are let in; people get the command."""
+    ports = world()
+    rotation = update_connectivity(pooled(ports, promoted_rotation(ports)), ports)
+    ports.fail("proxies.lead", AwsRefused("storage-full", "InvalidDBInstanceState"))
+    ports.proxies.targets[POOL] = None
+
+    restored = restore_connectivity(rotation, ports)
+
+    assert ports.dns.records[RECORD] == led_to(ports, SOURCE, 300)
+    assert restored.connectivity is not None
+    (leftover,) = restored.connectivity.leftovers
+    assert leftover.endswith(
+        f"aws rds register-db-proxy-targets --db-proxy-name {POOL} --db-instance-identifiers {SOURCE}"
+    )
+
+
+def test_a_proxy_that_stays_with_the_target_is_no_leftover() -> None:
+    """The source would be opened while some are led to the target; the record is right by then, all the same."""
+    ports = world()
+    rotation = update_connectivity(pooled(ports, promoted_rotation(ports)), ports)
+    ports.fail("proxies.lead", AccessRefused("not allowed"))
+
+    with pytest.raises(AccessRefused):
+        restore_connectivity(rotation, ports)
+
+    assert ports.dns.records[RECORD] == led_to(ports, SOURCE, 300)
+
+
+@pytest.mark.parametrize("found", [None, ProxyTarget("elsewhere", None)])
+def test_where_the_proxy_leads_is_asked_again_before_the_fence(found: ProxyTarget | None) -> None:
+    ports = world()
+    rotation = pooled(ports, replicating_rotation(ports))
+    reach.proxy(rotation, ports)
+    ports.proxies.targets[POOL] = found
+
+    with pytest.raises(ConnectivityChanged, match=POOL):
+        reach.proxy(rotation, ports)
 
 
 def test_after_the_cutover_the_proxy_stays_with_the_target() -> None:

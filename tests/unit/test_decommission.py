@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from lambdas.decommission.handler import PATIENCE, decommission
-from lambdas.rotation.errors import AwsUnavailable, RetirementRefused, SnapshotFailed
+from lambdas.rotation.errors import AwsUnavailable, ConnectivityChanged, RetirementRefused, SnapshotFailed
 from lambdas.rotation.names import CONTROL_DATABASE, DECOMMISSION_TAG, our_tags
 from lambdas.rotation.ports import ProxyTarget
 from lambdas.rotation.state import EndpointSecret, Rotation
@@ -286,6 +286,15 @@ def test_a_proxy_that_leads_back_counts(found: ProxyTarget | None) -> None:
 
     with nullcontext() if leads_there else pytest.raises(RetirementRefused, match="RDS Proxy pool"):
         decommission(rotation.having(connectivity=seen), ports)
+
+
+def test_a_proxy_that_is_gone_is_a_reason_too() -> None:
+    ports, rotation = after_grace()
+    assert rotation.connectivity is not None
+    ports.fail("proxies.target_of", ConnectivityChanged("there is no RDS Proxy pool"))
+
+    with pytest.raises(RetirementRefused, match="no RDS Proxy pool"):
+        decommission(rotation.having(connectivity=rotation.connectivity.having(proxy="pool")), ports)
 
 
 def test_a_later_target_is_as_good_a_successor() -> None:

@@ -268,6 +268,15 @@ def test_reports_what_was_seen_outside_the_vpc() -> None:
     assert ["RecordMissing"] == refusal(ports, rotation)
 
 
+def test_a_proxys_reason_hides_no_reason_of_the_record() -> None:
+    ports, rotation = ready(connectivity=("dns", "proxy"), proxy="pool")
+    seen = Finding(name="ProxyNotAllowed", message="m", advice="a")
+    rotation = journaled(ports, rotation.having(first_look=FirstLook(limitations_of_proxy=(seen,))))
+    ports.names.private[NAME] = "nowhere"
+
+    assert ["NameLeadsElsewhere", "ProxyNotAllowed"] == refusal(ports, rotation)
+
+
 @pytest.mark.parametrize("address", ["nowhere", "other.abc123.eu-central-1.rds.amazonaws.com"])
 def test_refuses_a_name_that_leads_elsewhere_inside_the_vpc(address: str) -> None:
     """A private zone of the same name: Route 53's API shows the right record, and no client here uses it."""

@@ -78,7 +78,7 @@ def test_what_keeps_a_proxy_from_being_led_elsewhere_travels_to_preflight() -> N
     rotation = start_rotation(begun(Connectivity="proxy", Proxy="pool"), ports)
 
     assert rotation.first_look is not None
-    assert tuple(ports.proxies.found) == rotation.first_look.limitations
+    assert tuple(ports.proxies.found) == rotation.first_look.limitations_of_proxy
 
 
 @pytest.mark.parametrize(("ttl_seconds", "names"), [(300, []), (301, ["HighTtl"])])

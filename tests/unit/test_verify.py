@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from lambdas.rotation import databases
-from lambdas.rotation.errors import StateIncomplete, VerificationFailed
+from lambdas.rotation.errors import AwsUnavailable, ConnectivityChanged, StateIncomplete, VerificationFailed
 from lambdas.rotation.names import DECOMMISSION_TAG, OURS, RELEASED_TAG, TAGS_OF_A_DATABASE, our_tags
 from lambdas.rotation.ports import ProxyTarget
 from lambdas.rotation.state import EndpointSecret, Release, Rotation
@@ -167,6 +167,17 @@ def test_applications_have_to_come_through_the_proxy(found: ProxyTarget | None, 
     verification = verify(rotation, ports).verification
     assert verification is not None
     assert verification.complete
+
+
+@pytest.mark.parametrize(
+    "error", [ConnectivityChanged("there is no RDS Proxy pool"), AwsUnavailable("at work on pool")]
+)
+def test_a_proxy_that_cannot_be_seen_is_looked_at_again(error: Exception) -> None:
+    ports, rotation = released()
+    assert rotation.connectivity is not None
+    ports.fail("proxies.target_of", error)
+
+    assert "pool" in pending(ports, rotation.having(connectivity=rotation.connectivity.having(proxy="pool")))
 
 
 def test_the_target_has_to_be_under_the_new_key() -> None:

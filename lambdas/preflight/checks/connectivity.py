@@ -16,9 +16,7 @@ def connectivity(rotation: Rotation, ports: Ports) -> Iterator[Finding]:
             message="nothing says how applications find the database; they would stay with the fenced source",
             advice="tag it key-rotation:connectivity = dns, secret or proxy",
         )
-    seen_outside = rotation.first_look.limitations if rotation.first_look is not None else ()
-    yield from seen_outside
-    if "dns" in plan.connectivity and not seen_outside:
+    if "dns" in plan.connectivity:
         yield from _record(rotation, ports)
     if "secret" in plan.connectivity:
         yield from _secret(rotation, ports)
@@ -34,6 +32,10 @@ def _record(rotation: Rotation, ports: Ports) -> Iterator[Finding]:
             message="connectivity dns needs to know which record",
             advice="tag it key-rotation:dns-record = <hosted zone id>/<record name>",
         )
+        return
+    seen_outside = rotation.first_look.limitations if rotation.first_look is not None else ()
+    yield from seen_outside
+    if seen_outside:
         return
     # What Route 53's API said is one thing, what a client beside the database is told another.
     led_to = ports.names.addresses(plan.dns_record.name)
@@ -82,3 +84,5 @@ def _proxy(rotation: Rotation) -> Iterator[Finding]:
             message="connectivity proxy needs to know which RDS Proxy",
             advice="tag it key-rotation:proxy = <name of the proxy>",
         )
+    elif rotation.first_look is not None:
+        yield from rotation.first_look.limitations_of_proxy
