@@ -31,9 +31,9 @@ def remove(rotation: Rotation, ports: Ports) -> Rotation:
     except (AwsUnavailable, AwsRefused) as later:
         waiting = f"{type(later).__name__}: {later}"
     except AccessRefused as never:
-        waiting, leftovers = None, [f"{command}  # {never}"]
+        waiting, leftovers = None, [f"{command}  # {never}", *_unmarking(deployment)]
     if waiting and now - undo.started_at >= PATIENCE:
-        waiting, leftovers = None, [f"{command}  # {waiting}"]
+        waiting, leftovers = None, [f"{command}  # {waiting}", *_unmarking(deployment)]
     undo = undo.having(
         waiting_for=(waiting,) if waiting else (),
         leftovers=tuple(leftovers),
@@ -80,6 +80,14 @@ def _unprotect(deployment: Deployment, live: BlueGreenDeployment, rotation: Rota
             ports.rds.set_tags(green.database.arn, {names.GREEN_TAG: rotation.rotation_id})
         if green.deletion_protection:
             databases.disable_deletion_protection(green.database, ports)
+
+
+def _unmarking(deployment: Deployment) -> list[str]:
+    """With the mark on it no rotation of it begins. Nobody comes again to take it off once green is gone."""
+    return [
+        f"aws rds remove-tags-from-resource --resource-name {member.source_arn} --tag-keys {names.DEPLOYMENT_TAG}"
+        for member in deployment.members
+    ]
 
 
 def _command(deployment: Deployment) -> str:

@@ -4,7 +4,7 @@ Each yields a sentence for each way in which it is broken; none, if it holds.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from sandbox.demo import flow, inventory
 from sandbox.demo.customer import Customer
@@ -85,7 +85,8 @@ def _left_after_rollback(outcome: Outcome) -> Iterator[str]:
     for changed, how in found.changed.items():
         # It could not be given back, and people were told.
         ttl = set(how) == {"ttl"} and f"record {outcome.built.record} keeps a TTL" in told
-        if not ttl:
+        mark = set(how) == {"tags"} and f":{changed.rpartition('/')[2]} --tag-keys {_added_tags(*how['tags'])}" in told
+        if not (ttl or mark):
             yield f"changed: {changed}: {dict(how)}"
     for name, facts in found.added.items():
         service, kind, own = name.split("/", 2)
@@ -101,6 +102,10 @@ def _left_after_rollback(outcome: Outcome) -> Iterator[str]:
         )
         if not (history or discarded or left_over or daily or (service, kind) == ("states", "execution")):
             yield f"added: {name} {dict(facts)}"
+
+
+def _added_tags(before: Mapping[str, str], after: Mapping[str, str]) -> str:
+    return " ".join(sorted(after.keys() - before.keys()))
 
 
 def _told(outcome: Outcome) -> str:

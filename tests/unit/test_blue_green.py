@@ -871,8 +871,11 @@ def test_a_removal_that_is_not_allowed_is_left_over_with_its_command() -> None:
 
     assert rotation.undo is not None
     assert ("rolled-back", True) == (rotation.undo.outcome, rotation.undo.clean)
-    [leftover] = rotation.undo.leftovers
+    leftover, *unmarking = rotation.undo.leftovers
     assert leftover.startswith("aws rds delete-blue-green-deployment --blue-green-deployment-identifier bgd-1 ")
+    arn = ports.rds.instances[SOURCE].database.arn
+    unmark = f"aws rds remove-tags-from-resource --resource-name {arn} --tag-keys {DEPLOYMENT_TAG}"
+    assert [unmark] == unmarking, "it keeps the next rotation away"
 
 
 # -- afterwards --------------------------------------------------------------------------------------------------------
