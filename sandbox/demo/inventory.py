@@ -175,6 +175,8 @@ def _may_be_removed(name: str, facts: Mapping[str, Any], expected: Expected) -> 
             return True  # they expire; no API deletes one
         case "rds", "automated-backup":
             return own == expected.source_resource_id or bool(facts["status"] == "retained")  # it has expired
+        case "kms", "key":
+            return bool(facts["state"] == "PendingDeletion")  # of somebody else, and its time has come
         case "secretsmanager", "secret":
             return expected.master_secret is not None and ":secret:rds!db-" in own
     return False
