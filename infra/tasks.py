@@ -404,13 +404,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
         Task(
             "UpdateConnectivity",
             "Leads applications to the target",
-            (
-                journal,
-                see_record,
-                write_record,
-                *write_endpoint,
-                *lead_proxy,
-            ),
+            (journal, see_record, write_record, *write_endpoint, *lead_proxy),
         ),
         Task(
             "ResumeWrites",
@@ -700,14 +694,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
         Task(
             "RestoreConnectivity",
             "Leads applications back to the source, before it is opened; lets the secrets' own rotation go on",
-            (
-                journal,
-                see_record,
-                write_record,
-                *write_endpoint,
-                *lead_proxy,
-                *restore_secret_rotation,
-            ),
+            (journal, see_record, write_record, *write_endpoint, *lead_proxy, *restore_secret_rotation),
         ),
         Task(
             "Rollback",

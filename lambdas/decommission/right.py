@@ -91,7 +91,7 @@ def _name_leads_elsewhere(rotation: Rotation, successor: Instance, ports: Ports)
         if host != successor.database.address.lower():
             return f"{seen.secret.arn} leads to {host}, not to {successor.database.identifier}"
     if seen is not None and seen.proxy is not None:
-        databases.led_to_by(seen.proxy, successor.database, ports)
+        databases.led_to_by(seen.proxy, successor.database, ports.proxies)
     return None
 
 

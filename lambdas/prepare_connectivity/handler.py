@@ -37,7 +37,7 @@ def prepare_connectivity(rotation: Rotation, ports: Ports) -> Rotation:
         if "secret" in plan.connectivity and plan.endpoint_secret is not None:
             secret = _secret(plan.endpoint_secret, source.address, ports)
         if "proxy" in plan.connectivity and plan.proxy is not None:
-            led_to_by(plan.proxy, source, ports)
+            led_to_by(plan.proxy, source, ports.proxies)
             proxy = plan.proxy
         managed = _managed_rotations(plan, ports)
         seen = Connectivity(record=record, secret=secret, proxy=proxy, managed_rotations=managed)

@@ -24,19 +24,19 @@ def remove(rotation: Rotation, ports: Ports) -> Rotation:
         return rotation
     if deployment is None:
         return rotation.having(undo=undo.having(clean=True))
-    leftovers: list[str] = []
+    given_up: str | None = None
     command = _command(deployment)
     try:
         waiting, command = _removed(deployment, rotation, ports)
     except (AwsUnavailable, AwsRefused) as later:
         waiting = f"{type(later).__name__}: {later}"
     except AccessRefused as never:
-        waiting, leftovers = None, [f"{command}  # {never}", *_unmarking(deployment)]
+        waiting, given_up = None, str(never)
     if waiting and now - undo.started_at >= PATIENCE:
-        waiting, leftovers = None, [f"{command}  # {waiting}", *_unmarking(deployment)]
+        waiting, given_up = None, waiting
     undo = undo.having(
         waiting_for=(waiting,) if waiting else (),
-        leftovers=tuple(leftovers),
+        leftovers=(f"{command}  # {given_up}", *_unmarking(deployment)) if given_up is not None else (),
         clean=waiting is None,
         ended_at=now,
         look_again_seconds=look_again_seconds(undo.started_at, now, often=OFTEN_SECONDS, seldom=SELDOM_SECONDS),

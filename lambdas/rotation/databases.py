@@ -8,7 +8,7 @@ from typing import Any
 
 from lambdas.rotation.errors import ConnectivityChanged
 from lambdas.rotation.names import CLUSTER, identifier_of
-from lambdas.rotation.ports import Instance, Ports, ProxyTarget
+from lambdas.rotation.ports import Instance, Ports, Proxies, ProxyTarget
 from lambdas.rotation.state import Database, is_cluster
 
 Tags = Mapping[str, str]
@@ -19,16 +19,16 @@ def own_name(database: Database) -> str:
     return (CLUSTER if database.is_cluster else "") + database.identifier
 
 
-def led_to_by(proxy: str, database: Database, ports: Ports) -> ProxyTarget:
+def led_to_by(proxy: str, database: Database, proxies: Proxies) -> ProxyTarget:
     """This database, as its RDS Proxy sees it.
 
     Raises:
         ConnectivityChanged: terminal; the proxy leads to another database, or to none.
     """
-    found = ports.proxies.target_of(proxy)
+    found = proxies.target_of(proxy)
     if found is None or found.name != own_name(database):
         led_to = found.name if found is not None else "nothing"
-        raise ConnectivityChanged(f"RDS Proxy {proxy} leads to {led_to}, not to {database.identifier}")
+        raise ConnectivityChanged(f"RDS Proxy {proxy} leads to {led_to}, not to {own_name(database)}")
     return found
 
 

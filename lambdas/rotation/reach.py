@@ -66,7 +66,7 @@ def proxy(rotation: Rotation, ports: Ports) -> None:
     """And that nobody has led it elsewhere since PrepareConnectivity, which may be days ago."""
     if rotation.connectivity is not None and rotation.connectivity.proxy is not None:
         _, source = rotation.planned()
-        databases.led_to_by(rotation.connectivity.proxy, source, ports)
+        databases.led_to_by(rotation.connectivity.proxy, source, ports.proxies)
 
 
 def managed_rotations(rotation: Rotation, ports: Ports) -> None:

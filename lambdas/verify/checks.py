@@ -66,7 +66,7 @@ def proxy(rotation: Rotation, target: Database, ports: Ports) -> str | None:
     if written_down is None:
         return None
     try:
-        found = databases.led_to_by(written_down, target, ports)
+        found = databases.led_to_by(written_down, target, ports.proxies)
     except (ConnectivityChanged, AwsUnavailable) as unseen:
         return str(unseen)
     if found.unavailable is not None:

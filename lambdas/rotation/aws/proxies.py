@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from lambdas.rotation.aws.client import calls, client, pages, tolerating
-from lambdas.rotation.databases import own_name
+from lambdas.rotation.databases import led_to_by, own_name
 from lambdas.rotation.errors import AccessRefused, AwsRefused, AwsUnavailable, ConnectivityChanged
 from lambdas.rotation.names import CLUSTER
 from lambdas.rotation.ports import ProxyTarget
@@ -22,7 +22,7 @@ class RdsProxies:
     def limitations(self, proxy: str, database: Database) -> Sequence[Finding]:
         """Why this proxy cannot be led from ``database`` to another one."""
         try:
-            found = self.target_of(proxy)
+            found = led_to_by(proxy, database, self)
         except AccessRefused as refused:
             advice = "add its ARN and its target group's to proxy_arns in the stack's configuration and deploy"
             return [Finding(name="ProxyNotAllowed", message=str(refused), advice=advice)]
@@ -30,16 +30,8 @@ class RdsProxies:
             advice = "correct key-rotation:proxy: the name of an RDS Proxy, not an ARN"
             return [Finding(name="ProxyUnknown", message=str(refused), advice=advice)]
         except ConnectivityChanged as unfit:
-            return [Finding(name="ProxyLeadsElsewhere", message=str(unfit), advice="correct key-rotation:proxy")]
-        if found is None or found.name != own_name(database):
-            return [
-                Finding(
-                    name="ProxyLeadsElsewhere",
-                    message=f"RDS Proxy {proxy} leads to {found.name if found else 'nothing'}, not to "
-                    f"{own_name(database)}",
-                    advice="correct key-rotation:proxy, or register the database with that proxy",
-                )
-            ]
+            advice = "correct key-rotation:proxy, or register the database with that proxy"
+            return [Finding(name="ProxyLeadsElsewhere", message=str(unfit), advice=advice)]
         if found.unavailable is not None:
             return [
                 Finding(
