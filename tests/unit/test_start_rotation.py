@@ -144,16 +144,17 @@ def test_the_base_name_leads_to_the_last_target(name: str) -> None:
     assert (TARGET, SOURCE) == (rotation.source.identifier, rotation.plan.base_name)
 
 
+def rotated_from_older(ports: FakePorts, past: Rotation) -> None:
+    """Some earlier rotation of the base name ``shop`` had the database ``older`` as its source."""
+    older = ports.rds.add("older", key_arn=OLD_KEY, tags={BASE_NAME_TAG: "shop"}).database
+    ports.ledger.lineage["shop"] = ports.rds.instances[TARGET].database.resource_id
+    plan, _ = past.planned()
+    ports.ledger.open(past.having(rotation_id="past", plan=plan.having(base_name="shop"), source=older))
+
+
 def test_a_database_that_was_left_behind_is_refused() -> None:
     ports = FakePorts()
-    ports.rds.add("older", key_arn=OLD_KEY, tags={BASE_NAME_TAG: "shop"})
-    ports.ledger.lineage["shop"] = ports.rds.instances[TARGET].database.resource_id
-    past = released(ports)
-    plan, _ = past.planned()
-    past = past.having(
-        rotation_id="past", plan=plan.having(base_name="shop"), source=ports.rds.instances["older"].database
-    )
-    ports.ledger.open(past)
+    rotated_from_older(ports, released(ports))
 
     with pytest.raises(InputRefused, match='"DBInstanceIdentifier": "shop"'):
         start_rotation(begun(DBInstanceIdentifier="older"), ports)
@@ -162,14 +163,7 @@ def test_a_database_that_was_left_behind_is_refused() -> None:
 def test_a_database_whose_rotation_was_undone_was_not_left_behind() -> None:
     """The base name has led further since, to what somebody has restored; this one is a database of its own."""
     ports = FakePorts()
-    ports.rds.add("older", key_arn=OLD_KEY, tags={BASE_NAME_TAG: "shop"})
-    ports.ledger.lineage["shop"] = ports.rds.instances[TARGET].database.resource_id
-    past = planned_rotation(ports)
-    plan, _ = past.planned()
-    past = past.having(
-        rotation_id="past", plan=plan.having(base_name="shop"), source=ports.rds.instances["older"].database
-    )
-    ports.ledger.open(past)
+    rotated_from_older(ports, planned_rotation(ports))
 
     rotation = start_rotation(begun(DBInstanceIdentifier="older"), ports)
 
