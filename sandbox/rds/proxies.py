@@ -144,7 +144,7 @@ class Proxies(ClusterBlueGreen):
                 "DBProxyTargetAlreadyRegisteredFault",
                 f"Proxy {proxy.db_proxy_name} is already registered with {proxy.target.name}.",
             )
-        # AWS's codes for these two are not known.
+        # AWS's codes for these are not known, but for that of the status.
         if instance.cluster:
             raise invalid_combination(f"{instance.name} is a member of cluster {instance.cluster.name}: register that.")
         if instance.engine not in ENGINES[proxy.engine_family]:

@@ -86,12 +86,11 @@ def _left_after_rollback(outcome: Outcome) -> Iterator[str]:
         if not (name.startswith(DAILY) or facts.get("state") == "PendingDeletion"):
             yield f"removed: {name}"
     for changed, how in found.changed.items():
-        if changed.startswith("states/execution/"):
-            continue  # another's has ended
+        another_has_ended = changed.startswith("states/execution/") and how.get("status", ("",))[0] == "RUNNING"
         # It could not be given back, and people were told.
         ttl = set(how) == {"ttl"} and f"record {outcome.built.record} keeps a TTL" in told
-        mark = set(how) == {"tags"} and f":{changed.rpartition('/')[2]} --tag-keys {_added_tags(*how['tags'])}" in told
-        if not (ttl or mark):
+        mark = set(how) == {"tags"} and _is_marked(changed, *how["tags"], told)
+        if not (another_has_ended or ttl or mark):
             yield f"changed: {changed}: {dict(how)}"
     for name, facts in found.added.items():
         service, kind, own = name.split("/", 2)
@@ -109,8 +108,10 @@ def _left_after_rollback(outcome: Outcome) -> Iterator[str]:
             yield f"added: {name} {dict(facts)}"
 
 
-def _added_tags(before: Mapping[str, str], after: Mapping[str, str]) -> str:
-    return " ".join(sorted(after.keys() - before.keys()))
+def _is_marked(name: str, before: Mapping[str, str], after: Mapping[str, str], told: str) -> bool:
+    """Tags were added, nothing else, and people know the command that takes them off."""
+    added = " ".join(sorted(after.keys() - before.keys()))
+    return before.items() <= after.items() and f":{name.rpartition('/')[2]} --tag-keys {added}" in told
 
 
 def _told(outcome: Outcome) -> str:

@@ -29,8 +29,7 @@ ROWS = 100
 BACK_OFF_SECONDS = 0.2
 """Of a writer that is shut out. Its logins were what a rotation of a sweep cost most; an outage is known to this."""
 
-SETTLE_SECONDS = 900.0
-"""Of an undecided rotation the machine looks for a day, every minute of the sandbox's clock."""
+SETTLE_SECONDS = 240.0
 WRITABLE_WITHIN_SECONDS = 60.0
 NOWHERE = "nowhere"
 MADE = ("-rot-", "-green-", "-old")
