@@ -4,6 +4,7 @@ import argparse
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
@@ -12,9 +13,11 @@ from rich.console import Console
 from sandbox import sweep
 from sandbox.demo import flow
 from sandbox.demo.dialects import CLUSTERS, ENGINES
+from sandbox.demo.inventory import Difference
 from sandbox.sweep import Archive, page
 from sandbox.sweep.batch import from_json, scenario_of, to_json
 from sandbox.sweep.boundaries import AT_SOME_INVOCATIONS, DEFAULT, SUBJECTS, Boundary, Cell, Way, cells, read
+from sandbox.sweep.invariants import INVARIANTS
 
 PROMOTE = Boundary("forward", "promote", "rds.PromoteReadReplica")
 DECOMMISSION = Boundary("forward", "decommission", "invocation")
@@ -267,3 +270,39 @@ def test_replaying_names_what_was_swept(capsys: pytest.CaptureFixture[str]) -> N
     with pytest.raises(SystemExit):
         sweep.main(["--engine", "oracle"])
     assert "there is no read-replica of oracle" in capsys.readouterr().err
+
+
+# -- what a rotation that was undone may leave --
+
+MARK = {"rds-key-rotation:deployment": "42"}
+UNMARK = "aws rds remove-tags-from-resource --resource-name arn:orders:db:orders --tag-keys rds-key-rotation:deployment"
+
+
+def tags(before: dict[str, str], after: dict[str, str]) -> dict[str, Any]:
+    return {"changed": {"rds/instance/orders": {"tags": (before, after)}}}
+
+
+@pytest.mark.parametrize(
+    ("found", "is_blamed"),
+    [
+        (tags({"team": "pay"}, {"team": "pay"} | MARK), False),
+        (tags({"team": "pay"}, MARK), True),
+        (tags({"team": "pay"}, {"team": "pay", "other": "1"}), True),
+        ({"changed": {"states/execution/another": {"status": ("RUNNING", "FAILED")}}}, False),
+        ({"changed": {"states/execution/another": {"status": ("SUCCEEDED", "FAILED")}}}, True),
+        ({"removed": {"kms/key/another": {"state": "PendingDeletion"}}}, False),
+        ({"removed": {"kms/key/another": {"state": "Enabled"}}}, True),
+    ],
+)
+def test_a_rotation_that_was_undone_is_blamed_for_its_own_only(found: dict[str, Any], is_blamed: bool) -> None:
+    outcome: Any = SimpleNamespace(
+        went_forward=False,
+        found=Difference(**{"added": {}, "removed": {}, "changed": {}} | found),
+        moments=[json.dumps({"leftovers": [UNMARK]})],
+        built=SimpleNamespace(record="db", databases=(), dialect=SimpleNamespace(own_databases=frozenset())),
+        count=SimpleNamespace(databases=(), followed_by=()),
+    )
+
+    blamed = list(INVARIANTS["nothing else is gone, nothing is left"](None, outcome))  # type: ignore[arg-type]
+
+    assert is_blamed == bool(blamed)
