@@ -6,7 +6,6 @@ clock while it does something real and lets it pass while RDS would be busy. Ref
 
 from __future__ import annotations
 
-import datetime as dt
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -28,7 +27,8 @@ from sandbox.rds.filters import passes
 from sandbox.rds.operations import AVAILABLE, Params
 from sandbox.rds.proxies import Proxies
 from sandbox.rds.resources import Instance, Operated, View
-from sandbox.rds.settings import DAYS, tags_of
+from sandbox.rds.settings import tags_of
+from sandbox.rds.windows import in_weekly_window
 
 HOUSEKEEPING_SECONDS = 0.5
 RECOVERABLE_DAYS = 7
@@ -199,7 +199,7 @@ class SandboxRds(ClusterParameterGroups, Proxies):
             return (
                 bool(owner.pending)
                 and owner.status == "available"
-                and _in_weekly_window(owner.settings["PreferredMaintenanceWindow"], self.context.clock.now())
+                and in_weekly_window(owner.settings["PreferredMaintenanceWindow"], self.context.clock.now())
             )
 
     def _maintain(self, instance: Instance) -> None:
@@ -243,14 +243,3 @@ def _can_stop(owner: Operated) -> bool:
     if isinstance(owner, Instance):
         return bool(owner.retention_days) and not owner.source and not owner.replicas
     return True
-
-
-def _in_weekly_window(window: str, now: dt.datetime) -> bool:
-
-    def minute_of_week(moment: str) -> int:
-        day, hour, minute = moment.split(":")
-        return DAYS.index(day) * 1440 + int(hour) * 60 + int(minute)
-
-    start, end = (minute_of_week(moment) for moment in window.lower().split("-"))
-    current = now.weekday() * 1440 + now.hour * 60 + now.minute
-    return (current - start) % 10080 < (end - start) % 10080

@@ -8,16 +8,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from moto.ec2.models import ec2_backends
-from moto.rds.utils import valid_preferred_maintenance_window
 
 from sandbox.rds.engines import Kind
 from sandbox.rds.errors import instance_exists, invalid_combination, invalid_value, refuse
 from sandbox.rds.operations import Operations, Params
 from sandbox.rds.resources import DEFAULTS, View
+from sandbox.rds.windows import DAYS, refusal
 
 INSTANCE_QUOTA = 40
 STORAGE_QUOTA_GIB = 100_000
-DAYS = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 IDENTIFIER = re.compile(r"(?!.*--)[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
@@ -149,7 +148,7 @@ class Settings(Operations):
         return chosen
 
     def _check_windows(self, maintenance: Any, backup: Any) -> None:
-        if message := valid_preferred_maintenance_window(maintenance, backup):
+        if message := refusal(maintenance, backup):
             raise invalid_value(message)
 
     def _default_security_group(self) -> str:

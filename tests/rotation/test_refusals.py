@@ -402,14 +402,19 @@ def maintenance_in_two_hours(owner: Owner) -> Iterator[Request]:
     """What there is to do RDS says by itself (`ANSWERS`)."""
     rds = owner.aws("rds")
     answer = rds.describe_db_instances(DBInstanceIdentifier=owner.identifier)
-    before = answer["DBInstances"][0]["PreferredMaintenanceWindow"]
+    windows = ("PreferredMaintenanceWindow", "PreferredBackupWindow")
+    before = {name: answer["DBInstances"][0][name] for name in windows}
     opens = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"]) + timedelta(hours=2)
-    window = f"{opens:%a:%H:%M}-{opens + timedelta(hours=1):%a:%H:%M}".lower()
-    owner.modify(PreferredMaintenanceWindow=window)
+    hour, later = timedelta(hours=1), opens + timedelta(hours=8)
+    owner.modify(
+        PreferredMaintenanceWindow=f"{opens:%a:%H:%M}-{opens + hour:%a:%H:%M}".lower(),
+        # RDS lets the two not overlap, whatever the hour of the test.
+        PreferredBackupWindow=f"{later:%H:%M}-{later + hour:%H:%M}",
+    )
     try:
         yield {}
     finally:
-        owner.modify(PreferredMaintenanceWindow=before)
+        owner.modify(**before)
 
 
 @contextmanager
