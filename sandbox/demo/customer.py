@@ -93,8 +93,14 @@ class Customer:
 
     # -- executions ----------------------------------------------------------------------------------------------------
 
-    def rotate(self, request: Mapping[str, Any], *, seen: Callable[[progress.Run], None] | None = None) -> progress.Run:
-        """Start ``rotate_key`` and wait for its end, whatever that is.
+    def rotate(
+        self,
+        request: Mapping[str, Any],
+        *,
+        seen: Callable[[progress.Run], None] | None = None,
+        patience: float = PATIENCE_SECONDS,
+    ) -> progress.Run:
+        """Start ``rotate_key`` and wait for its end, whatever that is, for so many real seconds.
 
         ``seen``: called again and again meanwhile. Only where it is given: whoever reads an execution's history ten
         times a second costs the sandbox more than the execution does.
@@ -104,11 +110,11 @@ class Customer:
             states = self.client("stepfunctions")
             self.until(
                 lambda: states.describe_execution(executionArn=arn)["status"] != "RUNNING",
-                PATIENCE_SECONDS,
+                patience,
                 every_seconds=0.5,
             )
         return progress.follow(
-            self.account, arn, within_seconds=PATIENCE_SECONDS, every_seconds=0.1, seen=seen or (lambda run: None)
+            self.account, arn, within_seconds=patience, every_seconds=0.1, seen=seen or (lambda run: None)
         )
 
     def rotated(self, request: Mapping[str, Any], **options: Any) -> progress.Run:

@@ -29,6 +29,8 @@ ROWS = 100
 BACK_OFF_SECONDS = 0.2
 """Of a writer that is shut out. Its logins were what a rotation of a sweep cost most; an outage is known to this."""
 
+PATIENCE_SECONDS = 1800.0
+"""An undecided rotation looks every minute, for a day: 1,440 times."""
 SETTLE_SECONDS = 240.0
 WRITABLE_WITHIN_SECONDS = 60.0
 NOWHERE = "nowhere"
@@ -285,7 +287,7 @@ def play(
             if scenario.latecomer:
                 customer.until(lambda: _on_the_way(customer, built))
             spent_before = core_seconds(customer.sandbox.pid)
-            first = customer.rotate(request, seen=seen)
+            first = customer.rotate(request, seen=seen, patience=PATIENCE_SECONDS)
             afterwards(first)
             if settles:
                 customer.until(lambda: is_settled(customer, scenario.name, earlier), SETTLE_SECONDS)
