@@ -134,7 +134,7 @@ def rotate_under_load(
     watcher = watcher or Watcher(Console(quiet=True))
     before = inventory.take(account)
     databases_before = frozenset(built.databases) | built.dialect.own_databases
-    _, earlier = recorder.calls(account)
+    earlier = recorder.newest(account)
     applications = writers.Writers(
         account,
         databases=built.databases,
@@ -163,7 +163,7 @@ def rotate_under_load(
     acks = writers.read_acks(load.acks)
     counted_now = recount(account, built, acks)
     found = inventory.difference(before, inventory.take(account))
-    calls, _ = recorder.calls(account, skip=earlier)
+    calls = recorder.calls(account, after=earlier)
     left = list(_leftovers(account, built, run, before, found))
     left += [f"database on the server: {name}" for name in counted_now.databases if name not in databases_before]
     left += [f"in the database: {one}" for one in counted_now.followed_by]

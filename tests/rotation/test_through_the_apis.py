@@ -145,7 +145,7 @@ def test_a_key_that_another_database_shares_is_kept_and_its_user_named(customer:
 
 def test_away_from_the_key_that_aws_manages(customer: Customer) -> None:
     """`aws/rds` is shared by a whole account and cannot be deleted; not even an attempt may be made."""
-    _, earlier = recorder.calls(customer.account)
+    earlier = recorder.newest(customer.account)
     built = customer.build("on-aws-rds", key_arn=AWS_MANAGED_KEY)
 
     run = customer.rotated({"DBInstanceIdentifier": "on-aws-rds", "RetireKey": "true"})
@@ -155,7 +155,7 @@ def test_away_from_the_key_that_aws_manages(customer: Customer) -> None:
     assert instance is not None
     assert instance["KmsKeyId"] == run.output["new_key"]["arn"]
     assert customer.key_state(run.output["old_key"]["arn"]) == "Enabled"
-    calls, _ = recorder.calls(customer.account, skip=earlier)
+    calls = recorder.calls(customer.account, after=earlier)
     assert not {"kms.ScheduleKeyDeletion", "kms.DisableKey"} & calls.by_operation.keys()
     assert built.key_arn == run.output["old_key"]["arn"]
 
