@@ -246,12 +246,13 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
         *copy_under_a_key,
     )
 
-    def restore_cluster(as_one_named: str) -> tuple[Grant, ...]:
+    def restore_cluster(as_one_named: str, instances: str) -> tuple[Grant, ...]:
         action, ours = "rds:RestoreDBClusterFromSnapshot", all_of(MADE_BY_A_ROTATION, TAGGED_BY_THIS_CALL)
         return (
             allow(action, on=(as_one_named, *cluster_groups), when=TAGGED_BY_THIS_CALL),
             allow(action, on=our_cluster_snapshot, when=ours),
             allow("rds:AddTagsToResource", on=as_one_named, when=TAGGED_BY_THIS_CALL),
+            allow("rds:CreateDBInstance", on=instances),  # those that come with a Multi-AZ DB cluster
         )
 
     see_key_users = (
@@ -488,7 +489,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 allow("rds:AddTagsToResource", on=our_db, when=TAGGED_BY_THIS_CALL),
                 # Of a cluster, which gets another key than its snapshot's.
                 see_cluster,
-                *restore_cluster(our_cluster),
+                *restore_cluster(our_cluster, config.arn("rds", "db:*-rot-*-instance-*")),
                 *copy_under_a_key,
             ),
         ),
@@ -655,8 +656,8 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 ),
                 allow("rds:DeleteDBClusterSnapshot", on=our_cluster_snapshot, when=MADE_BY_A_ROTATION),
                 allow("rds:ModifyDBCluster", "rds:DeleteDBCluster", on=any_cluster, when=MARKED_FOR_REMOVAL),
-                # Of an unencrypted cluster, of which RDS copies no snapshot under a key, and restores one.
-                *restore_cluster(interim_cluster),
+                # Of a cluster of which RDS copies no snapshot under a key, and restores one.
+                *restore_cluster(interim_cluster, config.arn("rds", "db:*-rot-*-interim-instance-*")),
                 allow(
                     "rds:CreateDBClusterSnapshot",
                     on=interim_cluster,

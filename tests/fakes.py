@@ -698,7 +698,9 @@ class FakeRds:
         self.servers[identifier] = FakeServer(self._calls, identifier, primary)
         return self.instances[identifier]
 
-    def add_cluster(self, identifier: str, *instances: str, key_arn: str) -> Instance:
+    def add_cluster(
+        self, identifier: str, *instances: str, key_arn: str, engine: str = "aurora-postgresql"
+    ) -> Instance:
         """Put a cluster there, under ``cluster/<identifier>``, and its instances."""
         for name in instances:
             self.add(name, key_arn=key_arn, raw={"DBClusterIdentifier": identifier})
@@ -709,7 +711,7 @@ class FakeRds:
             database=of_an_instance.database.having(
                 arn=ACCOUNT.format(service="rds", name=f"cluster:{identifier}"),
                 resource_id=f"cluster-{identifier.upper()}",
-                engine="aurora-postgresql",
+                engine=engine,
                 vpc_id=None,
             ),
             raw={
@@ -717,6 +719,7 @@ class FakeRds:
                     {"DBInstanceIdentifier": name, "IsClusterWriter": name == instances[0]} for name in instances
                 ],
                 "DBClusterParameterGroup": "orders-of-a-cluster",
+                "EngineVersion": "16.14",
             },
         )
         return self.instances[CLUSTER + identifier]
@@ -882,6 +885,7 @@ class FakeRds:
             key_arn = self.instances[source_identifier].database.kms_key_arn
             catalog = self.servers[source_identifier.removeprefix(CLUSTER)].catalog.copy()
             self.snapshots[identifier] = snapshot(identifier, key_arn, tags, catalog)
+            self.snapshots[identifier]["EngineVersion"] = self.instances[source_identifier].raw.get("EngineVersion")
 
     def request_snapshot_copy(self, source: str, copy: str, key_arn: str, tags: Mapping[str, str]) -> None:
         if copy in self.snapshots:
@@ -918,6 +922,8 @@ class FakeClusters:
         self.request_snapshot_deletion = rds.request_snapshot_deletion
         self.parameters = {"rds.logical_replication": "1"}
         self.unrepairable: list[str] = []
+        self.restored_like: dict[str, Mapping[str, Any]] = {}
+        """Of each cluster that was restored: the raw facts that its settings were taken from."""
 
     def describe(self, identifier: str) -> Instance | None:
         return self._rds._look(CLUSTER + identifier)
@@ -945,10 +951,15 @@ class FakeClusters:
         if CLUSTER + target_identifier in self._rds.instances:
             raise NameTaken(f"{target_identifier} exists")
         with self._calls.change("clusters.request_restore", f"{target_identifier} of {snapshot}"):
-            self._rds.add_cluster(target_identifier, key_arn=key_arn)
+            engine, number = source.database.engine, 3 if source.database.is_multi_az_cluster else 0
+            comes_with = [f"{target_identifier}-instance-{one + 1}" for one in range(number)]
+            self._rds.add_cluster(target_identifier, *comes_with, key_arn=key_arn, engine=engine)
+            for instance in comes_with:
+                self._rds.alter(instance, status="creating")
             protected = source.deletion_protection
             made = {"tags": dict(tags), "status": "creating", "deletion_protection": protected}
             self._rds.alter(CLUSTER + target_identifier, **made)
+            self.restored_like[target_identifier] = source.raw
             server = self._rds.servers[target_identifier]
             server.own, server.reachable = self._rds.snapshots[snapshot]["Catalog"].copy(), False
 
@@ -961,14 +972,20 @@ class FakeClusters:
     def request_snapshot_copy(self, source: str, copy: str, key_arn: str, tags: Mapping[str, str]) -> None:
         if self._rds.snapshots[source]["KmsKeyId"] is None:
             raise AwsRefused(f"{source} is unencrypted: RDS copies no such snapshot under a key")
+        if any(one.database.is_multi_az_cluster for one in self._rds.instances.values()):
+            raise AwsRefused(f"{source} is of a Multi-AZ DB cluster: RDS copies no such snapshot")
         self._rds.request_snapshot_copy(source, copy, key_arn, tags)
 
     def disable_deletion_protection(self, identifier: str) -> None:
         self._rds.disable_deletion_protection(CLUSTER + identifier)
 
     def request_deletion(self, identifier: str, *, keep_automated_backups: bool) -> None:
-        members = self._rds.instances[CLUSTER + identifier].raw["DBClusterMembers"]
-        if not any(one["DBInstanceIdentifier"] in self._rds.instances for one in members):
+        cluster = self._rds.instances[CLUSTER + identifier]
+        members = [one["DBInstanceIdentifier"] for one in cluster.raw["DBClusterMembers"]]
+        if cluster.database.is_multi_az_cluster and not cluster.deletion_protection:
+            for name in members:
+                self._rds.instances.pop(name, None)
+        if not any(name in self._rds.instances for name in members):
             self._rds.request_instance_deletion(CLUSTER + identifier, keep_automated_backups=keep_automated_backups)
 
 

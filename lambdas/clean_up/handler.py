@@ -103,7 +103,7 @@ def _chores(rotation: Rotation) -> list[tuple[Chore, str]]:
     if target := rotation.target_identifier:
         kind = "cluster" if source.is_cluster else "instance"
         command = f"aws rds delete-db-{kind} --db-{kind}-identifier {target} --skip-final-snapshot"
-        first = "  # its instances first" if source.is_cluster else ""
+        first = "  # its instances first" if source.is_cluster and not source.is_multi_az_cluster else ""
         chores.append((_target, f"{command} --delete-automated-backups{first}"))
         chores.append((_control_database, _DROP[source.engine].format(CONTROL_DATABASE)))
     made: list[str] = []
@@ -136,7 +136,7 @@ def _target(rotation: Rotation, ports: Ports) -> str | None:
     if target is None:
         return None
     # A cluster goes when its instances are gone; until then RDS refuses, and the next visit asks again.
-    for one in (*databases.instances_of(target, ports), target):
+    for one in databases.to_be_deleted_with(target, ports):
         if one.deletion_protection:
             databases.disable_deletion_protection(one.database, ports)
         elif one.status != "deleting":

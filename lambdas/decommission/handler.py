@@ -88,15 +88,14 @@ def _copy(rotation: Rotation, progress: Decommission, source: Instance | None, p
     _, database = rotation.planned()
     if all(databases.describe_snapshot(database, name, ports) is None for name in (temporary, kept)):
         return progress.having(stage="snapshot")  # somebody has deleted it
-    if interim.is_needed(rotation):
-        is_copied = interim.is_copied(temporary, kept, source, rotation, ports)
-    else:
-        is_copied = _is_copied(temporary, kept, rotation, ports)
+    is_copied = _is_copied(temporary, kept, source, rotation, ports)
     return progress.having(stage="delete-snapshot") if is_copied else progress
 
 
-def _is_copied(original: str, copy: str, rotation: Rotation, ports: Ports) -> bool:
+def _is_copied(original: str, copy: str, source: Instance | None, rotation: Rotation, ports: Ports) -> bool:
     """Asks for the copy where it is not there."""
+    if interim.is_needed(rotation):
+        return interim.is_copied(original, copy, source, rotation, ports)
     if _is_kept(copy, rotation, ports):
         return True
     _, database = rotation.planned()
@@ -154,7 +153,7 @@ def _rekey_kept(rotation: Rotation, progress: Decommission, source: Instance | N
     kept = [name for name in found if names.is_kept_snapshot(name, plan.base_name)]
     if not kept:
         return _finished(rotation, progress, ports)
-    if _is_copied(kept[0], names.rekeyed_snapshot(kept[0], rotation.rotation_id), rotation, ports):
+    if _is_copied(kept[0], names.rekeyed_snapshot(kept[0], rotation.rotation_id), source, rotation, ports):
         databases.request_snapshot_deletion(database, kept[0], ports)
         return progress.having(started_at=ports.clock.now())  # each has the patience of a stage
     return progress

@@ -1,8 +1,14 @@
-"""A copy under the new key where RDS makes none: it does not copy an unencrypted cluster's snapshot under a key, but
-restores it under one (RDS API reference: CopyDBClusterSnapshot, RestoreDBClusterFromSnapshot).
+"""A copy under the new key where RDS makes none: neither of an unencrypted cluster's snapshot nor of a Multi-AZ DB
+cluster's, which it restores under one (RDS API reference: CopyDBClusterSnapshot, RestoreDBClusterFromSnapshot; RDS User
+Guide: limitations of Multi-AZ DB clusters).
 
-So the snapshot is restored, and a snapshot is taken of that. The cluster in between has no instance: nobody can log in.
+So the snapshot is restored, and a snapshot is taken of that. The cluster in between has no instance, so nobody can log
+in; where RDS makes its instances with it, only those can who could log in to the source, and nobody is told of it.
 """
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 from lambdas.rotation import databases, names, snapshots
 from lambdas.rotation.errors import NameTaken, RetirementRefused, SnapshotFailed
@@ -12,7 +18,7 @@ from lambdas.rotation.state import Rotation
 
 def is_needed(rotation: Rotation) -> bool:
     _, database = rotation.planned()
-    return database.is_cluster and database.kms_key_arn is None
+    return database.is_multi_az_cluster or (database.is_cluster and database.kms_key_arn is None)
 
 
 def is_copied(original: str, copy: str, source: Instance | None, rotation: Rotation, ports: Ports) -> bool:
@@ -35,12 +41,19 @@ def is_copied(original: str, copy: str, source: Instance | None, rotation: Rotat
         like = source or databases.by_resource_id(rotation.synced_target().resource_id, ports)
         if like is None:
             raise RetirementRefused(f"{database.identifier} and its successor are gone: {original} is all that is left")
-        ports.clusters.request_restore(like, identifier, original, rotation.keyed().arn, tags)
+        found = databases.describe_snapshot(database, original, ports) or {}
+        ports.clusters.request_restore(_kept_like(like, found), identifier, original, rotation.keyed().arn, tags)
     elif interim.is_unusable:
         raise SnapshotFailed(f"{identifier}, made of snapshot {original}, is {interim.status}; delete it, start again")
     elif interim.status == "available":
         ports.clusters.request_snapshot(copy, identifier, tags)
     return False
+
+
+def _kept_like(like: Instance, snapshot: Mapping[str, Any]) -> Instance:
+    """Of the snapshot's version, which a later rotation may have left behind, and of that one's default parameters."""
+    raw = {**like.raw, "EngineVersion": snapshot.get("EngineVersion"), "DBClusterParameterGroup": None}
+    return replace(like, raw=raw)
 
 
 def _is_removed(interim: Instance | None, ports: Ports) -> bool:

@@ -75,6 +75,8 @@ def orphans(rotation: Rotation, ports: Ports) -> list[str]:
 
 def left_behind(rotation: Rotation, source: Instance, ports: Ports) -> list[Instance]:
     """Replicas of the source, or instances of the cluster, that have a successor: what is still there, and marked."""
+    if source.database.is_multi_az_cluster:
+        return []  # its instances are deleted with it
     found = databases.instances_of(source, ports) if source.database.is_cluster else _replicas(rotation, ports)
     return [one for one in found if one.tags.get(names.DECOMMISSION_TAG) == rotation.rotation_id]
 

@@ -68,6 +68,12 @@ def instances_of(cluster: Instance, ports: Ports) -> list[Instance]:
     return [instance for instance in found if instance is not None]
 
 
+def to_be_deleted_with(database: Instance, ports: Ports) -> list[Instance]:
+    """What has to be deleted with it, itself the last: Aurora's instances, which keep their cluster from it."""
+    before = [] if database.database.is_multi_az_cluster else instances_of(database, ports)
+    return [*before, database]
+
+
 def settings_differences(source: Instance, target: Instance, ports: Ports) -> Mapping[str, tuple[Any, Any]]:
     """Setting name -> (source's, target's), for every carried setting that differs."""
     if source.database.is_cluster:

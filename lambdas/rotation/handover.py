@@ -38,7 +38,12 @@ def move_opt_in(rotation: Rotation, source: Instance | None, target: Instance, p
 def mark_members(
     rotation: Rotation, of_source: Iterable[Instance], of_target: Iterable[Instance], ports: Ports
 ) -> None:
-    """As the clusters that they belong to: what may go when its time has come, and what no rollback may delete."""
+    """As the clusters that they belong to: what may go when its time has come, and what no rollback may delete.
+
+    Nobody deletes an instance of a Multi-AZ DB cluster by itself.
+    """
+    if rotation.planned()[1].is_multi_az_cluster:
+        return
     for instance in of_target:
         _mark(instance, names.RELEASED_TAG, rotation, ports)
     for instance in of_source:

@@ -37,6 +37,8 @@ CLUSTER = "cluster/"
 """Before the base name of a cluster: an instance may have the same identifier, and is another database."""
 
 _IDENTIFIER_LENGTH = 63
+_CLUSTERS_LENGTH = 52
+"""Of a Multi-AZ DB cluster, whose instances RDS names after it (RDS API reference: CreateDBCluster)."""
 _DEPLOYMENT_NAME_LENGTH = 60
 
 
@@ -84,8 +86,12 @@ def target_identifier(base_name: str, rotation_id: str) -> str:
     >>> target_identifier("orders", "10c59dbe")
     'orders-rot-10c59dbe'
     """
-    suffix = f"-rot-{rotation_id}"
-    return shortened(identifier_of(base_name), _IDENTIFIER_LENGTH - len(suffix)) + suffix
+    return _with(base_name, f"-rot-{rotation_id}")
+
+
+def _with(base_name: str, suffix: str) -> str:
+    length = _CLUSTERS_LENGTH if base_name.startswith(CLUSTER) else _IDENTIFIER_LENGTH
+    return shortened(identifier_of(base_name), length - len(suffix)) + suffix
 
 
 def member_identifier(identifier: str, rotation_id: str) -> str:
@@ -113,8 +119,7 @@ def interim_cluster(base_name: str, rotation_id: str) -> str:
     >>> interim_cluster("cluster/orders", "10c59dbe")
     'orders-rot-10c59dbe-interim'
     """
-    suffix = f"-rot-{rotation_id}-interim"
-    return shortened(identifier_of(base_name), _IDENTIFIER_LENGTH - len(suffix)) + suffix
+    return _with(base_name, f"-rot-{rotation_id}-interim")
 
 
 def temporary_snapshot(target: str) -> str:

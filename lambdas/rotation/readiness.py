@@ -45,7 +45,7 @@ def ended(rotation: Rotation, sync: Sync, waiting_for: list[str]) -> Rotation:
 
 
 def backup_window(instance: Instance, now: datetime) -> list[str]:
-    if instance.database.is_cluster:
+    if instance.database.is_cluster and not instance.database.is_multi_az_cluster:
         return []  # Aurora's backups are continuous, and keep nobody from anything
     window = instance.raw.get("PreferredBackupWindow")
     if window and _is_near(window, now):

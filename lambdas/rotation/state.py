@@ -51,6 +51,11 @@ class Database(_Part):
     def is_cluster(self) -> bool:
         return is_cluster(self.resource_id)
 
+    @property
+    def is_multi_az_cluster(self) -> bool:
+        """A Multi-AZ DB cluster, no cluster of Aurora's: RDS makes its instances with it, and deletes them with it."""
+        return self.is_cluster and not self.engine.startswith("aurora")
+
 
 def is_cluster(resource_id: str) -> bool:
     """By RDS's own prefix, ``cluster-``; that of an instance is ``db-``."""

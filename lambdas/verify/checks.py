@@ -21,9 +21,14 @@ def target_is_up(target: Instance) -> str | None:
     return None
 
 
+def _is_available(member: Instance) -> str | None:
+    """Whom it replicates from is its cluster's affair."""
+    return None if member.status == "available" else f"{member.database.identifier} is {member.status}"
+
+
 def members(rotation: Rotation, of_source: Sequence[Instance], of_target: Sequence[Instance]) -> str | None:
     """The instances of a cluster, one for each of the source's; each has storage under the cluster's key."""
-    reasons = [target_is_up(one) or key_of_target(rotation, one) for one in of_target]
+    reasons = [_is_available(one) or key_of_target(rotation, one) for one in of_target]
     # Counted: by now somebody may have given them names that lead nowhere back.
     if len(of_target) < len(of_source):
         target = rotation.synced_target().identifier

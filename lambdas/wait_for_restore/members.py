@@ -1,4 +1,4 @@
-"""The instances of a restored cluster: RDS restores none, so one is made for each of the source's."""
+"""The instances of a restored cluster: of Aurora's RDS restores none, so one is made for each of the source's."""
 
 from lambdas.rotation import databases, making, names, snapshots
 from lambdas.rotation.errors import RestoreFailed
@@ -13,6 +13,8 @@ def waiting_for(rotation: Rotation, source: Instance, target: Instance, ports: P
     Raises:
         WrongKey, SettingsNotCarried, RestoreFailed, NameTaken: terminal; one will not be what its original is.
     """
+    if target.database.is_multi_az_cluster:
+        return _made_by_rds(rotation, source, target, ports)
     waiting: list[str] = []
     originals = databases.instances_of(source, ports)
     for original in originals:
@@ -24,6 +26,19 @@ def waiting_for(rotation: Rotation, source: Instance, target: Instance, ports: P
         waiting += _waiting_for(rotation, original, instance, ports)
         if instance is None and original is originals[0]:
             break  # the writer's: RDS lets the first one write, so no other may be there before it
+    return waiting
+
+
+def _made_by_rds(rotation: Rotation, source: Instance, target: Instance, ports: Ports) -> list[str]:
+    """Those of a Multi-AZ DB cluster; their settings are the cluster's."""
+    there = databases.instances_of(target, ports)
+    waiting = [
+        f"as {one.database.identifier}: {reason}"
+        for one in there
+        for reason in making.waiting_for(rotation, one, RestoreFailed)
+    ]
+    if (missing := len(source.raw.get("DBClusterMembers") or ()) - len(there)) > 0:
+        waiting.append(f"{missing} more instances of {target.database.identifier}")
     return waiting
 
 

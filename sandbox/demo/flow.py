@@ -29,6 +29,7 @@ STRATEGIES = ("read-replica", "blue-green", "snapshot", world.CATCH_UP)
 ACCEPTED: Mapping[str, Sequence[str]] = {
     "snapshot": ["downtime"],
     "aurora-postgresql/snapshot": ["reader-endpoint"],
+    f"{dialects.MULTI_AZ_POSTGRES}/snapshot": ["reader-endpoint"],
     "aurora-postgresql/blue-green": ["logical-copy"],
 }
 """Risks without which it is refused: of a strategy, or of an engine by one."""
@@ -371,6 +372,8 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--acks", type=Path, help="write the acknowledged commits here, one a line")
     parser.add_argument("--picture", type=Path, default=Path("build/cutover.png"), help="write the picture here (PNG)")
     options = parser.parse_args(argv)
+    if options.engine == dialects.MULTI_AZ_POSTGRES and options.strategy != "snapshot":
+        parser.error(f"{options.engine} is rotated by --strategy snapshot only")
     if options.engine in dialects.CLUSTERS and options.strategy == "read-replica":
         parser.error(f"{options.engine} is a cluster, which --strategy blue-green or snapshot rotates")
     if options.engine == "mysql" and options.strategy != "blue-green":

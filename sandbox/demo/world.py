@@ -39,6 +39,7 @@ APP_USER = "app"
 CREATED_WITHIN_SECONDS = 120.0
 INSTANCES = 3
 """Of a cluster: a writer, and readers."""
+OF_MULTI_AZ = {"DBClusterInstanceClass": "db.m6gd.large", "AllocatedStorage": 100, "Iops": 1000}
 KEY_KNOWN_WITHIN_SECONDS = 30.0
 
 
@@ -129,7 +130,7 @@ def build(
         SecretString=json.dumps({"username": master.user, "password": master.password}),
     )["ARN"]
     common = {
-        "Engine": engine,
+        "Engine": "postgres" if engine == dialects.MULTI_AZ_POSTGRES else engine,
         "StorageEncrypted": encrypted,
         **({"KmsKeyId": key_arn} if encrypted else {}),
         "MasterUsername": master.user,
@@ -227,11 +228,14 @@ def make_cluster(account: Account, identifier: str, database: str, common: Mappi
     rds.create_db_cluster_parameter_group(**group, DBParameterGroupFamily=family, Description="Lets a copy follow")
     parameter = {"ParameterName": "rds.logical_replication", "ParameterValue": "1", "ApplyMethod": "pending-reboot"}
     rds.modify_db_cluster_parameter_group(**group, Parameters=[parameter])
+    multi_az = not common["Engine"].startswith("aurora")
     once_rds_sees_the_key(
-        account, rds.create_db_cluster, DBClusterIdentifier=identifier, DatabaseName=database, **group, **common
-    )
+        account, rds.create_db_cluster, DBClusterIdentifier=identifier, DatabaseName=database, **group, **common,
+        **(OF_MULTI_AZ if multi_az else {}),
+    )  # fmt: skip
     wait_available(account, identifier, cluster=True)
-    members = [f"{identifier}-{number + 1}" for number in range(INSTANCES)]
+    # Those of a Multi-AZ DB cluster came with it.
+    members = [f"{identifier}-{number + 1}" for number in range(0 if multi_az else INSTANCES)]
     for member in members:
         rds.create_db_instance(
             DBInstanceIdentifier=member,

@@ -52,6 +52,9 @@ def _new(call: Call) -> Iterator[Check]:
         yield Check(call.action, rds_arn("cluster-snapshot", "SnapshotIdentifier")(call), context)
     for kind, parameter in (*_GROUPS.items(), ("subgrp", "DBSubnetGroupName")):
         yield Check(call.action, call.here(f"{kind}:{call.params.get(parameter) or 'default'}"), context)
+    if call.params.get("DBClusterInstanceClass"):
+        # A dependent action in AWS's table; on what, and with which tags, is not known.
+        yield Check("rds:CreateDBInstance", call.here(f"db:{call.get('DBClusterIdentifier')}-instance-1"))
     yield from add_tags(call, _cluster(call))
     yield from manage_password(call, "cluster")
     yield from _pass_roles(call)

@@ -15,7 +15,6 @@ from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 from sandbox.rds.cluster_resources import Cluster
-from sandbox.rds.clusters import Clusters
 from sandbox.rds.deployment import ALPHABET, Deployment
 from sandbox.rds.errors import (
     invalid_cluster_state,
@@ -25,6 +24,7 @@ from sandbox.rds.errors import (
     refuse,
 )
 from sandbox.rds.filters import passes
+from sandbox.rds.multi_az_clusters import MultiAzClusters
 from sandbox.rds.operations import AVAILABLE, Params
 from sandbox.rds.resources import Instance, Operated, View
 from sandbox.rds.servers import Server, ServerError
@@ -69,7 +69,7 @@ class Clusterable(Switchable, Protocol):
         ...
 
 
-class BlueGreen(Clusters):
+class BlueGreen(MultiAzClusters):
     """Deployments of RDS for PostgreSQL, and of whatever else has switchable servers."""
 
     # -- create --------------------------------------------------------------------------------------------------------

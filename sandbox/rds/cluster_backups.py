@@ -24,6 +24,9 @@ from sandbox.rds.operations import Params
 from sandbox.rds.resources import AutomatedBackup, Data, Operated, Snapshot, View
 from sandbox.rds.settings import tags_of
 
+MULTI_AZ_ENGINES = ("postgres", "mysql")
+"""Of clusters that are not Aurora's."""
+
 
 class ClusterBackups(ClusterSettings):
     """Everything that holds a cluster's data outside of it."""
@@ -69,6 +72,8 @@ class ClusterBackups(ClusterSettings):
             source = self.cluster_snapshot(params["SourceDBClusterSnapshotIdentifier"])
             name = self._new_cluster_snapshot_name(params["TargetDBClusterSnapshotIdentifier"])
             _must_be_complete(source)
+            if source.settings["Engine"] in MULTI_AZ_ENGINES:
+                raise invalid_combination("A snapshot of a Multi-AZ DB cluster can't be copied.")
             if params.get("KmsKeyId") and source.key is None:
                 raise invalid_combination(
                     "You can't specify a KMS key to copy an unencrypted DB cluster snapshot; a restore gives it one."
@@ -167,7 +172,7 @@ class ClusterBackups(ClusterSettings):
                     f"The snapshot is of {snapshot.settings['Engine']}, and cannot be restored as {params['Engine']}."
                 )
             kind = self._clustered_kind(params["Engine"], params.get("EngineVersion"))
-            kept = ("BackupRetentionPeriod", "DatabaseName", "MasterUsername", "Port")
+            kept = ("AllocatedStorage", "BackupRetentionPeriod", "DatabaseName", "MasterUsername", "Port")
             settings = self._cluster_settings(name, kind, params, {m: snapshot.settings[m] for m in kept})
             if kind.versions.index(settings["EngineVersion"]) > kind.versions.index(snapshot.settings["EngineVersion"]):
                 raise invalid_combination("A snapshot cannot be restored to an older version.")
@@ -177,10 +182,13 @@ class ClusterBackups(ClusterSettings):
             cluster.volume = snapshot.data.share()
             self._enter_cluster(cluster)
             self.keys.used(cluster.kms_key_id, "Decrypt")
+            self._make_instances(cluster)
 
         def restore() -> None:
             self._pass(cluster, self.durations.restore)
-            self._begin_backups(cluster, self._copy_of(cluster))
+            self._await_instances(cluster)
+            if cluster.backups_since is None:  # its first instance may have begun them
+                self._begin_backups(cluster, self._copy_of(cluster))
             self._show(cluster, "available")
 
         self._operate(cluster, restore)
@@ -194,6 +202,8 @@ class ClusterBackups(ClusterSettings):
         wanted = params.get("KmsKeyId")
         if wanted is None:
             return self.keys.accept(snapshot.key) if snapshot.key else None
+        if snapshot.key is None and snapshot.settings["Engine"] in MULTI_AZ_ENGINES:
+            raise invalid_combination("An unencrypted Multi-AZ DB cluster can't be encrypted.")
         key = self.keys.accept(wanted, TO_COPY if snapshot.key else TO_USE)
         if snapshot.key and snapshot.key != key:
             self.keys.accept(snapshot.key, TO_COPY)

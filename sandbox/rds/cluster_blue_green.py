@@ -55,6 +55,8 @@ class ClusterBlueGreen(BlueGreen):
         return Deployment(self.arn_of, name, tags_of(params), members, self.context.clock.now(), clusters=(blue, green))
 
     def _must_be_fit_for_blue_cluster(self, blue: Cluster) -> None:
+        if blue.is_multi_az:
+            raise refuse(UNSUPPORTED, f"{blue.name} is a Multi-AZ DB cluster.")
         if blue.master_secret:
             raise refuse(UNSUPPORTED, f"The master password of {blue.name} is managed by RDS in Secrets Manager.")
         if self._deployment_with(blue):

@@ -112,7 +112,7 @@ class ClusterMembers(Instances):
             "AvailabilityZone": f"{self.region_name}{'abc'[len(cluster.members) % 3]}",
             **chosen,
             # Of the cluster; an instance of its own would have backups of its own.
-            "AllocatedStorage": 1,
+            "AllocatedStorage": cluster.settings["AllocatedStorage"],
             "BackupRetentionPeriod": 0,
             "DBName": cluster.settings.get("DatabaseName"),
             "EngineVersion": cluster.engine_version,
@@ -120,7 +120,7 @@ class ClusterMembers(Instances):
             "Port": cluster.port,
             "PromotionTier": tier,
             "SecurityGroups": cluster.settings["SecurityGroups"],
-            "StorageType": "aurora",
+            "StorageType": cluster.settings.get("StorageType", "aurora"),
             "SubnetGroup": cluster.settings["SubnetGroup"],
         }
         instance = Instance(self, name, settings, tags, cluster.kms_key_id)
@@ -128,6 +128,15 @@ class ClusterMembers(Instances):
         cluster.members.append(instance)
         self.databases[name] = instance
         return instance
+
+    def _make_instances(self, cluster: Cluster) -> None:
+        """Those that RDS makes with it; of Aurora's none."""
+
+    def _await_instances(self, cluster: Cluster) -> None:
+        """Until they are available."""
+
+    def _delete_instances(self, cluster: Cluster) -> None:
+        """Those that RDS deletes with it."""
 
     def _secure(self, instance: Instance) -> None:
         cluster = instance.cluster

@@ -6,6 +6,7 @@ import datetime as dt
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
+from sandbox.rds.resources import DEFAULTS as INSTANCE_DEFAULTS
 from sandbox.rds.resources import (
     AutomatedBackup,
     Data,
@@ -37,12 +38,17 @@ DEFAULTS: View = {
     "IAMDatabaseAuthenticationEnabled": False,
     "NetworkType": "IPV4",
 }
+# What it has besides where it is no cluster of Aurora's: RDS then gives all of it to its instances.
+DEFAULTS_OF_MULTI_AZ: View = DEFAULTS | {
+    name: INSTANCE_DEFAULTS[name]
+    for name in ("CACertificateIdentifier", "MonitoringInterval", "PerformanceInsightsEnabled", "PubliclyAccessible")
+}
 # A cluster's, and shown of each of its instances as well.
 SHARED = (
     "BackupRetentionPeriod", "DatabaseInsightsMode", "EnabledCloudwatchLogsExports",
     "IAMDatabaseAuthenticationEnabled", "MasterUsername", "PreferredBackupWindow",
 )  # fmt: skip
-COMPUTED = ("SubnetGroup", "SecurityGroups", "ParameterGroup")
+COMPUTED = ("SubnetGroup", "SecurityGroups", "ParameterGroup", "CACertificateIdentifier")
 NOT_ENCRYPTED = "sse-rds"
 """RDS encrypts a new cluster under a key of its own unless it is told of another, and does not call it encrypted."""
 
@@ -63,6 +69,11 @@ class Cluster(Operated):
         """Set for the master user when the first server is made; None: it has the one that is in the data."""
         self.volume: Data | None = None
         """The data while there is no instance."""
+
+    @property
+    def is_multi_az(self) -> bool:
+        """A Multi-AZ DB cluster of RDS's, no cluster of Aurora's."""
+        return "DBClusterInstanceClass" in self.settings
 
     @property
     def writer(self) -> Instance | None:
@@ -96,6 +107,7 @@ class Cluster(Operated):
         if self.backups_since:
             oldest = self.backend.context.clock.now() - dt.timedelta(days=self.retention_days)
             earliest = max(self.backups_since, oldest)
+        certificate = self.settings.get("CACertificateIdentifier")
         zones = sorted({str(member.settings["AvailabilityZone"]) for member in self.members})
         return present(
             {
@@ -110,6 +122,7 @@ class Cluster(Operated):
                 "HostedZoneId": "Z1RLNUO7B9Q6NB",
                 "ClusterCreateTime": self.created,
                 "StorageEncryptionType": "sse-kms" if self.kms_key_id else NOT_ENCRYPTED,
+                "CertificateDetails": {"CAIdentifier": certificate} if certificate else None,
                 "DBClusterParameterGroup": self.settings["ParameterGroup"],
                 "DBSubnetGroup": self.settings["SubnetGroup"]["DBSubnetGroupName"],
                 "MultiAZ": len(zones) > 1,

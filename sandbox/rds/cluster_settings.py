@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sandbox.rds.cluster_members import ClusterMembers
-from sandbox.rds.cluster_resources import DEFAULTS, Cluster
+from sandbox.rds.cluster_resources import DEFAULTS, DEFAULTS_OF_MULTI_AZ, Cluster
 from sandbox.rds.engines import Kind
 from sandbox.rds.errors import cluster_exists, invalid_combination, invalid_value, refuse
 from sandbox.rds.operations import Params
@@ -11,8 +11,9 @@ from sandbox.rds.resources import View
 from sandbox.rds.settings import IDENTIFIER
 
 CLUSTER_QUOTA = 40
-# What an instance may choose, and a cluster of Aurora may not.
-NOT_FOR_CLUSTERS = ("AllocatedStorage", "DBClusterInstanceClass", "Iops", "PubliclyAccessible")
+# Each has what the other has not (API reference: CreateDBCluster).
+NOT_FOR_MULTI_AZ = ("EngineMode", "MaxAllocatedStorage", "OptionGroupName", "ServerlessV2ScalingConfiguration")
+NOT_FOR_AURORA = ("AllocatedStorage", "DBClusterInstanceClass", "Iops", "PubliclyAccessible")
 FROM_INSTANCES = (
     "EngineVersion", "LicenseModel", "Port", "PreferredBackupWindow", "PreferredMaintenanceWindow", "SecurityGroups",
     "SubnetGroup", "Engine",
@@ -36,7 +37,6 @@ class ClusterSettings(ClusterMembers):
     def _clustered_kind(self, name: str, version: str | None) -> Kind:
         kind = self._kind(name, version)
         if kind.cluster_parameters is None:
-            # RDS makes Multi-AZ DB clusters of some of them, which are something else than Aurora's.
             raise invalid_value(f"The sandbox has no clusters of {name}.")
         return kind
 
@@ -48,10 +48,11 @@ class ClusterSettings(ClusterMembers):
         defaults = {
             member: value for member, value in self._defaults(name, kind, chosen).items() if member in FROM_INSTANCES
         }
-        return {**DEFAULTS, **defaults, "ParameterGroup": kind.parameter_group, **chosen}
+        others = DEFAULTS if kind.is_auroras else DEFAULTS_OF_MULTI_AZ
+        return {**others, **defaults, "ParameterGroup": kind.parameter_group, **chosen}
 
     def _chosen_of_cluster(self, params: Params, kind: Kind) -> View:
-        for member in NOT_FOR_CLUSTERS:
+        for member in NOT_FOR_AURORA if kind.is_auroras else NOT_FOR_MULTI_AZ:
             if params.get(member):
                 raise invalid_combination(f"{member} isn't supported for DB engine {kind.name}.")
         chosen = self._chosen(params, kind)

@@ -47,9 +47,11 @@ class Clusters(ClusterBackups):
             cluster.password = self._master_password(cluster, params)
             cluster._associated_roles = roles_of(params)
             self._enter_cluster(cluster)
+            self._make_instances(cluster)
 
         def make() -> None:
             self._pass(cluster, self.durations.create)
+            self._await_instances(cluster)
             self._show(cluster, "available")
 
         self._operate(cluster, make)
@@ -197,7 +199,7 @@ class Clusters(ClusterBackups):
                 raise invalid_combination(
                     "FinalDBSnapshotIdentifier is required unless SkipFinalSnapshot is specified."
                 )
-            if any(not member.doomed.is_set() for member in cluster.members):
+            if any(not member.doomed.is_set() for member in cluster.members) and not cluster.is_multi_az:
                 raise invalid_cluster_state(
                     "Cluster cannot be deleted, it still contains DB instances in non-deleting state."
                 )
@@ -206,6 +208,7 @@ class Clusters(ClusterBackups):
                 if cluster.volume is None and not cluster.members:
                     raise invalid_cluster_state(f"Cluster {cluster.name} has no data yet.")
                 final = self._new_snapshot(cluster, self._new_cluster_snapshot_name(final_name), tags=None)
+            self._delete_instances(cluster)
             forget = params.get("DeleteAutomatedBackups") is not False
             cluster.status = "deleting"
         self._operate(cluster, lambda: self._delete_cluster(cluster, final, forget))

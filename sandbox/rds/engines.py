@@ -44,9 +44,14 @@ class Kind:
     older: tuple[str, ...] = ()
     """Versions of which the books know; their servers are of ``version``."""
     cluster_parameters: Mapping[str, Parameter] | None = None
-    """Those of a DB cluster parameter group; None: this engine has no clusters, and every instance is on its own."""
+    """Those of a DB cluster parameter group that no instance's has; None: this engine has no clusters."""
     log_file: str | None = None
     """The name of an hour's log, for `strftime`; None: nobody has looked yet what RDS calls it."""
+
+    @property
+    def is_auroras(self) -> bool:
+        """Its instances are members of clusters; what another engine has of clusters are Multi-AZ DB clusters."""
+        return self.name.startswith("aurora-")
 
     @property
     def versions(self) -> tuple[str, ...]:
@@ -102,6 +107,7 @@ def _postgres() -> Kind:
             "max_slot_wal_keep_size": Parameter(None, "-1-2147483647", data_type="integer"),
         },
         servers=PostgresEngine,
+        cluster_parameters={},
         log_file="error/postgresql.log.%Y-%m-%d-%H",
     )
 

@@ -52,7 +52,7 @@ class Instances(Backups, Logs):
         with self.lock:
             name = self._new_name(params["DBInstanceIdentifier"])
             kind = self._kind(params["Engine"], params.get("EngineVersion"))
-            if kind.cluster_parameters is not None:
+            if kind.is_auroras:
                 raise invalid_combination(f"{kind.name} DB instances are members of a cluster: name it.")
             chosen = self._chosen(params, kind)
             settings = {**self._defaults(name, kind, chosen), **chosen}
@@ -332,14 +332,14 @@ class Instances(Backups, Logs):
         if params.get("BackupRetentionPeriod") == 0 and instance.replicas:
             raise invalid_combination("Backups cannot be disabled for a DB instance that has read replicas.")
 
-    def _modify_insights(self, instance: Instance, chosen: View) -> bool:
+    def _modify_insights(self, owner: Operated, chosen: View) -> bool:
         if "PerformanceInsightsEnabled" not in chosen:
             return False
-        before = instance.settings.get("PerformanceInsightsKMSKeyId")
+        before = owner.settings.get("PerformanceInsightsKMSKeyId")
         if before and chosen.get("PerformanceInsightsKMSKeyId") not in (None, before):
             raise invalid_combination("You can't change the KMS key of Performance Insights once it is enabled.")
-        changed = chosen["PerformanceInsightsEnabled"] != instance.settings["PerformanceInsightsEnabled"]
-        instance.settings.update({m: value for m, value in chosen.items() if m.startswith("PerformanceInsights")})
+        changed = chosen["PerformanceInsightsEnabled"] != owner.settings["PerformanceInsightsEnabled"]
+        owner.settings.update({m: value for m, value in chosen.items() if m.startswith("PerformanceInsights")})
         return bool(changed)
 
     def _modify_log_exports(self, owner: Operated, params: Params) -> bool:

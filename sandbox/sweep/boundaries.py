@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from sandbox.demo.dialects import MULTI_AZ_POSTGRES
 from sandbox.demo.world import CATCH_UP, Connectivity
 
 Way = Literal["forward", "back"]
@@ -90,6 +91,7 @@ SUBJECTS: Mapping[str, Subject] = {
             "rollback",
             request=CLUSTER_BY_SNAPSHOT,
         ),
+        Subject(MULTI_AZ_POSTGRES, "snapshot", _NAME_STAYS, "rollback", request=CLUSTER_BY_SNAPSHOT),
     )
 }
 

@@ -4,10 +4,16 @@ from collections import Counter
 from collections.abc import Iterable
 from html import escape
 
+from sandbox.demo.dialects import MULTI_AZ_POSTGRES
 from sandbox.sweep.batch import Result
 from sandbox.sweep.boundaries import KINDS, Boundary, Subject
 
-ENGINES = {"postgres": "PostgreSQL", "mariadb": "MariaDB", "aurora-postgresql": "Aurora PostgreSQL"}
+ENGINES = {
+    "postgres": "PostgreSQL",
+    "mariadb": "MariaDB",
+    "aurora-postgresql": "Aurora PostgreSQL",
+    MULTI_AZ_POSTGRES: "Multi-AZ DB clusters of PostgreSQL",
+}
 
 STYLE = """
 body { font: 14px/1.4 system-ui, sans-serif; margin: 2rem; color: #1c1c1c; background: #fff; }

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -124,6 +125,13 @@ AT_RESTORE = {
     "ServerlessV2ScalingConfiguration": {"MinCapacity": 1.0, "MaxCapacity": 2.0},
     "EngineLifecycleSupport": "open-source-rds-extended-support-disabled",
 }  # fmt: skip
+FULL_OF_MULTI_AZ: dict[str, object] = {
+    "DBClusterInstanceClass": "db.m6gd.large", "Iops": 3000, "AllocatedStorage": 200, "PubliclyAccessible": True,
+    "AutoMinorVersionUpgrade": False, "CertificateDetails": {"CAIdentifier": "rds-ca-rsa2048-g1"},
+    "PerformanceInsightsEnabled": True, "PerformanceInsightsKMSKeyId": "old", "PerformanceInsightsRetentionPeriod": 31,
+    "KmsKeyId": "old", "MonitoringInterval": 30, "MonitoringRoleArn": "role",
+}  # fmt: skip
+MULTI_AZ_AT_RESTORE = {"DBClusterInstanceClass": "db.m6gd.large", "Iops": 3000, "PubliclyAccessible": True}
 AFTERWARDS = {"PreferredMaintenanceWindow": "mon:02:00-mon:02:30"}
 BEYOND_REPAIR = {"engine version", "port", "subnet group", "Extended Support"}
 
@@ -171,6 +179,56 @@ def test_a_restored_cluster_is_adopted_though_the_answer_was_lost(clusters: AwsC
         stubber.add_response("describe_db_clusters", {"DBClusters": there["DBClusters"]})
 
         clusters.request_restore(source, "orders", "s", "key", OURS)
+
+
+def of_multi_az(clusters: AwsClusters, **raw: object) -> Instance:
+    found = seen(clusters, **FULL_OF_MULTI_AZ, **raw)
+    return replace(found, database=found.database.having(engine="postgres"))
+
+
+def test_a_multi_az_cluster_gets_what_its_instances_are_to_be_as_well(clusters: AwsClusters) -> None:
+    make(tags={})
+    asked = {"DBClusterIdentifier": "orders-rot-42", "SnapshotIdentifier": "s", "Engine": "postgres",
+             "KmsKeyId": "key", "Tags": [{"Key": k, "Value": v} for k, v in OURS.items()], "DeletionProtection": False,
+             "EnableIAMDatabaseAuthentication": False, "CopyTagsToSnapshot": False, **MULTI_AZ_AT_RESTORE}  # fmt: skip
+    source = of_multi_az(clusters)
+    source = replace(source, raw={name: source.raw[name] for name in FULL_OF_MULTI_AZ})
+    with Stubber(client("rds")) as stubber:
+        stubber.add_client_error("describe_db_clusters", "DBClusterNotFoundFault")
+        stubber.add_response("restore_db_cluster_from_snapshot", {}, asked)
+
+        clusters.request_restore(source, "orders-rot-42", "s", "key", OURS)
+
+
+def test_what_its_restore_does_not_take_is_repaired_with_one_call(clusters: AwsClusters) -> None:
+    """Performance Insights moves to the new key; its key can be chosen only when it is switched on."""
+    make()
+    source = of_multi_az(clusters)
+    database = source.database.having(kms_key_arn="new")
+    there = {**MULTI_AZ_AT_RESTORE, "AllocatedStorage": 100, "CertificateDetails": {"CAIdentifier": "rds-ca-2019"}}
+    target = replace(source, database=database, raw={**source.raw, **dict.fromkeys(FULL_OF_MULTI_AZ), **there})
+    differences = clusters.settings_differences(source, target)
+    with Stubber(client("rds")) as stubber:
+        asked = {
+            "DBClusterIdentifier": "orders", "ApplyImmediately": True, "AllocatedStorage": 200,
+            "AutoMinorVersionUpgrade": False, "CACertificateIdentifier": "rds-ca-rsa2048-g1",
+            "EnablePerformanceInsights": True, "PerformanceInsightsRetentionPeriod": 31,
+            "PerformanceInsightsKMSKeyId": "new", "MonitoringInterval": 30, "MonitoringRoleArn": "role",
+        }  # fmt: skip
+        stubber.add_response("modify_db_cluster", {}, asked)
+        assert [] == clusters.request_setting_repair(source, target, differences)
+        stubber.assert_no_pending_responses()
+
+    assert {
+        "allocated storage", "automatic minor upgrades", "CA certificate", "Performance Insights",
+        "Performance Insights key", "enhanced monitoring",
+    } == set(differences)  # fmt: skip
+
+
+def test_a_cluster_of_auroras_has_none_of_that_for_itself(clusters: AwsClusters) -> None:
+    """Its instances have: RDS shows some of it of the cluster, too."""
+    make()
+    assert {} == clusters.settings_differences(seen(clusters, **FULL_OF_MULTI_AZ), seen(clusters))
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)

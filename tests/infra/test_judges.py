@@ -81,9 +81,10 @@ REASONS: dict[str, str] = {
     r"AwsSolutions-IAM5\[Resource::arn:aws:cloudwatch:[^:]*:[^:]*:(alarm:|dashboard/)\*\]": (
         "read only: whatever watches a database may have any name"
     ),
-    r"AwsSolutions-IAM5\[Resource::arn:aws:rds:.*:(db|cluster|(cluster-)?snapshot):\*-rot-\*(-interim)?\]": (
-        "names that only a rotation gives"
-    ),
+    (
+        r"AwsSolutions-IAM5\[Resource::arn:aws:rds:.*:(db|cluster|(cluster-)?snapshot)"
+        r":\*-rot-\*(-interim)?(-instance-\*)?\]"
+    ): ("names that only a rotation gives"),
     r"AwsSolutions-IAM5\[Resource::arn:aws:kms:.*:alias/rds-rotation/\*\]": "names that only a rotation gives",
     r"AwsSolutions-IAM5\[Resource::arn:aws:scheduler:.*:schedule/rds-key-rotation-recovery/\*\]": (
         "one schedule per rotation, in a group of their own"

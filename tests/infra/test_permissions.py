@@ -87,7 +87,10 @@ FURTHER: dict[str, set[str]] = {
     "rds:CopyDBClusterSnapshot": {"rds:AddTagsToResource"},  # and what CopyDBSnapshot asks for
     "rds:CreateDBSnapshot": {"rds:AddTagsToResource"},
     "rds:CopyDBSnapshot": UNDER_ANOTHER_KEY,
-    "rds:RestoreDBClusterFromSnapshot": UNDER_ANOTHER_KEY,  # perhaps all that a copy asks for
+    "rds:RestoreDBClusterFromSnapshot": {
+        *UNDER_ANOTHER_KEY,  # perhaps all that a copy asks for
+        "rds:CreateDBInstance",  # of a Multi-AZ DB cluster
+    },
     "rds:RestoreDBInstanceFromDBSnapshot": {"rds:AddTagsToResource", "kms:CreateGrant", "kms:DescribeKey"},
     "rds:ModifyDBInstance": {
         "iam:PassRole",
@@ -117,7 +120,7 @@ ON_ANOTHER_KIND = {  # 2026-11: an alias that leads nowhere has no key to decide
 }
 
 NEVER_NAMED = {
-    ("rds:CreateDBInstanceReadReplica", "cluster"): "2026-11: no source is a Multi-AZ DB cluster",
+    ("rds:CreateDBInstanceReadReplica", "cluster"): "2026-11: no replica is made of a Multi-AZ DB cluster",
     ("rds:DeleteDBCluster", "cluster-snapshot"): "2026-11: only of a final snapshot, and none is asked for",
     ("states:DescribeExecution", "express"): "2026-11: ours are standard executions, which have an ARN of another kind",
 }

@@ -18,6 +18,7 @@ from infra.tasks import permission_matrix
 from lambdas.rotation.names import BASE_NAME_TAG, DEPLOYMENT_TAG, ROTATION_ID_TAG
 from lambdas.rotation.policy import request_for
 from sandbox.demo import world
+from sandbox.demo.dialects import MULTI_AZ_POSTGRES
 from sandbox.demo.world import CATCH_UP, Connectivity, World
 from tests.rotation.support import Customer, Inbox
 
@@ -94,25 +95,26 @@ class Lab:
     @cached_property
     def clustered(self) -> World:
         """A cluster with a role that RDS does not copy."""
-        return self._of_aurora("clustered", "endpoint")
+        return self._cluster("clustered", "endpoint")
 
     @cached_property
     def restored(self) -> World:
         """The same with a login and a record, so that a snapshot will do."""
-        return self._of_aurora("restored", "dns")
+        return self._cluster("restored", "dns")
 
-    def one_keyless(self, identifier: str) -> World:
-        return self._of_aurora(identifier, "dns", encrypted=False)
+    @cached_property
+    def spread(self) -> World:
+        """A Multi-AZ DB cluster, which comes with its instances, and of which RDS copies no snapshot."""
+        return self._cluster("spread", "dns", MULTI_AZ_POSTGRES)
 
-    def _of_aurora(self, identifier: str, connectivity: Connectivity, *, encrypted: bool = True) -> World:
+    def _cluster(self, identifier: str, connectivity: Connectivity, engine: str = "aurora-postgresql") -> World:
         built = self.customer.build(
             identifier,
             rows=20,
             writers=1,
             databases=("orders",),
             connectivity=connectivity,
-            engine="aurora-postgresql",
-            encrypted=encrypted,
+            engine=engine,
         )
         (imports,) = CONFIG.associated_role_arns
         self._role(imports.rsplit("/", 1)[-1], "rds")

@@ -103,9 +103,8 @@ def of_a_cluster_by_snapshot(lab: Lab, missing: Permission | None) -> Ended:
     return lab.rotate(lab.restored, RetireKey="false", **CLUSTER_BY_SNAPSHOT)
 
 
-def of_a_keyless_cluster(lab: Lab, missing: Permission | None) -> Ended:
-    """It has a key afterwards, so each takes one of its own."""
-    return lab.rotate(lab.one_keyless(f"keyless-{secrets.token_hex(2)}"), **CLUSTER_BY_SNAPSHOT)
+def of_a_multi_az_cluster(lab: Lab, missing: Permission | None) -> Ended:
+    return lab.rotate(lab.spread, RetireKey="false", **CLUSTER_BY_SNAPSHOT)
 
 
 def planned(lab: Lab, missing: Permission | None) -> Ended:
@@ -410,7 +409,9 @@ UNUSUAL: Mapping[Permission, Way] = {
     ("ScheduleKeyDeletion", "kms:EnableKey"): used_while_disabled,
     ("ScheduleKeyDeletion", "kms:ListResourceTags"): twice,
     ("ScheduleKeyDeletion", "kms:ScheduleKeyDeletion"): retired,
-    ("Decommission", "rds:RestoreDBClusterFromSnapshot"): of_a_keyless_cluster,
+    ("RestoreTarget", "rds:CreateDBInstance"): of_a_multi_az_cluster,
+    ("Decommission", "rds:CreateDBInstance"): of_a_multi_az_cluster,
+    ("Decommission", "rds:RestoreDBClusterFromSnapshot"): of_a_multi_az_cluster,
     ("Notify", "states:SendTaskFailure"): refused_and_answered,
     ("Notify", "states:SendTaskSuccess"): answered,
     ("RestoreConnectivity", "dynamodb:GetItem"): refused,

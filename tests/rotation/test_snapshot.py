@@ -27,10 +27,12 @@ from tests.rotation.scenarios import (
 from tests.rotation.support import Customer
 
 RESTORE = "rds.RestoreDBInstanceFromDBSnapshot"
+RESTORE_CLUSTER = "rds.RestoreDBClusterFromSnapshot"
 OF_A_CLUSTER: Mapping[str, Any] = {
     "request": CLUSTER_BY_SNAPSHOT,
     "world": {"engine": "aurora-postgresql"},
 }
+OF_MULTI_AZ: Mapping[str, Any] = {**OF_A_CLUSTER, "world": {"engine": "multi-az-postgres"}}
 COPIED_AHEAD: Mapping[str, Any] = {**BY_SNAPSHOT, "PreCopy": True}
 SHORT = 601
 """Seconds. RDS takes longer for the restore."""
@@ -61,10 +63,23 @@ FORWARD = [
     # RDS copies no snapshot of it under a key; what is kept is of a cluster in between, which nobody knows of here.
     Scenario(
         "sn-cluster-keyless",
-        ({"kind": "killed", "function": "decommission", "call": "rds.RestoreDBClusterFromSnapshot", "when": "after"},),
+        ({"kind": "killed", "function": "decommission", "call": RESTORE_CLUSTER, "when": "after"},),
         ends="forward",
         request=CLUSTER_BY_SNAPSHOT,
         world={"engine": "aurora-postgresql", "encrypted": False},
+    ),
+    # RDS copies no snapshot of it at all, and makes its instances; of the target nobody knows that it was asked for.
+    Scenario(
+        "sn-multi-az-dies-at-request",
+        ({"kind": "killed", "function": "restore-target", "call": RESTORE_CLUSTER, "when": "after"},),
+        ends="forward",
+        **OF_MULTI_AZ,
+    ),
+    Scenario(
+        "sn-multi-az-dies-in-between",
+        ({"kind": "killed", "function": "decommission", "call": RESTORE_CLUSTER, "when": "after"},),
+        ends="forward",
+        **OF_MULTI_AZ,
     ),
 ]
 BACK = [
@@ -88,6 +103,19 @@ BACK = [
         ({"kind": "denied", "function": "update-connectivity", "call": "route53.ChangeResourceRecordSets"},),
         error="AccessRefused",
         **OF_A_CLUSTER,
+    ),
+    Scenario(
+        "sn-multi-az-denied",
+        ({"kind": "denied", "function": "update-connectivity", "call": "route53.ChangeResourceRecordSets"},),
+        error="AccessRefused",
+        **OF_MULTI_AZ,
+    ),
+    # The function lives on, and asks for the cluster when its rollback has begun.
+    Scenario(
+        "sn-multi-az-stopped-at-request",
+        ({"kind": "stopped", "function": "restore-target", "call": RESTORE_CLUSTER, "seconds": 4},),
+        error="StoppedByHand",
+        **OF_MULTI_AZ,
     ),
     Scenario(
         "sn-cluster-stopped-at-reader",

@@ -58,6 +58,11 @@ SAMPLE = [
         Boundary("forward", "wait-for-restore", "rds.CreateDBInstance", subject="aurora-postgresql/snapshot"),
         "killed",
     ),
+    # What is kept of the source is to be made of a cluster that nobody knows of.
+    Cell(
+        Boundary("forward", "decommission", "rds.RestoreDBClusterFromSnapshot", subject="multi-az-postgres/snapshot"),
+        "killed",
+    ),
 ]
 
 

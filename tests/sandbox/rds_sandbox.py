@@ -186,6 +186,15 @@ class Sandbox:
         eventually(lambda: look()["Status"] == "available", f"snapshot {name} is available")
         return look()
 
+    def cluster_snapshot_available(self, name: str) -> dict[str, Any]:
+        def look() -> dict[str, Any]:
+            found = self.rds.describe_db_cluster_snapshots(DBClusterSnapshotIdentifier=name)
+            snapshot: dict[str, Any] = found["DBClusterSnapshots"][0]
+            return snapshot
+
+        eventually(lambda: look()["Status"] == "available", f"cluster snapshot {name} is available")
+        return look()
+
     def address(self, name: str) -> str | None:
         found: str | None = json.loads(self.names_path.read_text()).get(name)
         return found

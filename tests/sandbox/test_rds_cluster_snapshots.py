@@ -34,7 +34,7 @@ def books(sandbox: Sandbox, old: str) -> str:
         sql.run("CREATE TABLE t AS SELECT 42 AS x")
     sandbox.rds.create_db_cluster_snapshot(DBClusterIdentifier="books", DBClusterSnapshotIdentifier="books-s")
     assert sandbox.cluster("books")["Status"] == "backing-up"
-    complete(sandbox, "books-s")
+    sandbox.cluster_snapshot_available("books-s")
     sandbox.cluster_available("books")
     return "books"
 
@@ -42,11 +42,6 @@ def books(sandbox: Sandbox, old: str) -> str:
 def look(sandbox: Sandbox, name: str) -> dict[str, Any]:
     found = sandbox.rds.describe_db_cluster_snapshots(DBClusterSnapshotIdentifier=name)["DBClusterSnapshots"]
     return dict(found[0])
-
-
-def complete(sandbox: Sandbox, name: str) -> dict[str, Any]:
-    eventually(lambda: look(sandbox, name)["Status"] == "available", f"cluster snapshot {name} is available")
-    return look(sandbox, name)
 
 
 def restore(**changes: Any) -> dict[str, Any]:
@@ -89,7 +84,7 @@ def test_a_copy_may_have_another_key_and_one_that_is_not_encrypted_may_not(sandb
     new, copy = sandbox.key(), sandbox.rds.copy_db_cluster_snapshot
     source = {"SourceDBClusterSnapshotIdentifier": "books-s", "TargetDBClusterSnapshotIdentifier": "books-c"}
     copy(**source, KmsKeyId=new, CopyTags=True)
-    copied = complete(sandbox, "books-c")
+    copied = sandbox.cluster_snapshot_available("books-c")
     assert (copied["KmsKeyId"], copied["StorageEncrypted"], copied["TagList"]) == (
         new,
         True,
@@ -105,7 +100,7 @@ def test_a_copy_may_have_another_key_and_one_that_is_not_encrypted_may_not(sandb
     sandbox.rds.create_db_cluster_snapshot(**take)
     assert look(sandbox, "plain-s")["StorageEncryptionType"] == "sse-rds"
     plain = {"SourceDBClusterSnapshotIdentifier": "plain-s", "TargetDBClusterSnapshotIdentifier": "plain-c"}
-    complete(sandbox, "plain-s")
+    sandbox.cluster_snapshot_available("plain-s")
     assert code_of(copy, **plain, KmsKeyId=new) == "InvalidParameterCombination"
     encrypted = restore(DBClusterIdentifier="sealed", SnapshotIdentifier="plain-s", KmsKeyId=new)
     sandbox.rds.restore_db_cluster_from_snapshot(**encrypted)

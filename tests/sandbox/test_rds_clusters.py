@@ -121,7 +121,7 @@ def test_tags_of_a_cluster(sandbox: Sandbox, orders: str) -> None:
     [
         ({"DBClusterIdentifier": "Orders"}, "DBClusterAlreadyExistsFault"),
         ({"DBClusterIdentifier": "two--hyphens"}, "InvalidParameterValue"),
-        ({"Engine": "postgres"}, "InvalidParameterValue"),
+        ({"Engine": "mariadb"}, "InvalidParameterValue"),
         ({"EngineVersion": "9.6"}, "InvalidParameterCombination"),
         ({"EngineMode": "serverless"}, "InvalidParameterValue"),
         ({"BackupRetentionPeriod": 0}, "InvalidParameterValue"),

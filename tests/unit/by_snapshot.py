@@ -5,12 +5,14 @@ from collections.abc import Sequence
 from lambdas.clean_up.handler import clean_up
 from lambdas.copy_snapshot.handler import copy_snapshot
 from lambdas.decommission.handler import decommission
+from lambdas.rollback.handler import rollback
 from lambdas.rotation.ports import Step
 from lambdas.rotation.state import Rotation
+from lambdas.rotation.undoing import SLOWEST_FUNCTION
 from lambdas.take_snapshot.handler import take_snapshot
 from lambdas.wait_for_restore.handler import wait_for_restore
 from lambdas.wait_for_source.handler import OBSERVATIONS, wait_for_source
-from tests.fakes import FakePorts, visit
+from tests.fakes import FakePorts, failed, visit
 
 
 def done(step: Step, rotation: Rotation, ports: FakePorts, made: Sequence[str]) -> Rotation:
@@ -37,6 +39,13 @@ def after(
         rotation = done(step, rotation, ports, made)
     ports.calls.clear()
     return ports, rotation
+
+
+def rolled_back(ports: FakePorts, rotation: Rotation) -> Rotation:
+    """The restore has failed, and nobody of that rotation is alive any more."""
+    rotation = visit(rollback, failed(rotation, "RestoreFailed"), ports)
+    ports.clock.advance(SLOWEST_FUNCTION.total_seconds() + 1)
+    return visit(rollback, rotation, ports)
 
 
 def cleaned_up(ports: FakePorts, rotation: Rotation) -> None:

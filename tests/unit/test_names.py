@@ -57,15 +57,15 @@ def test_two_kept_snapshots_are_never_copied_to_one_name(base: str, first: str, 
 @example(base="x" * 63, another="x" * 62, first="00000001", now="0a1b2c3d")
 def test_what_a_rotation_kept_is_known_by_its_name(base: str, another: str, first: str, now: str) -> None:
     """Whatever else carries our tags is an owner's, and is neither copied nor deleted; shortened names count, too."""
-    target = names.target_identifier(base, first)
-    kept = names.kept_snapshot(target)
-    rekeyed = names.rekeyed_snapshot(kept, now)
-
     for base_name in (base, names.CLUSTER + base):
+        target = names.target_identifier(base_name, first)
+        kept = names.kept_snapshot(target)
+        rekeyed = names.rekeyed_snapshot(kept, now)
         assert [True, True] == [names.is_kept_snapshot(one, base_name) for one in (kept, rekeyed)]
         for owners in (target, f"{target}-mine", f"{kept}-mine", f"my-{kept}", f"{rekeyed}-mine"):
             assert not names.is_kept_snapshot(owners, base_name)
-    assert base == another or not names.is_kept_snapshot(kept, another)
+        another_of_its_kind = base_name.removesuffix(base) + another
+        assert base == another or not names.is_kept_snapshot(kept, another_of_its_kind)
 
 
 @given(base=instance_identifiers(), scheduled_at=any_text())

@@ -12,7 +12,6 @@ from lambdas.pause_application_writes.handler import pause_application_writes
 from lambdas.preflight.handler import preflight
 from lambdas.restore_target.handler import restore_target
 from lambdas.resume_writes.handler import resume_writes
-from lambdas.rollback.handler import rollback
 from lambdas.rotation import reach
 from lambdas.rotation.errors import (
     NameTaken,
@@ -26,7 +25,6 @@ from lambdas.rotation.errors import (
 from lambdas.rotation.names import CLUSTER, CONTROL_DATABASE, DECOMMISSION_TAG, RELEASED_TAG, ROTATION_ID_TAG, our_tags
 from lambdas.rotation.ports import Step
 from lambdas.rotation.state import Finding, Rotation
-from lambdas.rotation.undoing import SLOWEST_FUNCTION
 from lambdas.take_snapshot.handler import take_snapshot
 from lambdas.verify.handler import verify
 from lambdas.wait_for_restore.handler import wait_for_restore
@@ -37,7 +35,6 @@ from tests.fakes import (
     ROTATION_ID,
     FakePorts,
     connectivity_prepared,
-    failed,
     journaled,
     planned_rotation,
     visit,
@@ -382,16 +379,10 @@ def test_copying_proves_no_reach_that_it_does_not_need(monkeypatch: pytest.Monke
 # -- back --------------------------------------------------------------------------------------------------------------
 
 
-def rolled_back(ports: FakePorts, rotation: Rotation) -> Rotation:
-    rotation = visit(rollback, failed(rotation, "RestoreFailed"), ports)
-    ports.clock.advance(SLOWEST_FUNCTION.total_seconds() + 1)
-    return visit(rollback, rotation, ports)
-
-
 def test_a_rollback_opens_the_source_and_removes_instances_cluster_and_snapshot() -> None:
     ports, rotation = after(*RESTORED)
     ports.rds.alter(CLUSTER + TARGET, deletion_protection=True)
-    rotation = rolled_back(ports, rotation)
+    rotation = by_snapshot.rolled_back(ports, rotation)
     assert ["shop"] == writable(ports)
 
     for _ in range(12):
@@ -407,7 +398,7 @@ def test_a_rollback_opens_the_source_and_removes_instances_cluster_and_snapshot(
 
 def test_what_cannot_be_removed_is_left_over_with_the_commands_of_clusters() -> None:
     ports, rotation = after(*RESTORED)
-    rotation = rolled_back(ports, rotation)
+    rotation = by_snapshot.rolled_back(ports, rotation)
     for call in ("rds.request_instance_deletion", "rds.request_snapshot_deletion"):
         for _ in range(4):
             ports.fail(call, RetirementRefused("not ours"))
@@ -423,7 +414,7 @@ def test_what_cannot_be_removed_is_left_over_with_the_commands_of_clusters() -> 
 
 def test_a_strangers_cluster_of_that_name_is_not_touched() -> None:
     ports, rotation = after(*RESTORED)
-    rotation = rolled_back(ports, rotation)
+    rotation = by_snapshot.rolled_back(ports, rotation)
     ports.rds.alter(CLUSTER + TARGET, tags={ROTATION_ID_TAG: "another"})
 
     for _ in range(6):
@@ -456,7 +447,7 @@ def test_marks_the_instances_of_both_sides() -> None:
 @pytest.mark.parametrize(
     ("facts", "pending"),
     [
-        ({"status": "rebooting"}, f"{TARGETS_READER} is rebooting, replica of None"),
+        ({"status": "rebooting"}, f"{TARGETS_READER} is rebooting"),
         ({"key": OLD_KEY}, f"{TARGETS_READER} is encrypted under {OLD_KEY}"),
     ],
 )

@@ -19,9 +19,12 @@ COPIED_BY: Mapping[str, tuple[str, tuple[str, ...]]] = {
 """By engine: the parameter of the cluster's group that lets green follow, and the values that do."""
 BY: Mapping[str, tuple[str, ...]] = {
     "blue-green": tuple(COPIED_BY),
-    "snapshot": tuple(engine for engine in COPIED_BY if engine in ENGINES),
+    "snapshot": tuple(engine for engine in (*COPIED_BY, "postgres") if engine in ENGINES),
 }
-"""Strategy -> the engines whose clusters it rotates; a fence of our own has to be known for a snapshot."""
+"""Strategy -> the engines whose clusters it rotates; a fence of our own has to be known for a snapshot.
+
+A cluster of an engine that is not Aurora's is a Multi-AZ DB cluster, of which RDS makes no blue/green deployment (RDS
+User Guide: limitations of blue/green deployments)."""
 
 
 def strategy(rotation: Rotation) -> Iterator[Finding]:
@@ -46,7 +49,13 @@ def condition(rotation: Rotation, source: Instance) -> Iterator[Finding]:
     plan, _ = rotation.planned()
     raw, identifier = source.raw, source.database.identifier
     yield from idle(rotation, source)
-    if plan.strategy == "blue-green" and source.database.kms_key_arn is None:
+    if source.database.kms_key_arn is None and source.database.is_multi_az_cluster:
+        yield Finding(
+            name="Unencrypted",
+            message=f"{identifier} is encrypted under no KMS key, and RDS encrypts no unencrypted Multi-AZ DB cluster",
+            advice="move its data to an encrypted one of your own",
+        )
+    elif plan.strategy == "blue-green" and source.database.kms_key_arn is None:
         yield Finding(
             name="Unencrypted",
             message=f"{identifier} is encrypted under no KMS key: RDS makes no encrypted cluster of it by blue/green",
@@ -122,8 +131,13 @@ def quotas(source: Instance, ports: Ports) -> Iterator[Finding]:
     And at its end for one more, where a snapshot has to be restored to get under a key (`decommission.interim`).
     """
     members = len(source.raw.get("DBClusterMembers") or ())
-    clusters = 1 if source.database.kms_key_arn is not None else 2
-    yield from room({"DBClusters": clusters, "DBInstances": members, "ManualClusterSnapshots": 2}, ports)
+    of_multi_az = source.database.is_multi_az_cluster
+    clusters = 2 if of_multi_az or source.database.kms_key_arn is None else 1
+    instances = members * clusters if of_multi_az else members
+    needed = {"DBClusters": clusters, "DBInstances": instances, "ManualClusterSnapshots": 2}
+    if of_multi_az:
+        needed["AllocatedStorage"] = instances * int(source.raw.get("AllocatedStorage") or 0)
+    yield from room(needed, ports)
 
 
 def restorable(rotation: Rotation, source: Instance) -> Iterator[Finding]:
@@ -145,7 +159,8 @@ def restorable(rotation: Rotation, source: Instance) -> Iterator[Finding]:
             advice="switch it off (ModifyDBCluster EnableLocalWriteForwarding=false), and on again for the target",
         )
     yield from carriable(source)
-    yield from _member_names(rotation, source)
+    if not database.is_multi_az_cluster:  # RDS names the instances of one itself
+        yield from _member_names(rotation, source)
     if len(raw.get("DBClusterMembers") or ()) > 1 and "reader-endpoint" not in plan.accept:
         yield Finding(
             name="ReaderEndpoint",
@@ -217,6 +232,8 @@ def warnings_of_snapshot(rotation: Rotation, source: Instance, ports: Ports) -> 
             "carried over",
             advice="set it for the target after the rotation",
         )
+    if source.database.is_multi_az_cluster:
+        return
     yield Finding(
         name="AutoScaling",
         message=f"scaling policies of {identifier} are not carried over, and nobody has looked for any; instances that "

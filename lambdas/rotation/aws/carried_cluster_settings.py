@@ -6,6 +6,10 @@
 from typing import Any
 
 from lambdas.rotation.aws.carried_settings import (
+    ALLOCATED_STORAGE,
+    ENHANCED_MONITORING,
+    INSIGHTS,
+    INSIGHTS_KEY,
     Setting,
     log_export_repair,
     log_exports,
@@ -13,6 +17,7 @@ from lambdas.rotation.aws.carried_settings import (
     security_groups,
     when,
 )
+from lambdas.rotation.ports import Instance
 
 
 def _named(name: str, field: str, *, restore: str = "", modify: str | None = None, default: Any = None) -> Setting:
@@ -64,3 +69,27 @@ SETTINGS: tuple[Setting, ...] = (
     _both("network type", "NetworkType"),
     _named("Extended Support", "EngineLifecycleSupport", restore="EngineLifecycleSupport"),
 )
+
+_OF_MULTI_AZ: tuple[Setting, ...] = (
+    _named(
+        "instance class", "DBClusterInstanceClass", restore="DBClusterInstanceClass", modify="DBClusterInstanceClass"
+    ),
+    _both("provisioned IOPS", "Iops"),  # asked for with whichever storage type
+    ALLOCATED_STORAGE,
+    _named("public access", "PubliclyAccessible", restore="PubliclyAccessible", default=False),
+    _named("automatic minor upgrades", "AutoMinorVersionUpgrade", restore="", modify="AutoMinorVersionUpgrade"),
+    Setting(
+        "CA certificate",
+        seen=lambda raw: (raw.get("CertificateDetails") or {}).get("CAIdentifier"),
+        repair=lambda wanted, seen: {"CACertificateIdentifier": wanted},
+        satisfied=lambda wanted, seen: wanted is None or wanted == seen,
+    ),
+    INSIGHTS,
+    INSIGHTS_KEY,
+    ENHANCED_MONITORING,
+)
+"""What the instances of a Multi-AZ DB cluster get from it; those of Aurora have it for themselves."""
+
+
+def settings_of(cluster: Instance) -> tuple[Setting, ...]:
+    return (*SETTINGS, *_OF_MULTI_AZ) if cluster.database.is_multi_az_cluster else SETTINGS

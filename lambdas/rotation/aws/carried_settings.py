@@ -153,17 +153,43 @@ def _domain(raw: Raw) -> tuple[str, ...]:
     return tuple(sorted(m.get("Domain") or m.get("FQDN", "") for m in raw.get("DomainMemberships") or ()))
 
 
+# Of an instance, and of a Multi-AZ DB cluster, by the same names.
+ALLOCATED_STORAGE = Setting(
+    "allocated storage",
+    seen=lambda raw: int(raw.get("AllocatedStorage") or 0),
+    repair=lambda wanted, seen: {"AllocatedStorage": wanted},
+    satisfied=lambda wanted, seen: seen >= wanted,  # storage only grows, and autoscaling may have been here
+    pending="AllocatedStorage",
+)
+INSIGHTS = Setting(
+    "Performance Insights",
+    seen=_insights,
+    create=_insights_parameters,
+    restore=_not_taken,
+    repair=lambda wanted, seen: _insights_parameters(wanted),
+)
+# It cannot be changed while Performance Insights is on: given at creation, or together with switching it on.
+INSIGHTS_KEY = Setting(
+    "Performance Insights key",
+    seen=lambda raw: raw.get("PerformanceInsightsKMSKeyId") if raw.get("PerformanceInsightsEnabled") else None,
+    wanted=_insights_key,
+    create=lambda wanted: when(wanted, PerformanceInsightsKMSKeyId=wanted),
+    restore=_not_taken,
+    repair=lambda wanted, seen: {"PerformanceInsightsKMSKeyId": wanted} if seen is None else None,
+)
+ENHANCED_MONITORING = Setting(
+    "enhanced monitoring",
+    seen=_monitoring,
+    create=_monitoring_parameters,
+    restore=_not_taken,
+    repair=lambda wanted, seen: _monitoring_parameters(wanted),
+)
+
 SETTINGS: tuple[Setting, ...] = (
     plain("instance class", "DBInstanceClass", create="DBInstanceClass", modify="DBInstanceClass"),
     plain("engine version", "EngineVersion"),
     plain("storage type", "StorageType", create="StorageType", modify="StorageType"),
-    Setting(
-        "allocated storage",
-        seen=lambda raw: int(raw.get("AllocatedStorage") or 0),
-        repair=lambda wanted, seen: {"AllocatedStorage": wanted},
-        satisfied=lambda wanted, seen: seen >= wanted,  # storage only grows, and autoscaling may have been here
-        pending="AllocatedStorage",
-    ),
+    ALLOCATED_STORAGE,
     Setting(
         "provisioned IOPS",
         seen=_provisioned_iops,
@@ -284,28 +310,9 @@ SETTINGS: tuple[Setting, ...] = (
         restore="",
         modify="DatabaseInsightsMode",
     ),
-    Setting(
-        "Performance Insights",
-        seen=_insights,
-        create=_insights_parameters,
-        restore=_not_taken,
-        repair=lambda wanted, seen: _insights_parameters(wanted),
-    ),
-    Setting(  # cannot be changed while Performance Insights is on: given at creation, or together with switching it on
-        "Performance Insights key",
-        seen=lambda raw: raw.get("PerformanceInsightsKMSKeyId") if raw.get("PerformanceInsightsEnabled") else None,
-        wanted=_insights_key,
-        create=lambda wanted: when(wanted, PerformanceInsightsKMSKeyId=wanted),
-        restore=_not_taken,
-        repair=lambda wanted, seen: {"PerformanceInsightsKMSKeyId": wanted} if seen is None else None,
-    ),
-    Setting(
-        "enhanced monitoring",
-        seen=_monitoring,
-        create=_monitoring_parameters,
-        restore=_not_taken,
-        repair=lambda wanted, seen: _monitoring_parameters(wanted),
-    ),
+    INSIGHTS,
+    INSIGHTS_KEY,
+    ENHANCED_MONITORING,
     Setting(
         "log exports",
         seen=log_exports,
@@ -345,7 +352,7 @@ def creation_parameters(source: Raw, key_arn: str) -> dict[str, Any]:
 
 
 def restoration_parameters(source: Raw, settings: Iterable[Setting] = SETTINGS) -> dict[str, Any]:
-    """Every setting of the source that RestoreDBInstanceFromDBSnapshot takes; the others are repaired afterwards."""
+    """Every setting of the source that the call takes which restores it; the others are repaired afterwards."""
     parameters: dict[str, Any] = {}
     for setting in settings:
         parameters |= (setting.restore or setting.create)(setting.wanted_of(source, None))

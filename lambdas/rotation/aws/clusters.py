@@ -1,11 +1,11 @@
-"""Amazon Aurora's clusters: what `rds.py` is for instances."""
+"""Clusters, Aurora's and Multi-AZ DB clusters: what `rds.py` is for instances."""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from lambdas.rotation import names
 from lambdas.rotation.aws import carried_settings
-from lambdas.rotation.aws.carried_cluster_settings import SETTINGS
+from lambdas.rotation.aws.carried_cluster_settings import settings_of
 from lambdas.rotation.aws.client import calls, client, client_that_asks_once, pages, tolerating
 from lambdas.rotation.aws.tagged import ask_once, refuse_foreign, set_tags, tag_list, tags_of
 from lambdas.rotation.errors import AwsRefused, RetirementRefused
@@ -48,7 +48,7 @@ class AwsClusters:
     def request_restore(
         self, source: Instance, target_identifier: str, snapshot: str, key_arn: str, tags: Mapping[str, str]
     ) -> None:
-        """Ask for a cluster of a snapshot, under this key, with the source's settings; it has no instance yet.
+        """Ask for a cluster of a snapshot, under this key, with the source's settings. Aurora's has no instance yet.
 
         Idempotent: a cluster of that name that carries ``tags`` is adopted. Does not wait.
 
@@ -56,7 +56,7 @@ class AwsClusters:
             NameTaken: terminal; a cluster of that name exists that this rotation did not make.
             AwsRefused: terminal; RDS does not make it.
         """
-        parameters = carried_settings.restoration_parameters(source.raw, SETTINGS) | {
+        parameters = carried_settings.restoration_parameters(source.raw, settings_of(source)) | {
             "DBClusterIdentifier": target_identifier,
             "SnapshotIdentifier": snapshot,
             "Engine": source.database.engine,
@@ -77,7 +77,7 @@ class AwsClusters:
         ask_once(adopted, ask, exists="DBClusterAlreadyExists")
 
     def settings_differences(self, source: Instance, target: Instance) -> Mapping[str, tuple[Any, Any]]:
-        return carried_settings.differences(source, target, SETTINGS)
+        return carried_settings.differences(source, target, settings_of(source))
 
     def request_setting_repair(self, source: Instance, target: Instance, differences: Collection[str]) -> Sequence[str]:
         """Ask for what can be repaired, in one ModifyDBCluster applied at once; returns what cannot be.
@@ -87,7 +87,7 @@ class AwsClusters:
         if target.status != "available":
             return ()
         identifier = target.database.identifier
-        parameters, hopeless = carried_settings.repairs(source, target, differences, SETTINGS)
+        parameters, hopeless = carried_settings.repairs(source, target, differences, settings_of(source))
         if parameters:
             with tolerating(*_NOT_NOW), calls("rds:ModifyDBCluster"):
                 client("rds").modify_db_cluster(DBClusterIdentifier=identifier, ApplyImmediately=True, **parameters)

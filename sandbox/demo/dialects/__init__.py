@@ -15,8 +15,10 @@ LATE = "late"
 """The kind of a latecomer."""
 
 ENGINES = ("postgres", "mariadb", "mysql")
-CLUSTERS: Mapping[str, str] = {"aurora-postgresql": "postgres"}
-"""Engines of clusters, and whose dialect they speak."""
+MULTI_AZ_POSTGRES = "multi-az-postgres"
+CLUSTERS: Mapping[str, str] = {"aurora-postgresql": "postgres", MULTI_AZ_POSTGRES: "postgres"}
+"""Engines of clusters, and whose dialect they speak. A Multi-AZ DB cluster has the engine of an instance, and a name of
+its own here."""
 
 
 class Session(Protocol):
