@@ -8,6 +8,7 @@ call would raise.
 from collections.abc import Callable
 
 from lambdas.rotation import databases, snapshots
+from lambdas.rotation.errors import ConnectivityChanged
 from lambdas.rotation.ports import Ports
 from lambdas.rotation.state import Rotation
 
@@ -52,18 +53,23 @@ def target_server(rotation: Rotation, ports: Ports) -> None:
 
 
 def record(rotation: Rotation, ports: Ports) -> None:
-    if rotation.connectivity is not None and rotation.connectivity.record is not None:
-        named = rotation.connectivity.record
-        ports.dns.describe_record(named.zone_id, named.name)
+    """And that nobody has changed it since PrepareConnectivity, which may be days ago."""
+    if rotation.connectivity is not None and (named := rotation.connectivity.record) is not None:
+        found = ports.dns.describe_record(named.zone_id, named.name)
+        if found != (expected := (named.value, named.lowered_ttl_seconds)):
+            raise ConnectivityChanged(f"{named.name} is {found}, not {expected} as this rotation wrote down")
 
 
 def secret(rotation: Rotation, ports: Ports) -> None:
-    if rotation.connectivity is not None and rotation.connectivity.secret is not None:
-        ports.secrets.describe_endpoint(rotation.connectivity.secret.arn)
+    """As `record`."""
+    if rotation.connectivity is not None and (written := rotation.connectivity.secret) is not None:
+        host = ports.secrets.describe_endpoint(written.arn).host
+        if host.lower() != written.host.lower():
+            raise ConnectivityChanged(f"{written.arn} leads to {host}, not to {written.host} as was written down")
 
 
 def proxy(rotation: Rotation, ports: Ports) -> None:
-    """And that nobody has led it elsewhere since PrepareConnectivity, which may be days ago."""
+    """As `record`."""
     if rotation.connectivity is not None and rotation.connectivity.proxy is not None:
         _, source = rotation.planned()
         databases.led_to_by(rotation.connectivity.proxy, source, ports.proxies)

@@ -308,6 +308,33 @@ def test_a_proxy_that_stays_with_the_target_is_no_leftover() -> None:
     assert ports.dns.records[RECORD] == led_to(ports, SOURCE, 300)
 
 
+@pytest.mark.parametrize("found", [None, ("elsewhere", 5), ("orders.abc123.eu-central-1.rds.amazonaws.com", 60)])
+def test_the_record_is_looked_at_again_before_the_fence(found: tuple[str, int] | None) -> None:
+    """Under the fence the change is refused, too, and nobody can write until all of it is undone."""
+    ports = world()
+    rotation = prepared(ports)
+    reach.record(rotation, ports)
+    if found is None:
+        del ports.dns.records[RECORD]
+    else:
+        ports.dns.records[RECORD] = found
+
+    with pytest.raises(ConnectivityChanged, match=RECORD[1]):
+        reach.record(rotation, ports)
+
+
+def test_the_secret_is_looked_at_again_before_the_fence() -> None:
+    ports = world()
+    rotation = prepared(ports, connectivity=("secret",), endpoint_secret=SECRET)
+    host = ports.secrets.endpoints[SECRET].host
+    ports.secrets.endpoints[SECRET] = ports.secrets.endpoints[SECRET].having(host=host.upper(), version_id="v2")
+    reach.secret(rotation, ports)
+    ports.secrets.endpoints[SECRET] = ports.secrets.endpoints[SECRET].having(host="elsewhere")
+
+    with pytest.raises(ConnectivityChanged, match=SECRET):
+        reach.secret(rotation, ports)
+
+
 @pytest.mark.parametrize("found", [None, ProxyTarget("elsewhere", None)])
 def test_where_the_proxy_leads_is_asked_again_before_the_fence(found: ProxyTarget | None) -> None:
     ports = world()

@@ -100,6 +100,10 @@ def test_a_rehearsal_fails_as_the_real_call_would(ports: FakePorts) -> None:
 
 def test_every_probe_changes_nothing(ports: FakePorts) -> None:
     rotation = fenced_rotation(ports)
+    assert rotation.connectivity is not None
+    record = rotation.connectivity.record
+    assert record is not None
+    ports.dns.records[record.zone_id, record.name] = (record.value, record.lowered_ttl_seconds)
     ports.calls.clear()
     probes = [probe for _, probe in inspect.getmembers(reach, inspect.isfunction) if probe.__module__ == reach.__name__]
 
