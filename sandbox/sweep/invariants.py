@@ -4,7 +4,8 @@ Each yields a sentence for each way in which it is broken; none, if it holds.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 from sandbox.demo import flow, inventory
 from sandbox.demo.customer import Customer
@@ -81,11 +82,14 @@ def _left_after_rollback(outcome: Outcome) -> Iterator[str]:
     """What could not be removed may be there if people were told how to; an alias goes with its key."""
     found = outcome.found
     told = _told(outcome)
-    for name, facts in found.removed.items():
-        # In a week that this rotation has waited, keys of others that were scheduled for deletion are gone.
-        if not (name.startswith(DAILY) or facts.get("state") == "PendingDeletion"):
+    expired = {name for name, facts in found.removed.items() if _has_expired(name, facts)}
+    for name in found.removed:
+        if not (name.startswith(DAILY) or name in expired):
             yield f"removed: {name}"
+    backups = {name.rpartition("/")[2] for name in expired}
     for changed, how in found.changed.items():
+        if set(how) == {"grants"} and _are_released(*how["grants"], backups):
+            continue
         another_has_ended = changed.startswith("states/execution/") and how.get("status", ("",))[0] == "RUNNING"
         # It could not be given back, and people were told.
         ttl = set(how) == {"ttl"} and f"record {outcome.built.record} keeps a TTL" in told
@@ -106,6 +110,19 @@ def _left_after_rollback(outcome: Outcome) -> Iterator[str]:
         )
         if not (history or discarded or left_over or daily or (service, kind) == ("states", "execution")):
             yield f"added: {name} {dict(facts)}"
+
+
+def _has_expired(name: str, facts: Mapping[str, Any]) -> bool:
+    """In the days that this rotation has waited, others' keys that were scheduled for deletion, and what RDS kept of
+    others' databases that are deleted, are gone."""
+    is_retained = name.startswith("rds/automated-backup/") and facts.get("status") == "retained"
+    return is_retained or facts.get("state") == "PendingDeletion"
+
+
+def _are_released(before: Iterable[str], after: Iterable[str], backups: Iterable[str]) -> bool:
+    """RDS has given a key back with the backups that have expired under it, and has taken none."""
+    gone = set(before) - set(after)
+    return set(after) < set(before) and all(any(one in grant for one in backups) for grant in gone)
 
 
 def _is_marked(name: str, before: Mapping[str, str], after: Mapping[str, str], told: str) -> bool:

@@ -282,6 +282,15 @@ def tags(before: dict[str, str], after: dict[str, str]) -> dict[str, Any]:
     return {"changed": {"rds/instance/orders": {"tags": (before, after)}}}
 
 
+BACKUP = "rds/automated-backup/db-ANOTHER"
+EXPIRED = {BACKUP: {"status": "retained"}}
+GRANT = '["rds", {"aws:rds:db-id": "db-ANOTHER"}]'
+
+
+def grants(before: list[str], after: list[str]) -> dict[str, Any]:
+    return {"kms/key/of-another": {"grants": (before, after)}}
+
+
 @pytest.mark.parametrize(
     ("found", "is_blamed"),
     [
@@ -292,6 +301,12 @@ def tags(before: dict[str, str], after: dict[str, str]) -> dict[str, Any]:
         ({"changed": {"states/execution/another": {"status": ("SUCCEEDED", "FAILED")}}}, True),
         ({"removed": {"kms/key/another": {"state": "PendingDeletion"}}}, False),
         ({"removed": {"kms/key/another": {"state": "Enabled"}}}, True),
+        ({"removed": EXPIRED}, False),
+        ({"removed": {BACKUP: {"status": "active"}}}, True),
+        ({"removed": EXPIRED, "changed": grants([GRANT, "other"], ["other"])}, False),
+        ({"removed": EXPIRED, "changed": grants([GRANT, "other"], [GRANT])}, True),
+        ({"removed": EXPIRED, "changed": grants([GRANT], ["new"])}, True),
+        ({"changed": grants([GRANT], [])}, True),
     ],
 )
 def test_a_rotation_that_was_undone_is_blamed_for_its_own_only(found: dict[str, Any], is_blamed: bool) -> None:
