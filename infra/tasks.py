@@ -148,6 +148,9 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
     any_snapshot, our_snapshot = config.arn("rds", "snapshot:*"), config.arn("rds", "snapshot:*-rot-*")
     any_cluster, our_cluster = config.arn("rds", "cluster:*"), config.arn("rds", "cluster:*-rot-*")
     interim_cluster = config.arn("rds", "cluster:*-rot-*-interim")
+    # RDS names them, makes, changes and deletes them with their Multi-AZ DB cluster; they have no tag of ours at first.
+    its_instances = config.arn("rds", "db:*-rot-*-instance-*")
+    interim_instances = config.arn("rds", "db:*-rot-*-interim-instance-*")
     clusters_endpoints = config.arn("rds", "cluster-endpoint:*")
     any_member = (any_db, any_cluster)
     any_cluster_snapshot = config.arn("rds", "cluster-snapshot:*")
@@ -252,7 +255,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
             allow(action, on=(as_one_named, *cluster_groups), when=TAGGED_BY_THIS_CALL),
             allow(action, on=our_cluster_snapshot, when=ours),
             allow("rds:AddTagsToResource", on=as_one_named, when=TAGGED_BY_THIS_CALL),
-            allow("rds:CreateDBInstance", on=instances),  # those that come with a Multi-AZ DB cluster
+            allow("rds:CreateDBInstance", on=(instances, as_one_named, *groups)),  # with a Multi-AZ DB cluster
         )
 
     see_key_users = (
@@ -489,7 +492,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 allow("rds:AddTagsToResource", on=our_db, when=TAGGED_BY_THIS_CALL),
                 # Of a cluster, which gets another key than its snapshot's.
                 see_cluster,
-                *restore_cluster(our_cluster, config.arn("rds", "db:*-rot-*-instance-*")),
+                *restore_cluster(our_cluster, its_instances),
                 *copy_under_a_key,
             ),
         ),
@@ -508,6 +511,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 see_cluster,
                 allow("rds:ModifyDBCluster", on=our_cluster, when=MADE_BY_A_ROTATION),
                 allow("rds:ModifyDBCluster", on=cluster_pg),
+                allow("rds:ModifyDBInstance", on=its_instances, when=NEVER_RELEASED),
                 allow("rds:AddRoleToDBCluster", on=our_cluster, when=MADE_BY_A_ROTATION),
                 allow("rds:AddTagsToResource", on=our_cluster, when=all_of(MADE_BY_A_ROTATION, NONE_OF_OUR_TAGS)),
                 allow("rds:CreateDBInstance", on=(our_db, our_cluster, *groups), when=TAGGED_BY_THIS_CALL),
@@ -657,13 +661,14 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 allow("rds:DeleteDBClusterSnapshot", on=our_cluster_snapshot, when=MADE_BY_A_ROTATION),
                 allow("rds:ModifyDBCluster", "rds:DeleteDBCluster", on=any_cluster, when=MARKED_FOR_REMOVAL),
                 # Of a cluster of which RDS copies no snapshot under a key, and restores one.
-                *restore_cluster(interim_cluster, config.arn("rds", "db:*-rot-*-interim-instance-*")),
+                *restore_cluster(interim_cluster, interim_instances),
                 allow(
                     "rds:CreateDBClusterSnapshot",
                     on=interim_cluster,
                     when=all_of(MADE_BY_A_ROTATION, TAGGED_BY_THIS_CALL),
                 ),
                 allow("rds:ModifyDBCluster", "rds:DeleteDBCluster", on=interim_cluster, when=MADE_BY_A_ROTATION),
+                allow("rds:ModifyDBInstance", "rds:DeleteDBInstance", on=interim_instances, when=NEVER_RELEASED),
             ),
             connects_to_databases=True,
             timeout_seconds=60,
@@ -752,6 +757,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                     on=our_cluster,
                     when=all_of(MADE_BY_A_ROTATION, NEVER_RELEASED),
                 ),
+                allow("rds:ModifyDBInstance", "rds:DeleteDBInstance", on=its_instances, when=NEVER_RELEASED),
             ),
             connects_to_databases=True,
             timeout_seconds=60,

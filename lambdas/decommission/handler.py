@@ -88,14 +88,15 @@ def _copy(rotation: Rotation, progress: Decommission, source: Instance | None, p
     _, database = rotation.planned()
     if all(databases.describe_snapshot(database, name, ports) is None for name in (temporary, kept)):
         return progress.having(stage="snapshot")  # somebody has deleted it
-    is_copied = _is_copied(temporary, kept, source, rotation, ports)
+    if interim.is_needed(rotation):
+        is_copied = interim.is_copied(temporary, kept, source, rotation, ports)
+    else:
+        is_copied = _is_copied(temporary, kept, rotation, ports)
     return progress.having(stage="delete-snapshot") if is_copied else progress
 
 
-def _is_copied(original: str, copy: str, source: Instance | None, rotation: Rotation, ports: Ports) -> bool:
+def _is_copied(original: str, copy: str, rotation: Rotation, ports: Ports) -> bool:
     """Asks for the copy where it is not there."""
-    if interim.is_needed(rotation):
-        return interim.is_copied(original, copy, source, rotation, ports)
     if _is_kept(copy, rotation, ports):
         return True
     _, database = rotation.planned()
@@ -129,8 +130,10 @@ def _delete_source(rotation: Rotation, progress: Decommission, source: Instance 
         if one.deletion_protection:
             databases.disable_deletion_protection(one.database, ports)
         elif one.status != "deleting":
-            # Automated backups stay and expire by themselves: the last way back to before the rotation.
-            databases.request_deletion(one.database, ports, keep_automated_backups=True)
+            # Automated backups stay and expire by themselves: the last way back to before the rotation. RDS keeps none
+            # of a Multi-AZ DB cluster (RDS User Guide: retaining automated backups).
+            keeps = not one.database.is_multi_az_cluster
+            databases.request_deletion(one.database, ports, keep_automated_backups=keeps)
     return progress
 
 
@@ -144,8 +147,11 @@ def _rekey_kept(rotation: Rotation, progress: Decommission, source: Instance | N
     """What earlier rotations of this database kept is under the old key, and would keep it from ever being retired.
 
     One at a time: copied under the new key, and deleted only when the copy is available under it. Told by name: what an
-    owner took of a target carries our tags, too, and is not ours to delete. It keeps the old key, which its list names.
+    owner took of a target carries our tags, too, and is not ours to delete. It keeps the old key, which its list names;
+    and so does what was kept of a Multi-AZ DB cluster, of which RDS copies nothing.
     """
+    if interim.is_needed(rotation):
+        return _finished(rotation, progress, ports) if interim.is_removed(rotation, ports) else progress
     plan, database = rotation.planned()
     old = rotation.old_key
     ours = {names.BASE_NAME_TAG: plan.base_name}
@@ -153,7 +159,7 @@ def _rekey_kept(rotation: Rotation, progress: Decommission, source: Instance | N
     kept = [name for name in found if names.is_kept_snapshot(name, plan.base_name)]
     if not kept:
         return _finished(rotation, progress, ports)
-    if _is_copied(kept[0], names.rekeyed_snapshot(kept[0], rotation.rotation_id), source, rotation, ports):
+    if _is_copied(kept[0], names.rekeyed_snapshot(kept[0], rotation.rotation_id), rotation, ports):
         databases.request_snapshot_deletion(database, kept[0], ports)
         return progress.having(started_at=ports.clock.now())  # each has the patience of a stage
     return progress

@@ -4,11 +4,12 @@ Guide: limitations of Multi-AZ DB clusters).
 
 So the snapshot is restored, and a snapshot is taken of that. The cluster in between has no instance, so nobody can log
 in; where RDS makes its instances with it, only those can who could log in to the source, and nobody is told of it.
+
+What earlier rotations have kept is left as it is: an older snapshot may be of a size or a version that RDS does not
+restore with the class and the IOPS of today.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from lambdas.rotation import databases, names, snapshots
 from lambdas.rotation.errors import NameTaken, RetirementRefused, SnapshotFailed
@@ -29,20 +30,16 @@ def is_copied(original: str, copy: str, source: Instance | None, rotation: Rotat
         RetirementRefused: terminal; neither side is there any more.
         NameTaken: terminal; a cluster has the name in between that this rotation did not make.
     """
-    plan, database = rotation.planned()
-    identifier, tags = names.interim_cluster(plan.base_name, rotation.rotation_id), snapshots.tags(rotation)
-    interim = ports.clusters.describe(identifier)
-    if interim is not None and interim.tags.get(names.ROTATION_ID_TAG) != rotation.rotation_id:
-        raise NameTaken(f"cluster {identifier} exists, and this rotation did not make it; rename it")
+    _, database = rotation.planned()
+    interim, identifier, tags = _seen(rotation, ports), _name(rotation), snapshots.tags(rotation)
     if snapshots.is_copied(databases.describe_snapshot(database, copy, ports), rotation):
-        return _is_removed(interim, ports)
+        return is_removed(rotation, ports)
     if interim is None:
         # Somebody may have deleted the source, and the target was made like it.
         like = source or databases.by_resource_id(rotation.synced_target().resource_id, ports)
         if like is None:
             raise RetirementRefused(f"{database.identifier} and its successor are gone: {original} is all that is left")
-        found = databases.describe_snapshot(database, original, ports) or {}
-        ports.clusters.request_restore(_kept_like(like, found), identifier, original, rotation.keyed().arn, tags)
+        ports.clusters.request_restore(_unserved(like), identifier, original, rotation.keyed().arn, tags)
     elif interim.is_unusable:
         raise SnapshotFailed(f"{identifier}, made of snapshot {original}, is {interim.status}; delete it, start again")
     elif interim.status == "available":
@@ -50,14 +47,9 @@ def is_copied(original: str, copy: str, source: Instance | None, rotation: Rotat
     return False
 
 
-def _kept_like(like: Instance, snapshot: Mapping[str, Any]) -> Instance:
-    """Of the snapshot's version, which a later rotation may have left behind, and of that one's default parameters."""
-    raw = {**like.raw, "EngineVersion": snapshot.get("EngineVersion"), "DBClusterParameterGroup": None}
-    return replace(like, raw=raw)
-
-
-def _is_removed(interim: Instance | None, ports: Ports) -> bool:
+def is_removed(rotation: Rotation, ports: Ports) -> bool:
     """Asks for it."""
+    interim = _seen(rotation, ports)
     if interim is None:
         return True
     if interim.deletion_protection:
@@ -65,3 +57,21 @@ def _is_removed(interim: Instance | None, ports: Ports) -> bool:
     elif interim.status != "deleting":
         ports.clusters.request_deletion(interim.database.identifier, keep_automated_backups=False)
     return False
+
+
+def _name(rotation: Rotation) -> str:
+    plan, _ = rotation.planned()
+    return names.interim_cluster(plan.base_name, rotation.rotation_id)
+
+
+def _seen(rotation: Rotation, ports: Ports) -> Instance | None:
+    found = ports.clusters.describe(_name(rotation))
+    if found is not None and found.tags.get(names.ROTATION_ID_TAG) != rotation.rotation_id:
+        raise NameTaken(f"cluster {_name(rotation)} exists, and this rotation did not make it; rename it")
+    return found
+
+
+def _unserved(like: Instance) -> Instance:
+    """Nobody logs in to it, reads its logs, or needs it for longer than a snapshot takes."""
+    not_needed = ("DeletionProtection", "EnabledCloudwatchLogsExports", "PubliclyAccessible")
+    return replace(like, raw={name: value for name, value in like.raw.items() if name not in not_needed})

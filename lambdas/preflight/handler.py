@@ -103,6 +103,7 @@ def _checks(rotation: Rotation, source: Instance, ports: Ports) -> tuple[Check, 
             "snapshot": (
                 lambda: snapshot.downtime(rotation, source),
                 lambda: cluster.restorable(rotation, source),
+                lambda: cluster.version(rotation, source),
                 *by_login,
             ),
         }

@@ -40,11 +40,9 @@ def mark_members(
 ) -> None:
     """As the clusters that they belong to: what may go when its time has come, and what no rollback may delete.
 
-    Nobody deletes an instance of a Multi-AZ DB cluster by itself.
+    A target's that RDS has made have no tag of ours, without which nothing may mark them; their cluster has the mark.
     """
-    if rotation.planned()[1].is_multi_az_cluster:
-        return
-    for instance in of_target:
+    for instance in () if rotation.planned()[1].is_multi_az_cluster else of_target:
         _mark(instance, names.RELEASED_TAG, rotation, ports)
     for instance in of_source:
         _mark(instance, names.DECOMMISSION_TAG, rotation, ports)

@@ -55,6 +55,7 @@ def _new(call: Call) -> Iterator[Check]:
     if call.params.get("DBClusterInstanceClass"):
         # A dependent action in AWS's table; on what, and with which tags, is not known.
         yield Check("rds:CreateDBInstance", call.here(f"db:{call.get('DBClusterIdentifier')}-instance-1"))
+        yield Check("rds:CreateDBInstance", _cluster(call))
     yield from add_tags(call, _cluster(call))
     yield from manage_password(call, "cluster")
     yield from _pass_roles(call)
@@ -65,7 +66,16 @@ def _modify(call: Call) -> Iterator[Check]:
     parts = {**_GROUPS, "pg": "DBInstanceParameterGroupName"}
     given = (rds_arn(kind, parameter)(call) for kind, parameter in parts.items() if call.params.get(parameter))
     yield from modified(call, "cluster", "DBCluster", given)
+    yield from _its_instances(call, "rds:ModifyDBInstance")
     yield from _pass_roles(call)
+
+
+def _its_instances(call: Call, action: str) -> Iterator[Check]:
+    """A dependent action in AWS's table. Taken to be asked for where the call changes, or deletes, instances, too."""
+    cluster = call.inventory.db_cluster(call.get("DBClusterIdentifier"))
+    if cluster is not None and cluster.is_multi_az:
+        for member in call.inventory.db_cluster_members(_cluster(call)):
+            yield Check(action, member)
 
 
 def _pass_roles(call: Call) -> Iterator[Check]:
@@ -78,6 +88,7 @@ def _pass_roles(call: Call) -> Iterator[Check]:
 @row("rds", "DeleteDBCluster")
 def _delete(call: Call) -> Iterator[Check]:
     yield Check(call.action, _cluster(call))
+    yield from _its_instances(call, "rds:DeleteDBInstance")
     if call.params.get("FinalDBSnapshotIdentifier"):
         final = rds_arn("cluster-snapshot", "FinalDBSnapshotIdentifier")(call)
         yield Check(call.action, final)

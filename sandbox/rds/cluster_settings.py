@@ -12,7 +12,9 @@ from sandbox.rds.settings import IDENTIFIER
 
 CLUSTER_QUOTA = 40
 # Each has what the other has not (API reference: CreateDBCluster).
-NOT_FOR_MULTI_AZ = ("EngineMode", "MaxAllocatedStorage", "OptionGroupName", "ServerlessV2ScalingConfiguration")
+NOT_FOR_MULTI_AZ = (
+    "EngineMode", "MaxAllocatedStorage", "NetworkType", "OptionGroupName", "ServerlessV2ScalingConfiguration",
+)  # fmt: skip
 NOT_FOR_AURORA = ("AllocatedStorage", "DBClusterInstanceClass", "Iops", "PubliclyAccessible")
 FROM_INSTANCES = (
     "EngineVersion", "LicenseModel", "Port", "PreferredBackupWindow", "PreferredMaintenanceWindow", "SecurityGroups",

@@ -10,7 +10,7 @@ from botocore import xform_name
 from botocore.awsrequest import AWSResponse
 from botocore.stub import Stubber
 
-from lambdas.rotation.aws.carried_cluster_settings import SETTINGS
+from lambdas.rotation.aws.carried_cluster_settings import OF_MULTI_AZ, SETTINGS
 from lambdas.rotation.aws.carried_settings import Setting
 from lambdas.rotation.aws.client import client, client_that_asks_once
 from lambdas.rotation.aws.clusters import AwsClusters
@@ -129,7 +129,8 @@ FULL_OF_MULTI_AZ: dict[str, object] = {
     "DBClusterInstanceClass": "db.m6gd.large", "Iops": 3000, "AllocatedStorage": 200, "PubliclyAccessible": True,
     "AutoMinorVersionUpgrade": False, "CertificateDetails": {"CAIdentifier": "rds-ca-rsa2048-g1"},
     "PerformanceInsightsEnabled": True, "PerformanceInsightsKMSKeyId": "old", "PerformanceInsightsRetentionPeriod": 31,
-    "KmsKeyId": "old", "MonitoringInterval": 30, "MonitoringRoleArn": "role",
+    "KmsKeyId": "old", "MonitoringInterval": 30, "MonitoringRoleArn": "role", "DatabaseInsightsMode": "advanced",
+    "NetworkType": "IPV4",
 }  # fmt: skip
 MULTI_AZ_AT_RESTORE = {"DBClusterInstanceClass": "db.m6gd.large", "Iops": 3000, "PubliclyAccessible": True}
 AFTERWARDS = {"PreferredMaintenanceWindow": "mon:02:00-mon:02:30"}
@@ -182,7 +183,7 @@ def test_a_restored_cluster_is_adopted_though_the_answer_was_lost(clusters: AwsC
 
 
 def of_multi_az(clusters: AwsClusters, **raw: object) -> Instance:
-    found = seen(clusters, **FULL_OF_MULTI_AZ, **raw)
+    found = seen(clusters, **{**raw, **FULL_OF_MULTI_AZ})
     return replace(found, database=found.database.having(engine="postgres"))
 
 
@@ -214,14 +215,15 @@ def test_what_its_restore_does_not_take_is_repaired_with_one_call(clusters: AwsC
             "AutoMinorVersionUpgrade": False, "CACertificateIdentifier": "rds-ca-rsa2048-g1",
             "EnablePerformanceInsights": True, "PerformanceInsightsRetentionPeriod": 31,
             "PerformanceInsightsKMSKeyId": "new", "MonitoringInterval": 30, "MonitoringRoleArn": "role",
+            "DatabaseInsightsMode": "advanced",
         }  # fmt: skip
         stubber.add_response("modify_db_cluster", {}, asked)
         assert [] == clusters.request_setting_repair(source, target, differences)
         stubber.assert_no_pending_responses()
 
     assert {
-        "allocated storage", "automatic minor upgrades", "CA certificate", "Performance Insights",
-        "Performance Insights key", "enhanced monitoring",
+        "allocated storage", "automatic minor upgrades", "CA certificate", "Database Insights mode",
+        "Performance Insights", "Performance Insights key", "enhanced monitoring",
     } == set(differences)  # fmt: skip
 
 
@@ -229,6 +231,29 @@ def test_a_cluster_of_auroras_has_none_of_that_for_itself(clusters: AwsClusters)
     """Its instances have: RDS shows some of it of the cluster, too."""
     make()
     assert {} == clusters.settings_differences(seen(clusters, **FULL_OF_MULTI_AZ), seen(clusters))
+
+
+@pytest.mark.parametrize("setting", OF_MULTI_AZ, ids=lambda setting: setting.name)
+def test_every_setting_of_a_multi_az_cluster_is_compared_and_repaired_where_that_is_possible(
+    clusters: AwsClusters, setting: Setting
+) -> None:
+    make()
+    source = of_multi_az(clusters, **FULL)
+    without = {name: None for name in (*FULL, *FULL_OF_MULTI_AZ) if name != "KmsKeyId"}
+    target = replace(source, raw={**source.raw, **without, "EngineVersion": "15.1"})
+    described = client("rds").meta.service_model.shape_for("DBCluster").members
+    model = client("rds").meta.service_model.operation_model
+    repair, restore = model("ModifyDBCluster").input_shape.members, model("RestoreDBClusterFromSnapshot").input_shape
+
+    assert set(FULL_OF_MULTI_AZ) <= set(described)
+    assert setting.name in clusters.settings_differences(source, target)
+    assert (setting.repair is None) == (setting.name in {*BEYOND_REPAIR, "public access"})
+    wanted = setting.wanted_of(source.raw, "new")
+    assert set((setting.restore or setting.create)(wanted)) <= set(restore.members)
+    if setting.repair is not None:
+        assert set(setting.repair(wanted, setting.seen({})) or {}) <= set(repair)
+    under_the_old_key = replace(source, database=source.database.having(kms_key_arn="old"))
+    assert {} == clusters.settings_differences(source, under_the_old_key)
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)

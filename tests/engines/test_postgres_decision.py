@@ -147,6 +147,15 @@ def test_the_position_covers_commits_that_were_not_flushed(source: Endpoint) -> 
     assert source.admin(f"SELECT pg_lsn '{position}' >= pg_lsn '{inserted}'") == [[True]]
 
 
+@pytest.mark.parametrize(("resource_id", "commit"), [("db-1", "local"), ("cluster-1", "on")])
+def test_a_commit_waits_for_a_reader_where_that_is_what_a_failover_leaves(
+    source: Endpoint, resource_id: str, commit: str
+) -> None:
+    """Of a Multi-AZ DB cluster; an instance has nobody to wait for, and must not wait for what an owner has set up."""
+    with source.engine(resource_id=resource_id)._session("postgres") as sql:
+        assert commit == sql.value("SHOW synchronous_commit")
+
+
 def test_of_two_deciders_one_wins_and_both_know_which(source: Endpoint) -> None:
     plan = source.engine().plan_fence(())
     for attempt in range(10):

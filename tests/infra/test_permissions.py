@@ -18,6 +18,7 @@ from infra.tasks import (
     DECOMMISSION_TAG,
     DEPLOYMENT_TAG,
     GREEN_TAG,
+    NEVER_RELEASED,
     RELEASED_TAG,
     ROTATION_ID_TAG,
     Grant,
@@ -97,6 +98,8 @@ FURTHER: dict[str, set[str]] = {
         *("kms:CreateGrant", "kms:DescribeKey"),  # Performance Insights' own key
         *("secretsmanager:CreateSecret", "secretsmanager:TagResource"),  # of a managed master password
     },
+    "rds:ModifyDBCluster": {"rds:ModifyDBInstance"},  # of a Multi-AZ DB cluster, as the next
+    "rds:DeleteDBCluster": {"rds:DeleteDBInstance"},
     "rds:AddRoleToDBCluster": {"iam:PassRole"},
     "rds:AddRoleToDBInstance": {"iam:PassRole"},
     "kms:CreateKey": {"kms:TagResource"},
@@ -272,9 +275,14 @@ def test_an_action_knows_the_conditions_it_is_bound_to(task: Task, grant: Grant)
 def test_what_ends_something_is_bound_to_a_tag_that_only_a_rotation_sets(task: Task, grant: Grant) -> None:
     """Whatever a bug or a stolen role asks for: a database, snapshot or key of somebody else cannot be removed.
 
-    Keys that the operator lists as retirable are the exception that the operator makes.
+    Keys that the operator lists as retirable are the exception that the operator makes; and instances of a Multi-AZ DB
+    cluster, by the names that RDS gives them: RDS lets nobody change or delete one of them by itself, and asks about
+    them when their cluster is. Before its release nobody has tagged them.
     """
     things = [one for one in grant.resources if re.search(r":(db|snapshot|key)[:/]", one)]
+    if things and all(re.search(r":db:\*-rot-\*-(interim-)?instance-\*$", one) for one in things):
+        assert grant.conditions == NEVER_RELEASED or not ENDS_SOMETHING & set(grant.actions)
+        return
     if things and ENDS_SOMETHING & set(grant.actions) and grant.resources != EVERYTHING.retirable_key_arns:
         present = grant.conditions.get("Null", {})
         tags = [key for key in present if key.startswith("aws:ResourceTag/") and present[key] == "false"]

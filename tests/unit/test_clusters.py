@@ -218,7 +218,7 @@ def test_refuses_an_unencrypted_cluster() -> None:
 
 def test_refuses_an_engine_that_is_no_aurora() -> None:
     ports = ports_of()
-    ports.rds.alter(SHOP, database=ports.rds.instances[SHOP].database.having(engine="postgres"))
+    ports.rds.alter(SHOP, database=ports.rds.instances[SHOP].database.having(engine="neptune"))
 
     assert ["EngineNotSupported"] == refusals(ports)
 

@@ -84,14 +84,25 @@ def test_it_is_not_refused_and_nobody_is_warned_of_scaling_policies() -> None:
     seen = preflight(rotation, ports).preflight
 
     assert seen is not None
-    assert () == seen.warnings
+    assert ["LoadsLazily"] == [warning.name for warning in seen.warnings]
+    assert not any("read-replica" in warning.advice for warning in seen.warnings)
 
 
 @pytest.mark.parametrize("strategy", ["blue-green", "read-replica", "catch-up"])
 def test_no_other_strategy_rotates_it(strategy: str) -> None:
     ports, rotation = prepared(strategy=strategy, write_outage_budget_seconds=120)
 
-    assert {"EngineNotSupported", "ClusterNotServed"} & set(refusals(ports, rotation))
+    assert "ClusterNotServed" in refusals(ports, rotation)
+    with pytest.raises(PreflightRefused, match="rotate it by snapshot"):
+        preflight(rotation, ports)
+
+
+def test_of_an_older_version_than_an_instance_may_have_it_is_refused() -> None:
+    ports, rotation = prepared()
+    database = ports.rds.instances[BOOKS].database.having(engine_version="13.7")
+    ports.rds.alter(BOOKS, database=database)
+
+    assert ["EngineNotSupported"] == refusals(ports, journaled(ports, rotation.having(source=database)))
 
 
 def test_one_of_mysql_is_not_served() -> None:
@@ -238,15 +249,16 @@ def verified() -> tuple[FakePorts, Rotation]:
     return ports, visit(verify, rotation, ports)
 
 
-def test_the_cluster_is_marked_and_its_instances_are_not() -> None:
-    """Nobody deletes one of them."""
+def test_its_instances_are_marked_with_it() -> None:
+    """Permissions tell by the marks what may go with a cluster that is deleted."""
     ports, rotation = verified()
 
     tags = {name: one.tags for name, one in ports.rds.instances.items()}
     assert rotation.verification is not None
     assert rotation.verification.complete
-    assert (ROTATION_ID, ROTATION_ID) == (tags[BOOKS][DECOMMISSION_TAG], tags[CLUSTER + TARGET][RELEASED_TAG])
-    assert [{}] * 6 == [tags[name] for name in (*MEMBERS, *TARGETS_MEMBERS)]
+    assert {ROTATION_ID} == {tags[name][DECOMMISSION_TAG] for name in (BOOKS, *MEMBERS)}
+    assert ROTATION_ID == tags[CLUSTER + TARGET][RELEASED_TAG]
+    assert [{}] * 3 == [tags[name] for name in TARGETS_MEMBERS], "nothing may mark what has no tag of a rotation's"
 
 
 def test_a_reader_that_rds_shows_as_a_replica_is_a_reader() -> None:
@@ -270,7 +282,9 @@ def decommissioned(ports: FakePorts, rotation: Rotation) -> None:
 
 def test_what_is_kept_is_a_snapshot_of_its_last_snapshot_restored_and_it_goes_as_a_whole() -> None:
     ports, rotation = verified()
-    having(ports, EngineVersion="16.15", DBClusterParameterGroup="of-its-own")
+    having(
+        ports, EnabledCloudwatchLogsExports=["postgresql"], PubliclyAccessible=True, DeletionProtection=True, Iops=3000
+    )
     ports.clock.advance(8 * 24 * 3600)
     ports.calls.clear()
 
@@ -281,36 +295,38 @@ def test_what_is_kept_is_a_snapshot_of_its_last_snapshot_restored_and_it_goes_as
         f"rds.request_snapshot {KEPT}",
         f"rds.request_instance_deletion {CLUSTER}{INTERIM}",
         f"rds.request_snapshot_deletion {TEMPORARY}",
-        f"rds.request_instance_deletion {BOOKS} keeping backups",
+        f"rds.request_instance_deletion {BOOKS}",
     ] == deeds(ports)
     assert (NEW_KEY, [KEPT]) == (ports.rds.snapshots[KEPT]["KmsKeyId"], list(ports.rds.snapshots))
     assert {CLUSTER + TARGET, *TARGETS_MEMBERS} == set(ports.rds.instances) - {"orders"}
-    assert ("16.14", None) == tuple(
-        ports.clusters.restored_like[INTERIM][name] for name in ("EngineVersion", "DBClusterParameterGroup")
-    )
+    like = ports.clusters.restored_like[INTERIM]
+    assert ("db.m6gd.large", 3000) == (like["DBClusterInstanceClass"], like["Iops"])
+    assert not {"EnabledCloudwatchLogsExports", "PubliclyAccessible", "DeletionProtection"} & set(like)
 
 
-def test_what_an_earlier_rotation_kept_comes_under_the_new_key_in_the_same_way() -> None:
-    """Of the version that it was taken of: the database may have been upgraded since."""
+def test_what_an_earlier_rotation_kept_stays_under_its_key() -> None:
+    """RDS copies none, and may not restore it as what the database is today."""
     ports, rotation = verified()
     earlier = "books-rot-83bcb8d2-kept"
     ports.rds.request_snapshot(earlier, BOOKS, our_tags(BOOKS, "83bcb8d2"))
-    ports.rds.snapshots[earlier]["EngineVersion"] = "15.9"
     rotation = journaled(ports, rotation.having(old_key=Key(arn=OLD_KEY, manager="CUSTOMER")))
+    ports.clock.advance(8 * 24 * 3600)
+
+    decommissioned(ports, rotation)
+
+    assert {KEPT, earlier} == set(ports.rds.snapshots)
+
+
+def test_what_was_in_between_is_removed_though_somebody_deletes_both_snapshots_and_the_source() -> None:
+    ports, rotation = verified()
     ports.clock.advance(8 * 24 * 3600)
     for _ in range(2):
         rotation = visit(decommission, rotation, ports)
-    ports.rds.finish_restore(CLUSTER + INTERIM)
-    for _ in range(24):
-        rotation = visit(decommission, rotation, ports)
-        ports.clock.advance(60)
-        if (CLUSTER + INTERIM in ports.rds.instances) and ports.rds.instances[CLUSTER + INTERIM].status == "creating":
-            ports.rds.finish_restore(CLUSTER + INTERIM)
+    assert CLUSTER + INTERIM in ports.rds.instances
+    ports.rds.snapshots.clear()
+    for name in (BOOKS, *MEMBERS):
+        del ports.rds.instances[name]
 
-    assert rotation.decommission is not None
-    assert rotation.decommission.complete
-    rekeyed = f"{earlier}-rekeyed-{ROTATION_ID}"
-    assert {KEPT, rekeyed} == set(ports.rds.snapshots)
-    assert NEW_KEY == ports.rds.snapshots[rekeyed]["KmsKeyId"]
-    assert "15.9" == ports.clusters.restored_like[INTERIM]["EngineVersion"]
+    by_snapshot.decommissioned(ports, rotation)
+
     assert CLUSTER + INTERIM not in ports.rds.instances

@@ -3,9 +3,17 @@ brings nothing along but the data (RDS API reference: RestoreDBClusterFromSnapsh
 
 from collections.abc import Iterator, Mapping
 
-from lambdas.preflight.checks import login
+from lambdas.preflight.checks import login, snapshot
 from lambdas.preflight.checks.blue_green import in_the_way
-from lambdas.preflight.checks.instance import activity_stream, carriable, idle, resource_id_changes, room, room_for_tags
+from lambdas.preflight.checks.instance import (
+    activity_stream,
+    carriable,
+    engine,
+    idle,
+    resource_id_changes,
+    room,
+    room_for_tags,
+)
 from lambdas.rotation import databases, names
 from lambdas.rotation.engines import ENGINES
 from lambdas.rotation.names import TAGS_OF_A_DATABASE, TAGS_OF_A_MEMBER
@@ -19,7 +27,7 @@ COPIED_BY: Mapping[str, tuple[str, tuple[str, ...]]] = {
 """By engine: the parameter of the cluster's group that lets green follow, and the values that do."""
 BY: Mapping[str, tuple[str, ...]] = {
     "blue-green": tuple(COPIED_BY),
-    "snapshot": tuple(engine for engine in (*COPIED_BY, "postgres") if engine in ENGINES),
+    "snapshot": tuple(name for name in (*COPIED_BY, "postgres") if name in ENGINES),
 }
 """Strategy -> the engines whose clusters it rotates; a fence of our own has to be known for a snapshot.
 
@@ -30,7 +38,13 @@ User Guide: limitations of blue/green deployments)."""
 def strategy(rotation: Rotation) -> Iterator[Finding]:
     plan, source = rotation.planned()
     engines = BY.get(plan.strategy)
-    if engines is None:
+    if source.is_multi_az_cluster and source.engine in BY["snapshot"] and plan.strategy != "snapshot":
+        yield Finding(
+            name="ClusterNotServed",
+            message=f"strategy {plan.strategy} does not rotate a Multi-AZ DB cluster such as {source.identifier}",
+            advice="rotate it by snapshot (key-rotation:strategy)",
+        )
+    elif engines is None:
         yield Finding(
             name="ClusterNotServed",
             message=f"strategy {plan.strategy} does not rotate a cluster such as {source.identifier}",
@@ -42,6 +56,12 @@ def strategy(rotation: Rotation) -> Iterator[Finding]:
             message=f"strategy {plan.strategy} does not rotate a cluster of {source.engine}",
             advice=f"it rotates those of {', '.join(engines)}",
         )
+
+
+def version(rotation: Rotation, source: Instance) -> Iterator[Finding]:
+    """That of a Multi-AZ DB cluster is an instance's; an engine that is not served has been named."""
+    if source.database.is_multi_az_cluster and source.database.engine in BY["snapshot"]:
+        yield from engine(rotation, source)
 
 
 def condition(rotation: Rotation, source: Instance) -> Iterator[Finding]:
@@ -225,6 +245,9 @@ def warnings_of_blue_green(source: Instance) -> Iterator[Finding]:
 def warnings_of_snapshot(rotation: Rotation, source: Instance, ports: Ports) -> Iterator[Finding]:
     identifier = source.database.identifier
     yield from login.warnings(rotation, ports)
+    if source.database.is_multi_az_cluster:
+        yield from snapshot.loads_lazily(source, "be ready for that")
+        return
     if (source.raw.get("DatabaseInsightsMode") or "standard") != "standard":
         yield Finding(
             name="DatabaseInsights",
@@ -232,8 +255,6 @@ def warnings_of_snapshot(rotation: Rotation, source: Instance, ports: Ports) -> 
             "carried over",
             advice="set it for the target after the rotation",
         )
-    if source.database.is_multi_az_cluster:
-        return
     yield Finding(
         name="AutoScaling",
         message=f"scaling policies of {identifier} are not carried over, and nobody has looked for any; instances that "

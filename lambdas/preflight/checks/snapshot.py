@@ -64,16 +64,20 @@ def _logs_in_as_master(rotation: Rotation, source: Instance, ports: Ports) -> bo
 
 
 def _size(source: Instance) -> str:
-    if source.database.is_cluster:
+    if source.database.is_cluster and not source.database.is_multi_az_cluster:
         return "as large as its volume is"  # which RDS does not say
     return f"{source.raw.get('AllocatedStorage', 0)} GiB"
 
 
 def warnings(rotation: Rotation, source: Instance, ports: Ports) -> Iterator[Finding]:
     yield from login.warnings(rotation, ports)
+    yield from loads_lazily(source, "or choose read-replica")
+
+
+def loads_lazily(source: Instance, instead: str) -> Iterator[Finding]:
     yield Finding(
         name="LoadsLazily",
         message=f"what is restored loads its storage while it is used: the target of {source.database.identifier} "
         "answers slowly at first",
-        advice="read the tables that matter once after the cutover, or choose read-replica",
+        advice=f"read the tables that matter once after the cutover, {instead}",
     )

@@ -70,7 +70,9 @@ SETTINGS: tuple[Setting, ...] = (
     _named("Extended Support", "EngineLifecycleSupport", restore="EngineLifecycleSupport"),
 )
 
-_OF_MULTI_AZ: tuple[Setting, ...] = (
+OF_MULTI_AZ: tuple[Setting, ...] = (
+    # Neither is this kind's; its network is always IPv4 (RDS User Guide: limitations of Multi-AZ DB clusters).
+    *(setting for setting in SETTINGS if setting.name not in ("serverless capacity", "network type")),
     _named(
         "instance class", "DBClusterInstanceClass", restore="DBClusterInstanceClass", modify="DBClusterInstanceClass"
     ),
@@ -83,13 +85,15 @@ _OF_MULTI_AZ: tuple[Setting, ...] = (
         seen=lambda raw: (raw.get("CertificateDetails") or {}).get("CAIdentifier"),
         repair=lambda wanted, seen: {"CACertificateIdentifier": wanted},
         satisfied=lambda wanted, seen: wanted is None or wanted == seen,
+        pending="CertificateDetails",
     ),
+    _named("Database Insights mode", "DatabaseInsightsMode", restore="", modify="DatabaseInsightsMode"),
     INSIGHTS,
     INSIGHTS_KEY,
     ENHANCED_MONITORING,
 )
-"""What the instances of a Multi-AZ DB cluster get from it; those of Aurora have it for themselves."""
+"""With what the instances of a Multi-AZ DB cluster get from it; those of Aurora have it for themselves."""
 
 
 def settings_of(cluster: Instance) -> tuple[Setting, ...]:
-    return (*SETTINGS, *_OF_MULTI_AZ) if cluster.database.is_multi_az_cluster else SETTINGS
+    return OF_MULTI_AZ if cluster.database.is_multi_az_cluster else SETTINGS

@@ -12,7 +12,7 @@ from lambdas.rotation.errors import AwsRefused, RetirementRefused
 from lambdas.rotation.ports import Instance
 from lambdas.rotation.state import Database
 
-_NOT_NOW = ("InvalidDBClusterState", "InvalidDBClusterSnapshotState")
+_NOT_NOW = ("InvalidDBClusterState", "InvalidDBClusterSnapshotState", "InvalidDBInstanceState")
 _EXISTS = "DBClusterSnapshotAlreadyExists"
 
 

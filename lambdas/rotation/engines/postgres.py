@@ -42,7 +42,7 @@ OURS = "made by rds-key-rotation"
 """The control database's comment: without it an existing database of that name is somebody else's."""
 
 SESSION = """
-SET lock_timeout = '2s'; SET idle_in_transaction_session_timeout = '10s'; SET synchronous_commit = local;
+SET lock_timeout = '2s'; SET idle_in_transaction_session_timeout = '10s'; SET synchronous_commit = {commit};
 SET search_path = pg_catalog, public; SET statement_timeout = '{seconds}s'
 """
 
@@ -673,7 +673,9 @@ class PostgresEngine:
         except (InterfaceError, OSError) as error:
             raise DatabaseUnreachable(f"no connection to {where}: {error.__cause__ or error}") from None
         try:
-            Session(connection).run(SESSION.format(seconds=statement_seconds))
+            # Of a Multi-AZ DB cluster a commit outlasts a failover once a reader has it; a fence, and its end, must.
+            commit = "on" if self._database.is_multi_az_cluster else "local"
+            Session(connection).run(SESSION.format(seconds=statement_seconds, commit=commit))
         except BaseException:
             _close_quietly(connection)
             raise
