@@ -12,7 +12,7 @@ from rich.console import Console
 
 from sandbox import sweep
 from sandbox.demo import flow
-from sandbox.demo.dialects import CLUSTERS, ENGINES
+from sandbox.demo.dialects import CLUSTERS, ENGINES, MULTI_AZ_POSTGRES
 from sandbox.demo.inventory import Difference
 from sandbox.sweep import Archive, page
 from sandbox.sweep.batch import from_json, scenario_of, to_json
@@ -250,7 +250,7 @@ def test_what_an_engine_or_a_strategy_cannot_have_is_left_out() -> None:
     }
 
     assert {subject for subject, kinds in found.items() if "late" in kinds} == {
-        DEFAULT, "postgres/snapshot", "postgres/catch-up", "aurora-postgresql/snapshot",
+        DEFAULT, "postgres/snapshot", "postgres/catch-up", "aurora-postgresql/snapshot", "multi-az-postgres/snapshot",
     }  # fmt: skip
 
 
@@ -258,7 +258,8 @@ def test_every_strategy_of_every_engine_can_be_swept() -> None:
     # MySQL has MariaDB's servers here, and nothing of ours speaks to them.
     of_instances = {f"{engine}/{strategy}" for engine in ENGINES if engine != "mysql" for strategy in flow.STRATEGIES}
     of_clusters = {f"{engine}/{strategy}" for engine in CLUSTERS for strategy in ("blue-green", "snapshot")}
-    assert set(SUBJECTS) == of_instances | of_clusters
+    # RDS makes no deployment of a Multi-AZ DB cluster.
+    assert set(SUBJECTS) == of_instances | of_clusters - {f"{MULTI_AZ_POSTGRES}/blue-green"}
     assert len({page.heading(subject) for subject in SUBJECTS.values()}) == len(SUBJECTS)
 
 
