@@ -25,7 +25,7 @@ WITH_ITS_INSTANCES = (
     "PubliclyAccessible", "StorageType",
 )  # fmt: skip
 """Settings of the cluster that each of its instances shows, by the same names."""
-LATER = ("AllocatedStorage", "CACertificateIdentifier", "Iops", "StorageType")
+LATER = ("AllocatedStorage", "CACertificateIdentifier", "DBClusterInstanceClass", "Iops", "StorageType")
 
 
 class MultiAzClusters(Clusters):
@@ -75,14 +75,12 @@ class MultiAzClusters(Clusters):
             if not cluster.is_multi_az:
                 return super().modify_db_cluster(params)
             chosen = self._chosen_of_cluster(params, self._kind(cluster.engine))
-            if not params.get("ApplyImmediately") and any(name in chosen for name in (*LATER, "DBInstanceClass")):
+            if not params.get("ApplyImmediately") and any(name in chosen for name in LATER):
                 raise invalid_value("The sandbox changes a Multi-AZ DB cluster immediately or not at all.")
             super().modify_db_cluster(params)
             for owner in (cluster, *cluster.members):
                 self._modify_insights(owner, chosen)
             cluster.settings |= {name: chosen[name] for name in (*WITH_ITS_INSTANCES, *LATER) if name in chosen}
-            if name := params.get("DBClusterInstanceClass"):
-                cluster.settings["DBClusterInstanceClass"] = name
             for member in cluster.members:
                 member.settings |= _of_each(cluster)
             return cluster

@@ -61,6 +61,8 @@ def test_it_is_changed_as_a_whole(sandbox: Sandbox, orders: str) -> None:
 
     assert sandbox.cluster(orders)["PerformanceInsightsEnabled"]
     assert all(sandbox.describe(name)["PerformanceInsightsEnabled"] for name in UNDER_NAMES)
+    later = {"DBClusterIdentifier": orders, "DBClusterInstanceClass": "db.m6gd.xlarge"}
+    assert code_of(sandbox.rds.modify_db_cluster, **later) == "InvalidParameterValue"
     for refused in (
         code_of(sandbox.rds.modify_db_instance, DBInstanceIdentifier=UNDER_NAMES[1], DBInstanceClass="db.m7g.large"),
         code_of(sandbox.rds.delete_db_instance, DBInstanceIdentifier=UNDER_NAMES[1], SkipFinalSnapshot=True),
