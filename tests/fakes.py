@@ -719,7 +719,6 @@ class FakeRds:
                     {"DBInstanceIdentifier": name, "IsClusterWriter": name == instances[0]} for name in instances
                 ],
                 "DBClusterParameterGroup": "orders-of-a-cluster",
-                "EngineVersion": "16.14",
             },
         )
         return self.instances[CLUSTER + identifier]
@@ -885,7 +884,6 @@ class FakeRds:
             key_arn = self.instances[source_identifier].database.kms_key_arn
             catalog = self.servers[source_identifier.removeprefix(CLUSTER)].catalog.copy()
             self.snapshots[identifier] = snapshot(identifier, key_arn, tags, catalog)
-            self.snapshots[identifier]["EngineVersion"] = self.instances[source_identifier].raw.get("EngineVersion")
 
     def request_snapshot_copy(self, source: str, copy: str, key_arn: str, tags: Mapping[str, str]) -> None:
         if copy in self.snapshots:

@@ -18,8 +18,7 @@ from lambdas.rotation.state import Rotation
 
 
 def is_needed(rotation: Rotation) -> bool:
-    _, database = rotation.planned()
-    return database.is_multi_az_cluster or (database.is_cluster and database.kms_key_arn is None)
+    return not snapshots.can_be_copied(rotation.planned()[1])
 
 
 def is_copied(original: str, copy: str, source: Instance | None, rotation: Rotation, ports: Ports) -> bool:
@@ -31,9 +30,9 @@ def is_copied(original: str, copy: str, source: Instance | None, rotation: Rotat
         NameTaken: terminal; a cluster has the name in between that this rotation did not make.
     """
     _, database = rotation.planned()
-    interim, identifier, tags = _seen(rotation, ports), _name(rotation), snapshots.tags(rotation)
     if snapshots.is_copied(databases.describe_snapshot(database, copy, ports), rotation):
         return is_removed(rotation, ports)
+    interim, identifier, tags = _seen(rotation, ports), _name(rotation), snapshots.tags(rotation)
     if interim is None:
         # Somebody may have deleted the source, and the target was made like it.
         like = source or databases.by_resource_id(rotation.synced_target().resource_id, ports)

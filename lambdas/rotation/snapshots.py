@@ -7,7 +7,12 @@ from typing import Any
 from lambdas.rotation import databases, names
 from lambdas.rotation.errors import SnapshotFailed
 from lambdas.rotation.ports import Ports
-from lambdas.rotation.state import Rotation
+from lambdas.rotation.state import Database, Rotation
+
+
+def can_be_copied(of: Database) -> bool:
+    """Whether RDS copies its snapshots under a key: of no cluster without one, and of no Multi-AZ DB cluster."""
+    return not of.is_multi_az_cluster and not (of.is_cluster and of.kms_key_arn is None)
 
 
 def is_available(snapshot: Mapping[str, Any] | None) -> bool:

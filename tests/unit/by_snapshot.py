@@ -2,10 +2,14 @@
 
 from collections.abc import Sequence
 
+import pytest
+
 from lambdas.clean_up.handler import clean_up
 from lambdas.copy_snapshot.handler import copy_snapshot
 from lambdas.decommission.handler import decommission
+from lambdas.preflight.handler import preflight
 from lambdas.rollback.handler import rollback
+from lambdas.rotation.errors import PreflightRefused
 from lambdas.rotation.ports import Step
 from lambdas.rotation.state import Rotation
 from lambdas.rotation.undoing import SLOWEST_FUNCTION
@@ -13,6 +17,16 @@ from lambdas.take_snapshot.handler import take_snapshot
 from lambdas.wait_for_restore.handler import wait_for_restore
 from lambdas.wait_for_source.handler import OBSERVATIONS, wait_for_source
 from tests.fakes import FakePorts, failed, visit
+
+
+def refusals(ports: FakePorts, rotation: Rotation) -> list[str]:
+    with pytest.raises(PreflightRefused) as refused:
+        preflight(rotation, ports)
+    return [line.partition(":")[0] for line in str(refused.value).splitlines()]
+
+
+def deeds(ports: FakePorts) -> list[str]:
+    return [call for call in ports.calls if not call.startswith(("ledger", "recovery", "engine"))]
 
 
 def done(step: Step, rotation: Rotation, ports: FakePorts, made: Sequence[str]) -> Rotation:

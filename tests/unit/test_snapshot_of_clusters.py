@@ -40,6 +40,7 @@ from tests.fakes import (
     visit,
 )
 from tests.unit import by_snapshot
+from tests.unit.by_snapshot import deeds, refusals
 
 SHOP = f"{CLUSTER}shop"
 WRITER, READER = "shop-1", "shop-2"
@@ -83,21 +84,11 @@ RESTORED = (*REQUESTED, wait_for_restore)
 RELEASED = (*RESTORED, check_target, resume_writes)
 
 
-def deeds(ports: FakePorts) -> list[str]:
-    return [call for call in ports.calls if not call.startswith(("ledger", "recovery", "engine"))]
-
-
 def writable(ports: FakePorts) -> list[str]:
     return [name for name in ("shop", TARGET) if ports.rds.servers[name].accepts_applications()]
 
 
 # -- what speaks against it --------------------------------------------------------------------------------------------
-
-
-def refusals(ports: FakePorts, rotation: Rotation) -> list[str]:
-    with pytest.raises(PreflightRefused) as refused:
-        preflight(rotation, ports)
-    return [line.partition(":")[0] for line in str(refused.value).splitlines()]
 
 
 def having(ports: FakePorts, name: str, **members: object) -> None:

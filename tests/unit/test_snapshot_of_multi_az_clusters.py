@@ -30,6 +30,7 @@ from tests.fakes import (
     visit,
 )
 from tests.unit import by_snapshot
+from tests.unit.by_snapshot import deeds, refusals
 
 BOOKS = f"{CLUSTER}books"
 MEMBERS = ("books-instance-1", "books-instance-2", "books-instance-3")
@@ -63,16 +64,6 @@ def after(*steps: Step) -> tuple[FakePorts, Rotation]:
 
 REQUESTED = (wait_for_source, pause_application_writes, take_snapshot, copy_snapshot, restore_target)
 RELEASED = (*REQUESTED, wait_for_restore, check_target, resume_writes)
-
-
-def deeds(ports: FakePorts) -> list[str]:
-    return [call for call in ports.calls if not call.startswith(("ledger", "recovery", "engine"))]
-
-
-def refusals(ports: FakePorts, rotation: Rotation) -> list[str]:
-    with pytest.raises(PreflightRefused) as refused:
-        preflight(rotation, ports)
-    return [line.partition(":")[0] for line in str(refused.value).splitlines()]
 
 
 # -- what speaks against it --------------------------------------------------------------------------------------------

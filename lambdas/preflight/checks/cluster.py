@@ -14,7 +14,7 @@ from lambdas.preflight.checks.instance import (
     room,
     room_for_tags,
 )
-from lambdas.rotation import databases, names
+from lambdas.rotation import databases, names, snapshots
 from lambdas.rotation.engines import ENGINES
 from lambdas.rotation.names import TAGS_OF_A_DATABASE, TAGS_OF_A_MEMBER
 from lambdas.rotation.ports import Instance, Ports
@@ -152,7 +152,7 @@ def quotas(source: Instance, ports: Ports) -> Iterator[Finding]:
     """
     members = len(source.raw.get("DBClusterMembers") or ())
     of_multi_az = source.database.is_multi_az_cluster
-    clusters = 2 if of_multi_az or source.database.kms_key_arn is None else 1
+    clusters = 1 if snapshots.can_be_copied(source.database) else 2
     instances = members * clusters if of_multi_az else members
     needed = {"DBClusters": clusters, "DBInstances": instances, "ManualClusterSnapshots": 2}
     if of_multi_az:
