@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 
 from lambdas.rotation import reach
-from lambdas.rotation.errors import FenceIncomplete, StateIncomplete
+from lambdas.rotation.errors import FenceIncomplete, StateIncomplete, Terminal
 from lambdas.rotation.limitations import refuse_if_limited
 from lambdas.rotation.ports import CatchUpEngine, Engine, Ports
 from lambdas.rotation.state import Fence, Rotation
@@ -27,6 +27,7 @@ def pause_application_writes(rotation: Rotation, ports: Ports) -> Rotation:
         PreflightRefused: terminal; something came up since Preflight. Nothing was closed.
         FenceIncomplete: terminal; somebody did not let go in time. Rollback re-opens.
         DecisionLost: terminal; this rotation was decided, and a late attempt closes nothing.
+        JournalMoved: retryable; another attempt has begun to close.
     """
     plan, source = rotation.planned()
     if rotation.sync is None or not rotation.sync.ready:
@@ -85,7 +86,13 @@ def _written_down(rotation: Rotation, engine: Engine, ports: Ports) -> tuple[Rot
     if rotation.fence is not None:
         return rotation, rotation.fence
     plan, _ = rotation.planned()
-    refuse_if_limited(engine, plan)
+    try:
+        refuse_if_limited(engine, plan)
+    except Terminal:
+        # What refuses may be what a second delivery, which was quicker, has begun to close. Then the journal has moved,
+        # which this write says, and the retry goes on with that fence.
+        ports.ledger.record(rotation)
+        raise
     databases = engine.plan_fence(rotation.sync.superuser_databases if rotation.sync else ())
     fence = Fence(databases=databases, requested_at=ports.clock.now())
     rotation = rotation.having(fence=fence)

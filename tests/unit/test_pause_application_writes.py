@@ -11,7 +11,9 @@ from lambdas.rotation.errors import (
     DecisionLost,
     EpochSuperseded,
     FenceIncomplete,
+    JournalMoved,
     PreflightRefused,
+    SqlRefused,
     StateIncomplete,
 )
 from lambdas.rotation.state import DatabaseFence, Finding
@@ -62,6 +64,28 @@ def test_a_retry_goes_on_with_the_values_that_were_written_down() -> None:
     assert not ports.source_server.accepts_applications()
 
 
+def test_what_a_second_delivery_has_begun_to_close_is_no_reason_to_go_back() -> None:
+    """It looks into databases that its twin is closing: their refusal is the twin's work."""
+    ports = FakePorts()
+    rotation = synced_rotation(ports)
+    ports.fail("engine.limitations", SqlRefused("55000", "database orders is not currently accepting connections"))
+    ports.fail("ledger.record", JournalMoved("the twin has written its fence"))
+
+    with pytest.raises(JournalMoved):
+        pause_application_writes(rotation, ports)
+
+
+def test_a_refusal_that_is_nobodys_work_stays_one() -> None:
+    ports = FakePorts()
+    rotation = synced_rotation(ports)
+    ports.fail("engine.limitations", SqlRefused("55000", "database orders is not currently accepting connections"))
+
+    with pytest.raises(SqlRefused):
+        pause_application_writes(rotation, ports)
+
+    assert ports.ledger.journal[ROTATION_ID].rotation.fence is None
+
+
 def test_a_retry_after_the_end_changes_nothing() -> None:
     ports = FakePorts()
     rotation = visit(pause_application_writes, synced_rotation(ports), ports)
@@ -95,7 +119,7 @@ def test_refuses_what_came_up_since_preflight_with_nothing_closed() -> None:
     with pytest.raises(PreflightRefused, match="2 prepared: end them"):
         pause_application_writes(rotation, ports)
 
-    assert [] == ports.calls
+    assert ["ledger.record"] == ports.calls
 
 
 def test_no_fence_without_its_recovery_schedule() -> None:
