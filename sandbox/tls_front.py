@@ -231,6 +231,25 @@ class TlsFront:
         """End a cut. What was under way when a ``silence`` began arrives now."""
         self._ask(do="restore", key=key)
 
+    def bar(self, key: str) -> None:
+        """Turn away whoever comes from now on; connections that were made before go on, whatever they have said yet.
+
+        It stays so when the endpoint is closed, cut, or opened again; an endpoint that is not there yet can be barred.
+        """
+        self._ask(do="bar", key=key)
+
+    def admit(self, key: str) -> None:
+        """The end of :meth:`bar`."""
+        self._ask(do="admit", key=key)
+
+    def hang_up(self, key: str) -> None:
+        """Reset whoever is connected and has no session yet: the server that he would have talked to is about to end.
+
+        Only the front has met him, so nothing else would keep him from being let in by the next one. Unknown keys are
+        ignored.
+        """
+        self._ask(do="hang up", key=key)
+
     def connections(self, key: str) -> int:
         """How many clients are connected to an endpoint."""
         return int(self._ask(do="count", key=key))
@@ -315,19 +334,26 @@ class _Doorman(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self._received = b""
         self._deciding = False
+        self._knocked_in_silence = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
         self.endpoint.arrived.add(self)
         if self.endpoint.silent:
+            self._knocked_in_silence = True
             transport.pause_reading()
+        elif self.endpoint.barred:
+            _reset(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.endpoint.arrived.discard(self)
 
     def hold(self, held: bool) -> None:
-        if self.transport and not self._deciding:
+        if self.transport and not held and self.endpoint.barred and self._knocked_in_silence:
+            # What arrives only now is no connection that was made before.
+            _reset(self.transport)
+        elif self.transport and not self._deciding:
             (self.transport.pause_reading if held else self.transport.resume_reading)()
 
     def _decide(self, step: Any) -> None:
@@ -456,7 +482,17 @@ class _Usher(_Doorman):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self._decide(self._lead())
+        if not self.endpoint.silent:
+            self._let_in()
+
+    def hold(self, held: bool) -> None:
+        super().hold(held)
+        if not held and not self._deciding:
+            self._let_in()
+
+    def _let_in(self) -> None:
+        if self.transport and not self.transport.is_closing():
+            self._decide(self._lead())
 
     async def _connect(self, server: _Half) -> None:
         assert not isinstance(self.endpoint.target, str)
@@ -484,6 +520,7 @@ class _Endpoint:
         self.require_tls = True
         self.tls: ssl.SSLContext = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.silent = False
+        self.barred = False
         self.pairs: set[tuple[_Half, _Half]] = set()
         self.arrived: set[_Doorman] = set()
         self._listener: asyncio.Server | None = None
@@ -504,13 +541,16 @@ class _Endpoint:
         if self._listener:
             self._listener.close()
             self._listener = None
-        for doorman in list(self.arrived):
-            if doorman.transport:
-                doorman.transport.abort()
+        self.hang_up()
         for pair in list(self.pairs):
             for half in pair:
                 if half.transport:
                     _reset(half.transport)
+
+    def hang_up(self) -> None:
+        for doorman in list(self.arrived):
+            if doorman.transport:
+                doorman.transport.abort()
 
     def silence(self, silent: bool) -> None:
         self.silent = silent
@@ -536,6 +576,7 @@ def _reset(transport: asyncio.Transport) -> None:
 class _Fronts:
     def __init__(self) -> None:
         self.endpoints: dict[str, _Endpoint] = {}
+        self.barred: set[str] = set()
 
     async def do(self, request: dict[str, Any]) -> Any:
         key = request["key"]
@@ -560,12 +601,20 @@ class _Fronts:
                 self.endpoints[key].silence(False)
                 if not self.endpoints[key].listening:
                     await self.endpoints[key].listen()
+            case "bar" | "admit":
+                (self.barred.add if request["do"] == "bar" else self.barred.discard)(key)
+                if key in self.endpoints:
+                    self.endpoints[key].barred = key in self.barred
+            case "hang up":
+                if key in self.endpoints:
+                    self.endpoints[key].hang_up()
             case "count":
                 return len(self.endpoints[key].pairs)
         return None
 
     async def _serve(self, endpoint: _Endpoint, request: dict[str, Any]) -> None:
         endpoint.address, endpoint.target = (request["address"], request["port"]), request["target"]
+        endpoint.barred = request["key"] in self.barred
         if not endpoint.listening:
             await endpoint.listen()
         self.endpoints[request["key"]] = endpoint

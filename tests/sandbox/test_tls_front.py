@@ -18,6 +18,9 @@ from sandbox.postgres import PostgresEngine, PostgresServer
 from sandbox.tls_front import AddressBlock, CertificateAuthority, TlsFront
 
 NAME = "orders.abc.eu-central-1.rds.amazonaws.com"
+TURNED_AWAY = (OSError, pg8000.exceptions.InterfaceError)
+GSS_REQUEST = b"\x00\x00\x00\x08\x04\xd2\x16\x30"
+"""RDS answers that it does not speak it."""
 
 
 class Stage:
@@ -123,6 +126,61 @@ def test_a_reset_ends_sessions_and_refuses_new_ones(stage: Stage) -> None:
         stage.front.restore("i")
     with stage.connect() as again:
         assert again.run("SELECT 1") == [[1]]
+
+
+def test_who_is_barred_is_turned_away_and_who_is_in_goes_on(stage: Stage) -> None:
+    """A security group that is taken away ends no session; whoever comes later meets a closed door."""
+    with stage.connect() as inside:
+        stage.front.bar("i")
+        try:
+            with pytest.raises(TURNED_AWAY):
+                stage.connect()
+            stage.open(NAME)  # an endpoint that is opened again, as after a reboot, is barred still
+            with pytest.raises(TURNED_AWAY):
+                stage.connect()
+            assert inside.run("SELECT 1") == [[1]]
+        finally:
+            stage.front.admit("i")
+    with stage.connect() as sql:
+        assert sql.run("SELECT 2") == [[2]]
+
+
+def test_who_has_only_connected_gets_in_until_the_server_ends(stage: Stage) -> None:
+    """He came before the door was barred; the server that he would have talked to is what he came to."""
+    tls = ssl.create_default_context(cafile=str(stage.ca.bundle))
+    early, late = (socket.create_connection((stage.address, 5432), 5) for _ in range(2))
+    for raw in (early, late):
+        raw.sendall(GSS_REQUEST)
+        assert raw.recv(1) == b"N"
+    stage.front.bar("i")
+    try:
+        login: dict[str, Any] = {"user": "dba", "password": "pw", "database": "app", "ssl_context": tls, "host": NAME}
+        with pg8000.native.Connection(sock=early, **login) as sql:
+            assert sql.run("SELECT 1") == [[1]]
+            stage.front.hang_up("i")
+            assert sql.run("SELECT 2") == [[2]]
+        with pytest.raises(TURNED_AWAY):
+            pg8000.native.Connection(sock=late, **login)
+    finally:
+        late.close()
+        stage.front.admit("i")
+
+
+def test_what_was_sent_into_silence_is_no_connection_yet(stage: Stage) -> None:
+    """Nothing of it had got through when the door was barred."""
+    stage.front.cut("i", "silence")
+    with socket.create_connection((stage.address, 5432), 5) as raw:
+        raw.sendall(GSS_REQUEST)
+        stage.front.bar("i")
+        try:
+            stage.front.restore("i")
+            try:
+                answer = raw.recv(1)
+            except ConnectionResetError:
+                answer = b""
+            assert answer == b""
+        finally:
+            stage.front.admit("i")
 
 
 def test_a_renamed_endpoint_shows_its_new_name_at_the_same_address(stage: Stage) -> None:

@@ -160,6 +160,26 @@ def test_a_reset_ends_sessions_and_refuses_new_ones(stage: Stage) -> None:
         assert ask(again, "SELECT 1") == [(1,)]
 
 
+def test_who_is_barred_is_turned_away_and_who_is_in_goes_on(stage: Stage) -> None:
+    """Also who has been sent into silence before: nothing of him had got through."""
+    with stage.connect() as inside:
+        stage.front.cut("i", "silence")
+        with socket.create_connection((stage.address, PORT), 5) as raw:
+            stage.front.bar("i")
+            stage.front.restore("i")
+            try:
+                answer = raw.recv(1)
+            except ConnectionResetError:
+                answer = b""
+            assert answer == b""
+        with pytest.raises((OSError, pymysql.MySQLError)):
+            stage.connect()
+        assert ask(inside, "SELECT 1") == [(1,)]
+        stage.front.admit("i")
+    with stage.connect() as sql:
+        assert ask(sql, "SELECT 2") == [(2,)]
+
+
 def test_a_renamed_endpoint_shows_its_new_name_and_keeps_its_sessions(stage: Stage) -> None:
     with stage.connect() as open_before:
         stage.open("renamed.example")
