@@ -53,11 +53,11 @@ class ClusterSettings(ClusterMembers):
         others = DEFAULTS if kind.is_auroras else DEFAULTS_OF_MULTI_AZ
         return {**others, **defaults, "ParameterGroup": kind.parameter_group, **chosen}
 
-    def _chosen_of_cluster(self, params: Params, kind: Kind) -> View:
+    def _chosen_of_cluster(self, params: Params, kind: Kind, subnets: View | None = None) -> View:
         for member in NOT_FOR_AURORA if kind.is_auroras else NOT_FOR_MULTI_AZ:
             if params.get(member):
                 raise invalid_combination(f"{member} isn't supported for DB engine {kind.name}.")
-        chosen = self._chosen(params, kind)
+        chosen = self._chosen(params, kind, subnets)
         if chosen.get("BackupRetentionPeriod") == 0:
             raise invalid_value("Invalid backup retention period: 0. Must be between 1 and 35.")
         if group := params.get("DBClusterParameterGroupName"):

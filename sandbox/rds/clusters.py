@@ -86,7 +86,7 @@ class Clusters(ClusterBackups):
             if params.get("Port") or params.get("EngineVersion"):
                 raise invalid_value("The sandbox changes neither the port nor the version of a cluster.")
             now = bool(params.get("ApplyImmediately"))
-            chosen = self._chosen_of_cluster(params, self._kind(cluster.engine))
+            chosen = self._chosen_of_cluster(params, self._kind(cluster.engine), cluster.settings["SubnetGroup"])
             if "PreferredBackupWindow" in chosen or "PreferredMaintenanceWindow" in chosen:
                 together = cluster.settings | chosen
                 self._check_windows(together["PreferredMaintenanceWindow"], together["PreferredBackupWindow"])
@@ -100,6 +100,8 @@ class Clusters(ClusterBackups):
             for member in AT_ONCE:
                 if member in chosen:
                     cluster.settings[member] = chosen[member]
+            for instance in cluster.members:
+                self.guard(instance)
             if "ServerlessV2ScalingConfiguration" in chosen:
                 cluster.settings["ServerlessV2ScalingConfiguration"] = chosen["ServerlessV2ScalingConfiguration"]
             self._note_retention(cluster)

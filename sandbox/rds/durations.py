@@ -23,6 +23,9 @@ class Durations:
     snapshot: float = 5
     copy: float = 10
     modify: float = 1
+    security_groups: float = 0.5
+    """Until other VPC security groups are in force."""
+
     rename: float = 2
     rename_until_resolvable: float = 8
     reboot: float = 1

@@ -126,10 +126,11 @@ class Instances(Backups, Logs):
                 "LicenseModel", "MasterUsername", "OptionGroup", "ParameterGroup", "Port", "StorageThroughput",
                 "StorageType", "SubnetGroup",
             )  # fmt: skip
+            chosen = self._chosen(params, kind, source.settings["SubnetGroup"])
             settings = {
-                **self._defaults(name, kind),
+                **self._defaults(name, kind, {"SubnetGroup": source.settings["SubnetGroup"], **chosen}),
                 **{member: source.settings[member] for member in inherited if member in source.settings},
-                **self._chosen(params, kind),
+                **chosen,
                 # The API has no member for it. Whoever wants backups of the replica asks for them afterwards.
                 "BackupRetentionPeriod": 0,
             }
@@ -281,7 +282,7 @@ class Instances(Backups, Logs):
             )
             now = bool(params.get("ApplyImmediately"))
             self._check_modification(instance, params)
-            chosen = self._chosen(params, self._kind(instance.engine))
+            chosen = self._chosen(params, self._kind(instance.engine), instance.settings["SubnetGroup"])
             if "PreferredBackupWindow" in chosen or "PreferredMaintenanceWindow" in chosen:
                 self._check_windows(
                     chosen.get("PreferredMaintenanceWindow", instance.settings["PreferredMaintenanceWindow"]),
@@ -290,7 +291,9 @@ class Instances(Backups, Logs):
                     ),
                 )
             busy = False
-            for member in (*AT_ONCE, "SecurityGroups", "OptionGroup", "IAMDatabaseAuthenticationEnabled"):
+            if "SecurityGroups" in chosen and chosen["SecurityGroups"] != instance.settings["SecurityGroups"]:
+                self._change_groups(instance, chosen["SecurityGroups"])
+            for member in (*AT_ONCE, "OptionGroup", "IAMDatabaseAuthenticationEnabled"):
                 if member in chosen and chosen[member] != instance.settings.get(member):
                     instance.settings[member] = chosen[member]
                     busy = busy or member in ("IAMDatabaseAuthenticationEnabled", "MonitoringInterval", "OptionGroup")

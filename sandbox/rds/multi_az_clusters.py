@@ -74,7 +74,7 @@ class MultiAzClusters(Clusters):
             cluster = self.cluster(params["DBClusterIdentifier"])
             if not cluster.is_multi_az:
                 return super().modify_db_cluster(params)
-            chosen = self._chosen_of_cluster(params, self._kind(cluster.engine))
+            chosen = self._chosen_of_cluster(params, self._kind(cluster.engine), cluster.settings["SubnetGroup"])
             if not params.get("ApplyImmediately") and any(name in chosen for name in LATER):
                 raise invalid_value("The sandbox changes a Multi-AZ DB cluster immediately or not at all.")
             super().modify_db_cluster(params)
@@ -85,8 +85,8 @@ class MultiAzClusters(Clusters):
                 member.settings |= _of_each(cluster)
             return cluster
 
-    def _chosen_of_cluster(self, params: Params, kind: Any) -> View:
-        chosen = super()._chosen_of_cluster(params, kind)
+    def _chosen_of_cluster(self, params: Params, kind: Any, subnets: View | None = None) -> View:
+        chosen = super()._chosen_of_cluster(params, kind, subnets)
         if name := params.get("DBClusterInstanceClass"):
             chosen["DBClusterInstanceClass"] = name
         return chosen

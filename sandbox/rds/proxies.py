@@ -236,6 +236,9 @@ class Proxies(ClusterBlueGreen):
         """Whether the proxy can log in, found out by doing it."""
         if not proxy.is_open:
             return {"State": "REGISTERING"}
+        if not self._is_let_in(instance):
+            # A real proxy goes on with the connections that it has, and may not notice before it needs another one.
+            return {"State": "UNAVAILABLE", "Reason": "UNREACHABLE", "Description": "No security group lets it in."}
         assert instance.server
         reason = "AUTH_FAILURE"
         if (login := self._login(proxy)) is None:

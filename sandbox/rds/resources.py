@@ -186,13 +186,17 @@ class Operated(Tagged):
             return None
         return max(self.backups_since, self.backend.context.clock.now() - dt.timedelta(minutes=5))
 
+    def security_groups(self) -> dict[str, str]:
+        """Its VPC security groups, and the status of each."""
+        return dict.fromkeys(self.settings["SecurityGroups"], "active")
+
     def common_view(self) -> View:
         """What instances and clusters are described with alike."""
         return {
             "StorageEncrypted": self.storage_encrypted,
             "KmsKeyId": self.kms_key_id,
             "VpcSecurityGroups": [
-                {"VpcSecurityGroupId": group, "Status": "active"} for group in self.settings["SecurityGroups"]
+                {"VpcSecurityGroupId": group, "Status": status} for group, status in self.security_groups().items()
             ],
             "PendingModifiedValues": {
                 name: "****" if name == "MasterUserPassword" else value for name, value in self.pending.items()
@@ -227,6 +231,8 @@ class Instance(Operated):
         self.address: str | None = None
         """The loopback address of its TLS front; the instance keeps it when it is renamed."""
         self.endpoint_visible = False
+        self.groups_in_force: list[str] = settings["SecurityGroups"]
+        """Its own VPC security groups that count; what was changed a moment ago is in the settings only."""
         self.restored_from: str | None = None
         """The resource id of the instance whose snapshot it was made of."""
         self.cluster: Cluster | None = None
@@ -290,6 +296,24 @@ class Instance(Operated):
     def fronts(self) -> tuple[str, ...]:
         """The keys of the fronts by which clients come."""
         return (self.dbi_resource_id, *(proxy.unique_id for proxy in self.proxies if proxy.is_open))
+
+    @property
+    def fronts_to_guard(self) -> tuple[str, ...]:
+        """The same, with those that are going to be opened."""
+        return (self.dbi_resource_id, *(proxy.unique_id for proxy in self.proxies))
+
+    @property
+    def security_groups_in_force(self) -> list[str]:
+        """A member has its cluster's, which change at once."""
+        groups: list[str] = self.cluster.settings["SecurityGroups"] if self.cluster else self.groups_in_force
+        return groups
+
+    def security_groups(self) -> dict[str, str]:
+        if self.cluster:
+            return self.cluster.security_groups()
+        wanted, in_force = self.settings["SecurityGroups"], self.groups_in_force
+        status = {group: "active" if group in in_force else "adding" for group in wanted}
+        return status | {group: "removing" for group in in_force if group not in wanted}
 
     @property
     def db_instance_class(self) -> str:

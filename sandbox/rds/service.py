@@ -19,6 +19,7 @@ from sandbox.rds.cluster_wire import install_cluster_wire
 from sandbox.rds.durations import Durations
 from sandbox.rds.engines import Engines
 from sandbox.rds.resources import Instance
+from sandbox.rds.security_groups import install_security_groups
 from sandbox.rds.settings import INSTANCE_QUOTA, STORAGE_QUOTA_GIB
 from sandbox.rds.wire import nothing, page, refuse_this
 from sandbox.tls_front import AddressBlock, Cut, TlsFront
@@ -59,6 +60,7 @@ class RdsService:
                 "started": started,
             },
         )
+        install_security_groups(started)
         _install_wire()
         install_cluster_wire()
 

@@ -7,12 +7,11 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from moto.ec2.models import ec2_backends
-
 from sandbox.rds.engines import Kind
 from sandbox.rds.errors import instance_exists, invalid_combination, invalid_value, refuse
-from sandbox.rds.operations import Operations, Params
+from sandbox.rds.operations import Params
 from sandbox.rds.resources import DEFAULTS, View
+from sandbox.rds.security_groups import SecurityGroups
 from sandbox.rds.windows import DAYS, refusal
 
 INSTANCE_QUOTA = 40
@@ -20,7 +19,7 @@ STORAGE_QUOTA_GIB = 100_000
 IDENTIFIER = re.compile(r"(?!.*--)[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
-class Settings(Operations):
+class Settings(SecurityGroups):
     """Checks and defaults."""
 
     def _new_name(self, name: str, *, renaming: bool = False) -> str:
@@ -70,6 +69,7 @@ class Settings(Operations):
             other = (int(backup[:2]) * 60 + 720) % 1440
         elif maintenance := (given or {}).get("PreferredMaintenanceWindow"):
             start = (int(maintenance[4:6]) * 60 + 720) % 1440
+        subnets = (given or {}).get("SubnetGroup") or self._subnet_group(None)
         return {
             **DEFAULTS,
             "AvailabilityZone": f"{self.region_name}a",
@@ -81,12 +81,12 @@ class Settings(Operations):
             "Port": kind.port,
             "PreferredBackupWindow": f"{_clock(start)}-{_clock(start + 30)}",
             "PreferredMaintenanceWindow": f"{day}:{_clock(other)}-{day}:{_clock(other + 30)}",
-            "SecurityGroups": [self._default_security_group()],
-            "SubnetGroup": self._subnet_group(None),
+            "SecurityGroups": [self._default_security_group(subnets["VpcId"])],
+            "SubnetGroup": subnets,
         }
 
-    def _chosen(self, params: Params, kind: Kind) -> View:
-        """The settings that a request names, checked."""
+    def _chosen(self, params: Params, kind: Kind, subnets: View | None = None) -> View:
+        """The settings that a request names, checked. ``subnets``: where it is if the request does not say."""
         same_name = (
             "AutoMinorVersionUpgrade", "AvailabilityZone", "BackupRetentionPeriod", "CACertificateIdentifier",
             "CopyTagsToSnapshot", "DBInstanceClass", "DatabaseInsightsMode", "DedicatedLogVolume",
@@ -123,14 +123,10 @@ class Settings(Operations):
                 # Not the storage's key: Performance Insights has one of its own.
                 chosen["PerformanceInsightsKMSKeyId"] = self.keys.accept(params.get("PerformanceInsightsKMSKeyId"))
                 chosen.setdefault("PerformanceInsightsRetentionPeriod", 7)
-        if groups := params.get("VpcSecurityGroupIds"):
-            known = ec2_backends[self.account_id][self.region_name]
-            for group in groups:
-                if known.get_security_group_from_id(group) is None:
-                    raise invalid_value(f"Invalid security group , groupId= {group}, groupName=.")
-            chosen["SecurityGroups"] = list(groups)
-        if subnets := params.get("DBSubnetGroupName"):
-            chosen["SubnetGroup"] = self._subnet_group(subnets)
+        if name := params.get("DBSubnetGroupName"):
+            chosen["SubnetGroup"] = subnets = self._subnet_group(name)
+        if groups := self._named_groups(params, (subnets or self._subnet_group(None))["VpcId"]):
+            chosen["SecurityGroups"] = groups
         if group := params.get("DBParameterGroupName"):
             group = group.lower()
             if group not in self.db_parameter_groups:
@@ -151,10 +147,6 @@ class Settings(Operations):
         if message := refusal(maintenance, backup):
             raise invalid_value(message)
 
-    def _default_security_group(self) -> str:
-        ec2 = ec2_backends[self.account_id][self.region_name]
-        return str(ec2.get_default_security_group(ec2.default_vpc.id).id)
-
     def _subnet_group(self, name: str | None) -> View:
         if name and name != "default":
             if name not in self.subnet_groups:
@@ -168,9 +160,8 @@ class Settings(Operations):
                 "SubnetGroupStatus": "Complete",
                 "Subnets": group.subnets,
             }
-        ec2 = ec2_backends[self.account_id][self.region_name]
-        vpc = ec2.default_vpc
-        subnets = [s for zone in ec2.subnets.values() for s in zone.values() if s.vpc_id == vpc.id]
+        vpc = self._ec2.default_vpc
+        subnets = [s for zone in self._ec2.subnets.values() for s in zone.values() if s.vpc_id == vpc.id]
         return {
             "DBSubnetGroupName": "default",
             "DBSubnetGroupDescription": "default",
