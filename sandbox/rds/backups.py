@@ -170,11 +170,13 @@ class Backups(Settings):
 
     def _first_backup(self, instance: Instance) -> None:
         self._show(instance, "backing-up")
+        self.note(instance, "backup", "Backing up DB instance")
         with self.lock:
             self._note_retention(instance)
         data = self._copy_of(instance)
         self._pass(instance, self.durations.backup)
         self._begin_backups(instance, data)
+        self.note(instance, "backup", "Finished DB instance backup")
 
     def _begin_backups(self, owner: Operated, data: Data) -> None:
         with self.lock:

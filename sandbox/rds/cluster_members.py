@@ -257,6 +257,8 @@ class ClusterMembers(Instances):
             for member in served:
                 self.fronts.cut(member.dbi_resource_id, "reset")
             former.server.restart()
+            for member in pair:
+                self.note(member, "availability", "DB instance restarted")
             with self.lock:
                 former.server, target.server = target.server, former.server
                 followers = [*(follower for follower in former.replicas if follower is not target), former]

@@ -178,7 +178,11 @@ class Instances(Backups, Logs):
             finally:
                 data.release()
 
-        self._operate(instance, lambda: self._build(instance, make, self.durations.restore), failed="restore-error")
+        def build() -> None:
+            said = ("restoration", f"Restored from snapshot {snapshot.name}")
+            self._build(instance, make, self.durations.restore, said)
+
+        self._operate(instance, build, failed="restore-error")
         return instance
 
     def put_copy_in_place(self, name: str) -> None:
@@ -193,7 +197,14 @@ class Instances(Backups, Logs):
         self.databases[instance.name] = instance
         self.keys.hold(instance.kms_key_id, instance.storage_id, "instance")
 
-    def _build(self, instance: Instance, make: Callable[[], Server], minutes: float) -> None:
+    def _build(
+        self,
+        instance: Instance,
+        make: Callable[[], Server],
+        minutes: float,
+        said: tuple[str, str] = ("creation", "DB instance created"),
+    ) -> None:
+        """``said``: category and message of the event that it ends with."""
         since = self.context.clock.time()
         instance.server = make()
         self.turn_log(instance)
@@ -207,6 +218,7 @@ class Instances(Backups, Logs):
         self._resolve(instance)
         if instance.source:
             self._watch_replica(instance)
+        self.note(instance, *said)
         # Burstable classes are spared; all others load their blocks for a while.
         lazy = not instance.settings["DBInstanceClass"].startswith(("db.t3", "db.t4"))
         if lazy and minutes > self.durations.create:
@@ -245,7 +257,7 @@ class Instances(Backups, Logs):
         assert instance.server
         self._make_primary(instance)
         self._show(instance, "rebooting")
-        instance.server.restart()
+        self._restart(instance)
         if (left := self.durations.promotion_seconds - (time.monotonic() - began)) > 0:
             time.sleep(left)
         with self.lock:
@@ -400,6 +412,7 @@ class Instances(Backups, Logs):
             self._note_retention(instance)
         if not instance.server.pid and "AllocatedStorage" in work:
             instance.server.start()  # it had stopped because its storage was full
+            self.note(instance, "availability", "DB instance restarted")
         if instance.retention_days and not had_backups:
             self._first_backup(instance)
         elif had_backups and not instance.retention_days:
@@ -426,11 +439,6 @@ class Instances(Backups, Logs):
         self._open(instance)
         self._pass(instance, self.durations.rename_until_resolvable)
         self._resolve(instance)
-
-    def _restart(self, instance: Instance) -> None:
-        with instance.server_lock:
-            assert instance.server
-            instance.server.restart()
 
     # -- reboot, stop, start, delete -----------------------------------------------------------------------------------
 
@@ -465,8 +473,10 @@ class Instances(Backups, Logs):
         def stop() -> None:
             self._show(instance, "stopping")
             assert instance.server
+            self.hang_up(instance)
             instance.server.stop()
             self._pass(instance, self.durations.stop)
+            self.note(instance, "notification", "DB instance stopped")
             self._show(instance, "stopped")
 
         self._operate(instance, stop)
@@ -488,6 +498,7 @@ class Instances(Backups, Logs):
             self.apply_in_force(instance)
             self.keys.used(instance.kms_key_id, "Decrypt")
             self._pass(instance, self.durations.start)
+            self.note(instance, "notification", "DB instance started")
             self._show(instance, "available")
 
         self._operate(instance, start)

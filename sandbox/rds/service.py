@@ -89,8 +89,14 @@ class RdsService:
         instance = self.instance(name)
         server = instance.server
         assert server
+        self.backend.hang_up(instance)
         server.crash()
-        self._after(down_seconds, server.start)
+
+        def recover() -> None:
+            server.start()
+            self.backend.note(instance, "availability", "DB instance restarted")
+
+        self._after(down_seconds, recover)
 
     def fail_over(self, name: str, *, down_seconds: float = 0.0) -> None:
         """As :meth:`crash`, and another host takes over: its name leads to another address from then on.
@@ -100,11 +106,15 @@ class RdsService:
         instance = self.instance(name)
         server = instance.server
         assert server
+        self.backend.hang_up(instance)
         server.crash()
+        self.backend.note(instance, "failover", "Multi-AZ instance failover started.")
 
         def take_over() -> None:
             server.start()
+            self.backend.note(instance, "availability", "DB instance restarted")
             self.backend.move(instance)
+            self.backend.note(instance, "failover", "Multi-AZ instance failover completed")
 
         self._after(down_seconds, take_over)
 
@@ -114,6 +124,7 @@ class RdsService:
         with instance.operations:  # after what RDS is doing with it, which would show another status
             assert instance.server
             instance.status = "storage-full"
+            self.backend.hang_up(instance)
             instance.server.crash()
 
     def _after(self, seconds: float, work: Callable[[], None]) -> None:
@@ -194,6 +205,9 @@ def _install_wire() -> None:
 
     def describe_db_instances(self: Any) -> ActionResult:
         return page(self, "DBInstances", self.backend.views_of_instances(self.params))
+
+    def describe_events(self: Any) -> ActionResult:
+        return page(self, "Events", self.backend.views_of_events(self.params))
 
     def create_db_snapshot(self: Any) -> ActionResult:
         return ActionResult({"DBSnapshot": self.backend.create_db_snapshot(self.params).view()})
@@ -308,7 +322,7 @@ def _install_wire() -> None:
         describe_certificates, reset_db_parameter_group, describe_db_parameters, create_blue_green_deployment,
         describe_blue_green_deployments, switchover_blue_green_deployment, delete_blue_green_deployment,
         describe_db_log_files, download_db_log_file_portion, register_db_proxy_targets, deregister_db_proxy_targets,
-        describe_db_proxy_targets,
+        describe_db_proxy_targets, describe_events,
     ):  # fmt: skip
         setattr(RDSResponse, method.__name__, method)
     for name in ("create_db_instance", "create_db_instance_read_replica", "promote_read_replica"):

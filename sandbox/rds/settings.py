@@ -9,6 +9,7 @@ from typing import Any
 
 from sandbox.rds.engines import Kind
 from sandbox.rds.errors import instance_exists, invalid_combination, invalid_value, refuse
+from sandbox.rds.events import Events
 from sandbox.rds.operations import Params
 from sandbox.rds.resources import DEFAULTS, View
 from sandbox.rds.security_groups import SecurityGroups
@@ -19,7 +20,7 @@ STORAGE_QUOTA_GIB = 100_000
 IDENTIFIER = re.compile(r"(?!.*--)[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
-class Settings(SecurityGroups):
+class Settings(SecurityGroups, Events):
     """Checks and defaults."""
 
     def _new_name(self, name: str, *, renaming: bool = False) -> str:

@@ -350,6 +350,7 @@ def _serve(work_dir: Path, options: dict[str, Any]) -> None:
         "fail_over": rds.fail_over,
         "fill_storage": rds.fill_storage,
         "replace": rds.replace,
+        "note": lambda name, message: rds.backend.note(rds.instance(name), "notification", message),
         "server": lambda name, what: getattr(rds.instance(name).server, what)(),
         "lose_slot": lambda name: rds.instance(name).server.source.forget_replica(rds.instance(name).server.name),  # type: ignore[union-attr]
         "pause_replay": lambda name: rds.instance(name).server.pause_replay(),  # type: ignore[union-attr]
