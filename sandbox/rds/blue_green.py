@@ -136,7 +136,8 @@ class BlueGreen(MultiAzClusters):
 
     def _must_be_fit_for_blue(self, source: Instance) -> None:
         unsupported = "SourceDatabaseNotSupportedFault"
-        if not isinstance(source.server, Switchable) and source.server is not None:
+        switchable = source.server is None or isinstance(source.server, Switchable)
+        if not switchable or not self._kind(source.engine).has_blue_green_deployments:
             raise refuse(unsupported, f"Blue/green deployments do not support {source.engine}.")
         if source.source:
             raise refuse(unsupported, f"{source.name} is a read replica.")

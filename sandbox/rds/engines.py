@@ -2,7 +2,7 @@
 
 import dataclasses
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +37,8 @@ class Kind:
     license_model: str
     version: str
     major: str
+    family: str
+    """Of its parameter groups."""
     reserved_masters: frozenset[str]
     parameters: Mapping[str, Parameter]
     """A few of many; of the others RDS's rules are not checked."""
@@ -45,6 +47,12 @@ class Kind:
     """Versions of which the books know; their servers are of ``version``."""
     cluster_parameters: Mapping[str, Parameter] | None = None
     """Those of a DB cluster parameter group that no instance's has; None: this engine has no clusters."""
+    other_license_models: tuple[str, ...] = ()
+    longest_database_name: int = 63
+    """0: RDS makes no database with the instance."""
+    default_database: str | None = None
+    has_read_replicas: bool = True
+    has_blue_green_deployments: bool = True
     log_file: str | None = None
     """The name of an hour's log, for `strftime`; None: nobody has looked yet what RDS calls it."""
 
@@ -56,10 +64,6 @@ class Kind:
     @property
     def versions(self) -> tuple[str, ...]:
         return (self.version, *self.older)
-
-    @property
-    def family(self) -> str:
-        return f"{self.name}{self.major}"
 
     @property
     def option_group(self) -> str:
@@ -92,12 +96,14 @@ _CLUSTER_PARAMETERS = {
 
 
 def _postgres() -> Kind:
+    major = POSTGRES_VERSION.split(".")[0]
     return Kind(
         name="postgres",
         port=PostgresEngine.port,
         license_model="postgresql-license",
         version=POSTGRES_VERSION,
-        major=POSTGRES_VERSION.split(".")[0],
+        major=major,
+        family=f"postgres{major}",
         reserved_masters=frozenset(
             {"rdsadmin", "admin", "rds_superuser", "rds_replication", "rds_password", "rdsrepladmin"}
         ),
@@ -119,6 +125,7 @@ def _aurora_postgresql() -> Kind:
     return dataclasses.replace(
         plain,
         name="aurora-postgresql",
+        family=f"aurora-postgresql{major}",
         servers=AuroraEngine,
         parameters=_INSTANCE_PARAMETERS,
         # Without it nobody would notice that a restore without a version takes the default one.
@@ -130,12 +137,15 @@ def _aurora_postgresql() -> Kind:
 
 def _mariadb() -> Kind:
     version = mariadb.installed_version()
+    major = version.rpartition(".")[0]
     return Kind(
         name="mariadb",
         port=MariadbEngine.port,
         license_model="general-public-license",
         version=version,
-        major=version.rpartition(".")[0],
+        major=major,
+        family=f"mariadb{major}",
+        longest_database_name=64,
         reserved_masters=frozenset({"rdsadmin", "rdsrepladmin", "mariadb.sys", "mysql"}),
         parameters={
             "read_only": Parameter(mariadb.TRUE_IF_REPLICA, f"0,1,{mariadb.TRUE_IF_REPLICA}"),
@@ -160,7 +170,56 @@ def _mysql() -> Kind:
         name="mysql",
         version="8.4.6",
         major="8.4",
+        family="mysql8.4",
         reserved_masters=frozenset({"rdsadmin", "rdsrepladmin", "mysql.sys", "mysql.session", "root"}),
+    )
+
+
+def _foreign() -> Iterator[Kind]:
+    """Engines that nobody here can run, with servers of PostgreSQL behind them.
+
+    Good enough while RDS alone, and no SQL of ours, is at work; their parameters are whatever a group says.
+    """
+    plain = dataclasses.replace(
+        _postgres(), parameters={}, cluster_parameters=None, log_file=None, has_blue_green_deployments=False,
+        has_read_replicas=False,
+    )  # fmt: skip
+    yield dataclasses.replace(
+        plain,
+        name="oracle-se2",
+        port=1521,
+        license_model="license-included",
+        other_license_models=("bring-your-own-license",),
+        version="19.0.0.0.ru-2025-04.rur-2025-04.r1",
+        major="19",
+        family="oracle-se2-19",
+        reserved_masters=frozenset({"rdsadmin", "sys", "system", "public", "dbsnmp", "outln"}),
+        # Its SID.
+        longest_database_name=8,
+        default_database="ORCL",
+    )
+    yield dataclasses.replace(
+        plain,
+        name="sqlserver-se",
+        port=1433,
+        license_model="license-included",
+        version="15.00.4430.1.v1",
+        major="15.00",
+        family="sqlserver-se-15.0",
+        reserved_masters=frozenset({"rdsadmin", "sa", "sysadmin", "public", "guest", "dbo"}),
+        longest_database_name=0,
+    )
+    yield dataclasses.replace(
+        plain,
+        name="db2-se",
+        port=50000,
+        license_model="bring-your-own-license",
+        other_license_models=("marketplace-license",),
+        version="11.5.9.0.sb00063198.r1",
+        major="11.5",
+        family="db2-se-11.5",
+        reserved_masters=frozenset({"rdsadmin", "db2inst1", "rdsdb", "public", "guests", "admins", "users", "local"}),
+        longest_database_name=8,
     )
 
 
@@ -169,7 +228,7 @@ class Engines:
 
     def __init__(self, directory: Path, reaper: Reaper) -> None:
         others = [_mariadb(), _mysql()] if mariadb.is_installed() else []
-        self.kinds = {kind.name: kind for kind in (_postgres(), _aurora_postgresql(), *others)}
+        self.kinds = {kind.name: kind for kind in (_postgres(), _aurora_postgresql(), *others, *_foreign())}
         self._directory = directory
         self._reaper = reaper
         self._lock = threading.Lock()

@@ -289,7 +289,7 @@ def _install_wire() -> None:
                 "MajorEngineVersion": kind.major,
                 "DBParameterGroupFamily": kind.family,
                 "Status": "available",
-                "SupportsReadReplica": True,
+                "SupportsReadReplica": kind.has_read_replicas,
                 "ValidUpgradeTarget": [],
             }
             for kind in self.backend.engines.kinds.values()

@@ -47,6 +47,17 @@ class Settings(SecurityGroups, Events):
             raise invalid_combination(f"Cannot find version {version} for {name}")
         return kind
 
+    def _database(self, params: Params, kind: Kind) -> str | None:
+        """What RDS makes with the instance; for Oracle that is its SID."""
+        name: str | None = params.get("DBName")
+        if name and not kind.longest_database_name:
+            raise invalid_value(f"DBName must be null for engine: {kind.name}")
+        if name and len(name) > kind.longest_database_name:
+            raise invalid_value(
+                f"The parameter DBName is not valid: {kind.name} takes {kind.longest_database_name} characters at most."
+            )
+        return name or kind.default_database
+
     def _storage(self, params: Params) -> int:
         size = params.get("AllocatedStorage")
         if size is None:
@@ -97,6 +108,12 @@ class Settings(SecurityGroups, Events):
             "StorageType", "AllocatedStorage",
         )  # fmt: skip
         chosen = {member: params[member] for member in same_name if params.get(member) is not None}
+        licenses = (kind.license_model, *kind.other_license_models)
+        if (license_model := chosen.get("LicenseModel", licenses[0])) not in licenses:
+            raise invalid_combination(
+                f"Invalid license model '{license_model}' for engine '{kind.name}'. Valid license models are: "
+                f"{', '.join(licenses)}."
+            )
         if "BackupRetentionPeriod" in chosen:
             retention_of(chosen["BackupRetentionPeriod"])
         if "MonitoringInterval" in chosen and bool(chosen["MonitoringInterval"]) != bool(
