@@ -206,6 +206,7 @@ class Made:
 
 
 _Create = Callable[[Aws, str, dict[str, Any]], Made]
+_Delete = Callable[[Aws, Made], None]
 
 _aws: Aws | None = None
 _refusals: list[str] = []
@@ -218,7 +219,7 @@ def _deployer() -> Aws:
     return _aws
 
 
-def _resource(type_name: str, name_property: str = "") -> Callable[[_Create], _Create]:
+def _resource(type_name: str, name_property: str = "", delete: _Delete | None = None) -> Callable[[_Create], _Create]:
     """Teach moto's CloudFormation a resource type: ``create`` gets a name and the resolved properties."""
 
     def define(create: _Create) -> _Create:
@@ -267,6 +268,11 @@ def _resource(type_name: str, name_property: str = "") -> Callable[[_Create], _C
             @classmethod
             def delete_from_cloudformation_json(cls, *_: Any, **__: Any) -> None:
                 raise DeploymentRefused(f"{type_name} cannot be deleted here")
+
+            def delete(self, *_: Any) -> None:
+                if delete is None:
+                    raise DeploymentRefused(f"{type_name} cannot be deleted here")
+                delete(_deployer(), self.made)
 
             def is_created(self) -> bool:
                 return True
@@ -497,19 +503,60 @@ def _secret(aws: Aws, name: str, properties: dict[str, Any]) -> Made:
 _TEMPLATE_OF_SECRET = ("SecretStringTemplate", "GenerateStringKey")
 
 
+def _delete_security_group(aws: Aws, made: Made) -> None:
+    aws.client("ec2").delete_security_group(GroupId=made.physical_id)
+
+
+@_resource("AWS::EC2::SecurityGroup", "GroupName", _delete_security_group)
+def _security_group(aws: Aws, name: str, properties: dict[str, Any]) -> Made:
+    """moto's own leaves out the name, rules that let something out, and sources of version 6."""
+    _only(
+        properties, "GroupDescription", "GroupName", "VpcId", "SecurityGroupIngress", "SecurityGroupEgress", "Tags"
+    )  # fmt: skip
+    ec2 = aws.client("ec2")
+    where = {"VpcId": properties["VpcId"]} if "VpcId" in properties else {}
+    group = {
+        "GroupId": ec2.create_security_group(
+            GroupName=name, Description=properties["GroupDescription"], **where
+        )["GroupId"]
+    }  # fmt: skip
+    if tags := _tags(properties):
+        ec2.create_tags(Resources=[group["GroupId"]], Tags=tags)
+    for rule in properties.get("SecurityGroupIngress", []):
+        ec2.authorize_security_group_ingress(**group, IpPermissions=[_permission(rule, "Source")])
+    if rules := properties.get("SecurityGroupEgress"):
+        # In place of the one that EC2 gives to every group.
+        (described,) = ec2.describe_security_groups(GroupIds=[group["GroupId"]])["SecurityGroups"]
+        ec2.revoke_security_group_egress(**group, IpPermissions=described["IpPermissionsEgress"])
+        for rule in rules:
+            ec2.authorize_security_group_egress(**group, IpPermissions=[_permission(rule, "Destination")])
+    return Made(group["GroupId"], group)
+
+
+def _permission(rule: Mapping[str, Any], other: str) -> dict[str, Any]:
+    """A rule of a template as the API has it. ``other``: what the names of its other end begin with."""
+    ranges = {"CidrIp": "IpRanges", "CidrIpv6": "Ipv6Ranges"}
+    _only(
+        rule, "GroupId", "IpProtocol", "FromPort", "ToPort", "Description", *ranges, f"{other}SecurityGroupId",
+        f"{other}PrefixListId",
+    )  # fmt: skip
+    permission: dict[str, Any] = {"IpProtocol": str(rule["IpProtocol"])}
+    permission |= {key: int(rule[key]) for key in ("FromPort", "ToPort") if key in rule}
+    described = {"Description": rule["Description"]} if "Description" in rule else {}
+    for cidr, member in ranges.items():
+        if cidr in rule:
+            permission[member] = [{cidr: rule[cidr]} | described]
+    if f"{other}SecurityGroupId" in rule:
+        permission["UserIdGroupPairs"] = [{"GroupId": rule[f"{other}SecurityGroupId"]} | described]
+    if f"{other}PrefixListId" in rule:
+        permission["PrefixListIds"] = [{"PrefixListId": rule[f"{other}PrefixListId"]} | described]
+    return permission
+
+
 @_resource("AWS::EC2::SecurityGroupEgress")
 def _egress(aws: Aws, name: str, properties: dict[str, Any]) -> Made:
-    permission: dict[str, Any] = {"IpProtocol": str(properties["IpProtocol"])}
-    permission |= {key: int(properties[key]) for key in ("FromPort", "ToPort") if key in properties}
-    described = {"Description": properties["Description"]} if "Description" in properties else {}
-    if "CidrIp" in properties:
-        permission["IpRanges"] = [{"CidrIp": properties["CidrIp"]} | described]
-    if "DestinationSecurityGroupId" in properties:
-        permission["UserIdGroupPairs"] = [{"GroupId": properties["DestinationSecurityGroupId"]} | described]
-    if "DestinationPrefixListId" in properties:
-        permission["PrefixListIds"] = [{"PrefixListId": properties["DestinationPrefixListId"]} | described]
     answer = aws.client("ec2").authorize_security_group_egress(
-        GroupId=properties["GroupId"], IpPermissions=[permission]
+        GroupId=properties["GroupId"], IpPermissions=[_permission(properties, "Destination")]
     )
     rules = answer.get("SecurityGroupRules") or [{}]
     return Made(rules[0].get("SecurityGroupRuleId", name), {"Id": rules[0].get("SecurityGroupRuleId", name)})

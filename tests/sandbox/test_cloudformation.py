@@ -235,6 +235,14 @@ def test_an_unknown_type_is_refused_before_anything_is_made(aws: Aws, tmp_path: 
     [
         ({"Type": "AWS::Scheduler::ScheduleGroup", "Properties": {"Name": "x", "Colour": "red"}}, "Colour"),
         ({"Type": "AWS::IAM::Role", "Properties": {"AssumeRolePolicyDocument": {}, "Colour": "red"}}, "Colour"),
+        ({"Type": "AWS::EC2::SecurityGroup", "Properties": {"GroupDescription": "-", "Colour": "red"}}, "Colour"),
+        (
+            {
+                "Type": "AWS::EC2::SecurityGroup",
+                "Properties": {"GroupDescription": "-", "SecurityGroupIngress": [{"IpProtocol": "-1", "Colour": 1}]},
+            },
+            "Colour",
+        ),
     ],
 )
 def test_a_property_that_the_api_does_not_know_is_refused(
@@ -242,4 +250,57 @@ def test_a_property_that_the_api_does_not_know_is_refused(
 ) -> None:
     """A misspelled property is a setting that is not there."""
     with pytest.raises(DeploymentRefused, match=reason):
-        deploy(assembly(tmp_path / "out", {"Only": resource}, name=f"Bad{resource['Type'][-4:]}"), aws)
+        deploy(
+            assembly(tmp_path / "out", {"Only": resource}, name=f"Bad{resource['Type'][-4:]}{len(str(resource))}"), aws
+        )
+
+
+def test_a_security_group_has_the_rules_of_the_template_and_no_others(aws: Aws, tmp_path: Path) -> None:
+    """One that is to isolate a database must let nobody in, and nothing out; EC2 gives every group a way out."""
+    disallow = {"CidrIp": "255.255.255.255/32", "IpProtocol": "icmp", "FromPort": 252, "ToPort": 86}
+    resources = {
+        "Isolation": {
+            "Type": "AWS::EC2::SecurityGroup",
+            "Properties": {
+                "GroupDescription": "Lets nobody in",
+                "SecurityGroupEgress": [disallow],
+                "Tags": [{"Key": "team", "Value": "orders"}],
+            },
+        },
+        "App": {
+            "Type": "AWS::EC2::SecurityGroup",
+            "Properties": {
+                "GroupDescription": "Applications",
+                "GroupName": "app",
+                "SecurityGroupIngress": [
+                    {
+                        "IpProtocol": "tcp",
+                        "FromPort": 1521,
+                        "ToPort": 1521,
+                        "SourceSecurityGroupId": {"Fn::GetAtt": ["Isolation", "GroupId"]},
+                    },
+                    {"IpProtocol": "-1", "CidrIpv6": "2001:db8::/32"},
+                ],
+            },
+        },
+    }
+    outputs = {"GroupId": {"Value": {"Fn::GetAtt": ["Isolation", "GroupId"]}}}
+
+    made = deploy(assembly(tmp_path / "out", resources, outputs, name="Groups"), aws)
+
+    ec2, ids = aws.client("ec2"), list(made.resources.values())
+    groups = {one["GroupId"]: one for one in ec2.describe_security_groups(GroupIds=ids)["SecurityGroups"]}
+    isolation, app = groups[made.outputs["GroupId"]], groups[made.resources["App"]]
+    assert made.resources["Isolation"] == made.outputs["GroupId"]
+    assert isolation["IpPermissions"] == []
+    assert [rule["IpRanges"] for rule in isolation["IpPermissionsEgress"]] == [[{"CidrIp": "255.255.255.255/32"}]]
+    assert {"Key": "team", "Value": "orders"} in isolation["Tags"]
+    assert app["GroupName"] == "app"
+    let_in, anything = app["IpPermissions"]
+    assert (let_in["FromPort"], let_in["UserIdGroupPairs"][0]["GroupId"]) == (1521, made.outputs["GroupId"])
+    assert anything["Ipv6Ranges"] == [{"CidrIpv6": "2001:db8::/32"}]
+    assert app["IpPermissionsEgress"][0]["IpRanges"] == [{"CidrIp": "0.0.0.0/0"}]
+
+    aws.client("cloudformation").delete_stack(StackName="Groups")
+    left = {one["GroupId"] for one in ec2.describe_security_groups()["SecurityGroups"]}
+    assert not left & set(ids)
