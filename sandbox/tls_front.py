@@ -232,7 +232,7 @@ class TlsFront:
         self._ask(do="restore", key=key)
 
     def bar(self, key: str) -> None:
-        """Turn away whoever comes from now on; connections that were made before go on, whatever they have said yet.
+        """Refuse every connection from now on; those that were made before go on, whatever they have said yet.
 
         It stays so when the endpoint is closed, cut, or opened again; an endpoint that is not there yet can be barred.
         """
@@ -344,6 +344,7 @@ class _Doorman(asyncio.Protocol):
             self._knocked_in_silence = True
             transport.pause_reading()
         elif self.endpoint.barred:
+            # The kernel had let him in, and nobody had met him yet.
             _reset(transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -520,6 +521,7 @@ class _Endpoint:
         self.require_tls = True
         self.tls: ssl.SSLContext = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.silent = False
+        self.is_cut = False
         self.barred = False
         self.pairs: set[tuple[_Half, _Half]] = set()
         self.arrived: set[_Doorman] = set()
@@ -532,15 +534,22 @@ class _Endpoint:
         task.add_done_callback(self._tasks.discard)
 
     async def listen(self) -> None:
+        """Let clients come, unless they are barred."""
+        if self._listener or self.barred:
+            return
         doorman = _PostgresDoorman if isinstance(self.target, str) else _Usher
         self._listener = await asyncio.get_running_loop().create_server(
             lambda: doorman(self), *self.address, reuse_address=True
         )
 
-    def close(self) -> None:
+    def refuse(self) -> None:
+        """Let nobody come. Whoever has goes on."""
         if self._listener:
             self._listener.close()
             self._listener = None
+
+    def close(self) -> None:
+        self.refuse()
         self.hang_up()
         for pair in list(self.pairs):
             for half in pair:
@@ -559,10 +568,6 @@ class _Endpoint:
                 half.hold(silent)
         for doorman in list(self.arrived):
             doorman.hold(silent)
-
-    @property
-    def listening(self) -> bool:
-        return self._listener is not None
 
 
 def _reset(transport: asyncio.Transport) -> None:
@@ -596,15 +601,23 @@ class _Fronts:
             case "cut" if request["how"] == "silence":
                 self.endpoints[key].silence(True)
             case "cut":
+                self.endpoints[key].is_cut = True
                 self.endpoints[key].close()
             case "restore":
                 self.endpoints[key].silence(False)
-                if not self.endpoints[key].listening:
-                    await self.endpoints[key].listen()
-            case "bar" | "admit":
-                (self.barred.add if request["do"] == "bar" else self.barred.discard)(key)
+                self.endpoints[key].is_cut = False
+                await self.endpoints[key].listen()
+            case "bar":
+                self.barred.add(key)
                 if key in self.endpoints:
-                    self.endpoints[key].barred = key in self.barred
+                    self.endpoints[key].barred = True
+                    self.endpoints[key].refuse()
+            case "admit":
+                self.barred.discard(key)
+                if key in self.endpoints:
+                    self.endpoints[key].barred = False
+                    if not self.endpoints[key].is_cut:
+                        await self.endpoints[key].listen()
             case "hang up":
                 if key in self.endpoints:
                     self.endpoints[key].hang_up()
@@ -614,9 +627,8 @@ class _Fronts:
 
     async def _serve(self, endpoint: _Endpoint, request: dict[str, Any]) -> None:
         endpoint.address, endpoint.target = (request["address"], request["port"]), request["target"]
-        endpoint.barred = request["key"] in self.barred
-        if not endpoint.listening:
-            await endpoint.listen()
+        endpoint.barred, endpoint.is_cut = request["key"] in self.barred, False
+        await endpoint.listen()
         self.endpoints[request["key"]] = endpoint
 
     async def serve(self, control: int) -> None:

@@ -6,7 +6,7 @@ with the server, by a failover, or when somebody hangs up. EC2 also has connecti
 change ends at once; those of the sandbox are all tracked, which is the harsher model of a fence.
 
 A rule may name any source: clients on loopback have no address or group of their own. Who is not let in would hear
-nothing from AWS, and give up after a while; here he is turned away at once.
+nothing from AWS, and give up after a while; here he is refused at once, as by a port that nobody listens on.
 """
 
 from __future__ import annotations
@@ -57,6 +57,12 @@ class SecurityGroups(Operations):
             self.guard(instance)
 
         self._operate(None, bring_into_force)
+
+    def copy_groups(self, instance: Instance, other: Instance) -> None:
+        """Let an instance have the groups of another one, in force at once."""
+        with self.lock:
+            instance.settings["SecurityGroups"] = instance.groups_in_force = list(other.groups_in_force)
+        self.guard(instance)
 
     def _open(self, instance: Instance) -> None:
         self.guard(instance)
