@@ -78,6 +78,8 @@ class Config(_Section):
     schedule: Schedule = Field(default_factory=Schedule)
     defaults: Defaults = Field(default_factory=lambda: Defaults.model_validate({}))
     vpc: Vpc | None = None
+    network_fence: bool = False
+    """Make the security group by which databases can be closed that nobody logs in to, and grant what that takes."""
     secret_names: tuple[str, ...] = ()
     secret_key_arns: tuple[Arn, ...] = ()
     secret_rotation_function_arns: tuple[Arn, ...] = ()

@@ -23,6 +23,7 @@ SERVICES = frozenset(
         "cloudwatch",
         "dms",
         "dynamodb",
+        "ec2",
         "kms",
         "rds",
         "resourcegroupstaggingapi",

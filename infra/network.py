@@ -1,5 +1,6 @@
 """How the functions that speak SQL reach the databases and AWS."""
 
+import aws_cdk as cdk
 from aws_cdk import aws_ec2 as ec2
 from constructs import Construct
 
@@ -17,6 +18,27 @@ def endpoint_services(tasks: tuple[Task, ...]) -> list[str]:
     grants = [grant for task in tasks if task.connects_to_databases for grant in task.grants]
     prefixes = {action.split(":")[0] for grant in grants for action in grant.actions}
     return sorted(ENDPOINT_NAMES.get(prefix, prefix) for prefix in prefixes - WITHOUT_CALLS)
+
+
+def isolation_group(scope: Construct, config: Config) -> str | None:
+    """Id of a security group that lets nobody in, in the databases' VPC, and nobody out; else in the default one."""
+    if not config.network_fence:
+        return None
+    group = ec2.CfnSecurityGroup(
+        scope,
+        "IsolationGroup",
+        group_description="Closes a database whose key is being rotated. Never add a rule.",
+        vpc_id=config.vpc.vpc_id if config.vpc else None,
+        # Left out, EC2 lets everybody out; CloudFormation takes rules for a VPC that it knows.
+        security_group_egress=[
+            ec2.CfnSecurityGroup.EgressProperty(ip_protocol="-1", cidr_ip="127.0.0.1/32", description="Nowhere")
+        ]
+        if config.vpc
+        else None,
+    )
+    # A database of before may still have it: the source, until its grace period is over.
+    group.apply_removal_policy(cdk.RemovalPolicy.RETAIN)
+    return group.attr_group_id
 
 
 class Network(Construct):

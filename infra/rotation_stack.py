@@ -18,7 +18,7 @@ from constructs import Construct
 
 from infra import embed
 from infra.config import Config
-from infra.network import Network
+from infra.network import Network, isolation_group
 from infra.observability import Observability
 from infra.rotation_workflow import RotationWorkflow
 from infra.task_function import ARCHITECTURE, RUNTIME, TaskFunction
@@ -243,8 +243,11 @@ def _functions(
         description="lambdas/requirements.txt and the RDS certificate authorities",
     )
     network = Network(stack, config.vpc, config, tasks) if config.vpc else None
+    group = isolation_group(stack, config)
     return {
-        task.state_name: TaskFunction(stack, task, config=config, code=code, layer=layer, key=key, network=network)
+        task.state_name: TaskFunction(
+            stack, task, config=config, code=code, layer=layer, key=key, network=network, isolation_group=group
+        )
         for task in tasks
     }
 

@@ -32,12 +32,13 @@ def eni_access() -> iam.IManagedPolicy:
     return iam.ManagedPolicy.from_aws_managed_policy_name("service-role/AWSLambdaENIManagementAccess")
 
 
-def environment_of(config: Config) -> dict[str, str]:
+def environment_of(config: Config, isolation_group: str | None = None) -> dict[str, str]:
     """What every function is told; read in ``lambdas/rotation/ports.py`` and nowhere else."""
     defaults = config.defaults.model_dump() | {
         "name_prefix": config.name_prefix,
         "vpc_ids": [config.vpc.vpc_id] if config.vpc else [],
         "secret_rotation_function_arns": list(config.secret_rotation_function_arns),
+        "isolation_group": isolation_group,
     }
     return {
         "LEDGER_TABLE": config.name("ledger"),
@@ -83,6 +84,7 @@ class TaskFunction(Construct):
         layer: lambda_.ILayerVersion,
         key: kms.IKey,
         network: Network | None,
+        isolation_group: str | None,
     ) -> None:
         super().__init__(scope, task.state_name)
         self.task = task
@@ -122,7 +124,7 @@ class TaskFunction(Construct):
             handler=f"lambdas.{task.package}.handler.handler",
             memory_size=MEMORY_MIB,
             timeout=cdk.Duration.seconds(task.timeout_seconds),
-            environment=environment_of(config),
+            environment=environment_of(config, isolation_group),
             tracing=lambda_.Tracing.ACTIVE,
             # The role above is complete; nothing the CDK would add to it silently gets in.
             role=role.without_policy_updates(),

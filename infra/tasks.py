@@ -20,12 +20,14 @@ DECOMMISSION_TAG = "rds-key-rotation:decommission"
 RELEASED_TAG = "rds-key-rotation:released"
 DEPLOYMENT_TAG = "rds-key-rotation:deployment"
 GREEN_TAG = "rds-key-rotation:green"
+NETWORK_FENCE_TAG = "rds-key-rotation:network-fence"
 BASE_NAME_TAG = "rds-key-rotation:base-name"
 
 MADE_BY_A_ROTATION: Conditions = {"Null": {f"aws:ResourceTag/{ROTATION_ID_TAG}": "false"}}
 MARKED_FOR_REMOVAL: Conditions = {"Null": {f"aws:ResourceTag/{DECOMMISSION_TAG}": "false"}}
 NEVER_RELEASED: Conditions = {"Null": {f"aws:ResourceTag/{RELEASED_TAG}": "true"}}
 IN_A_DEPLOYMENT: Conditions = {"Null": {f"aws:ResourceTag/{DEPLOYMENT_TAG}": "false"}}
+ABOUT_TO_BE_ISOLATED: Conditions = {"Null": {f"aws:ResourceTag/{NETWORK_FENCE_TAG}": "false"}}
 NOT_PRODUCTION: Conditions = {"Null": {f"aws:ResourceTag/{GREEN_TAG}": "false"}}
 TAGGED_BY_THIS_CALL: Conditions = {"Null": {f"aws:RequestTag/{ROTATION_ID_TAG}": "false"}}
 NONE_OF_OUR_TAGS: Conditions = {"ForAllValues:StringNotLike": {"aws:TagKeys": ["rds-key-rotation:*"]}}
@@ -176,6 +178,10 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
     # RDS names a deployment and its green members itself, and IAM takes no partial names for them.
     any_deployment = config.arn("rds", "deployment:*")
 
+    # Of a network fence, which not every stack has.
+    fenced_db = any_db if config.network_fence else ()
+    fences_target = our_db if config.network_fence else ()
+
     # -- what several rows have in common --
     table = config.ledger_table_arn
     journal = allow("dynamodb:GetItem", "dynamodb:UpdateItem", on=table)
@@ -187,6 +193,11 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
     see_deployments = allow("rds:DescribeBlueGreenDeployments", on=any_deployment)
     see_snapshots = allow("rds:DescribeDBSnapshots", on=(any_db, any_snapshot))
     see_cluster_snapshots = allow("rds:DescribeDBClusterSnapshots", on=(any_cluster, any_cluster_snapshot))
+    see_isolation = allow("ec2:DescribeSecurityGroupRules", on="*" if config.network_fence else ())  # none narrower
+    see_options = allow("rds:DescribeOptionGroups", on=options if config.network_fence else ())
+    mark_for_isolation = allow("rds:AddTagsToResource", on=fenced_db, when=only_tags(NETWORK_FENCE_TAG))
+    unmark = allow("rds:RemoveTagsFromResource", on=fenced_db, when=only_tags(NETWORK_FENCE_TAG))
+    change_groups = allow("rds:ModifyDBInstance", on=fenced_db, when=ABOUT_TO_BE_ISOLATED)
     log_in = (
         allow("secretsmanager:GetSecretValue", on=secrets),
         allow("kms:Decrypt", on=secret_keys, when=through_secrets),
@@ -310,6 +321,8 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 see_key,
                 *log_in,
                 allow("secretsmanager:DescribeSecret", on=secrets),
+                see_isolation,
+                see_options,
             ),
             connects_to_databases=True,
             timeout_seconds=60,
@@ -375,6 +388,22 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
             connects_to_databases=True,
         ),
         Task(
+            "IsolateSource",
+            "Keeps everybody out of the source by its security groups, where nobody logs in; the write outage starts",
+            (
+                journal,
+                see_db,
+                see_isolation,
+                see_options,
+                change_groups,
+                allow("rds:RebootDBInstance", on=fenced_db, when=ABOUT_TO_BE_ISOLATED),
+                allow("rds:DescribeEvents", on="*" if config.network_fence else ()),  # no resource-level permissions
+                see_recovery,
+                *set_recovery,
+            ),
+            connects_to_databases=True,
+        ),
+        Task(
             "ConfirmDrained",
             "Proves that the target has replayed the fence position",
             (journal, *log_in),
@@ -402,7 +431,15 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
         Task(
             "CheckTarget",
             "Compares the fenced target's control database with what the fence recorded",
-            (journal, see_key_state, *log_in),
+            (
+                journal,
+                see_key_state,
+                *log_in,
+                # Behind a network fence RDS is asked, and nobody logs in.
+                see_isolation,
+                allow("rds:DescribeDBInstances", on=fenced_db),
+                allow("rds:DescribeDBSnapshots", on=(fenced_db, any_snapshot) if fenced_db else ()),
+            ),
             connects_to_databases=True,
         ),
         Task(
@@ -413,13 +450,21 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
         Task(
             "ResumeWrites",
             "The commit point: writes the decision and opens the target",
-            (journal, *log_in, see_recovery, end_recovery),
+            (
+                journal,
+                *log_in,
+                see_recovery,
+                end_recovery,
+                # Behind a network fence RDS opens the target.
+                allow("rds:DescribeDBInstances", on=fenced_db),
+                allow("rds:ModifyDBInstance", on=fences_target, when=all_of(MADE_BY_A_ROTATION, NEVER_RELEASED)),
+            ),
             connects_to_databases=True,
         ),
         Task(
             "WaitForSource",
             "Observes the source once, where the target is made under the fence: ready for it, or not yet",
-            (journal, see_db, see_cluster, *log_in),
+            (journal, see_db, see_cluster, *log_in, mark_for_isolation),
             connects_to_databases=True,
             timeout_seconds=60,
         ),
@@ -464,6 +509,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 see_snapshots,
                 *take_snapshot,
                 *log_in,
+                see_isolation,
                 # Of a cluster.
                 see_cluster,
                 see_cluster_snapshots,
@@ -507,6 +553,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 allow("secretsmanager:CreateSecret", "secretsmanager:TagResource", on=managed_secrets),
                 *lend_key_to_rds,
                 *log_in,
+                see_isolation,
                 # Of a cluster, which is restored without instances.
                 see_cluster,
                 allow("rds:ModifyDBCluster", on=our_cluster, when=MADE_BY_A_ROTATION),
@@ -589,6 +636,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 see_db,
                 see_proxy,
                 *log_in,
+                see_isolation,
                 see_cluster,
                 allow(
                     "rds:AddTagsToResource",
@@ -705,7 +753,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
         Task(
             "Rollback",
             "Returns to the source, or finds that the rotation is committed or undecided",
-            (journal, see_db, see_cluster, *log_in, allow("sns:Publish", on=config.topic_arn)),
+            (journal, see_db, see_cluster, *log_in, change_groups, allow("sns:Publish", on=config.topic_arn)),
             connects_to_databases=True,
             timeout_seconds=60,
         ),
@@ -736,6 +784,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 journal,
                 free_lock,
                 *log_in,
+                unmark,
                 end_recovery,
                 see_db,
                 see_snapshots,

@@ -43,11 +43,13 @@ from lambdas.rotation.names import (
     our_tags,
     rotation_id_of,
 )
+from lambdas.rotation.network_fence import NetworkFence
 from lambdas.rotation.ports import (
     BlueGreenDeployment,
     CatchUpEngine,
     ControlView,
     Delivery,
+    Engine,
     Entry,
     Instance,
     KeyFacts,
@@ -89,6 +91,7 @@ EXECUTION = ACCOUNT.format(service="states", name="execution:rds-key-rotation-ro
 RECOVERY = ACCOUNT.format(service="states", name="execution:rds-key-rotation-rotate-key:recovery")
 ROTATION_ID = rotation_id_of(EXECUTION)
 SOURCE = "orders"
+ISOLATION = "sg-isolation"
 TARGET = f"orders-rot-{ROTATION_ID}"
 
 
@@ -656,6 +659,10 @@ class FakeRds:
         self.parameters: dict[str, str] = {}
         self.maintenance: dict[str, list[str]] = {}
         self.event_subscriptions: dict[str, list[str]] = {}
+        self.options: dict[str, list[str]] = {}
+        self.restarts: dict[str, datetime] = {}
+        self.busy = False
+        """With whatever RDS does by itself: it takes no request then."""
         self.promotion_takes = 2
         self._promoting: dict[str, int] = {}
         self._deleting: dict[str, int] = {}
@@ -775,6 +782,8 @@ class FakeRds:
             self.alter(target_identifier, database=made.database.having(address="", port=0))
             server = self.servers[target_identifier]
             server.own, server.reachable = self.snapshots[snapshot]["Catalog"].copy(), False
+            if groups := source.raw.get("VpcSecurityGroups"):
+                self.put_groups(target_identifier, *(one["VpcSecurityGroupId"] for one in groups))
 
     def finish_restore(self, key: str) -> None:
         """``cluster/`` before the identifier of a cluster."""
@@ -855,6 +864,33 @@ class FakeRds:
                 del self._deleting[identifier], self.instances[identifier]
                 self.servers[identifier.removeprefix(CLUSTER)].reachable = False
 
+    def options_with_groups(self, option_group: str) -> Sequence[str]:
+        return self.options.get(option_group, [])
+
+    def request_security_groups(self, identifier: str, groups: Sequence[str]) -> None:
+        with self._calls.change("rds.request_security_groups", f"{identifier}: {', '.join(groups)}"):
+            if not self.busy:
+                self.put_groups(identifier, *groups, status="adding")
+
+    def put_groups(self, identifier: str, *groups: str, status: str = "active") -> None:
+        shown = [{"VpcSecurityGroupId": group, "Status": status} for group in groups]
+        self.alter(identifier, raw={**self.instances[identifier].raw, "VpcSecurityGroups": shown})
+
+    def request_reboot(self, identifier: str) -> bool:
+        with self._calls.change("rds.request_reboot", identifier):
+            if not self.busy:
+                self.alter(identifier, status="rebooting")
+            return not self.busy
+
+    def finish_reboot(self, identifier: str) -> None:
+        self.alter(identifier, status="available")
+        self.restarts[identifier] = self._clock.now()
+
+    def restarted_at(self, identifier: str, since: datetime) -> datetime | None:
+        self._calls.ask("rds.restarted_at")
+        moment = self.restarts.get(identifier)
+        return moment if moment is not None and moment > since else None
+
     def set_tags(self, arn: str, tags: Mapping[str, str]) -> None:
         with self._calls.change("rds.set_tags", arn):
             self.alter_at(arn, tags={**self._by_arn(arn).tags, **tags})
@@ -883,13 +919,16 @@ class FakeRds:
         with self._calls.change("rds.request_snapshot", identifier):
             key_arn = self.instances[source_identifier].database.kms_key_arn
             catalog = self.servers[source_identifier.removeprefix(CLUSTER)].catalog.copy()
-            self.snapshots[identifier] = snapshot(identifier, key_arn, tags, catalog)
+            taken_at = {"OriginalSnapshotCreateTime": self._clock.now()}
+            self.snapshots[identifier] = snapshot(identifier, key_arn, tags, catalog) | taken_at
 
     def request_snapshot_copy(self, source: str, copy: str, key_arn: str, tags: Mapping[str, str]) -> None:
         if copy in self.snapshots:
             return
         with self._calls.change("rds.request_snapshot_copy", copy):
-            self.snapshots[copy] = snapshot(copy, key_arn, tags, self.snapshots[source]["Catalog"])
+            original = self.snapshots[source]
+            taken_at = {"OriginalSnapshotCreateTime": original.get("OriginalSnapshotCreateTime")}
+            self.snapshots[copy] = snapshot(copy, key_arn, tags, original["Catalog"]) | taken_at
 
     def request_snapshot_deletion(self, identifier: str) -> None:
         with self._calls.change("rds.request_snapshot_deletion", identifier):
@@ -1384,6 +1423,14 @@ class FakeLedger:
         self.unreadable: list[str] = []
         self.journal: dict[str, Entry] = {}
         self.lineage: dict[str, str] = {}
+        self.decisions: dict[str, Verdict] = {}
+
+    def decide(self, rotation_id: str, base_name: str, verdict: Verdict) -> Verdict:
+        with self._calls.change("ledger.decide", verdict):
+            return self.decisions.setdefault(rotation_id, verdict)
+
+    def verdict(self, rotation_id: str, base_name: str) -> Verdict | None:
+        return self.decisions.get(rotation_id)
 
     def acquire(self, rotation: Rotation) -> Lock | None:
         plan, _ = rotation.planned()
@@ -1457,6 +1504,34 @@ class FakeLedger:
             self.lineage[rotation.planned()[0].base_name] = rotation.synced_target().resource_id
 
 
+class FakeSecurityGroups:
+    """By group: the ids of its inbound rules."""
+
+    def __init__(self, calls: Calls) -> None:
+        self._calls = calls
+        self.rules: dict[str, list[str]] = {ISOLATION: []}
+
+    def inbound_rules(self, group_id: str) -> Sequence[str]:
+        self._calls.ask("security_groups.inbound_rules")
+        return self.rules.get(group_id, ["sgr-1"])
+
+
+class FakeNetwork:
+    """Lets in where a group has a rule. A change of groups is in force a while after RDS has accepted it."""
+
+    def __init__(self, rds: FakeRds, groups: FakeSecurityGroups) -> None:
+        self._rds, self._groups = rds, groups
+        self.lingering: set[str] = set()
+        """Identifiers of instances whose groups RDS shows, and which are not in force yet."""
+
+    def accepts(self, address: str, port: int) -> bool:
+        identifier = address.partition(".")[0]
+        instance = self._rds.instances[identifier]
+        shown = [one["VpcSecurityGroupId"] for one in instance.raw.get("VpcSecurityGroups") or ()]
+        lets_in = identifier in self.lingering or any(self._groups.inbound_rules(group) for group in shown)
+        return lets_in and instance.status == "available"
+
+
 class FakePorts:
     """The container, with one account in it: `orders`, and its target when `with_target`."""
 
@@ -1474,6 +1549,8 @@ class FakePorts:
         self.monitoring = FakeMonitoring(self._calls)
         self.proxies = FakeProxies(self._calls)
         self.names = FakeNames(self.dns, self.rds)
+        self.security_groups = FakeSecurityGroups(self._calls)
+        self.network = FakeNetwork(self.rds, self.security_groups)
         self.secrets = FakeSecrets(self._calls)
         self.recovery = FakeRecovery(self._calls)
         self.workflow = FakeWorkflow(self._calls)
@@ -1496,7 +1573,9 @@ class FakePorts:
         """Raise ``error`` at the next such call; "after": it took effect, and nobody heard of it."""
         self._calls.fail(call, error, when)
 
-    def engine(self, database: Database, plan: Plan) -> FakeEngine:
+    def engine(self, database: Database, plan: Plan) -> Engine:
+        if plan.fence == "network":
+            return NetworkFence(database, plan, self)
         if plan.strategy == "catch-up":
             return self.catching_up(database, plan)
         return FakeEngine(self.rds.servers[database.identifier])

@@ -65,4 +65,4 @@ def _differences(source: ControlView, target: ControlView) -> list[str]:
     return reasons
 
 
-handler = step(check_target, reaches=(reach.source_server, reach.target_server, reach.new_key))
+handler = step(check_target, reaches=(reach.isolation_group, reach.source_server, reach.target_server, reach.new_key))

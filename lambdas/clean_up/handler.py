@@ -16,7 +16,7 @@ from lambdas.rotation.errors import (
     SqlRefused,
     StateIncomplete,
 )
-from lambdas.rotation.names import CONTROL_DATABASE, ROTATION_ID_TAG
+from lambdas.rotation.names import CONTROL_DATABASE, NETWORK_FENCE_TAG, ROTATION_ID_TAG
 from lambdas.rotation.ports import Instance, Ports
 from lambdas.rotation.state import Rotation
 from lambdas.rotation.step import logger, step
@@ -105,7 +105,7 @@ def _chores(rotation: Rotation) -> list[tuple[Chore, str]]:
         command = f"aws rds delete-db-{kind} --db-{kind}-identifier {target} --skip-final-snapshot"
         first = "  # its instances first" if source.is_cluster and not source.is_multi_az_cluster else ""
         chores.append((_target, f"{command} --delete-automated-backups{first}"))
-        chores.append((_control_database, _DROP[source.engine].format(CONTROL_DATABASE)))
+        chores.append((_control_database, _removal_of_control_database(rotation)))
     made: list[str] = []
     if rotation.restoration is not None:
         # After the target, which may still be being made of one of them.
@@ -117,6 +117,13 @@ def _chores(rotation: Rotation) -> list[tuple[Chore, str]]:
         command = f"aws rds delete-{kind} --{kind}-identifier {snapshot}"
         chores.append((partial(snapshots.request_removal, snapshot), command))
     return chores
+
+
+def _removal_of_control_database(rotation: Rotation) -> str:
+    plan, source = rotation.planned()
+    if plan.fence == "network":
+        return f"aws rds remove-tags-from-resource --resource-name {source.arn} --tag-keys {NETWORK_FENCE_TAG}"
+    return _DROP[source.engine].format(CONTROL_DATABASE)
 
 
 def _recovery_schedule(rotation: Rotation, ports: Ports) -> str | None:

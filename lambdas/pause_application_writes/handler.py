@@ -5,8 +5,8 @@ from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 
 from lambdas.rotation import reach
-from lambdas.rotation.errors import FenceIncomplete, StateIncomplete, Terminal
-from lambdas.rotation.limitations import refuse_if_limited
+from lambdas.rotation.errors import FenceIncomplete, StateIncomplete
+from lambdas.rotation.limitations import refuse_before_fence
 from lambdas.rotation.ports import CatchUpEngine, Engine, Ports
 from lambdas.rotation.state import Fence, Rotation
 from lambdas.rotation.step import logger, step
@@ -85,14 +85,7 @@ def _written_down(rotation: Rotation, engine: Engine, ports: Ports) -> tuple[Rot
     """The fence as the journal has it, or a new one that is in the journal now."""
     if rotation.fence is not None:
         return rotation, rotation.fence
-    plan, _ = rotation.planned()
-    try:
-        refuse_if_limited(engine, plan)
-    except Terminal:
-        # What refuses may be what a second delivery, which was quicker, has begun to close. Then the journal has moved,
-        # which this write says, and the retry goes on with that fence.
-        ports.ledger.record(rotation)
-        raise
+    refuse_before_fence(rotation, engine, ports)
     databases = engine.plan_fence(rotation.sync.superuser_databases if rotation.sync else ())
     fence = Fence(databases=databases, requested_at=ports.clock.now())
     rotation = rotation.having(fence=fence)

@@ -2,7 +2,17 @@
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from lambdas.preflight.checks import blue_green, catch_up, cluster, connectivity, instance, key, login, snapshot
+from lambdas.preflight.checks import (
+    blue_green,
+    catch_up,
+    cluster,
+    connectivity,
+    instance,
+    key,
+    login,
+    network,
+    snapshot,
+)
 from lambdas.rotation import databases
 from lambdas.rotation.errors import AccessRefused, AwsRefused, PreflightRefused
 from lambdas.rotation.ports import Instance, Ports
@@ -123,12 +133,17 @@ def _checks(rotation: Rotation, source: Instance, ports: Ports) -> tuple[Check, 
         lambda: instance.quotas(rotation, source, ports),
         lambda: key.old_key(source, ports),
     )
+    by_network: tuple[Check, ...] = (
+        lambda: instance.reachable(source, ports),
+        lambda: connectivity.connectivity(rotation, ports),
+        lambda: network.fence(rotation, source, ports),
+    )
+    by_server: tuple[Check, ...] = (lambda: instance.engine(rotation, source), *by_login)
     by_fence: tuple[Check, ...] = (
         lambda: instance.replicas(source),
         lambda: instance.condition(rotation, source),
-        lambda: instance.engine(rotation, source),
         *whichever,
-        *by_login,
+        *(by_network if plan.fence == "network" else by_server),
     )
     by_strategy: Mapping[str, tuple[Check, ...]] = {
         "read-replica": (

@@ -10,7 +10,7 @@ from lambdas.rotation.errors import (
     LoginRefused,
     SqlRefused,
 )
-from lambdas.rotation.ports import Ports
+from lambdas.rotation.ports import Ports, StillClosed
 from lambdas.rotation.state import Fence, Rotation
 from lambdas.rotation.step import logger, step
 from lambdas.rotation.undoing import ended_with, paged, rolled_back, taken_over
@@ -33,6 +33,8 @@ def rollback(rotation: Rotation, ports: Ports) -> Rotation:
         rotation = _settled(rotation, ports)
     except Undecided as undecided:
         rotation = rotation.having(undo=undecided.undo)
+    except StillClosed as closed:
+        rotation = ended_with(rotation, "undecided", str(closed))
     except _UNSEEN as unseen:
         rotation = ended_with(rotation, "undecided", f"{type(unseen).__name__}: {unseen}")
     assert rotation.undo is not None

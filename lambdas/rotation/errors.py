@@ -184,6 +184,10 @@ class DecisionLost(Terminal):
 # -- terminal: after the commit point --------------------------------------------------------------------------------
 
 
+class NotOpened(Terminal):
+    """RDS does not give a released target its security groups back; a person does, and nothing is undone."""
+
+
 class VerificationFailed(Terminal):
     """After the cutover something is not as it should be; a person looks at it, nothing is undone or deleted."""
 

@@ -8,6 +8,7 @@ Items are grouped by ``database``, the base name that stays the same over all ro
                            Every write is conditional on the rotation's epoch, so a dead execution's late write fails,
                            and on the revision that its invocation has read, so a second delivery's late write does.
 ``lineage``                the database that the base name leads to since the last cutover
+``decision#<id>``          the verdict on a rotation whose databases nobody logs in to; the first one stands for ever.
 =========================  =============================================================================================
 
 Nothing secret is in it. The table and its point-in-time recovery outlive the stack.
@@ -17,18 +18,19 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
-from typing import Any
+from typing import Any, cast
 
 from boto3.dynamodb.conditions import Attr, ConditionBase, Key
 
 from lambdas.rotation.aws.client import calls, table
 from lambdas.rotation.errors import EpochSuperseded, JournalMoved, StateIncomplete
 from lambdas.rotation.ports import Clock, Entry, Lock
-from lambdas.rotation.state import Plan, Rotation
+from lambdas.rotation.state import Plan, Rotation, Verdict
 
 LOCK = "lock"
 LINEAGE = "lineage"
 ROTATION = "rotation#"
+DECISION = "decision#"
 
 _OPEN = Attr("record").begins_with(ROTATION) & Attr("closed_at").not_exists()
 
@@ -110,6 +112,20 @@ class DynamoLedger:
         """Write the outcome: from now on the entry is history, and a recovery of it ends at once. Repeatable."""
         if not self._journal(rotation, self._unmoved(rotation), outcome=outcome, closed_at=self._now()):
             self._moved(rotation)
+
+    # -- the decision --
+
+    def decide(self, rotation_id: str, base_name: str, verdict: Verdict) -> Verdict:
+        decision = {"verdict": verdict, "decided_at": self._now()}
+        if self._write(base_name, DECISION + rotation_id, decision, Attr("database").not_exists()):
+            return verdict
+        standing = self.verdict(rotation_id, base_name)
+        assert standing is not None, "nothing removes a decision"
+        return standing
+
+    def verdict(self, rotation_id: str, base_name: str) -> Verdict | None:
+        item = self._read(base_name, DECISION + rotation_id)
+        return None if item is None else cast(Verdict, item["verdict"])
 
     # -- the history --
 

@@ -1,11 +1,25 @@
 """What forbids a rotation, asked once more by the step that is about to change something at the source."""
 
-from lambdas.rotation.errors import PreflightRefused
-from lambdas.rotation.ports import Engine
-from lambdas.rotation.state import Plan
+from lambdas.rotation.errors import PreflightRefused, Terminal
+from lambdas.rotation.ports import Engine, Ports
+from lambdas.rotation.state import Plan, Rotation
 
 
 def refuse_if_limited(engine: Engine, plan: Plan) -> None:
     """Raises: PreflightRefused (terminal); something came up since Preflight. The message lists all of it."""
     if reasons := engine.limitations(plan.accept):
         raise PreflightRefused("; ".join(f"{reason.message}: {reason.advice}" for reason in reasons))
+
+
+def refuse_before_fence(rotation: Rotation, engine: Engine, ports: Ports) -> None:
+    """As `refuse_if_limited`, where a second delivery that was quicker may have begun to close what this one looks at.
+
+    Raises:
+        PreflightRefused: as above.
+        JournalMoved: retryable; it has. Then what refuses is its work, and the retry goes on with its fence.
+    """
+    try:
+        refuse_if_limited(engine, rotation.planned()[0])
+    except Terminal:
+        ports.ledger.record(rotation)
+        raise

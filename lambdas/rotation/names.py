@@ -24,6 +24,10 @@ DEPLOYMENT_TAG = OURS + "deployment"
 GREEN_TAG = OURS + "green"
 """Set on green only, and gone at the switchover, when RDS gives green blue's tags: what has it is no production."""
 
+NETWORK_FENCE_TAG = OURS + "network-fence"
+"""Set on a source before its network fence, with the base name; the right to change its security groups is bound to
+it."""
+
 TAGS_AT_MOST = 50
 """On a resource, AWS's own not counted (RDS and KMS: quotas)."""
 

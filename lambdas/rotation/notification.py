@@ -25,6 +25,12 @@ _WHILE_RDS_SWITCHES = (
     "database again. Delete neither side by hand."
 )
 
+_WHILE_RDS_OPENS = (
+    "Nobody can connect to either side. Read `waiting_for` and `failure`, and see what keeps RDS from changing the "
+    "security groups. The rotation asks again by itself; if `execution` has ended, start the rotation of the same "
+    "database again. Delete neither side: which one is to be opened stands in the ledger."
+)
+
 _COULD_NOT_BEGIN = (
     "The rotation of the execution that `recovers` names is as that left it: nobody may be able to write. Read "
     "`failure`, remove its cause, and start the rotation of that database again."
@@ -98,6 +104,8 @@ def subject_of(rotation: Rotation, moment: Moment) -> str:
 def _what_to_do(rotation: Rotation, moment: Moment) -> str:
     if moment is Moment.UNDECIDED and rotation.deployment is not None:
         return _WHILE_RDS_SWITCHES  # nothing is fenced, and deleting the target could be deleting production
+    if moment is Moment.UNDECIDED and rotation.isolation is not None:
+        return _WHILE_RDS_OPENS
     if moment is Moment.ATTENTION and rotation.plan is None:
         return _COULD_NOT_BEGIN
     return _WHAT_TO_DO[moment]

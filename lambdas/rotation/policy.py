@@ -27,7 +27,7 @@ STARTED_BY = "AWS_STEP_FUNCTIONS_STARTED_BY_EXECUTION_ID"
 
 RISKS = (
     "logical-slots", "logical-copy", "unlogged-tables", "memory-tables", "pg-cron", "iac-owned", "downtime",
-    "reader-endpoint", "managed-master-password", "materialized-views",
+    "reader-endpoint", "managed-master-password", "materialized-views", "internal-jobs",
 )  # fmt: skip
 """What a person may accept in ``Accept``; Preflight's reason is the same word as a name (``LogicalSlots``)."""
 
@@ -157,6 +157,7 @@ _OPTIONS = (
     _Option("proxy", _text, "Proxy", "proxy"),
     _Option("write_outage_budget_seconds", _seconds, "WriteOutageBudgetSeconds", "write-outage-budget"),
     _Option("pre_copy", _switch, "PreCopy", "pre-copy"),
+    _Option("fence", _choice("server", "network"), "Fence", "fence"),
     _Option("dry_run", _flag, "DryRun"),
     _Option("reason", _text, "Reason"),
     _Option("accept", _risks, "Accept"),
@@ -258,6 +259,7 @@ def plan_of(base_name: str, request: Mapping[str, Any], tags: Mapping[str, str],
                 problems.append(f"{source}: {problem}")
     problems += _budget_problems(decided)
     problems += _pre_copy_problems(base_name, decided)
+    problems += _fence_problems(base_name, decided)
     if MIN_AGE in tags:
         try:
             _age(tags[MIN_AGE])
@@ -287,6 +289,17 @@ def _pre_copy_problems(base_name: str, decided: Mapping[str, Any]) -> list[str]:
         return ["PreCopy: a cluster is restored without a copy; remove it"]
     if (strategy := decided.get("strategy", "read-replica")) != "snapshot":
         return [f"PreCopy: strategy {strategy} copies nothing while applications wait; remove it"]
+    return []
+
+
+def _fence_problems(base_name: str, decided: Mapping[str, Any]) -> list[str]:
+    """Ignored, it would have the rotation log in where its owner wants nobody to."""
+    if decided.get("fence", "server") == "server":
+        return []
+    if base_name.startswith(names.CLUSTER):
+        return ["Fence: network is not supported for clusters; remove it"]
+    if (strategy := decided.get("strategy", "read-replica")) != "snapshot":
+        return [f"Fence: network goes with strategy snapshot, not with {strategy}"]
     return []
 
 

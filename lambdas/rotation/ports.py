@@ -4,6 +4,7 @@ A step gets `Ports` and nothing else: no environment, client, clock or sleep of 
 first use, so a function imports neither a database driver nor a service's client that it never calls.
 """
 
+import errno
 import json
 import os
 import socket
@@ -15,7 +16,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, Protocol
 
-from lambdas.rotation.errors import AwsUnavailable, StateIncomplete
+from lambdas.rotation.errors import AwsUnavailable, DatabaseUnreachable, StateIncomplete
 from lambdas.rotation.state import (
     Database,
     DatabaseFence,
@@ -48,6 +49,12 @@ class Settings(Protocol):
     @property
     def defaults(self) -> Mapping[str, Any]: ...
 
+
+SECURITY_GROUPS = "security groups"
+"""Name of the carried setting that a network fence changes."""
+
+ISOLATION_GROUP = "isolation_group"
+"""Among the stack's defaults: the id of the security group without inbound rules, where it has made one."""
 
 UNUSABLE = ("failed", "incompatible", "restore-error", "inaccessible", "insufficient", "storage-full", "deleting")
 """Beginnings of the states in which RDS leaves an instance to its owner."""
@@ -145,6 +152,22 @@ class Rds(Protocol):
         ...
 
     def last_backup_at(self, resource_id: str) -> datetime | None: ...
+
+    def options_with_groups(self, option_group: str) -> Sequence[str]:
+        """Names of the options that security groups of their own let clients in to."""
+        ...
+
+    def request_security_groups(self, identifier: str, groups: Sequence[str]) -> None:
+        """Ask for these groups instead of those that it has; while RDS is busy with it, the next visit asks again."""
+        ...
+
+    def request_reboot(self, identifier: str) -> bool:
+        """False: RDS is busy with it, and has not accepted that."""
+        ...
+
+    def restarted_at(self, identifier: str, since: datetime) -> datetime | None:
+        """When RDS last said, after this moment, that it has restarted the server."""
+        ...
 
     def request_promotion(self, target_identifier: str, source: Instance) -> None:
         """Raises: PromotionFailed (terminal) when RDS refuses."""
@@ -361,6 +384,22 @@ class Monitoring(Protocol):
     def watchers_of(self, identifier: str) -> Watchers: ...
 
 
+class Network(Protocol):
+    """The network as a client beside this function meets it."""
+
+    def accepts(self, address: str, port: int) -> bool:
+        """Whether a session could begin there now. Raises DatabaseUnreachable (retryable) when that cannot be told."""
+        ...
+
+
+class SecurityGroups(Protocol):
+    """EC2's security groups."""
+
+    def inbound_rules(self, group_id: str) -> Sequence[str]:
+        """Ids of the rules that let anybody in."""
+        ...
+
+
 class Names(Protocol):
     """The name service as a client beside this function sees it."""
 
@@ -401,6 +440,10 @@ class Secrets(Protocol):
     def restore_rotation(self, managed: ManagedRotation) -> None:
         """Switch it on again as it was, without rotating at once; one that is on is left as it is. Repeatable."""
         ...
+
+
+class StillClosed(Exception):
+    """A verdict stands, and RDS has not yet opened what it opens: the next visit asks again, and looks."""
 
 
 @dataclass(frozen=True)
@@ -487,6 +530,8 @@ class Engine(Protocol):
 
         A verdict written before is not changed: when it is the same, ``reopen`` is re-opened (again); when it is the
         other, nothing happens.
+
+        Raises: StillClosed where RDS has to open, and has not done so yet; the verdict stands.
         """
         ...
 
@@ -690,6 +735,12 @@ class Ledger(Protocol):
 
     def close(self, rotation: Rotation, outcome: str) -> None: ...
 
+    def decide(self, rotation_id: str, base_name: str, verdict: Verdict) -> Verdict:
+        """Write the verdict, unless one was written before; the one that stands is returned."""
+        ...
+
+    def verdict(self, rotation_id: str, base_name: str) -> Verdict | None: ...
+
     def entry(self, base_name: str, rotation_id: str) -> Entry | None: ...
 
     def entries(self, base_name: str) -> Sequence[Entry]: ...
@@ -739,6 +790,10 @@ class Ports(Protocol):
     @property
     def names(self) -> Names: ...
     @property
+    def network(self) -> Network: ...
+    @property
+    def security_groups(self) -> SecurityGroups: ...
+    @property
     def secrets(self) -> Secrets: ...
     @property
     def recovery(self) -> RecoverySchedule: ...
@@ -778,6 +833,25 @@ class SystemNames:
         return frozenset(str(address[0]) for *_, address in found)
 
 
+class SystemNetwork:
+    """TCP. What does not answer in time is closed; what has no address may be anything."""
+
+    ANSWER_SECONDS = 3.0
+    CLOSED = (TimeoutError, ConnectionRefusedError, ConnectionResetError)
+    UNREACHABLE = (errno.EHOSTUNREACH, errno.ENETUNREACH)
+
+    def accepts(self, address: str, port: int) -> bool:
+        try:
+            socket.create_connection((address, port), timeout=self.ANSWER_SECONDS).close()
+        except self.CLOSED:
+            return False
+        except OSError as error:
+            if error.errno in self.UNREACHABLE:
+                return False
+            raise DatabaseUnreachable(f"{address}:{port} cannot be tried: {error}") from error
+        return True
+
+
 class Environment:
     """The function's environment variables: the only place that reads them."""
 
@@ -797,6 +871,7 @@ class AwsPorts:
         self.clock = SystemClock()
         self.settings = Environment()
         self.names = SystemNames()
+        self.network = SystemNetwork()
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -853,6 +928,12 @@ class AwsPorts:
         return CloudWatch()
 
     @cached_property
+    def security_groups(self) -> SecurityGroups:
+        from lambdas.rotation.aws.security_groups import Ec2SecurityGroups
+
+        return Ec2SecurityGroups()
+
+    @cached_property
     def secrets(self) -> Secrets:
         from lambdas.rotation.aws.secrets import SecretsManager
 
@@ -884,6 +965,10 @@ class AwsPorts:
     def engine(self, database: Database, plan: Plan) -> Engine:
         from lambdas.rotation.engines import engine_for
 
+        if plan.fence == "network":
+            from lambdas.rotation.network_fence import NetworkFence
+
+            return NetworkFence(database, plan, self)
         if plan.strategy == "catch-up":
             return self.catching_up(database, plan)
         return engine_for(database, self._login(plan), ca_bundle=self.settings["CA_BUNDLE"], clock=self.clock)

@@ -9,7 +9,9 @@ from collections.abc import Callable
 
 from lambdas.rotation import databases, snapshots
 from lambdas.rotation.errors import ConnectivityChanged
-from lambdas.rotation.ports import Ports
+from lambdas.rotation.limitations import refuse_if_limited
+from lambdas.rotation.network_fence import NetworkFence
+from lambdas.rotation.ports import ISOLATION_GROUP, Ports
 from lambdas.rotation.state import Rotation
 
 Probe = Callable[[Rotation, Ports], None]
@@ -50,6 +52,20 @@ def source_server(rotation: Rotation, ports: Ports) -> None:
 def target_server(rotation: Rotation, ports: Ports) -> None:
     plan, _ = rotation.planned()
     ports.engine(rotation.target_or_source, plan).verdict(rotation.rotation_id)
+
+
+def network_fence(rotation: Rotation, ports: Ports) -> None:
+    """That the function comes to the source at all: else it would take for closed what it never reached."""
+    plan, source = rotation.planned()
+    if plan.fence == "network":
+        refuse_if_limited(NetworkFence(source, plan, ports), plan)
+
+
+def isolation_group(rotation: Rotation, ports: Ports) -> None:
+    """Of a network fence: whoever looks at it asks for the group's rules."""
+    plan, _ = rotation.planned()
+    if plan.fence == "network":
+        ports.security_groups.inbound_rules(str(ports.settings.defaults[ISOLATION_GROUP]))
 
 
 def record(rotation: Rotation, ports: Ports) -> None:

@@ -100,6 +100,8 @@ class Plan(_Part):
     accept: tuple[str, ...] = ()
     pre_copy: bool = False
     """Of ``snapshot``: copy all of it once before the fence."""
+    fence: Literal["server", "network"] = "server"
+    """How applications are kept out: by a login that closes their databases, or by the source's security groups."""
     dry_run: bool = False
     reason: str | None = None
 
@@ -203,11 +205,15 @@ class DatabaseFence(_Part):
     ``allow-connections``: ``ALLOW_CONNECTIONS false``, proven by the rename probe.
     ``connection-limit``: ``CONNECTION LIMIT 0`` where a superuser's session may not be ended; a weaker proof.
     ``account-lock``: of MariaDB; ``name`` is ``user@host``.
+    ``security-groups``: the whole instance, whatever engine it has; ``name`` is the base name.
     """
 
     name: str
-    kind: Literal["allow-connections", "connection-limit", "account-lock"]
+    kind: Literal["allow-connections", "connection-limit", "account-lock", "security-groups"]
     connection_limit: int = -1
+    security_groups: tuple[str, ...] = ()
+    isolation_group: str | None = None
+    """What takes their place, as the stack had it then."""
 
 
 class Fence(_Part):
@@ -217,6 +223,17 @@ class Fence(_Part):
     requested_at: AwareDatetime
     raised_at: AwareDatetime | None = None
     position: Position | None = None
+
+
+class Isolation(_Part):
+    """The way to a network fence. Each moment is written down before RDS is asked for what follows it."""
+
+    closed_at: AwareDatetime | None = None
+    """Nobody could begin a session any more. Those that had begun last until the server restarts."""
+    reboot_requested_at: AwareDatetime | None = None
+    complete: bool = False
+    waiting_for: tuple[str, ...] = ()
+    look_again_seconds: int = 10
 
 
 class Drain(_Part):
@@ -297,6 +314,8 @@ class Release(_Part):
 
     released_at: AwareDatetime
     write_outage_seconds: float
+    open: bool = True
+    """Not yet, where RDS has to open it; the release stands all the same."""
 
 
 class Member(_Part):
@@ -442,6 +461,7 @@ class Rotation(_Part):
     connectivity: Connectivity | None = None
     sync: Sync | None = None
     fence: Fence | None = None
+    isolation: Isolation | None = None
     drain: Drain | None = None
     promotion: Promotion | None = None
     capture: Capture | None = None
@@ -537,9 +557,12 @@ class Rotation(_Part):
 
     @property
     def may_be_closed(self) -> bool:
-        """Applications may be unable to write: fenced, or RDS was asked to switch over; and not released."""
+        """Applications may be unable to write: fenced, or RDS was asked to switch over; and not released, or RDS has
+        not opened what was."""
         asked_for = self.deployment is not None and self.deployment.switchover_requested_at is not None
-        return self.release is None and (self.fence is not None or asked_for)
+        if self.release is not None:
+            return not self.release.open
+        return self.fence is not None or asked_for
 
     @property
     def moment(self) -> Moment:
@@ -554,7 +577,8 @@ class Rotation(_Part):
         if self.undo is not None and self.undo.outcome == "rolled-back" and self.undo.key_discarded:
             return Moment.REFUSED if self.new_key is None else Moment.ROLLED_BACK
         if self.failure is not None:
-            return Moment.ATTENTION
+            is_shut = self.release is not None and self.may_be_closed
+            return Moment.UNDECIDED if is_shut else Moment.ATTENTION
         if self.plan.dry_run:
             return Moment.PLANNED
         if self.retirement is not None and self.retirement.complete:

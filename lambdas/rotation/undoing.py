@@ -45,6 +45,9 @@ def _has_ended(rotation: Rotation) -> bool:
         return False
     if deployment is not None and deployment.switchover_requested_at is not None:
         return False
+    # Nor does the decision row stop a late request that closes the source by its security groups.
+    if rotation.isolation is not None:
+        return False
     error = getattr(errors, rotation.failure.Error, None)
     return isinstance(error, type) and issubclass(error, Terminal if rotation.fence is None else RotationError)
 

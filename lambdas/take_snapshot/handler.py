@@ -63,4 +63,4 @@ def _ask(rotation: Rotation, snapshot: str, ports: Ports) -> None:
     logger.info("snapshot requested", snapshot=snapshot)
 
 
-handler = step(take_snapshot, reaches=(reach.database, reach.snapshot, reach.source_server))
+handler = step(take_snapshot, reaches=(reach.database, reach.snapshot, reach.isolation_group, reach.source_server))

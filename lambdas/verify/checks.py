@@ -5,7 +5,7 @@ from typing import Any
 
 from lambdas.rotation import databases
 from lambdas.rotation.errors import AwsUnavailable, ConnectivityChanged, DatabaseUnreachable, SqlRefused
-from lambdas.rotation.ports import Instance, Ports
+from lambdas.rotation.ports import SECURITY_GROUPS, Instance, Ports
 from lambdas.rotation.state import Database, Rotation
 
 
@@ -36,8 +36,13 @@ def members(rotation: Rotation, of_source: Sequence[Instance], of_target: Sequen
     return "; ".join(filter(None, reasons)) or None
 
 
-def settings(source: Instance, target: Instance, ports: Ports) -> str | None:
-    differences = databases.settings_differences(source, target, ports)
+def settings(rotation: Rotation, source: Instance, target: Instance, ports: Ports) -> str | None:
+    """But for what a network fence has changed on the source: of that the target has what was written down."""
+    differences = dict(databases.settings_differences(source, target, ports))
+    fenced = rotation.fence.databases if rotation.fence is not None else ()
+    saved = tuple(sorted(group for one in fenced for group in one.security_groups))
+    if saved and SECURITY_GROUPS in differences and differences[SECURITY_GROUPS][1] == saved:
+        del differences[SECURITY_GROUPS]
     return f"settings differ: {', '.join(sorted(differences))}" if differences else None
 
 

@@ -4,7 +4,7 @@ from lambdas.rotation import databases, making, reach
 from lambdas.rotation.errors import DatabaseUnreachable, RestoreFailed, StateIncomplete, UnknownDatabase
 from lambdas.rotation.inherited_fence import is_fenced_primary
 from lambdas.rotation.outage import look_again_seconds, refuse_if_spent
-from lambdas.rotation.ports import Instance, Ports
+from lambdas.rotation.ports import SECURITY_GROUPS, Instance, Ports
 from lambdas.rotation.settings import request_repair, request_repair_of_cluster
 from lambdas.rotation.state import Rotation
 from lambdas.rotation.step import logger, step
@@ -50,8 +50,13 @@ def _finished(rotation: Rotation, target: Instance, ports: Ports) -> list[str]:
     source = databases.by_resource_id(database.resource_id, ports)
     if source is None:
         raise UnknownDatabase(f"{database.identifier} is gone")
-    repair = request_repair_of_cluster if database.is_cluster else request_repair
-    if differing := repair(source, target, ports):
+    # Behind a network fence it is born with the source's groups. A late attempt would take from it what opens it.
+    besides = (SECURITY_GROUPS,) if rotation.isolation is not None else ()
+    if database.is_cluster:
+        differing = request_repair_of_cluster(source, target, ports)
+    else:
+        differing = request_repair(source, target, ports, besides=besides)
+    if differing:
         return [f"the settings {', '.join(differing)}"]
     if waiting_for := members.waiting_for(rotation, source, target, ports):
         return waiting_for
@@ -70,4 +75,4 @@ def _closed(rotation: Rotation, target: Instance, ports: Ports) -> list[str]:
     return []
 
 
-handler = step(wait_for_restore, reaches=(reach.database, reach.source_server))
+handler = step(wait_for_restore, reaches=(reach.database, reach.isolation_group, reach.source_server))

@@ -309,3 +309,22 @@ def test_an_empty_base_name_is_no_key(ledger: DynamoLedger) -> None:
     """A tag may be empty; whoever asks by its value ends here."""
     with pytest.raises(AwsRefused):
         ledger.successor("")
+
+
+# -- the decision ------------------------------------------------------------------------------------------------------
+
+
+def test_the_first_verdict_stands_for_ever(ledger: DynamoLedger) -> None:
+    """Also for the SDK that repeats a write whose answer got lost."""
+    assert ledger.verdict("42", "orders") is None
+
+    assert ledger.decide("42", "orders", "rollback") == "rollback"
+    assert ledger.decide("42", "orders", "release") == "rollback"
+    assert ledger.decide("42", "orders", "rollback") == "rollback"
+    assert (ledger.verdict("42", "orders"), ledger.verdict("43", "orders")) == ("rollback", None)
+
+
+def test_a_verdict_is_no_journal(ledger: DynamoLedger) -> None:
+    ledger.decide("42", "orders", "release")
+
+    assert (list(ledger.entries("orders")), list(ledger.unfinished()[0])) == ([], [])

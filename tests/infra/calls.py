@@ -38,21 +38,21 @@ class Module:
 
 
 @cache
-def actions_of(package: str) -> frozenset[str]:
-    """The IAM actions of every SDK call that ``lambdas/<package>/handler.py`` can reach."""
-    nodes = (module(where).functions[name] for where, name in reached_from(package))
+def actions_of(package: str, without: str = "") -> frozenset[str]:
+    """The IAM actions of every SDK call that ``lambdas/<package>/handler.py`` can reach, not by way of this module."""
+    nodes = (module(where).functions[name] for where, name in reached_from(package, without))
     return frozenset(action for node in nodes for action in _sdk_calls(node))
 
 
 @cache
-def reached_from(package: str) -> frozenset[Function]:
+def reached_from(package: str, without: str = "") -> frozenset[Function]:
     """Every function, method and constant of ours that ``lambdas/<package>/handler.py`` can reach."""
     seen: set[Function] = set()
     waiting: list[Function] = [(f"lambdas.{package}.handler", "handler")]
     while waiting:
         function = waiting.pop()
         node = module(function[0]).functions.get(function[1])
-        if function not in seen and node is not None:
+        if function not in seen and node is not None and function[0] != without:
             seen.add(function)
             waiting += _reached(function, node)
     return frozenset(seen)
@@ -98,7 +98,8 @@ def adapters() -> dict[str, Function]:
         for part in ast.walk(node):
             if isinstance(part, ast.ImportFrom) and part.module:
                 chosen[name.removeprefix("AwsPorts.")] = (part.module, part.names[0].name)
-    return chosen
+    # Of the engines only this one calls AWS.
+    return chosen | {"engine": ("lambdas.rotation.network_fence", "NetworkFence")}
 
 
 def _sdk_calls(node: ast.AST) -> Iterator[str]:
@@ -180,11 +181,15 @@ def _return_type(port: str) -> str:
 
 
 def _port(node: ast.AST, names: dict[str, str]) -> str | None:
-    """The port that an expression stands for: ``ports.rds``, ``self.rds`` in `AwsPorts`, or a local name of one."""
+    """The port that an expression stands for: ``ports.rds``, ``self.rds`` in `AwsPorts`, ``self._ports.rds``,
+    ``ports.engine(…)``, or a local name of one."""
     if isinstance(node, ast.Name):
         return names.get(node.id)
-    if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in ("ports", "self"):
-        return node.attr if node.attr in adapters() else None
+    if isinstance(node, ast.Call):
+        return _port(node.func, names) if getattr(node.func, "attr", None) == "engine" else None
+    if isinstance(node, ast.Attribute):
+        owner = getattr(node.value, "id", None) or getattr(node.value, "attr", None)
+        return node.attr if owner in ("ports", "self", "_ports") and node.attr in adapters() else None
     return None
 
 

@@ -18,6 +18,7 @@ from infra.tasks import (
     DECOMMISSION_TAG,
     DEPLOYMENT_TAG,
     GREEN_TAG,
+    NETWORK_FENCE_TAG,
     NEVER_RELEASED,
     RELEASED_TAG,
     ROTATION_ID_TAG,
@@ -32,6 +33,7 @@ from tests.infra.test_template import ROLE, properties
 
 EVERYTHING = load("example").model_copy(
     update={
+        "network_fence": True,
         "secret_key_arns": ("arn:aws:kms:eu-central-1:123456789012:key/11111111-2222-3333-4444-555555555555",),
         "secret_rotation_function_arns": ("arn:aws:lambda:eu-central-1:123456789012:function:SecretsManagerOrders",),
         "proxy_arns": (
@@ -143,10 +145,21 @@ def granted(task: Task) -> set[str]:
     return {action for grant in task.grants for action in grant.actions}
 
 
+NETWORK_FENCE = "lambdas.rotation.network_fence"
+NEVER_BY_NETWORK = {
+    "PauseApplicationWrites",
+    "ConfirmDrained",
+    "WaitForPromotion",
+    "BeginCapture",
+    "Decommission",  # asks the target, which is restored without the mark that there would be to remove
+}
+"""What has nothing to do for a network fence; its sources call the engine's methods, whichever it is."""
+
+
 @pytest.mark.parametrize("task", ROWS, ids=lambda task: task.state_name)
 def test_grants_are_what_the_handler_calls(task: Task) -> None:
     """A missing grant ends a rotation, a needless one is authority that somebody can steal."""
-    called = set(actions_of(task.package))
+    called = set(actions_of(task.package, NETWORK_FENCE if task.state_name in NEVER_BY_NETWORK else ""))
     possible = called.union(*(FURTHER.get(action, set()) for action in called))
     assert called, f"no call of {task.package} was found"
 
@@ -164,8 +177,10 @@ def test_a_function_in_the_vpc_calls_nothing_that_has_no_endpoint(task: Task) ->
 
 @pytest.mark.parametrize("task", ROWS, ids=lambda task: task.state_name)
 def test_only_functions_in_the_vpc_log_in_to_databases(task: Task) -> None:
-    """Every way to a database starts with reading the login secret."""
-    assert task.connects_to_databases == (("lambdas.rotation.ports", "AwsPorts._login") in reached_from(task.package))
+    """Every way to a database starts with reading the login secret, or tries whether it lets anybody in."""
+    ways = {("lambdas.rotation.ports", "AwsPorts._login"), ("lambdas.rotation.network_fence", "NetworkFence._accepts")}
+
+    assert task.connects_to_databases == bool(ways & reached_from(task.package))
 
 
 @cache
@@ -287,7 +302,7 @@ def test_what_ends_something_is_bound_to_a_tag_that_only_a_rotation_sets(task: T
         present = grant.conditions.get("Null", {})
         tags = [key for key in present if key.startswith("aws:ResourceTag/") and present[key] == "false"]
         assert tags, f"{task.state_name}: {grant.actions}"
-        ours = {ROTATION_ID_TAG, DECOMMISSION_TAG, DEPLOYMENT_TAG, GREEN_TAG}
+        ours = {ROTATION_ID_TAG, DECOMMISSION_TAG, DEPLOYMENT_TAG, GREEN_TAG, NETWORK_FENCE_TAG}
         assert {key.removeprefix("aws:ResourceTag/") for key in tags} <= ours
 
 
@@ -311,10 +326,13 @@ def test_tags_are_those_that_the_rotation_sets() -> None:
     """The matrix may not import what ships, so the names are written twice."""
     ours = (
         *(names.ROTATION_ID_TAG, names.DECOMMISSION_TAG, names.RELEASED_TAG),
-        *(names.DEPLOYMENT_TAG, names.GREEN_TAG, names.BASE_NAME_TAG),
+        *(names.DEPLOYMENT_TAG, names.GREEN_TAG, names.BASE_NAME_TAG, names.NETWORK_FENCE_TAG),
     )
 
-    assert ours == (ROTATION_ID_TAG, DECOMMISSION_TAG, RELEASED_TAG, DEPLOYMENT_TAG, GREEN_TAG, BASE_NAME_TAG)
+    assert ours == (
+        *(ROTATION_ID_TAG, DECOMMISSION_TAG, RELEASED_TAG),
+        *(DEPLOYMENT_TAG, GREEN_TAG, BASE_NAME_TAG, NETWORK_FENCE_TAG),
+    )
 
 
 def test_what_is_not_configured_is_not_granted(sandbox_config: Config) -> None:

@@ -28,6 +28,7 @@ from lambdas.rotation.state import (
     Drain,
     Failure,
     Fence,
+    Isolation,
     Key,
     Member,
     Plan,
@@ -59,8 +60,10 @@ Answer = Parts | Refusal
 PLAN = Plan(base_name=SOURCE)
 BLUE_GREEN = PLAN.having(strategy="blue-green")
 SNAPSHOT = PLAN.having(strategy="snapshot", write_outage_budget_seconds=14_400)
+NETWORK = SNAPSHOT.having(fence="network")
 CATCH_UP = PLAN.having(strategy="catch-up")
 CAPTURE = Capture(name="rds_key_rotation_1", begun_at=NOW, databases=(SOURCE,), position=Position("0/10"))
+ISOLATION = Isolation(look_again_seconds=6)
 RESTORATION = Restoration(temporary_snapshot="s", kept_snapshot="k", look_again_seconds=16)
 DEPLOYMENT = Deployment(
     name=TARGET,
@@ -81,6 +84,10 @@ DONE: dict[str, Parts] = {
     "WaitForReplicationSync": {"sync": SYNC.having(ready=True)},
     "PauseApplicationWrites": {
         "fence": Fence(databases=(), requested_at=NOW, raised_at=NOW, position=Position("0/20"))
+    },
+    "IsolateSource": {
+        "isolation": ISOLATION.having(complete=True),
+        "fence": Fence(databases=(), requested_at=NOW, raised_at=NOW, position=Position(NOW.isoformat())),
     },
     "ConfirmDrained": {"drain": Drain(complete=True, observed_at=NOW)},
     "Promote": {"promotion": Promotion(requested_at=NOW)},
@@ -120,6 +127,8 @@ DONE: dict[str, Parts] = {
 """What the steps write when there is nothing to wait for. The others write nothing that the machine reads."""
 
 NOT_YET: dict[str, Parts] = {
+    "IsolateSource": {"isolation": ISOLATION},
+    "ResumeWrites": {"release": Release(released_at=NOW, write_outage_seconds=9.5, open=False)},
     "WaitForReplicationSync": {"sync": SYNC},
     "ConfirmDrained": {"drain": Drain(complete=False, observed_at=NOW)},
     "WaitForPromotion": {"promotion": Promotion(requested_at=NOW)},
@@ -201,6 +210,10 @@ BASES = {
     "a strategy that there is not": rotation(StartRotation=started_as(plan=PLAN.having(strategy="auto"))),
     "snapshot": rotation(StartRotation=started_as(plan=SNAPSHOT)),
     "snapshot, copied ahead": rotation(StartRotation=started_as(plan=SNAPSHOT.having(pre_copy=True))),
+    "snapshot, behind a network fence": rotation(StartRotation=started_as(plan=NETWORK)),
+    "snapshot, rolled back behind a network fence": rotation(
+        StartRotation=started_as(plan=NETWORK), IsolateSource=[Refusal("FenceBroken")]
+    ),
     "catch-up": rotation(StartRotation=started_as(plan=CATCH_UP)),
     "catch-up, rolled back before the fence": rotation(
         StartRotation=started_as(plan=CATCH_UP),

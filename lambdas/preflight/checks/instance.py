@@ -122,11 +122,14 @@ def condition(rotation: Rotation, source: Instance) -> Iterator[Finding]:
             advice="stop the replication, and start it anew for the target",
         )
     yield from activity_stream(source)
-    yield from carriable(source)
+    yield from carriable(source, TAGS_OF_A_DATABASE + (rotation.planned()[0].fence == "network"))
 
 
-def carriable(source: Instance) -> Iterator[Finding]:
-    """Nothing is left behind where a target is asked for setting by setting, and nothing changes meanwhile."""
+def carriable(source: Instance, tags: int = TAGS_OF_A_DATABASE) -> Iterator[Finding]:
+    """Nothing is left behind where a target is asked for setting by setting, and nothing changes meanwhile.
+
+    ``tags``: how many of ours it will have.
+    """
     raw, identifier = source.raw, source.database.identifier
     if raw.get("DomainMemberships"):
         yield Finding(
@@ -134,7 +137,7 @@ def carriable(source: Instance) -> Iterator[Finding]:
             message=f"{identifier} is a member of a directory; that is not carried over",
             advice="not supported yet",
         )
-    yield from room_for_tags(source, TAGS_OF_A_DATABASE)
+    yield from room_for_tags(source, tags)
     if pending := raw.get("PendingModifiedValues"):
         yield Finding(
             name="ChangesPending",
@@ -165,7 +168,8 @@ def engine(rotation: Rotation, source: Instance) -> Iterator[Finding]:
         yield Finding(
             name="EngineNotSupported",
             message=f"strategy {plan.strategy} does not support {name} {version}",
-            advice=f"these versions, and later ones, are supported: {served}",
+            advice=f"these versions, and later ones, are supported: {served}; or, by strategy snapshot with "
+            "key-rotation:fence = network, any of RDS's",
         )
 
 

@@ -71,7 +71,8 @@ def _size(source: Instance) -> str:
 
 def warnings(rotation: Rotation, source: Instance, ports: Ports) -> Iterator[Finding]:
     yield from login.warnings(rotation, ports)
-    yield from loads_lazily(source, "or choose read-replica")
+    instead = "or choose read-replica" if rotation.planned()[0].fence == "server" else "before applications need them"
+    yield from loads_lazily(source, instead)
 
 
 def loads_lazily(source: Instance, instead: str) -> Iterator[Finding]:

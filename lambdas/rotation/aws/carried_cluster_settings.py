@@ -17,7 +17,7 @@ from lambdas.rotation.aws.carried_settings import (
     security_groups,
     when,
 )
-from lambdas.rotation.ports import Instance
+from lambdas.rotation.ports import SECURITY_GROUPS, Instance
 
 
 def _named(name: str, field: str, *, restore: str = "", modify: str | None = None, default: Any = None) -> Setting:
@@ -43,7 +43,7 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     _named("subnet group", "DBSubnetGroup", restore="DBSubnetGroupName"),
     Setting(
-        "security groups",
+        SECURITY_GROUPS,
         seen=security_groups,
         restore=lambda wanted: when(wanted, VpcSecurityGroupIds=list(wanted)),
         repair=lambda wanted, seen: {"VpcSecurityGroupIds": list(wanted)},

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lambdas.rotation import names
-from lambdas.rotation.ports import Instance
+from lambdas.rotation.ports import SECURITY_GROUPS, Instance
 
 Raw = Mapping[str, Any]
 Parameters = dict[str, Any]
@@ -227,7 +227,7 @@ SETTINGS: tuple[Setting, ...] = (
         pending="OptionGroupName",
     ),
     Setting(
-        "security groups",
+        SECURITY_GROUPS,
         seen=security_groups,
         create=lambda wanted: when(wanted, VpcSecurityGroupIds=list(wanted)),
         repair=lambda wanted, seen: {"VpcSecurityGroupIds": list(wanted)},

@@ -16,6 +16,9 @@ from lambdas.rotation.state import Database
 _KEY_WORDS = ("kms", "encrypt")
 _CUT, _MOST_LINES = "[Your log message was truncated]", 10_000
 """RDS gives no more lines of a log at a time, and no more than 1 MB; it says so after the line which that cuts."""
+_RESTARTED = "restarted"
+_A_DAY_IN_MINUTES = 24 * 60
+"""As long as a write outage may be. What RDS answers to a beginning without an end is not documented."""
 _NOT_NOW = ("InvalidDBInstanceState", "InvalidDBSnapshotState")
 
 
@@ -116,7 +119,10 @@ class AwsRds:
             NameTaken: terminal; an instance of that name exists that this rotation did not make.
             AwsRefused: terminal; RDS does not make it.
         """
-        parameters = carried_settings.restoration_parameters(source.raw) | {
+        carried = carried_settings.restoration_parameters(source.raw)
+        if source.database.engine.startswith("sqlserver"):
+            del carried["MultiAZ"]  # refused where backups are off, which they may be at first; repaired afterwards
+        parameters = carried | {
             "DBInstanceIdentifier": target_identifier,
             "DBSnapshotIdentifier": snapshot,
             "Tags": tag_list(carried_settings.carried_tags(source.tags) | dict(tags)),
@@ -339,6 +345,48 @@ class AwsRds:
             raise Refused(f"snapshot {identifier} was not made by a rotation")
         with tolerating(*_NOT_NOW, "DBSnapshotNotFound"), calls("rds:DeleteDBSnapshot"):
             client_that_asks_once("rds").delete_db_snapshot(DBSnapshotIdentifier=identifier)
+
+    # -- the network fence --
+
+    def options_with_groups(self, option_group: str) -> Sequence[str]:
+        """Oracle's SSL and OEM, say, are let in by groups of their own (RDS User Guide: controlling access).
+
+        RDS's own option groups are empty, and nobody can change them (RDS User Guide: working with option groups).
+        """
+        if option_group.startswith("default:"):
+            return []
+        found = pages("rds", "describe_option_groups", "OptionGroupsList", OptionGroupName=option_group)
+        options = [option for group in found for option in group.get("Options") or ()]
+        return [option["OptionName"] for option in options if option.get("VpcSecurityGroupMemberships")]
+
+    def request_security_groups(self, identifier: str, groups: Sequence[str]) -> None:
+        """They are not deferred; ``ApplyImmediately`` would do what is (RDS User Guide: settings for DB instances)."""
+        with tolerating(*_NOT_NOW), calls("rds:ModifyDBInstance"):
+            client("rds").modify_db_instance(DBInstanceIdentifier=identifier, VpcSecurityGroupIds=list(groups))
+
+    def request_reboot(self, identifier: str) -> bool:
+        """Without a failover, which ends a server abruptly (RDS User Guide: rebooting a DB instance)."""
+        with tolerating(*_NOT_NOW), calls("rds:RebootDBInstance"):
+            client("rds").reboot_db_instance(DBInstanceIdentifier=identifier)
+            return True
+        return False
+
+    def restarted_at(self, identifier: str, since: datetime) -> datetime | None:
+        """By RDS's events, which carry no number: by the words of RDS-EVENT-0006 (RDS User Guide: event messages).
+
+        RDS does its best to tell of everything, and promises nothing.
+        """
+        events = pages(
+            "rds",
+            "describe_events",
+            "Events",
+            SourceIdentifier=identifier,
+            SourceType="db-instance",
+            Duration=_A_DAY_IN_MINUTES,
+            EventCategories=["availability"],
+        )
+        times = [event["Date"] for event in events if _RESTARTED in event.get("Message", "").lower()]
+        return max((moment for moment in times if moment > since), default=None)
 
     # -- the end of an instance --
 

@@ -1,0 +1,295 @@
+"""The network fence: an instance that nobody can connect to, whatever engine it has.
+
+Its security groups are replaced by one without inbound rules, which the stack has made, and its server is restarted: a
+session that had begun outlives a change of groups (EC2 User Guide: security group connection tracking). The target is
+born fenced, because a restore gives it the source's groups. Nobody logs in, so the decision row is in the ledger, and
+what happens inside the server without a connection goes on: that is what ``internal-jobs`` accepts.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, NoReturn
+
+from lambdas.rotation import names
+from lambdas.rotation.errors import (
+    AccessRefused,
+    AwsRefused,
+    AwsUnavailable,
+    DatabaseUnreachable,
+    DecisionLost,
+    StateIncomplete,
+)
+from lambdas.rotation.ports import ISOLATION_GROUP, ControlView, Instance, Lag, Ports, StillClosed
+from lambdas.rotation.state import Database, DatabaseFence, Finding, Plan, Position, Verdict
+
+_STOP_JOBS: Mapping[str, str] = {
+    "db2": "stop the tasks of the administrative task scheduler",
+    "mariadb": "set event_scheduler to OFF, and stop replication from elsewhere, which the target would go on with",
+    "mysql": "set event_scheduler to OFF, and stop replication from elsewhere, which the target would go on with",
+    "oracle": "set job_queue_processes to 0, or disable the jobs of DBMS_SCHEDULER",
+    "postgres": "stop pg_cron's jobs, and disable subscriptions, which the target would go on with",
+    "sqlserver": "disable the jobs of SQL Server Agent and Service Broker's activation, and stop CDC's",
+}
+_UNSEEN: Mapping[str, Mapping[str, str]] = {
+    "mariadb": {"memory-tables": "MEMORY tables, which a restart empties"},
+    "mysql": {"memory-tables": "MEMORY tables, which a restart empties"},
+    "postgres": {
+        "logical-slots": "logical replication slots, which no snapshot has",
+        "unlogged-tables": "unlogged tables, which are empty after a restore",
+    },
+    "sqlserver": {"memory-tables": "memory-optimized tables of SCHEMA_ONLY, which a restart empties"},
+}
+"""By engine: the risk, and what nobody looks for who does not log in."""
+IDENTITY = ("Engine", "EngineVersion", "DBName", "DBSystemId", "MasterUsername", "CharacterSetName", "Timezone")
+"""What RDS says of an instance that a restore cannot change, and another database would hardly share."""
+
+
+def groups_of(instance: Instance) -> dict[str, str]:
+    """Group id -> RDS's status of it: ``active``, or on its way in or out."""
+    return {one["VpcSecurityGroupId"]: one["Status"] for one in instance.raw.get("VpcSecurityGroups") or ()}
+
+
+class NetworkFence:
+    """`ports.Engine` of an instance that nobody logs in to."""
+
+    def __init__(self, database: Database, plan: Plan, ports: Ports) -> None:
+        self._database = database
+        self._plan = plan
+        self._ports = ports
+
+    # -- before the fence --
+
+    def login_limitations(self) -> Sequence[Finding]:
+        return ()
+
+    def limitations(self, accept: Sequence[str]) -> Sequence[Finding]:
+        return tuple(self._limitations(accept))
+
+    def _limitations(self, accept: Sequence[str]) -> Iterator[Finding]:
+        identifier, engine = self._database.identifier, self._database.engine
+        if "internal-jobs" not in accept:
+            stop = next((how for name, how in _STOP_JOBS.items() if engine.startswith(name)), "stop them")
+            yield Finding(
+                name="InternalJobs",
+                message=f"the network fence keeps connections out of {identifier}, and nothing else: what a job writes "
+                "inside the server after the snapshot is lost",
+                advice=f'{stop} for the time of the rotation, then accept what is left: "Accept": ["internal-jobs"]',
+            )
+        for risk, what in next((seen for name, seen in _UNSEEN.items() if engine.startswith(name)), {}).items():
+            if risk not in accept:
+                yield Finding(
+                    name="".join(part.title() for part in risk.split("-")),
+                    message=f"nobody logs in to {identifier} to look for {what}",
+                    advice=f'look for them yourself, then accept it: "Accept": ["{risk}"]',
+                )
+        group = self._group()
+        if group is None:
+            yield Finding(
+                name="NoIsolationGroup",
+                message="the stack has no security group to close a database with",
+                advice="deploy it with network_fence: true (config/<env>.yaml)",
+            )
+        elif rules := self._ports.security_groups.inbound_rules(group):
+            yield Finding(
+                name="IsolationGroupOpen",
+                message=f"the security group {group} has inbound rules: {', '.join(rules)}",
+                advice="remove them; this group keeps everybody out of a database that is fenced",
+            )
+        live = self._live()
+        for option_group in (one["OptionGroupName"] for one in live.raw.get("OptionGroupMemberships") or ()):
+            if options := self._ports.rds.options_with_groups(option_group):
+                yield Finding(
+                    name="OptionLetsIn",
+                    message=f"the options {', '.join(options)} of {option_group} have security groups of their own, "
+                    "which the fence would leave open",
+                    advice="remove these groups from the options for the time of the rotation",
+                )
+        pending = [
+            one["DBParameterGroupName"]
+            for one in live.raw.get("DBParameterGroups") or ()
+            if one.get("ParameterApplyStatus", "in-sync") != "in-sync"
+        ]
+        if pending:
+            yield Finding(
+                name="ParametersPending",
+                message=f"changes of {', '.join(pending)} wait for a restart of {identifier}, which the fence is",
+                advice="restart it before the rotation, or take them back",
+            )
+        if group in groups_of(live):
+            yield Finding(
+                name="AlreadyIsolated",
+                message=f"{identifier} has the security group {group}, which keeps everybody out",
+                advice="give it the groups that its applications need",
+            )
+        elif not self._accepts(live):
+            yield Finding(
+                name="NotReachable",
+                message=f"the functions reach nobody at {self._database.address}:{self._database.port}: whether it is "
+                "closed could not be told apart from that",
+                advice=f"let the functions' security group in on port {self._database.port}",
+            )
+
+    def warnings(self) -> Sequence[Finding]:
+        return tuple(self._warnings())
+
+    def _warnings(self) -> Iterator[Finding]:
+        yield Finding(
+            name="NotBornFenced",
+            message=f"what is restored from the backups of {self._database.identifier} gets other security groups: "
+            "unlike the source itself it is open, with data from before the cutover",
+            advice="give it the isolation group when you restore from the time of the fence or later",
+        )
+        if self._database.engine.startswith("sqlserver"):
+            yield Finding(
+                name="CdcEnds",
+                message="RDS restores no change data capture of SQL Server's",
+                advice="where a database has it, enable it on the target after the cutover",
+            )
+
+    def ensure_control_database(self) -> None:
+        """There is none. A tag is what lets the source be closed, and opened again."""
+        live = self._live()
+        if names.NETWORK_FENCE_TAG not in live.tags:
+            self._ports.rds.set_tags(live.database.arn, {names.NETWORK_FENCE_TAG: self._plan.base_name})
+
+    def drop_control_database(self) -> None:
+        live = self._found()
+        if live is not None and names.NETWORK_FENCE_TAG in live.tags:
+            self._ports.rds.remove_tags(live.database.arn, [names.NETWORK_FENCE_TAG])
+
+    def databases_with_superuser_sessions(self) -> Sequence[str]:
+        """The restart ends RDS's own sessions, too."""
+        return ()
+
+    # -- the fence --
+
+    def plan_fence(
+        self, superuser_databases: Sequence[str], besides: Sequence[DatabaseFence] = ()
+    ) -> tuple[DatabaseFence, ...]:
+        if besides:
+            return ()
+        groups = tuple(sorted(name for name, status in groups_of(self._live()).items() if status != "removing"))
+        name, isolation = self._plan.base_name, self._group()
+        return (DatabaseFence(name=name, kind="security-groups", security_groups=groups, isolation_group=isolation),)
+
+    def raise_fence(self, rotation_id: str, databases: Sequence[DatabaseFence], within_seconds: float) -> None:
+        """Nothing is closed here: a source takes minutes (IsolateSource), a target is restored closed."""
+        if (standing := self.verdict(rotation_id)) is not None:
+            raise DecisionLost(f"'{standing}' stands: {self._database.identifier} is not closed any more")
+
+    def fence_breach(self, databases: Sequence[DatabaseFence]) -> str | None:
+        live = self._live()
+        (fence,) = databases
+        groups, group = groups_of(live), fence.isolation_group
+        if groups != {group: "active"}:
+            shown = ", ".join(f"{name} ({status})" for name, status in sorted(groups.items()))
+            return f"its security groups are {shown}, not {group} alone"
+        if rules := self._ports.security_groups.inbound_rules(str(group)):
+            return f"its security group {group} has inbound rules: {', '.join(rules)}"
+        return "it accepts connections" if self._accepts(live) else None
+
+    def is_replica(self) -> bool:
+        return self._live().replica_of is not None
+
+    def replayed(self) -> Position:
+        """Target: when the snapshot was taken that it is made of; the name of its copy follows from the target's."""
+        copy = self._ports.rds.describe_snapshot(names.kept_snapshot(self._database.identifier)) or {}
+        taken_at = copy.get("OriginalSnapshotCreateTime")
+        return position_at(taken_at) if taken_at is not None else Position("nothing")
+
+    def has_replayed(self, position: Position) -> bool:
+        """Whether that was after the fence stood."""
+        replayed = self.replayed()
+        return replayed != "nothing" and datetime.fromisoformat(replayed) >= datetime.fromisoformat(position)
+
+    def control_view(self, rotation_id: str, databases: Sequence[DatabaseFence]) -> ControlView:
+        """By RDS's account: nobody looks inside. That the target is made of this source, its snapshot's name says."""
+        live = self._live()
+        return ControlView(
+            system_identifier=" ".join(str(live.raw.get(name)) for name in IDENTITY),
+            in_recovery=live.replica_of is not None,
+            position=Position("unknown"),
+            marker_seen=True,
+            databases=tuple(fence.name for fence in databases),
+            roles=(),
+            fence_breach=self.fence_breach(databases),
+        )
+
+    # -- the decision --
+
+    def verdict(self, rotation_id: str) -> Verdict | None:
+        return self._ports.ledger.verdict(rotation_id, self._plan.base_name)
+
+    def decide(self, rotation_id: str, verdict: Verdict, reopen: Sequence[DatabaseFence]) -> Verdict:
+        """The row first, the opening after it: whoever finds the row finishes what it says.
+
+        Raises: DatabaseUnreachable (retryable) before a release of what RDS is busy with: it could not open it.
+        """
+        if (
+            verdict == "release"
+            and self.verdict(rotation_id) is None
+            and (status := self._live().status) != "available"
+        ):
+            raise DatabaseUnreachable(f"{self._database.identifier} is {status}: RDS would not open it now")
+        standing = self._ports.ledger.decide(rotation_id, self._plan.base_name, verdict)
+        if standing == verdict:
+            for fence in reopen:
+                try:
+                    self._open(fence)
+                except (AccessRefused, AwsRefused, AwsUnavailable, DatabaseUnreachable) as refused:
+                    raise StillClosed(f"{self._database.identifier} cannot be opened: {refused}") from refused
+        return standing
+
+    def _open(self, fence: DatabaseFence) -> None:
+        live = self._live()
+        identifier, groups = live.database.identifier, groups_of(live)
+        if fence.isolation_group in groups:
+            self._ports.rds.request_security_groups(identifier, fence.security_groups)
+            raise StillClosed(f"{identifier} gets its security groups back (it is {live.status})")
+        # Groups that somebody else has chosen meanwhile are left as they are. What RDS shows need not be in force.
+        if set(groups) == set(fence.security_groups) and not self._accepts(live):
+            raise StillClosed(f"{identifier} has its security groups back, and lets nobody in (it is {live.status})")
+
+    def inspect(self) -> Mapping[str, Any]:
+        """Target, released: its groups; nothing when it lets nobody in."""
+        live = self._live()
+        if not self._accepts(live):
+            return {}
+        return {self._plan.base_name: {"security_groups": sorted(groups_of(live))}}
+
+    # -- what needs a login --
+
+    def mark(self, token: str) -> Position:
+        self._needs_login("mark")
+
+    def shows_marker(self, token: str) -> bool:
+        self._needs_login("shows_marker")
+
+    def lag(self) -> Lag:
+        self._needs_login("lag")
+
+    def _needs_login(self, what: str) -> NoReturn:
+        raise StateIncomplete(f"{what} needs a login: no step of a network fence asks for it")
+
+    # -- what RDS, and the network, show --
+
+    def _group(self) -> str | None:
+        return self._ports.settings.defaults.get(ISOLATION_GROUP)
+
+    def _accepts(self, live: Instance) -> bool:
+        """At the address that it has now: somebody may have given its name to another one."""
+        return self._ports.network.accepts(live.database.address, live.database.port)
+
+    def _found(self) -> Instance | None:
+        return self._ports.rds.describe_instance_by_resource_id(self._database.resource_id)
+
+    def _live(self) -> Instance:
+        live = self._found()
+        if live is None:
+            raise DatabaseUnreachable(f"{self._database.identifier} is gone")
+        return live
+
+
+def position_at(moment: datetime) -> Position:
+    """Of a network fence: when the server had been restarted behind it; by RDS's clock, as a snapshot's time is."""
+    return Position(moment.astimezone(UTC).isoformat())
