@@ -539,6 +539,7 @@ class FaultInjector(Faults):
 
     def _lead_back(self, delivery: Delivery) -> None:
         self._server(delivery, "source").open_databases()
+        self._rds.open_like(_identifier(delivery, "source"), _identifier(delivery, "target"))
         record = delivery.event["connectivity"]["record"]
         change = {
             "Action": "UPSERT",

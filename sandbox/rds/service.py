@@ -118,6 +118,10 @@ class RdsService:
 
         self._after(down_seconds, take_over)
 
+    def open_like(self, name: str, other: str) -> None:
+        """Let in at once to an instance whom the groups of another one let in."""
+        self.backend.copy_groups(self.instance(name), self.instance(other))
+
     def fill_storage(self, name: str) -> None:
         """RDS's answer to a full disk: it says so, and the server is down until somebody gives it more storage."""
         instance = self.instance(name)

@@ -60,6 +60,7 @@ BY_SNAPSHOT: Mapping[str, Any] = {
     "Accept": ["downtime"],
     "WriteOutageBudgetSeconds": 4 * 60 * 60,
 }
+BY_NETWORK: Mapping[str, Any] = {**BY_SNAPSHOT, "Accept": ["downtime", "internal-jobs"]}
 CLUSTER_BY_SNAPSHOT: Mapping[str, Any] = {**BY_SNAPSHOT, "Accept": ["downtime", "reader-endpoint"]}
 _NOT_BY_RDS = ("late", "led-back", "stalled")
 """Kinds that RDS does not let happen: it fences itself, and the name that applications use stays."""
@@ -92,6 +93,8 @@ SUBJECTS: Mapping[str, Subject] = {
             request=CLUSTER_BY_SNAPSHOT,
         ),
         Subject(MULTI_AZ_POSTGRES, "snapshot", _NAME_STAYS, "rollback", request=CLUSTER_BY_SNAPSHOT),
+        # Nobody logs in to it, so nothing in it can wake up there.
+        Subject("oracle-se2", "snapshot", _NAME_STAYS, "rollback", ("late",), request=BY_NETWORK),
     )
 }
 
@@ -127,7 +130,7 @@ BEFORE_RELEASE = (
 BEFORE_FENCE = (
     "create-new-kms-key", "create-encrypted-read-replica", "prepare-connectivity", "wait-for-replication-sync",
     "copy-ahead", "wait-for-source", "begin-capture", "wait-for-catch-up", "pause-application-writes",
-    "create-blue-green-deployment", "wait-for-green", "switch-over",
+    "isolate-source", "create-blue-green-deployment", "wait-for-green", "switch-over",
 )  # fmt: skip
 STALLED_SECONDS = 6 * 3600
 PATIENCE_SECONDS = 120

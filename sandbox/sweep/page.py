@@ -12,6 +12,7 @@ ENGINES = {
     "postgres": "PostgreSQL",
     "mariadb": "MariaDB",
     "aurora-postgresql": "Aurora PostgreSQL",
+    "oracle-se2": "Oracle",
     MULTI_AZ_POSTGRES: "Multi-AZ DB clusters of PostgreSQL",
 }
 

@@ -358,6 +358,8 @@ def _count(customer: Customer, built: World, acks: Sequence[writers.Ack]) -> Cou
 
 def _with_the_password_of_now(customer: Customer, built: World) -> World:
     """Somebody may have rotated the master's, in the database and in the secret of the rotation's login."""
+    if built.login_secret_arn is None:
+        return built
     with suppress(ClientError):
         found = json.loads(
             customer.client("secretsmanager").get_secret_value(SecretId=built.login_secret_arn)["SecretString"]

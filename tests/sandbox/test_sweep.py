@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from sandbox import sweep
-from sandbox.demo import flow
+from sandbox.demo import dialects, flow
 from sandbox.demo.dialects import CLUSTERS, ENGINES, MULTI_AZ_POSTGRES
 from sandbox.demo.inventory import Difference
 from sandbox.sweep import Archive, page
@@ -76,6 +76,7 @@ def test_every_kind_that_shows_something_new(what: str, kinds: str) -> None:
         ("preflight", ""),
         ("create-new-kms-key", "overtaken"),
         ("pause-application-writes", "overtaken replaced"),
+        ("isolate-source", "overtaken"),
         ("confirm-drained", "stalled overtaken late"),
         ("verify", "late"),
         ("decommission", "led-back"),
@@ -255,11 +256,12 @@ def test_what_an_engine_or_a_strategy_cannot_have_is_left_out() -> None:
 
 
 def test_every_strategy_of_every_engine_can_be_swept() -> None:
-    # MySQL has MariaDB's servers here, and nothing of ours speaks to them.
-    of_instances = {f"{engine}/{strategy}" for engine in ENGINES if engine != "mysql" for strategy in flow.STRATEGIES}
+    # MySQL has MariaDB's servers here, and nothing of ours speaks to them; of the others that nobody logs in to, one.
+    of_instances = {f"{engine}/{strategy}" for engine in ("postgres", "mariadb") for strategy in flow.STRATEGIES}
+    assert {engine for engine in ENGINES if dialects.of(engine).takes_login} == {"postgres", "mariadb"}
     of_clusters = {f"{engine}/{strategy}" for engine in CLUSTERS for strategy in ("blue-green", "snapshot")}
     # RDS makes no deployment of a Multi-AZ DB cluster.
-    assert set(SUBJECTS) == of_instances | of_clusters - {f"{MULTI_AZ_POSTGRES}/blue-green"}
+    assert set(SUBJECTS) == of_instances | {"oracle-se2/snapshot"} | of_clusters - {f"{MULTI_AZ_POSTGRES}/blue-green"}
     assert len({page.heading(subject) for subject in SUBJECTS.values()}) == len(SUBJECTS)
 
 
