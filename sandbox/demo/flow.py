@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -31,8 +31,9 @@ ACCEPTED: Mapping[str, Sequence[str]] = {
     "aurora-postgresql/snapshot": ["reader-endpoint"],
     f"{dialects.MULTI_AZ_POSTGRES}/snapshot": ["reader-endpoint"],
     "aurora-postgresql/blue-green": ["logical-copy"],
+    "fence/network": ["internal-jobs"],
 }
-"""Risks without which it is refused: of a strategy, or of an engine by one."""
+"""Risks without which it is refused: of a strategy, of an engine by one, or of a fence."""
 
 
 @dataclass(frozen=True)
@@ -312,18 +313,13 @@ def main(argv: Sequence[str]) -> int:
             writers=options.writers,
             encrypted=not options.unencrypted,
             strategy=options.strategy,
+            fence=options.fence,
         )
         outcome = rotate_under_load(
             account,
             built,
             Load(writers=options.writers, rate=options.rate, acks=options.acks),
-            request={
-                "GraceDays": options.grace_days,
-                "Accept": [
-                    *ACCEPTED.get(options.strategy, ()),
-                    *ACCEPTED.get(f"{options.engine}/{options.strategy}", ()),
-                ],
-            },
+            request={"GraceDays": options.grace_days, "Accept": accepted(options, built)},
             watcher=watcher,
         )
         finish(console, outcome, options.picture)
@@ -332,6 +328,12 @@ def main(argv: Sequence[str]) -> int:
             json.dumps(inventory.jsonable(outcome.report.to_json()), indent=2, ensure_ascii=False) + "\n"
         )
     return 0 if outcome.report.good else 1
+
+
+def accepted(options: argparse.Namespace, built: world.World) -> list[str]:
+    """The risks of what is asked for."""
+    names = (options.strategy, f"{options.engine}/{options.strategy}", f"fence/{built.fence}")
+    return [risk for name in names for risk in ACCEPTED.get(name, ())]
 
 
 def finish(console: Console, outcome: Outcome, picture: Path | None) -> None:
@@ -361,6 +363,11 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument(
         "--connectivity", choices=["dns", "secret", "proxy"], default="dns", help="of every strategy but blue-green"
     )
+    parser.add_argument(
+        "--fence",
+        choices=get_args(world.Fence),
+        help="keep writers away without a login (only by --strategy snapshot; what mysql and others have there anyway)",
+    )
     parser.add_argument("--unencrypted", action="store_true", help="begin with no key (not by read-replica)")
     parser.add_argument("--writers", type=_positive(int), default=6)
     parser.add_argument("--rows", type=_positive(int), default=200_000)
@@ -376,12 +383,18 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
         parser.error(f"{options.engine} is rotated by --strategy snapshot only")
     if options.engine in dialects.CLUSTERS and options.strategy == "read-replica":
         parser.error(f"{options.engine} is a cluster, which --strategy blue-green or snapshot rotates")
-    if options.engine == "mysql" and options.strategy != "blue-green":
-        parser.error("mysql is rotated by --strategy blue-green only: nobody here has fenced one")
+    if options.engine in dialects.FOREIGN and options.strategy != "snapshot":
+        parser.error(f"{options.engine} is rotated by --strategy snapshot only: nobody here logs in to one")
+    if options.engine == "mysql" and options.strategy not in ("blue-green", "snapshot"):
+        parser.error("mysql is rotated by --strategy blue-green or snapshot: nobody here logs in to one")
+    if options.fence and (options.strategy != "snapshot" or options.engine in dialects.CLUSTERS):
+        parser.error("--fence network is of instances by --strategy snapshot only")
     if options.strategy == world.CATCH_UP and options.engine not in ("postgres", "mariadb"):
         parser.error("--strategy catch-up is of --engine postgres or mariadb only")
     if options.connectivity == "proxy" and options.engine in dialects.CLUSTERS:
         parser.error("--connectivity proxy is of instances only: no proxy here leads to a cluster")
+    if options.connectivity == "proxy" and options.engine not in world.FAMILIES:
+        parser.error(f"--connectivity proxy is of --engine {' or '.join(world.FAMILIES)} only")
     if options.strategy == "blue-green":
         options.connectivity = "endpoint"  # the name stays what it is
     elif options.unencrypted and options.strategy == "read-replica":

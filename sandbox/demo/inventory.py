@@ -263,6 +263,9 @@ def _rds(account: Account) -> Found:
                 "multi_az": instance.get("MultiAZ"),
                 "deletion_protection": instance.get("DeletionProtection"),
                 "backup_retention_days": instance.get("BackupRetentionPeriod"),
+                "security_groups": {
+                    group["VpcSecurityGroupId"]: group["Status"] for group in instance.get("VpcSecurityGroups", ())
+                },
                 "parameter_groups": [group["DBParameterGroupName"] for group in instance.get("DBParameterGroups", ())],
                 "replica_of": instance.get("ReadReplicaSourceDBInstanceIdentifier"),
                 "replicas": instance.get("ReadReplicaDBInstanceIdentifiers") or [],

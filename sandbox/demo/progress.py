@@ -15,7 +15,10 @@ OVER = ("SUCCEEDED", "FAILED", "TIMED_OUT", "ABORTED")
 
 _BY_FENCE = ("", "-Snapshot", "-CatchUp")
 PHASES = {
-    "fence": tuple(f"PauseApplicationWrites{by}" for by in _BY_FENCE),
+    "fence": (
+        *(f"PauseApplicationWrites{by}" for by in _BY_FENCE),
+        *(f"{name}-Snapshot" for name in ("IsolateSource", "Isolated?", "WaitForIsolation")),
+    ),
     "drain": ("ConfirmDrained", "ConfirmDrained-CatchUp"),
     "end catch-up": ("EndCatchUp-CatchUp", "CheckTarget-CatchUp"),
     "promote": ("Promote", "WaitForPromotion", "CheckTarget"),

@@ -20,6 +20,9 @@ from sandbox.demo.account import Account
 from sandbox.demo.connection import Endpoint, Finder, Login, finder, hang_up, trusting
 from sandbox.demo.dialects import Dialect
 
+Fence = Literal["network"]
+"""What keeps writers away, where the rotation does not log in: nobody gets through to the database."""
+
 Connectivity = Literal["dns", "secret", "proxy", "endpoint"]
 """``endpoint``: applications use RDS's own name, which only a blue/green deployment lets them keep."""
 
@@ -35,6 +38,8 @@ AWS_MANAGED_KEY = "alias/aws/rds"
 ZONE = "db.example.internal"
 RECORD_TTL_SECONDS = 30
 MASTER_USER = "dbadmin"
+APPLICATIONS = "10.0.0.0/8"
+"""Where they are."""
 APP_USER = "app"
 CREATED_WITHIN_SECONDS = 120.0
 INSTANCES = 3
@@ -56,13 +61,17 @@ class World:
     """In the table ``items`` of each database."""
     app: Login
     master: Login
-    login_secret_arn: str
+    login_secret_arn: str | None
+    """Of the rotation's login, if it is given one."""
     connectivity: Connectivity
     record: str | None = None
     zone_id: str | None = None
     endpoint_secret: str | None = None
     proxy: str | None = None
     engine: str = "postgres"
+    fence: Fence | None = None
+    security_groups: tuple[str, ...] = ()
+    """Those that the database was given; none: it has the default one."""
 
     @property
     def dialect(self) -> Dialect:
@@ -104,6 +113,7 @@ def build(
     key_arn: str | None = None,
     encrypted: bool = True,
     strategy: str | None = None,
+    fence: Fence | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> World:
     """Make all of it and wait until the database is available.
@@ -113,6 +123,8 @@ def build(
         databases: their names, which the engine's dialect has if nobody else does.
         key_arn: an existing key, or `AWS_MANAGED_KEY`; without it a new one is made.
         strategy: the one that the database asks for, and is prepared for.
+        fence: with ``network`` the rotation is given no login, and the database a security group of its applications';
+            so it is with engines to which nobody logs in, and they ask for strategy snapshot.
         connectivity: with ``endpoint`` the database asks for strategy blue-green, and gives the rotation no login.
         tags: additional tags of the instance, or other values for the usual ones.
 
@@ -125,10 +137,10 @@ def build(
     app = Login(APP_USER, secrets.token_urlsafe(18))
     dialect = dialects.of(engine)
     databases = databases or dialect.databases
-    login_secret = account.client("secretsmanager").create_secret(
-        Name=f"{identifier}/rotation-login",
-        SecretString=json.dumps({"username": master.user, "password": master.password}),
-    )["ARN"]
+    if not dialect.takes_login and connectivity != "endpoint":
+        fence, strategy = "network", strategy or "snapshot"
+    login_secret = None if fence else make_login_secret(account, identifier, master)
+    security_groups = (make_security_group(account, f"{identifier}-app", dialect.port),) if fence else ()
     common = {
         "Engine": "postgres" if engine == dialects.MULTI_AZ_POSTGRES else engine,
         "StorageEncrypted": encrypted,
@@ -139,6 +151,7 @@ def build(
         "PreferredBackupWindow": _hour_from_now(account, 12),
         "DeletionProtection": True,
         "CopyTagsToSnapshot": True,
+        **({"VpcSecurityGroupIds": list(security_groups)} if security_groups else {}),
         "Tags": _as_list({"team": "orders", "key-rotation:enabled": "true"}),
     }
     follows = strategy == CATCH_UP
@@ -148,7 +161,11 @@ def build(
         made = make_instance(account, identifier, databases[0], common, follows=follows)
     endpoint = made.endpoint
     record = zone_id = endpoint_secret = proxy = None
-    opt_in = {"key-rotation:login-secret": login_secret, "key-rotation:connectivity": connectivity}
+    opt_in: dict[str, str] = {"key-rotation:connectivity": connectivity}
+    if login_secret:
+        opt_in["key-rotation:login-secret"] = login_secret
+    if fence:
+        opt_in["key-rotation:fence"] = fence
     if connectivity == "dns":
         record = f"{identifier}.{ZONE}"
         zone_id = make_record(account, record, endpoint.name)
@@ -182,6 +199,8 @@ def build(
         endpoint_secret=endpoint_secret,
         proxy=proxy,
         engine=engine,
+        fence=fence,
+        security_groups=security_groups,
     )
     fill(account, world, writers, follows=follows)
     return world
@@ -202,7 +221,8 @@ def make_instance(
     account: Account, identifier: str, database: str, common: Mapping[str, Any], *, follows: bool = False
 ) -> Made:
     """``follows``: a copy of it is to follow it by logical replication."""
-    group = make_parameter_group(account, f"{identifier}-settings", dialects.of(common["Engine"]), follows=follows)
+    dialect = dialects.of(common["Engine"])
+    group = make_parameter_group(account, f"{identifier}-settings", dialect, follows=follows)
     once_rds_sees_the_key(
         account,
         account.client("rds").create_db_instance,
@@ -210,7 +230,7 @@ def make_instance(
         DBInstanceClass="db.t4g.medium",
         AllocatedStorage=20,
         StorageType="gp3",
-        DBName=database,
+        **({"DBName": database} if dialect.names_database else {}),
         DBParameterGroupName=group,
         PubliclyAccessible=False,
         **common,
@@ -287,19 +307,37 @@ def make_parameter_group(account: Account, name: str, dialect: Dialect, *, follo
         DBParameterGroupFamily=versions[-1]["DBParameterGroupFamily"],
         Description="Settings of the orders database",
     )
-    rds.modify_db_parameter_group(
-        DBParameterGroupName=name,
-        Parameters=[
-            {"ParameterName": parameter, "ParameterValue": value, "ApplyMethod": "immediate"}
-            for parameter, value in dialect.settings.items()
-        ]
-        + [
-            # Some are static, and a new instance has all of its group from the beginning.
-            {"ParameterName": parameter, "ParameterValue": value, "ApplyMethod": "pending-reboot"}
-            for parameter, value in (dialect.settings_to_follow if follows else {}).items()
-        ],
-    )
+    parameters = [
+        {"ParameterName": parameter, "ParameterValue": value, "ApplyMethod": "immediate"}
+        for parameter, value in dialect.settings.items()
+    ] + [
+        # Some are static, and a new instance has all of its group from the beginning.
+        {"ParameterName": parameter, "ParameterValue": value, "ApplyMethod": "pending-reboot"}
+        for parameter, value in (dialect.settings_to_follow if follows else {}).items()
+    ]
+    if parameters:
+        rds.modify_db_parameter_group(DBParameterGroupName=name, Parameters=parameters)
     return name
+
+
+def make_login_secret(account: Account, identifier: str, login: Login) -> str:
+    """The secret with the login that the rotation is given; returns its ARN."""
+    arn: str = account.client("secretsmanager").create_secret(
+        Name=f"{identifier}/rotation-login",
+        SecretString=json.dumps({"username": login.user, "password": login.password}),
+    )["ARN"]
+    return arn
+
+
+def make_security_group(account: Account, name: str, port: int) -> str:
+    """A group that lets applications in at this port; returns its id."""
+    ec2 = account.client("ec2")
+    group: str = ec2.create_security_group(GroupName=name, Description="Applications of the orders team")["GroupId"]
+    ec2.authorize_security_group_ingress(
+        GroupId=group,
+        IpPermissions=[{"IpProtocol": "tcp", "FromPort": port, "ToPort": port, "IpRanges": [{"CidrIp": APPLICATIONS}]}],
+    )
+    return group
 
 
 def make_record(account: Account, record: str, target: str) -> str:

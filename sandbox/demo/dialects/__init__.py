@@ -14,7 +14,10 @@ KINDS = ("plain", "read-write", "option-off")
 LATE = "late"
 """The kind of a latecomer."""
 
-ENGINES = ("postgres", "mariadb", "mysql")
+FOREIGN = ("oracle-se2", "sqlserver-se", "db2-se")
+"""Engines that are rotated by RDS alone: by a snapshot, behind a fence of the network."""
+
+ENGINES = ("postgres", "mariadb", "mysql", *FOREIGN)
 MULTI_AZ_POSTGRES = "multi-az-postgres"
 CLUSTERS: Mapping[str, str] = {"aurora-postgresql": "postgres", MULTI_AZ_POSTGRES: "postgres"}
 """Engines of clusters, and whose dialect they speak. A Multi-AZ DB cluster has the engine of an instance, and a name of
@@ -45,6 +48,10 @@ class Dialect(Protocol):
     """The code of the refusal of a row that is there."""
     errors: tuple[type[Exception], ...]
     """What says that there is no connection, or no more, or that the server refuses."""
+    takes_login: bool
+    """Whether the rotation logs in to it: somebody here has tried what it says there."""
+    names_database: bool
+    """Whether RDS makes the first database."""
     has_latecomers: bool
     """Whether a session can sleep after the server has let it in and before anybody sees it."""
 
@@ -113,5 +120,9 @@ class Dialect(Protocol):
 @cache
 def of(engine: str) -> Dialect:
     """The dialect of one of `ENGINES`, or of `CLUSTERS`."""
-    dialect: Dialect = import_module(f"sandbox.demo.dialects.{CLUSTERS.get(engine, engine)}").DIALECT
+    dialect: Dialect = import_module(_module(CLUSTERS.get(engine, engine))).DIALECT
     return dialect
+
+
+def _module(engine: str) -> str:
+    return f"{__name__}.{engine.replace('-', '_')}"

@@ -56,6 +56,8 @@ class Mariadb:
     own_databases = frozenset({"information_schema", "mysql", "performance_schema", "sys"})
     duplicate_key = str(ER.DUP_ENTRY)
     errors = (OSError, pymysql.MySQLError)
+    takes_login = True
+    names_database = True
     has_latecomers = False
 
     def connect(

@@ -43,6 +43,8 @@ class Postgres:
     own_databases = frozenset({"postgres", "rdsadmin", "template0", "template1"})
     duplicate_key = "23505"
     errors = (OSError, pg8000.exceptions.Error)
+    takes_login = True
+    names_database = True
     has_latecomers = True
 
     def connect(
