@@ -32,9 +32,11 @@ NAME_PREFIX = "rds-key-rotation"
 
 DURATIONS = {
     "replica": 1.2, "green": 1.2, "restore": 1.2, "backup": 0.4, "modify": 0.4, "snapshot": 0.7, "copy": 1.2,
-    "delete": 0.7,
+    "delete": 0.7, "reboot": 0.1, "security_groups": 0.1,
 }  # fmt: skip
-"""Virtual minutes, shorter than RDS's: each further poll of the state machine costs real work and shows nothing."""
+"""Virtual minutes, shorter than RDS's: each further poll of the state machine costs real work and shows nothing.
+
+The last two pass in real time, because a rotation waits for them by looking every few seconds."""
 KEY_PROPAGATION_SECONDS = 0.0
 """Whether a key is too new for RDS would depend on how fast this machine is, and with it where a fault strikes. A
 scenario plays that refusal."""

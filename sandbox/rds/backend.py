@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from moto.rds.models import DBParameterGroup, RDSBackend
+from moto.rds.models import DBParameterGroup, OptionGroup, RDSBackend
 
 from sandbox.rds.cluster_parameters import ClusterParameterGroups
 from sandbox.rds.cluster_resources import ClusterBackup
@@ -53,6 +53,9 @@ class SandboxRds(ClusterParameterGroups, Proxies):
         for kind in self.engines.kinds.values():
             self.db_parameter_groups[kind.parameter_group] = DBParameterGroup(
                 self, kind.parameter_group, f"Default parameter group for {kind.family}", kind.family
+            )
+            self.option_groups[kind.option_group] = OptionGroup(
+                self, kind.option_group, kind.name, kind.major, f"Default option group for {kind.name} {kind.major}"
             )
         self.started.append(self)
         threading.Thread(target=self._keep_house, name="rds housekeeping", daemon=True).start()

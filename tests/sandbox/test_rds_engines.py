@@ -53,6 +53,13 @@ def test_an_instance_is_as_rds_makes_it_and_its_copy_has_the_data(sandbox: Sandb
         assert sql.run("SELECT x FROM t") == [[42]]
 
 
+def test_the_default_option_group_is_there_and_has_no_options(sandbox: Sandbox) -> None:
+    """It is asked for them as any other would be."""
+    for name in (expected["OptionGroup"] for expected in FOREIGN.values()):
+        (group,) = sandbox.rds.describe_option_groups(OptionGroupName=name)["OptionGroupsList"]
+        assert (group["OptionGroupName"], group["Options"]) == (name, [])
+
+
 @pytest.mark.parametrize("engine", FOREIGN)
 def test_a_parameter_group_is_of_the_family_that_rds_names(sandbox: Sandbox, engine: str) -> None:
     family = FOREIGN[engine]["Family"]

@@ -246,7 +246,7 @@ def test_quotas(sandbox: Sandbox) -> None:
         ("describe_tenant_databases", "TenantDatabases"), ("describe_export_tasks", "ExportTasks"),
         ("describe_db_proxies", "DBProxies"), ("describe_event_subscriptions", "EventSubscriptionsList"),
         ("describe_blue_green_deployments", "BlueGreenDeployments"), ("describe_db_clusters", "DBClusters"),
-        ("describe_db_cluster_snapshots", "DBClusterSnapshots"), ("describe_option_groups", "OptionGroupsList"),
+        ("describe_db_cluster_snapshots", "DBClusterSnapshots"),
         ("describe_db_cluster_automated_backups", "DBClusterAutomatedBackups"),
     ],
 )  # fmt: skip
