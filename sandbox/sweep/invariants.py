@@ -9,7 +9,7 @@ from typing import Any
 
 from sandbox.demo import flow, inventory
 from sandbox.demo.customer import Customer
-from sandbox.sweep.scenario import Outcome
+from sandbox.sweep.scenario import Outcome, stands_for_ever
 
 
 def broken(customer: Customer, outcome: Outcome) -> list[str]:
@@ -98,7 +98,7 @@ def _left_after_rollback(outcome: Outcome) -> Iterator[str]:
             yield f"changed: {changed}: {dict(how)}"
     for name, facts in found.added.items():
         service, kind, own = name.split("/", 2)
-        history = kind == "item" and "/rotation#" in own and facts["closed"]
+        history = kind == "item" and ("/decision#" in own or ("/rotation#" in own and facts["closed"]))
         discarded = kind == "key" and facts["state"] == "PendingDeletion" and not facts["grants"]
         # By the identifier that the command to remove it has; an automated backup goes with its database.
         called = facts["key"] if kind == "alias" else facts["database"] if kind == "automated-backup" else own
@@ -141,7 +141,7 @@ def _the_next_rotation_can_start(customer: Customer, outcome: Outcome) -> Iterat
     if "lock" in outcome.ledger:
         yield "the lock is held"
     for record, closed in outcome.ledger.items():
-        if record not in ("lineage", "lock") and not closed:
+        if record != "lock" and not stands_for_ever(record) and not closed:
             yield f"{record} is open"
 
 

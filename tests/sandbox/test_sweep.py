@@ -294,6 +294,17 @@ def grants(before: list[str], after: list[str]) -> dict[str, Any]:
     return {"kms/key/of-another": {"grants": (before, after)}}
 
 
+def test_a_verdict_in_the_ledger_keeps_no_rotation_open() -> None:
+    """It stands for ever; a lock, and a rotation that is not closed, do not."""
+    (check,) = (check for name, check in INVARIANTS.items() if name == "the next rotation can start")
+
+    def open_(**ledger: bool) -> list[str]:
+        return list(check(None, SimpleNamespace(ledger=ledger)))  # type: ignore[arg-type]
+
+    assert open_(**{"decision#42": False, "lineage": False, "rotation#42": True}) == []
+    assert open_(**{"rotation#42": False, "lock": False}) == ["the lock is held", "rotation#42 is open"]
+
+
 @pytest.mark.parametrize(
     ("found", "is_blamed"),
     [
@@ -310,6 +321,8 @@ def grants(before: list[str], after: list[str]) -> dict[str, Any]:
         ({"removed": EXPIRED, "changed": grants([GRANT, "other"], [GRANT])}, True),
         ({"removed": EXPIRED, "changed": grants([GRANT], ["new"])}, True),
         ({"changed": grants([GRANT], [])}, True),
+        ({"added": {"dynamodb/item/ledger/orders/decision#42": {"closed": False}}}, False),
+        ({"added": {"dynamodb/item/ledger/orders/rotation#42": {"closed": False}}}, True),
     ],
 )
 def test_a_rotation_that_was_undone_is_blamed_for_its_own_only(found: dict[str, Any], is_blamed: bool) -> None:
