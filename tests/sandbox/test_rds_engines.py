@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 from tests.sandbox.rds_sandbox import Sandbox, code_of, eventually
 
@@ -93,6 +94,12 @@ def test_what_rds_refuses_of_them(sandbox: Sandbox, changes: dict[str, Any], cod
 
     given = {name: value for name, value in wanted.items() if value is not None}
     assert code_of(sandbox.rds.create_db_instance, **given) == code
+
+
+def test_sql_server_makes_no_database_with_the_instance(sandbox: Sandbox) -> None:
+    """In RDS's own words, by which whoever restores one knows what to leave out."""
+    with pytest.raises(ClientError, match="DBName must be null for engine: sqlserver-se"):
+        sandbox.create("refused", Engine="sqlserver-se", DBName="app")
 
 
 def test_there_is_no_other_way_than_a_snapshot(sandbox: Sandbox) -> None:
