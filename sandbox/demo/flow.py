@@ -31,7 +31,7 @@ ACCEPTED: Mapping[str, Sequence[str]] = {
     "aurora-postgresql/snapshot": ["reader-endpoint"],
     f"{dialects.MULTI_AZ_POSTGRES}/snapshot": ["reader-endpoint"],
     "aurora-postgresql/blue-green": ["logical-copy"],
-    "fence/network": ["internal-jobs"],
+    "fence/network": ["internal-jobs", "logical-slots", "memory-tables", "unlogged-tables"],
 }
 """Risks without which it is refused: of a strategy, of an engine by one, or of a fence."""
 

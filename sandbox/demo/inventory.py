@@ -156,8 +156,9 @@ def _may_be_added(name: str, facts: Mapping[str, Any], expected: Expected) -> bo
         case "secretsmanager", "secret":
             return own == expected.master_secret
         case "dynamodb", "item":
-            # The lock is not among them: it has to be free.
-            return bool(("/rotation#" in own and facts["closed"]) or own.endswith("/lineage"))
+            # The lock is not among them: it has to be free. A verdict stands for ever.
+            stays = own.endswith("/lineage") or "/decision#" in own
+            return bool(stays or ("/rotation#" in own and facts["closed"]))
         case "states", "execution":
             # The one that was watched may have failed; a recovery that found nothing to do has succeeded.
             return own.endswith(f"/{expected.execution}") or bool(facts["status"] == "SUCCEEDED")

@@ -29,7 +29,7 @@ PHASES = {
         for name in ("RestoreTarget", "WaitForRestore", "Restored?", "WaitWhileRdsRestores", "CheckTarget")
     ),
     "switch": tuple(f"UpdateConnectivity{by}" for by in _BY_FENCE),
-    "release": tuple(f"ResumeWrites{by}" for by in _BY_FENCE),
+    "release": (*(f"ResumeWrites{by}" for by in _BY_FENCE), "Open?-Snapshot", "WaitForOpening-Snapshot"),
     "switchover": tuple(
         f"{name}-BlueGreen" for name in ("SwitchOver", "WaitForSwitchover", "SwitchedOver?", "WaitWhileRdsSwitches")
     ),

@@ -107,6 +107,19 @@ class Lab:
         """A Multi-AZ DB cluster, which comes with its instances, and of which RDS copies no snapshot."""
         return self._cluster("spread", "dns", MULTI_AZ_POSTGRES)
 
+    @cached_property
+    def isolated(self) -> World:
+        """Nobody logs in to it; its options may have groups of their own, so they are looked at."""
+        built = self.customer.build("isolated", rows=20, writers=1, databases=("ORCL",), engine="oracle-se2")
+        rds, options = self.customer.client("rds"), "of-isolated"
+        rds.create_option_group(
+            OptionGroupName=options, EngineName="oracle-se2", MajorEngineVersion="19", OptionGroupDescription="none"
+        )
+        rds.modify_db_instance(DBInstanceIdentifier=built.identifier, OptionGroupName=options, ApplyImmediately=True)
+        self._wait_idle(built.identifier)
+        self._built.append(built)
+        return built
+
     def _cluster(self, identifier: str, connectivity: Connectivity, engine: str = "aurora-postgresql") -> World:
         built = self.customer.build(
             identifier,

@@ -156,6 +156,16 @@ def no_adoption(files: Files) -> None:
     replace(files, tagged, "if refused.code != exists or not adopted():\n            raise", "raise")
 
 
+def no_restart(files: Files) -> None:
+    """Nobody new comes in, and whoever is there stays."""
+    replace(
+        files,
+        "lambdas/isolate_source/handler.py",
+        "_restarted_at(isolation, live, ports)\n        if",
+        "ports.clock.now()\n        if",
+    )
+
+
 # -- where it shows ----------------------------------------------------------------------------------------------------
 
 
@@ -265,6 +275,15 @@ CASES = [
         "the adoption of a replica that is there",
         cell("create-encrypted-read-replica", REPLICA, "killed"),
         CALLED_OFF,
+    ),
+    Case(
+        "restart",
+        changed(no_restart, "isolate-source"),
+        "the restart behind a network fence",
+        Cell(
+            Boundary("forward", "take-snapshot", "rds.CreateDBSnapshot", subject="oracle-se2/snapshot"), "lost-answer"
+        ),
+        NOTHING_LOST,
     ),
 ]
 

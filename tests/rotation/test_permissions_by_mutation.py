@@ -15,7 +15,7 @@ from infra.tasks import ACCOUNT_WIDE_QUESTIONS, COPY_UNDER_A_KEY, KEYED
 from lambdas.rotation.names import ROTATION_ID_TAG
 from sandbox.client import SandboxProcess
 from sandbox.demo.world import World
-from sandbox.sweep.boundaries import BY_SNAPSHOT, CLUSTER_BY_SNAPSHOT
+from sandbox.sweep.boundaries import BY_NETWORK, BY_SNAPSHOT, CLUSTER_BY_SNAPSHOT
 from tests.rotation.permissions import (
     KEY_ROTATION_DAYS,
     PERMISSIONS,
@@ -107,6 +107,10 @@ def of_a_multi_az_cluster(lab: Lab, missing: Permission | None) -> Ended:
     return lab.rotate(lab.spread, RetireKey="false", **CLUSTER_BY_SNAPSHOT)
 
 
+def by_network(lab: Lab, missing: Permission | None) -> Ended:
+    return lab.rotate(lab.isolated, RetireKey="false", **BY_NETWORK)
+
+
 def planned(lab: Lab, missing: Permission | None) -> Ended:
     return lab.rotate(lab.quick, DryRun=True)
 
@@ -137,6 +141,16 @@ back_with_a_target = back(WITH_A_TARGET)
 back_from_the_fence = back(FENCED)
 back_from_the_switch = back(SWITCHED)
 back_with_a_snapshot = back(SNAPSHOTTED, **BY_SNAPSHOT)
+
+
+def back_by_network(lab: Lab, missing: Permission | None) -> Ended:
+    """Where the source cannot be opened the rollback waits, and says why."""
+    with lab.without(SWITCHED):
+        return lab.rotate(
+            lab.isolated,
+            until=lambda: missing is not None and lab.names(missing, str(lab.journal(lab.isolated).get("undo"))),
+            **BY_NETWORK,
+        )
 
 
 def back_with_a_cluster(lab: Lab, missing: Permission | None) -> Ended:
@@ -363,6 +377,7 @@ QUESTIONS = ACCOUNT_WIDE_QUESTIONS + tuple(f"rds:{action}" for action, _ in KEYE
 USUAL: Mapping[str, Way] = {
     **dict.fromkeys(("WaitForSource", "TakeSnapshot", "CopySnapshot", "RestoreTarget", "WaitForRestore"), by_snapshot),
     "CopyAhead": copied_ahead,
+    "IsolateSource": by_network,
     **dict.fromkeys(("BeginCapture", "WaitForCatchUp", "EndCatchUp"), by_catch_up),
     "StartRotation": planned,
     "Preflight": planned,
@@ -382,7 +397,21 @@ USUAL: Mapping[str, Way] = {
 }
 """By function; any other is met by `forward`, those of the cutover at the proof of reach before the fence."""
 
+SEES_GROUPS = "ec2:DescribeSecurityGroupRules"
+
 UNUSUAL: Mapping[Permission, Way] = {
+    **{
+        (function, SEES_GROUPS): by_network
+        for function in ("Preflight", "IsolateSource", "TakeSnapshot", "WaitForRestore", "CheckTarget", "Verify")
+    },
+    ("Preflight", "rds:DescribeOptionGroups"): by_network,
+    ("WaitForSource", "rds:AddTagsToResource"): by_network,
+    ("CheckTarget", "rds:DescribeDBInstances"): by_network,
+    ("CheckTarget", "rds:DescribeDBSnapshots"): by_network,
+    ("ResumeWrites", "rds:DescribeDBInstances"): by_network,
+    ("ResumeWrites", "rds:ModifyDBInstance"): by_network,
+    ("Rollback", "rds:ModifyDBInstance"): back_by_network,
+    ("CleanUp", "rds:RemoveTagsFromResource"): back_by_network,
     # Of both keys: a cluster is restored under another one than its snapshot's.
     **{("RestoreTarget", action): of_a_cluster_by_snapshot for action in COPY_UNDER_A_KEY},
     ("StartRotation", "dynamodb:DeleteItem"): over_a_stale_lock,
@@ -485,6 +514,8 @@ def in_order(permission: Permission) -> tuple[int, int, int]:
 # -- what comes of it when it is missing, where that is not a failure with the action in its cause ---------------------
 
 GOES_ON_AND_TELLS: Mapping[str, tuple[str, ...]] = {
+    # It waits.
+    "Rollback": ("rds:ModifyDBInstance",),
     # Warnings.
     "StartRotation": ("cloudwatch:DescribeAlarms", "cloudwatch:GetDashboard", "cloudwatch:ListDashboards"),
     "Preflight": ("rds:DescribeEventSubscriptions",),
@@ -496,7 +527,7 @@ GOES_ON_AND_TELLS: Mapping[str, tuple[str, ...]] = {
         "kms:Decrypt", "rds:DeleteDBInstance", "rds:DeleteDBSnapshot", "rds:DescribeDBInstances",
         "rds:DescribeDBSnapshots", "rds:ModifyDBInstance", "scheduler:DeleteSchedule", "secretsmanager:GetSecretValue",
         "rds:DeleteDBCluster", "rds:DeleteDBClusterSnapshot", "rds:DescribeDBClusters",
-        "rds:DescribeDBClusterSnapshots", "rds:ModifyDBCluster",
+        "rds:DescribeDBClusterSnapshots", "rds:ModifyDBCluster", "rds:RemoveTagsFromResource",
     ),
     "RollBackDeployment": (
         "rds:AddTagsToResource", "rds:DeleteBlueGreenDeployment", "rds:DeleteDBCluster",

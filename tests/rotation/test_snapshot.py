@@ -13,7 +13,7 @@ import pytest
 
 from sandbox.demo.connection import Login
 from sandbox.demo.world import World, wait_available
-from sandbox.sweep.boundaries import BY_SNAPSHOT, CLUSTER_BY_SNAPSHOT
+from sandbox.sweep.boundaries import BY_NETWORK, BY_SNAPSHOT, CLUSTER_BY_SNAPSHOT
 from tests.rotation.scenarios import (
     ROWS,
     WRITERS,
@@ -33,6 +33,7 @@ OF_A_CLUSTER: Mapping[str, Any] = {
     "world": {"engine": "aurora-postgresql"},
 }
 OF_MULTI_AZ: Mapping[str, Any] = {**OF_A_CLUSTER, "world": {"engine": "multi-az-postgres"}}
+BEHIND_NETWORK: Mapping[str, Any] = {"request": BY_NETWORK, "world": {"engine": "oracle-se2", "fence": "network"}}
 COPIED_AHEAD: Mapping[str, Any] = {**BY_SNAPSHOT, "PreCopy": True}
 SHORT = 601
 """Seconds. RDS takes longer for the restore."""
@@ -81,8 +82,59 @@ FORWARD = [
         ends="forward",
         **OF_MULTI_AZ,
     ),
+    # RDS changes the groups, or restarts the server, and nobody knows that it was asked to.
+    Scenario(
+        "sn-network-dies-at-groups",
+        ({"kind": "killed", "function": "isolate-source", "call": "rds.ModifyDBInstance", "when": "after"},),
+        ends="forward",
+        **BEHIND_NETWORK,
+    ),
+    Scenario(
+        "sn-network-dies-at-restart",
+        ({"kind": "killed", "function": "isolate-source", "call": "rds.RebootDBInstance", "when": "after"},),
+        ends="forward",
+        **BEHIND_NETWORK,
+    ),
+    # The verdict stands, and the target is closed.
+    Scenario(
+        "sn-network-dies-before-opening",
+        ({"kind": "killed", "function": "resume-writes", "call": "rds.ModifyDBInstance", "when": "before"},),
+        ends="forward",
+        **BEHIND_NETWORK,
+    ),
+    Scenario(
+        "sn-network-stopped-before-opening",
+        ({"kind": "stopped", "function": "resume-writes", "call": "rds.ModifyDBInstance", "seconds": 4},),
+        ends="forward",
+        **BEHIND_NETWORK,
+    ),
 ]
 BACK = [
+    # The function lives on, and asks for the groups when its rollback has begun.
+    Scenario(
+        "sn-network-stopped-at-groups",
+        ({"kind": "stopped", "function": "isolate-source", "call": "rds.ModifyDBInstance", "seconds": 4},),
+        error="StoppedByHand",
+        **BEHIND_NETWORK,
+    ),
+    Scenario(
+        "sn-network-stopped-at-restart",
+        ({"kind": "stopped", "function": "isolate-source", "call": "rds.RebootDBInstance", "seconds": 4},),
+        error="StoppedByHand",
+        **BEHIND_NETWORK,
+    ),
+    Scenario(
+        "sn-network-denied-restart",
+        ({"kind": "denied", "function": "isolate-source", "call": "rds.RebootDBInstance"},),
+        error="AccessRefused",
+        **BEHIND_NETWORK,
+    ),
+    Scenario(
+        "sn-network-denied-name",
+        ({"kind": "denied", "function": "update-connectivity", "call": "route53.ChangeResourceRecordSets"},),
+        error="AccessRefused",
+        **BEHIND_NETWORK,
+    ),
     # The journal says that it was about to ask; the function lives on, and asks after the stop.
     Scenario(
         "sn-stopped-at-request",

@@ -63,6 +63,8 @@ SAMPLE = [
         Boundary("forward", "decommission", "rds.RestoreDBClusterFromSnapshot", subject="multi-az-postgres/snapshot"),
         "killed",
     ),
+    # The verdict stands, RDS opens the target, and whoever asked for it is dead.
+    Cell(Boundary("forward", "resume-writes", "rds.ModifyDBInstance", subject="oracle-se2/snapshot"), "killed"),
 ]
 
 
