@@ -110,7 +110,8 @@ def _left_after_rollback(outcome: Outcome) -> Iterator[str]:
             and own.startswith("rds:")
             and facts["key"] is not None
         )
-        if not (history or discarded or left_over or daily or (service, kind) == ("states", "execution")):
+        goes = _goes_by_itself(f"added: {name}", outcome) or (service, kind) == ("states", "execution")
+        if not (history or discarded or left_over or daily or goes):
             yield f"added: {name} {dict(facts)}"
 
 

@@ -2,7 +2,7 @@
 
 import argparse
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, get_args
@@ -14,7 +14,7 @@ from sandbox import sweep
 from sandbox.demo import dialects, flow
 from sandbox.demo.dialects import CLUSTERS, ENGINES, MULTI_AZ_POSTGRES
 from sandbox.demo.inventory import Difference
-from sandbox.sweep import Archive, page
+from sandbox.sweep import Archive, invariants, page
 from sandbox.sweep.batch import from_json, scenario_of, to_json
 from sandbox.sweep.boundaries import AT_SOME_INVOCATIONS, DEFAULT, SUBJECTS, Boundary, Cell, Way, cells, read
 from sandbox.sweep.invariants import INVARIANTS
@@ -328,6 +328,7 @@ def test_a_verdict_in_the_ledger_keeps_no_rotation_open() -> None:
 def test_a_rotation_that_was_undone_is_blamed_for_its_own_only(found: dict[str, Any], is_blamed: bool) -> None:
     outcome: Any = SimpleNamespace(
         went_forward=False,
+        scenario=SimpleNamespace(faults=()),
         found=Difference(**{"added": {}, "removed": {}, "changed": {}} | found),
         moments=[json.dumps({"leftovers": [UNMARK]})],
         built=SimpleNamespace(record="db", databases=(), dialect=SimpleNamespace(own_databases=frozenset())),
@@ -337,3 +338,18 @@ def test_a_rotation_that_was_undone_is_blamed_for_its_own_only(found: dict[str, 
     blamed = list(INVARIANTS["nothing else is gone, nothing is left"](None, outcome))  # type: ignore[arg-type]
 
     assert is_blamed == bool(blamed)
+
+
+def test_a_schedule_that_fires_once_is_left_only_by_whom_was_not_let_remove_it() -> None:
+    pending = f"added: {invariants.RECOVERY}1a2b3c4d {{'state': 'ENABLED'}}"
+    fired = f"removed: {invariants.RECOVERY}1a2b3c4d"
+    denied = outcome_with({"kind": "denied", "call": "scheduler.DeleteSchedule"})
+
+    assert invariants._goes_by_itself(pending, denied)
+    assert invariants._goes_by_itself(fired, outcome_with())
+    assert not invariants._goes_by_itself(pending, outcome_with({"kind": "denied", "call": "rds.ModifyDBInstance"}))
+    assert not invariants._goes_by_itself("removed: rds/instance/orders", denied)
+
+
+def outcome_with(*faults: Mapping[str, Any]) -> Any:
+    return SimpleNamespace(scenario=SimpleNamespace(faults=faults))
