@@ -156,9 +156,9 @@ def _may_be_added(name: str, facts: Mapping[str, Any], expected: Expected) -> bo
         case "secretsmanager", "secret":
             return own == expected.master_secret
         case "dynamodb", "item":
-            # The lock is not among them: it has to be free. A verdict stands for ever.
-            stays = own.endswith("/lineage") or "/decision#" in own
-            return bool(stays or ("/rotation#" in own and facts["closed"]))
+            # The lock is not among them: it has to be free.
+            record = own.rpartition("/")[2]
+            return bool(stands_for_ever(record) or (record.startswith("rotation#") and facts["closed"]))
         case "states", "execution":
             # The one that was watched may have failed; a recovery that found nothing to do has succeeded.
             return own.endswith(f"/{expected.execution}") or bool(facts["status"] == "SUCCEEDED")
@@ -371,6 +371,11 @@ def _secretsmanager(account: Account) -> Found:
                              if stage != "AWSPREVIOUS"),
             "rotation": secret.get("RotationEnabled", False),
         }  # fmt: skip
+
+
+def stands_for_ever(record: str) -> bool:
+    """In the ledger: where a database comes from, and the verdict on a rotation that did not log in to it."""
+    return record == "lineage" or record.startswith("decision#")
 
 
 def _scheduler(account: Account) -> Found:

@@ -9,7 +9,7 @@ from typing import Any
 
 from sandbox.demo import flow, inventory
 from sandbox.demo.customer import Customer
-from sandbox.sweep.scenario import Outcome, stands_for_ever
+from sandbox.sweep.scenario import Outcome
 
 
 def broken(customer: Customer, outcome: Outcome) -> list[str]:
@@ -151,7 +151,7 @@ def _the_next_rotation_can_start(customer: Customer, outcome: Outcome) -> Iterat
     if "lock" in outcome.ledger:
         yield "the lock is held"
     for record, closed in outcome.ledger.items():
-        if record != "lock" and not stands_for_ever(record) and not closed:
+        if record != "lock" and not inventory.stands_for_ever(record) and not closed:
             yield f"{record} is open"
 
 

@@ -388,12 +388,9 @@ def is_settled(customer: Customer, base_name: str, earlier: set[str] | frozenset
     """Nothing runs any more, the ledger's entries of this database are closed, and its lock is free."""
     if any(status == "RUNNING" for arn, status in executions(customer).items() if arn not in earlier):
         return False
-    return all(closed for record, closed in ledger_of(customer, base_name).items() if not stands_for_ever(record))
-
-
-def stands_for_ever(record: str) -> bool:
-    """In the ledger: where a database comes from, and the verdict on a rotation that did not log in to it."""
-    return record == "lineage" or record.startswith("decision#")
+    return all(
+        closed for record, closed in ledger_of(customer, base_name).items() if not inventory.stands_for_ever(record)
+    )
 
 
 def is_to_be_recovered(customer: Customer) -> bool:
