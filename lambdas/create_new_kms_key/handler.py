@@ -12,12 +12,17 @@ def create_new_kms_key(rotation: Rotation, ports: Ports) -> Rotation:
     Idempotent by alias and tag. The old key is only read.
 
     Raises:
+        JournalMoved: retryable; another attempt is making the key.
         NameTaken: terminal; the alias leads to somebody else's key.
     """
     plan, source = rotation.planned()
     # An unencrypted source has none; only a blue/green deployment makes an encrypted target of it.
     old = ports.kms.describe_key(source.kms_key_arn) if source.kms_key_arn is not None else None
     alias = names.key_alias(plan.base_name, rotation.rotation_id)
+    if rotation.new_key is None:
+        # CreateKey has no client token: of two deliveries at the same time only one gets further than this.
+        rotation = rotation.having(key_requested_at=ports.clock.now())
+        ports.ledger.record(rotation)
     arn = ports.kms.ensure_key(
         alias,
         f"RDS {plan.base_name}, rotation {rotation.rotation_id}",

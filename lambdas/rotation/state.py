@@ -454,6 +454,7 @@ class Rotation(_Part):
     first_look: FirstLook | None = None
     preflight: Preflight | None = None
     old_key: Key | None = None
+    key_requested_at: AwareDatetime | None = None
     new_key: Key | None = None
     target_identifier: str | None = None
     target: Database | None = None

@@ -4,7 +4,7 @@ import pytest
 
 from lambdas.create_encrypted_read_replica.handler import create_encrypted_read_replica
 from lambdas.create_new_kms_key.handler import create_new_kms_key
-from lambdas.rotation.errors import AwsUnavailable, ReplicaKeyRefused, StateIncomplete
+from lambdas.rotation.errors import AwsUnavailable, JournalMoved, ReplicaKeyRefused, StateIncomplete
 from lambdas.rotation.names import ROTATION_ID_TAG
 from lambdas.rotation.state import Key
 from tests.fakes import NEW_KEY, OLD_KEY, ROTATION_ID, SOURCE, TARGET, FakePorts, planned_rotation
@@ -24,6 +24,31 @@ def test_makes_one_key_however_often_the_answer_is_lost() -> None:
     assert made.new_key is not None
     assert ports.kms.keys[made.new_key.arn].tags[ROTATION_ID_TAG] == ROTATION_ID
     assert made.new_key.alias == f"alias/rds-rotation/{SOURCE}/{ROTATION_ID}"
+
+
+def test_of_two_deliveries_at_the_same_time_only_one_makes_a_key() -> None:
+    """The other one would see neither alias nor tag yet, and leave a key that nobody knows of."""
+    ports = FakePorts(with_target=False)
+    rotation = planned_rotation(ports)
+    ports.fail("ledger.record", JournalMoved("the twin makes the key"))
+
+    with pytest.raises(JournalMoved):
+        create_new_kms_key(rotation, ports)
+
+    assert not [call for call in ports.calls if call.startswith("kms.ensure_key")]
+
+
+def test_what_two_deliveries_write_before_the_key_differs() -> None:
+    """The ledger takes a write of the same state for its own, repeated by the SDK."""
+    ports = FakePorts(with_target=False)
+    rotation = planned_rotation(ports)
+
+    first = create_new_kms_key(rotation, ports)
+    ports.clock.advance(0.001)
+    second = create_new_kms_key(rotation, ports)
+
+    assert first.key_requested_at is not None
+    assert first.key_requested_at != second.key_requested_at
 
 
 @pytest.mark.parametrize("manager", ["AWS", "CUSTOMER"])
