@@ -27,7 +27,7 @@ test: lint types node_modules/installed  ## Everything that CI runs: lint, types
 	@$(PY) -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not proof" $(ARGS)
 
 check: lint types  ## Lint, types and the quick tests; under a minute
-	@$(PY) -m pytest tests/unit tests/aws tests/infra -m "not slow" $(ARGS)
+	@$(PY) -m pytest -n 2 --dist loadfile tests/unit tests/aws tests/infra -m "not slow" $(ARGS)
 
 lint: .venv/installed
 	@$(PY) -m ruff check .
