@@ -25,7 +25,8 @@ that only prove reach, moments before the fence, do not count unless ``rehearsal
 ``held``              it takes ``seconds`` longer
 ``cut``               the network to ``side`` (``source``, ``target``) is gone for ``seconds``; ``how`` as TlsFront's
 ``crash``             the server of ``side`` is killed, and started again ``seconds`` later
-``failover``          as ``crash``; it comes back at another address, as after a Multi-AZ failover by RDS
+``failover``          as ``crash``; it comes back at another address, as after a Multi-AZ failover by RDS; of a cluster
+                      a reader takes the writer's place
 ``storage-full``      RDS calls ``side`` ``storage-full`` and stops its server, until somebody gives it more storage
 ``receiver-killed``   the target's WAL receiver is killed; it begins anew
 ``cut-replication``   the network from the target to the source is gone; for ``seconds``, or for good where they are 0

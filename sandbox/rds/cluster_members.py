@@ -228,6 +228,13 @@ class ClusterMembers(Instances):
         self._operate(cluster, fail_over)
         return cluster
 
+    def lose_writer(self, cluster: Cluster) -> bool:
+        """A reader takes the writer's place, as where the host of that fails; False: there is none."""
+        heir = self._heir(cluster)
+        if heir:
+            self._let_write(cluster, heir)
+        return heir is not None
+
     def _failover_target(self, cluster: Cluster, wanted: str | None) -> Instance:
         if wanted:
             target = self.instance(wanted)

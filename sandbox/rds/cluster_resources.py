@@ -76,6 +76,10 @@ class Cluster(Operated):
         return "DBClusterInstanceClass" in self.settings
 
     @property
+    def instances(self) -> list[Instance]:
+        return list(self.members)
+
+    @property
     def writer(self) -> Instance | None:
         return self.members[0] if self.members else None
 
@@ -148,7 +152,6 @@ class Cluster(Operated):
             **{name: self.settings.get(name) for name in SHARED},
             "DBClusterIdentifier": self.name,
             "StorageEncryptionType": "sse-kms" if self.kms_key_id else NOT_ENCRYPTED,
-            "VpcSecurityGroups": self.common_view()["VpcSecurityGroups"],
             "ReadReplicaDBInstanceIdentifiers": [],
             "LatestRestorableTime": None,
         }

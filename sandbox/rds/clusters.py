@@ -24,7 +24,6 @@ from sandbox.rds.settings import check_master_password, check_password, tags_of
 AT_ONCE = (
     "AutoMinorVersionUpgrade", "BackupRetentionPeriod", "CopyTagsToSnapshot", "DatabaseInsightsMode",
     "DeletionProtection", "EngineLifecycleSupport", "PreferredBackupWindow", "PreferredMaintenanceWindow",
-    "SecurityGroups",
 )  # fmt: skip
 
 
@@ -100,8 +99,8 @@ class Clusters(ClusterBackups):
             for member in AT_ONCE:
                 if member in chosen:
                     cluster.settings[member] = chosen[member]
-            for instance in cluster.members:
-                self.guard(instance)
+            if chosen.get("SecurityGroups", cluster.settings["SecurityGroups"]) != cluster.settings["SecurityGroups"]:
+                self._change_groups(cluster, chosen["SecurityGroups"])
             if "ServerlessV2ScalingConfiguration" in chosen:
                 cluster.settings["ServerlessV2ScalingConfiguration"] = chosen["ServerlessV2ScalingConfiguration"]
             self._note_retention(cluster)

@@ -135,6 +135,25 @@ def _aurora_postgresql() -> Kind:
     )
 
 
+def _aurora_mysql() -> Kind:
+    """Servers of PostgreSQL behind it: good enough while RDS alone, and no SQL of ours, is at work."""
+    return dataclasses.replace(
+        _aurora_postgresql(),
+        name="aurora-mysql",
+        port=3306,
+        license_model="general-public-license",
+        version="8.0.mysql_aurora.3.10.1",
+        major="8.0",
+        family="aurora-mysql8.0",
+        older=("8.0.mysql_aurora.3.10.0",),
+        longest_database_name=64,
+        reserved_masters=frozenset({"rdsadmin", "rdsrepladmin", "mysql.sys", "mysql.session", "root"}),
+        parameters={},
+        cluster_parameters={"binlog_format": Parameter("OFF", "ROW,STATEMENT,MIXED,OFF", True, "string")},
+        has_blue_green_deployments=False,  # RDS has; what follows here would be PostgreSQL's
+    )
+
+
 def _mariadb() -> Kind:
     version = mariadb.installed_version()
     major = version.rpartition(".")[0]
@@ -228,7 +247,9 @@ class Engines:
 
     def __init__(self, directory: Path, reaper: Reaper) -> None:
         others = [_mariadb(), _mysql()] if mariadb.is_installed() else []
-        self.kinds = {kind.name: kind for kind in (_postgres(), _aurora_postgresql(), *others, *_foreign())}
+        self.kinds = {
+            kind.name: kind for kind in (_postgres(), _aurora_postgresql(), _aurora_mysql(), *others, *_foreign())
+        }
         self._directory = directory
         self._reaper = reaper
         self._lock = threading.Lock()

@@ -130,6 +130,13 @@ class Operated(Tagged):
         All instances of a cluster have the cluster's.
         """
         self._associated_roles: list[Any] = []
+        self.groups_in_force: list[str] = settings["SecurityGroups"]
+        """Its VPC security groups that count; what was changed a moment ago is in the settings only."""
+
+    @property
+    def instances(self) -> list[Instance]:
+        """Those that its security groups are of."""
+        raise NotImplementedError
 
     @property
     def data_server(self) -> Server | None:
@@ -187,7 +194,7 @@ class Operated(Tagged):
         return max(self.backups_since, self.backend.context.clock.now() - dt.timedelta(minutes=5))
 
     def security_groups(self) -> dict[str, str]:
-        """Its VPC security groups, and the status of each."""
+        """Its VPC security groups, and the status of each; of a cluster what was asked for, its instances know more."""
         return dict.fromkeys(self.settings["SecurityGroups"], "active")
 
     def common_view(self) -> View:
@@ -231,8 +238,6 @@ class Instance(Operated):
         self.address: str | None = None
         """The loopback address of its TLS front; the instance keeps it when it is renamed."""
         self.endpoint_visible = False
-        self.groups_in_force: list[str] = settings["SecurityGroups"]
-        """Its own VPC security groups that count; what was changed a moment ago is in the settings only."""
         self.restored_from: str | None = None
         """The resource id of the instance whose snapshot it was made of."""
         self.cluster: Cluster | None = None
@@ -303,15 +308,16 @@ class Instance(Operated):
         return (self.dbi_resource_id, *(proxy.unique_id for proxy in self.proxies))
 
     @property
-    def security_groups_in_force(self) -> list[str]:
-        """A member has its cluster's, which change at once."""
-        groups: list[str] = self.cluster.settings["SecurityGroups"] if self.cluster else self.groups_in_force
-        return groups
+    def instances(self) -> list[Instance]:
+        return [self]
+
+    @property
+    def has_groups_of(self) -> Operated:
+        """Itself, or the cluster that it is a member of."""
+        return self.cluster or self
 
     def security_groups(self) -> dict[str, str]:
-        if self.cluster:
-            return self.cluster.security_groups()
-        wanted, in_force = self.settings["SecurityGroups"], self.groups_in_force
+        wanted, in_force = self.has_groups_of.settings["SecurityGroups"], self.has_groups_of.groups_in_force
         status = {group: "active" if group in in_force else "adding" for group in wanted}
         return status | {group: "removing" for group in in_force if group not in wanted}
 

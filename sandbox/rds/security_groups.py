@@ -19,13 +19,13 @@ from moto.ec2.models import EC2Backend, ec2_backends
 
 from sandbox.rds.errors import invalid_combination, invalid_value
 from sandbox.rds.operations import Operations, Params
-from sandbox.rds.resources import Instance
+from sandbox.rds.resources import Instance, Operated
 
 PROTOCOLS = ("tcp", "-1")
 
 
 class SecurityGroups(Operations):
-    """An instance's groups, from the request to the moment at which they are in force."""
+    """The groups of an instance, or of all of a cluster's, from the request to the moment when they are in force."""
 
     def _named_groups(self, params: Params, vpc_id: str) -> list[str]:
         """The groups that a request names, which belong where the instance is."""
@@ -44,25 +44,28 @@ class SecurityGroups(Operations):
     def _default_security_group(self, vpc_id: str) -> str:
         return str(self._ec2.get_default_security_group(vpc_id).id)
 
-    def _change_groups(self, instance: Instance, groups: list[str]) -> None:
-        """Let an instance have these groups, a moment later; it is available meanwhile, and takes other orders."""
-        instance.settings["SecurityGroups"] = groups
+    def _change_groups(self, owner: Operated, groups: list[str]) -> None:
+        """Let it have these groups, a moment later; it is available meanwhile, and takes other orders."""
+        owner.settings["SecurityGroups"] = groups
 
         def bring_into_force() -> None:
             self._pass(None, self.durations.security_groups)
             with self.lock:
                 # Overtaken by another change: that one brings its own into force.
-                if instance.settings["SecurityGroups"] is groups:
-                    instance.groups_in_force = groups
-            self.guard(instance)
+                if owner.settings["SecurityGroups"] is groups:
+                    owner.groups_in_force = groups
+            for instance in owner.instances:
+                self.guard(instance)
 
         self._operate(None, bring_into_force)
 
     def copy_groups(self, instance: Instance, other: Instance) -> None:
-        """Let an instance have the groups of another one, in force at once."""
+        """Let an instance, or the cluster that it is of, have the groups of another one, in force at once."""
+        owner = instance.has_groups_of
         with self.lock:
-            instance.settings["SecurityGroups"] = instance.groups_in_force = list(other.groups_in_force)
-        self.guard(instance)
+            owner.settings["SecurityGroups"] = owner.groups_in_force = list(other.has_groups_of.groups_in_force)
+        for one in owner.instances:
+            self.guard(one)
 
     def _open(self, instance: Instance) -> None:
         self.guard(instance)
@@ -83,14 +86,14 @@ class SecurityGroups(Operations):
 
     def _is_let_in(self, instance: Instance) -> bool:
         """Whether a new connection to the instance's port is: one rule of one group is enough."""
-        groups = map(self._ec2.get_security_group_from_id, instance.security_groups_in_force)
+        groups = map(self._ec2.get_security_group_from_id, instance.has_groups_of.groups_in_force)
         return any(_covers(rule, instance.port) for group in groups if group for rule in group.ingress_rules)
 
     def has_group(self, group: str) -> bool:
         """Whether something of RDS's has a security group, or gives it up only now."""
         with self.lock:
             return any(
-                group in (*owner.settings["SecurityGroups"], *getattr(owner, "groups_in_force", ()))
+                group in (*owner.settings["SecurityGroups"], *owner.groups_in_force)
                 for owner in (*self.databases.values(), *self.clusters.values())
             )
 

@@ -75,7 +75,9 @@ class RdsService:
         return [failure for backend in self._started for failure in backend.failures]
 
     def instance(self, name: str) -> Instance:
-        return self.backend.instance(name)
+        """The instance of this name; where that is a cluster's, the one that writes."""
+        cluster = self.backend.clusters.get(name)
+        return (cluster and cluster.writer) or self.backend.instance(name)
 
     def cut(self, name: str, how: Cut = "silence") -> None:
         """Cut the network between every client and an instance."""
@@ -101,9 +103,12 @@ class RdsService:
     def fail_over(self, name: str, *, down_seconds: float = 0.0) -> None:
         """As :meth:`crash`, and another host takes over: its name leads to another address from then on.
 
-        The storage is the same, so what was acknowledged is there; RDS does not change the status.
+        The storage is the same, so what was acknowledged is there; RDS does not change the status. Of a cluster a
+        reader takes over at once.
         """
         instance = self.instance(name)
+        if instance.cluster and self.backend.lose_writer(instance.cluster):
+            return
         server = instance.server
         assert server
         self.backend.hang_up(instance)

@@ -25,6 +25,9 @@ def groups(sandbox: Sandbox) -> dict[str, str]:
         name: ec2.create_security_group(GroupName=name, Description=name)["GroupId"] for name in ("app", "isolation")
     }
     ec2.authorize_security_group_ingress(GroupId=ids["app"], IpPermissions=[OPEN])
+    ids["app-of-mysql"] = ec2.create_security_group(GroupName="app-of-mysql", Description="-")["GroupId"]
+    of_mysql = OPEN | {"FromPort": 3306, "ToPort": 3306}
+    ec2.authorize_security_group_ingress(GroupId=ids["app-of-mysql"], IpPermissions=[of_mysql])
     return ids
 
 
@@ -210,15 +213,56 @@ def test_a_proxy_is_a_client_like_any_other(sandbox: Sandbox, groups: dict[str, 
     sandbox.rds.delete_db_proxy(DBProxyName=proxy.name)
 
 
-def test_a_member_has_the_groups_of_its_cluster(sandbox: Sandbox, groups: dict[str, str]) -> None:
-    sandbox.create_cluster("ledger", VpcSecurityGroupIds=[groups["app"]])
-    member = sandbox.add_member("ledger", "ledger-1")
-    assert lets_in(sandbox, member)
+def test_every_member_has_the_groups_of_its_cluster_a_while_later(sandbox: Sandbox, groups: dict[str, str]) -> None:
+    """The cluster itself shows at once what was asked for: who believes that takes an open reader for closed."""
+    sandbox.create_cluster("ledger", Engine="aurora-mysql", VpcSecurityGroupIds=[groups["app-of-mysql"]])
+    names = ("ledger-1", "ledger-2")
+    members = [sandbox.add_member("ledger", name, Engine="aurora-mysql") for name in names]
+    isolation = groups["isolation"]
+    with sandbox.session(members[0]) as at_the_writer, sandbox.session(members[1]) as at_a_reader:
+        at_the_writer.run("CREATE TABLE t AS SELECT 42 AS x")
+        eventually(lambda: at_a_reader.run("SELECT count(*) FROM pg_class WHERE relname = 't'") == [[1]], "it follows")
+        sandbox.do("execution", running=True)
+        sandbox.do("working", held=True)
+        try:
+            asked = sandbox.rds.modify_db_cluster(DBClusterIdentifier="ledger", VpcSecurityGroupIds=[isolation])
+            assert [(isolation, "active")] == [
+                (one["VpcSecurityGroupId"], one["Status"]) for one in asked["DBCluster"]["VpcSecurityGroups"]
+            ]
+            for member in members:
+                on_their_way = {isolation: "adding", groups["app-of-mysql"]: "removing"}
+                assert on_their_way == shown(sandbox, member["DBInstanceIdentifier"])
+                assert lets_in(sandbox, member)
+        finally:
+            sandbox.do("working", held=False)
+            sandbox.do("execution", running=False)
+        eventually(lambda: [shown(sandbox, name) for name in names] == [{isolation: "active"}] * 2, "it is in force")
+        assert [lets_in(sandbox, member) for member in members] == [False, False]
 
-    sandbox.rds.modify_db_cluster(DBClusterIdentifier="ledger", VpcSecurityGroupIds=[groups["isolation"]])
+        # Who is on a reader stays there, restart of the writer or not, and writes when that takes over.
+        sandbox.rds.reboot_db_instance(DBInstanceIdentifier="ledger-1")
+        sandbox.available("ledger-1")
+        with pytest.raises(NO_SESSION):
+            at_the_writer.run("SELECT 1")
+        assert at_a_reader.run("SELECT x FROM t") == [[42]]
+        sandbox.rds.reboot_db_instance(DBInstanceIdentifier="ledger-2")
+        sandbox.available("ledger-2")
+        with pytest.raises(NO_SESSION):
+            at_a_reader.run("SELECT 1")
+        # One that joins is closed from the beginning.
+        assert not lets_in(sandbox, sandbox.add_member("ledger", "ledger-3", Engine="aurora-mysql"))
+    for name in names:
+        told = sandbox.rds.describe_events(SourceIdentifier=name, SourceType="db-instance")["Events"]
+        assert "DB instance restarted" in [event["Message"] for event in told]
 
-    assert shown(sandbox, "ledger-1") == {groups["isolation"]: "active"}
-    assert not lets_in(sandbox, member)
+
+def test_a_member_takes_no_groups_of_its_own(sandbox: Sandbox, groups: dict[str, str]) -> None:
+    sandbox.create_cluster("single")
+    sandbox.add_member("single", "single-1")
+
+    assert "InvalidParameterCombination" == code_of(
+        sandbox.rds.modify_db_instance, DBInstanceIdentifier="single-1", VpcSecurityGroupIds=[groups["isolation"]]
+    )
 
 
 def test_groups_of_another_network_are_refused(sandbox: Sandbox, orders: dict[str, Any]) -> None:
