@@ -38,17 +38,19 @@ def resume_writes(rotation: Rotation, ports: Ports) -> Rotation:
     now, seen = ports.clock.now(), rotation.release
     if seen is None or not seen.open:
         outage_seconds = (now - fence.requested_at).total_seconds()
+        asked_since = (seen.asked_since if seen is not None else None) or now
         release = Release(
             released_at=seen.released_at if seen is not None else now,
             write_outage_seconds=outage_seconds,
             open=still_closed is None,
+            asked_since=asked_since,
         )
         rotation = rotation.having(release=release)
         # Before the schedule goes: whoever recovers this rotation must see that it can only go forward.
         ports.ledger.record(rotation)
         logger.info("target released", target=target.identifier, waiting_for=still_closed)
         if still_closed is not None:
-            if now - release.released_at >= PATIENCE:
+            if now - asked_since >= PATIENCE:
                 raise NotOpened(still_closed)
             return rotation
         measure(rotation, "WriteOutageSeconds", MetricUnit.Seconds, outage_seconds)

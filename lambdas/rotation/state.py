@@ -316,6 +316,8 @@ class Release(_Part):
     write_outage_seconds: float
     open: bool = True
     """Not yet, where RDS has to open it; the release stands all the same."""
+    asked_since: AwareDatetime | None = None
+    """Since when this execution waits for that; whichever takes it up may wait anew."""
 
 
 class Member(_Part):

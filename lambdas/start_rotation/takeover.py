@@ -116,6 +116,8 @@ def _taken(rotation: Rotation, left: Rotation, ended_execution: str, ports: Port
     token = task_token(rotation.request)
     if token is not None:  # a fleet waits for this execution, not for the one that ended
         taken = taken.having(request={**taken.request, TASK_TOKEN: token}, token_answered=False)
+    if taken.release is not None:
+        taken = taken.having(release=taken.release.having(asked_since=None))  # this execution may wait for RDS anew
     # One that RDS has not opened yet is finished by the way that a failure takes: that asks RDS again.
     if taken.release is not None and taken.release.open:
         seen = taken.verification  # what the ended execution has waited for, this one may wait for anew

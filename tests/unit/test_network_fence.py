@@ -667,6 +667,29 @@ def test_a_takeover_between_decision_and_opening_finishes_that_first() -> None:
     assert (left.rotation_id, "rollback") == (taken.rotation_id, taken.route)
 
 
+def test_whoever_takes_up_a_release_that_rds_did_not_open_has_its_own_time() -> None:
+    """RDS opens nothing at once, and hours may lie between the release and somebody who starts it again."""
+    ports, rotation = after(*SWITCHED)
+    ports.rds.busy = True
+    left = visit(resume_writes, rotation, ports)
+    ports.workflow.running.clear()
+    ports.clock.advance(10 * PATIENCE.total_seconds())
+    ports.rds.busy = False
+
+    taken = start_rotation(Rotation(schema=1, execution_arn=RECOVERY, request={"DBInstanceIdentifier": SOURCE}), ports)
+    ports.ledger.record(taken)
+    taken = visit(rollback, taken, ports)
+    assert taken.undo is not None
+    assert "committed" == taken.undo.outcome
+    taken = visit(resume_writes, taken, ports)
+    ports.rds.put_groups(TARGET, ADMIN, APP)
+    taken = visit(resume_writes, taken, ports)
+
+    assert left.release is not None
+    assert taken.release is not None
+    assert (True, left.release.released_at) == (taken.release.open, taken.release.released_at)
+
+
 def test_a_late_release_opens_nothing() -> None:
     ports, rotation = after(*SWITCHED)
     ports.ledger.decisions[ROTATION_ID] = "rollback"
