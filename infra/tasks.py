@@ -180,7 +180,9 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
 
     # Of a network fence, which not every stack has.
     fenced_db = any_db if config.network_fence else ()
-    fences_target = our_db if config.network_fence else ()
+    fenced_cluster = any_cluster if config.network_fence else ()
+    fenced_member = any_member if config.network_fence else ()
+    its_target, its_target_cluster = (our_db, our_cluster) if config.network_fence else ((), ())
 
     # -- what several rows have in common --
     table = config.ledger_table_arn
@@ -195,9 +197,12 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
     see_cluster_snapshots = allow("rds:DescribeDBClusterSnapshots", on=(any_cluster, any_cluster_snapshot))
     see_isolation = allow("ec2:DescribeSecurityGroupRules", on="*" if config.network_fence else ())  # none narrower
     see_options = allow("rds:DescribeOptionGroups", on=options if config.network_fence else ())
-    mark_for_isolation = allow("rds:AddTagsToResource", on=fenced_db, when=only_tags(NETWORK_FENCE_TAG))
-    unmark = allow("rds:RemoveTagsFromResource", on=fenced_db, when=only_tags(NETWORK_FENCE_TAG))
-    change_groups = allow("rds:ModifyDBInstance", on=fenced_db, when=ABOUT_TO_BE_ISOLATED)
+    mark_for_isolation = allow("rds:AddTagsToResource", on=fenced_member, when=only_tags(NETWORK_FENCE_TAG))
+    unmark = allow("rds:RemoveTagsFromResource", on=fenced_member, when=only_tags(NETWORK_FENCE_TAG))
+    change_groups = (
+        allow("rds:ModifyDBInstance", on=fenced_db, when=ABOUT_TO_BE_ISOLATED),
+        allow("rds:ModifyDBCluster", on=fenced_cluster, when=ABOUT_TO_BE_ISOLATED),
+    )
     log_in = (
         allow("secretsmanager:GetSecretValue", on=secrets),
         allow("kms:Decrypt", on=secret_keys, when=through_secrets),
@@ -393,9 +398,10 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
             (
                 journal,
                 see_db,
+                see_cluster,
                 see_isolation,
                 see_options,
-                change_groups,
+                *change_groups,
                 allow("rds:RebootDBInstance", on=fenced_db, when=ABOUT_TO_BE_ISOLATED),
                 allow("rds:DescribeEvents", on="*" if config.network_fence else ()),  # no resource-level permissions
                 see_recovery,
@@ -439,6 +445,11 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 see_isolation,
                 allow("rds:DescribeDBInstances", on=fenced_db),
                 allow("rds:DescribeDBSnapshots", on=(fenced_db, any_snapshot) if fenced_db else ()),
+                allow("rds:DescribeDBClusters", on=fenced_cluster),
+                allow(
+                    "rds:DescribeDBClusterSnapshots",
+                    on=(fenced_cluster, any_cluster_snapshot) if fenced_cluster else (),
+                ),
             ),
             connects_to_databases=True,
         ),
@@ -457,7 +468,9 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 end_recovery,
                 # Behind a network fence RDS opens the target.
                 allow("rds:DescribeDBInstances", on=fenced_db),
-                allow("rds:ModifyDBInstance", on=fences_target, when=all_of(MADE_BY_A_ROTATION, NEVER_RELEASED)),
+                allow("rds:ModifyDBInstance", on=its_target, when=all_of(MADE_BY_A_ROTATION, NEVER_RELEASED)),
+                allow("rds:DescribeDBClusters", on=fenced_cluster),
+                allow("rds:ModifyDBCluster", on=its_target_cluster, when=all_of(MADE_BY_A_ROTATION, NEVER_RELEASED)),
             ),
             connects_to_databases=True,
         ),
@@ -753,7 +766,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
         Task(
             "Rollback",
             "Returns to the source, or finds that the rotation is committed or undecided",
-            (journal, see_db, see_cluster, *log_in, change_groups, allow("sns:Publish", on=config.topic_arn)),
+            (journal, see_db, see_cluster, *log_in, *change_groups, allow("sns:Publish", on=config.topic_arn)),
             connects_to_databases=True,
             timeout_seconds=60,
         ),

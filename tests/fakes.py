@@ -663,6 +663,8 @@ class FakeRds:
         self.restarts: dict[str, datetime] = {}
         self.busy = False
         """With whatever RDS does by itself: it takes no request then."""
+        self.busy_with: set[str] = set()
+        """Instances of which that is so, while of others it is not."""
         self.promotion_takes = 2
         self._promoting: dict[str, int] = {}
         self._deleting: dict[str, int] = {}
@@ -726,6 +728,7 @@ class FakeRds:
                     {"DBInstanceIdentifier": name, "IsClusterWriter": name == instances[0]} for name in instances
                 ],
                 "DBClusterParameterGroup": "orders-of-a-cluster",
+                "ReaderEndpoint": f"{identifier}-ro.abc123.eu-central-1.rds.amazonaws.com",
             },
         )
         return self.instances[CLUSTER + identifier]
@@ -782,8 +785,7 @@ class FakeRds:
             self.alter(target_identifier, database=made.database.having(address="", port=0))
             server = self.servers[target_identifier]
             server.own, server.reachable = self.snapshots[snapshot]["Catalog"].copy(), False
-            if groups := source.raw.get("VpcSecurityGroups"):
-                self.put_groups(target_identifier, *(one["VpcSecurityGroupId"] for one in groups))
+            self.put_groups_like(source.raw, target_identifier)
 
     def finish_restore(self, key: str) -> None:
         """``cluster/`` before the identifier of a cluster."""
@@ -808,6 +810,7 @@ class FakeRds:
             members = cluster.raw["DBClusterMembers"]
             member = {"DBInstanceIdentifier": identifier, "IsClusterWriter": not members}
             self.alter(CLUSTER + cluster_identifier, raw={**cluster.raw, "DBClusterMembers": [*members, member]})
+            self.put_groups_like(cluster.raw, identifier)
 
     def settings_differences(self, source: Instance, target: Instance) -> Mapping[str, tuple[Any, Any]]:
         return dict(self.differences)
@@ -872,15 +875,23 @@ class FakeRds:
             if not self.busy:
                 self.put_groups(identifier, *groups, status="adding")
 
-    def put_groups(self, identifier: str, *groups: str, status: str = "active") -> None:
+    def put_groups(self, key: str, *groups: str, status: str = "active") -> None:
+        """``cluster/`` before the identifier of a cluster, whose instances show them, too."""
         shown = [{"VpcSecurityGroupId": group, "Status": status} for group in groups]
-        self.alter(identifier, raw={**self.instances[identifier].raw, "VpcSecurityGroups": shown})
+        members = self.instances[key].raw.get("DBClusterMembers", ())
+        for one in (key, *(member["DBInstanceIdentifier"] for member in members)):
+            self.alter(one, raw={**self.instances[one].raw, "VpcSecurityGroups": shown})
+
+    def put_groups_like(self, raw: Mapping[str, Any], key: str) -> None:
+        if groups := raw.get("VpcSecurityGroups"):
+            self.put_groups(key, *(one["VpcSecurityGroupId"] for one in groups))
 
     def request_reboot(self, identifier: str) -> bool:
         with self._calls.change("rds.request_reboot", identifier):
-            if not self.busy:
+            is_busy = self.busy or identifier in self.busy_with
+            if not is_busy:
                 self.alter(identifier, status="rebooting")
-            return not self.busy
+            return not is_busy
 
     def finish_reboot(self, identifier: str) -> None:
         self.alter(identifier, status="available")
@@ -919,7 +930,7 @@ class FakeRds:
         with self._calls.change("rds.request_snapshot", identifier):
             key_arn = self.instances[source_identifier].database.kms_key_arn
             catalog = self.servers[source_identifier.removeprefix(CLUSTER)].catalog.copy()
-            taken_at = {"OriginalSnapshotCreateTime": self._clock.now()}
+            taken_at = dict.fromkeys(("SnapshotCreateTime", "OriginalSnapshotCreateTime"), self._clock.now())
             self.snapshots[identifier] = snapshot(identifier, key_arn, tags, catalog) | taken_at
 
     def request_snapshot_copy(self, source: str, copy: str, key_arn: str, tags: Mapping[str, str]) -> None:
@@ -927,7 +938,10 @@ class FakeRds:
             return
         with self._calls.change("rds.request_snapshot_copy", copy):
             original = self.snapshots[source]
-            taken_at = {"OriginalSnapshotCreateTime": original.get("OriginalSnapshotCreateTime")}
+            taken_at = {
+                "SnapshotCreateTime": self._clock.now(),
+                "OriginalSnapshotCreateTime": original.get("OriginalSnapshotCreateTime"),
+            }
             self.snapshots[copy] = snapshot(copy, key_arn, tags, original["Catalog"]) | taken_at
 
     def request_snapshot_deletion(self, identifier: str) -> None:
@@ -996,12 +1010,16 @@ class FakeClusters:
             protected = source.deletion_protection
             made = {"tags": dict(tags), "status": "creating", "deletion_protection": protected}
             self._rds.alter(CLUSTER + target_identifier, **made)
+            self._rds.put_groups_like(source.raw, CLUSTER + target_identifier)
             self.restored_like[target_identifier] = source.raw
             server = self._rds.servers[target_identifier]
             server.own, server.reachable = self._rds.snapshots[snapshot]["Catalog"].copy(), False
 
     def parameter(self, group: str, name: str) -> str | None:
         return self.parameters.get(name)
+
+    def request_security_groups(self, identifier: str, groups: Sequence[str]) -> None:
+        self._rds.request_security_groups(CLUSTER + identifier, groups)
 
     def request_snapshot(self, identifier: str, source_identifier: str, tags: Mapping[str, str]) -> None:
         self._rds.request_snapshot(identifier, CLUSTER + source_identifier, tags)
@@ -1522,14 +1540,21 @@ class FakeNetwork:
     def __init__(self, rds: FakeRds, groups: FakeSecurityGroups) -> None:
         self._rds, self._groups = rds, groups
         self.lingering: set[str] = set()
-        """Identifiers of instances whose groups RDS shows, and which are not in force yet."""
+        """First labels of addresses at which the groups that RDS shows are not in force yet."""
 
     def accepts(self, address: str, port: int) -> bool:
-        identifier = address.partition(".")[0]
-        instance = self._rds.instances[identifier]
-        shown = [one["VpcSecurityGroupId"] for one in instance.raw.get("VpcSecurityGroups") or ()]
-        lets_in = identifier in self.lingering or any(self._groups.inbound_rules(group) for group in shown)
-        return lets_in and instance.status == "available"
+        """A cluster's endpoint leads to its writer, and that of its readers, ``…-ro``, to any instance."""
+        label = address.partition(".")[0]
+        found = self._rds.instances.get(label) or self._rds.instances[CLUSTER + label.removesuffix("-ro")]
+        serving = found
+        if found.database.is_cluster:
+            members = sorted(found.raw["DBClusterMembers"], key=lambda one: not one["IsClusterWriter"])
+            serving = self._rds.instances[members[-1 if label.endswith("-ro") else 0]["DBInstanceIdentifier"]]
+        if serving.status == "deleting":
+            raise DatabaseUnreachable(f"{address} leads nowhere")
+        shown = [one["VpcSecurityGroupId"] for one in serving.raw.get("VpcSecurityGroups") or ()]
+        lets_in = label in self.lingering or any(self._groups.inbound_rules(group) for group in shown)
+        return lets_in and serving.status == "available"
 
 
 class FakePorts:

@@ -122,7 +122,8 @@ def _chores(rotation: Rotation) -> list[tuple[Chore, str]]:
 def _removal_of_control_database(rotation: Rotation) -> str:
     plan, source = rotation.planned()
     if plan.fence == "network":
-        return f"aws rds remove-tags-from-resource --resource-name {source.arn} --tag-keys {NETWORK_FENCE_TAG}"
+        command = f"aws rds remove-tags-from-resource --resource-name {source.arn} --tag-keys {NETWORK_FENCE_TAG}"
+        return f"{command}  # and of its instances" if source.is_cluster else command
     return _DROP[source.engine].format(CONTROL_DATABASE)
 
 

@@ -1,8 +1,9 @@
 """IsolateSource: keep everybody out of the source by its security groups. The write outage begins."""
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from lambdas.rotation import reach
+from lambdas.rotation import databases, reach
 from lambdas.rotation.errors import DecisionLost, FenceBroken, StateIncomplete, UnknownDatabase
 from lambdas.rotation.limitations import refuse_before_fence
 from lambdas.rotation.network_fence import NetworkFence, groups_of, position_at
@@ -19,8 +20,9 @@ def isolate_source(rotation: Rotation, ports: Ports) -> Rotation:
     """Do the next thing, or see that the last one is not done yet; the state machine comes again until it is complete.
 
     In this order: the isolation group takes the place of the source's groups; nobody can begin a session any more, by
-    RDS's account and by an attempt; the server restarts, which ends the sessions that had begun. What gives the groups
-    back is written down before they are taken, and so is the schedule that recovers the rotation.
+    RDS's account and by an attempt; the server restarts, of a cluster that of each instance, which ends the sessions
+    that had begun. What gives the groups back is written down before they are taken, and so is the schedule that
+    recovers the rotation.
 
     Raises:
         PreflightRefused: terminal; something came up since Preflight. Nothing was closed.
@@ -39,21 +41,25 @@ def isolate_source(rotation: Rotation, ports: Ports) -> Rotation:
         raise DecisionLost(f"'{standing}' stands: {source.identifier} is not closed any more")
     rotation, fence, isolation = _written_down(rotation, engine, ports)
     ports.recovery.set(rotation, rotation.outage_ends_by + FENCE_MARGIN)
-    live = ports.rds.describe_instance_by_resource_id(source.resource_id)
+    live = databases.by_resource_id(source.resource_id, ports)
     if live is None:
         raise UnknownDatabase(f"{source.identifier} is gone")
-    waiting_for = _to_be_closed(fence, isolation, live, engine, ports)
+    parts = databases.parts_of(live, ports)
+    waiting_for = _to_be_closed(fence, isolation, parts, engine, ports)
     if waiting_for is None:
         isolation = isolation.having(closed_at=isolation.closed_at or ports.clock.now())
-        restarted_at = _restarted_at(isolation, live, ports)
-        if restarted_at is not None:
+        servers = _servers(isolation, parts, ports)
+        restarts = [_restarted_at(isolation, server, ports) for server in servers]
+        if restarted_at := _last_of(restarts):
             logger.info("source isolated", restarted_at=restarted_at.isoformat())
             return rotation.having(
                 isolation=isolation.having(complete=True, waiting_for=()),
                 fence=fence.having(raised_at=ports.clock.now(), position=position_at(restarted_at)),
             )
-        isolation = _restarting(rotation, isolation, live, ports)
-        waiting_for = f"RDS to say that {live.database.identifier} has restarted"
+        left = [server for server, restart in zip(servers, restarts, strict=True) if restart is None]
+        isolation = _restarting(rotation, isolation, left, ports)
+        named = ", ".join(server.database.identifier for server in left) or f"an instance of {source.identifier}"
+        waiting_for = f"RDS to say that {named} has restarted"
     logger.info("source observed", waiting_for=waiting_for)
     refuse_if_spent(rotation, waiting_for, ports)
     return rotation.having(isolation=isolation.having(waiting_for=(waiting_for,)))
@@ -70,38 +76,72 @@ def _written_down(rotation: Rotation, engine: NetworkFence, ports: Ports) -> tup
     return rotation, fence, isolation
 
 
-def _to_be_closed(fence: Fence, isolation: Isolation, live: Instance, engine: NetworkFence, ports: Ports) -> str | None:
-    """What is waited for until nobody can begin a session, in a server that is up; None when that is so."""
+def _to_be_closed(
+    fence: Fence, isolation: Isolation, parts: Sequence[Instance], engine: NetworkFence, ports: Ports
+) -> str | None:
+    """What is waited for until nobody can begin a session, in servers that are up; None when that is so."""
+    live = parts[0]
     identifier, group = live.database.identifier, str(fence.databases[0].isolation_group)
     if set(groups_of(live)) != {group}:
         if isolation.closed_at is not None:
             raise FenceBroken(f"somebody has given {identifier} other security groups")
-        ports.rds.request_security_groups(identifier, [group])
+        databases.request_security_groups(live.database, [group], ports)
         return f"the security group {group} of {identifier} (it is {live.status})"
-    if live.status != "available":
-        return f"{identifier} to be available (it is {live.status})"
+    for one in parts:
+        if one.status != "available":
+            return f"{one.database.identifier} to be available (it is {one.status})"
     breach = engine.fence_breach(fence.databases)
     if breach is not None and isolation.closed_at is not None:
         raise FenceBroken(f"{identifier}: {breach}")
     return breach and f"{identifier} to be closed: {breach}"
 
 
-def _restarted_at(isolation: Isolation, live: Instance, ports: Ports) -> datetime | None:
+def _servers(isolation: Isolation, parts: Sequence[Instance], ports: Ports) -> list[Instance]:
+    """Those that may have a session from before: of a cluster every instance, for any may write after a failover.
+
+    But for one that has come since. One that is leaving may serve until RDS knows it no more, listed as an instance of
+    the cluster or not.
+    """
+    known = isolation.restarts_requested_at
+    there = {part.database.resource_id: part for part in parts if not part.database.is_cluster}
+    for resource_id in known.keys() - there.keys():
+        if (leaving := ports.rds.describe_instance_by_resource_id(resource_id)) is not None:
+            there[resource_id] = leaving
+    return [one for resource_id, one in there.items() if resource_id in known or not _has_come_since(isolation, one)]
+
+
+def _has_come_since(isolation: Isolation, instance: Instance) -> bool:
+    """By RDS's account; it was born closed then."""
+    created_at, closed_at = instance.raw.get("InstanceCreateTime"), isolation.closed_at
+    return created_at is not None and closed_at is not None and created_at > closed_at
+
+
+def _restarted_at(isolation: Isolation, server: Instance, ports: Ports) -> datetime | None:
     """By this rotation's own request, which came when nobody could begin a session any more: no earlier one counts."""
-    asked_at = isolation.reboot_requested_at
-    return None if asked_at is None else ports.rds.restarted_at(live.database.identifier, asked_at)
+    asked_at = isolation.restarts_requested_at.get(server.database.resource_id)
+    return None if asked_at is None else ports.rds.restarted_at(server.database.identifier, asked_at)
 
 
-def _restarting(rotation: Rotation, isolation: Isolation, live: Instance, ports: Ports) -> Isolation:
-    """Asked for once, and again when RDS tells of nothing: a restart more ends nobody's session."""
-    now, asked_at = ports.clock.now(), isolation.reboot_requested_at
-    if asked_at is not None and now - asked_at < ASK_AGAIN:
+def _last_of(restarts: Sequence[datetime | None]) -> datetime | None:
+    """When the last one had restarted; None while one has not, and where there is none."""
+    moments = [moment for moment in restarts if moment is not None]
+    return max(moments, default=None) if len(moments) == len(restarts) else None
+
+
+def _restarting(rotation: Rotation, isolation: Isolation, servers: Sequence[Instance], ports: Ports) -> Isolation:
+    """Each is asked for once, and again when RDS tells of nothing: a restart more ends nobody's session."""
+    now, asked = ports.clock.now(), dict(isolation.restarts_requested_at)
+    due = [
+        one for one in servers if (before := asked.get(one.database.resource_id)) is None or now - before >= ASK_AGAIN
+    ]
+    if not due:
         return isolation
-    isolation = isolation.having(reboot_requested_at=now)
-    ports.ledger.record(rotation.having(isolation=isolation))
-    if not ports.rds.request_reboot(live.database.identifier):
-        return isolation.having(reboot_requested_at=None)
-    return isolation
+    asked |= {one.database.resource_id: now for one in due}
+    ports.ledger.record(rotation.having(isolation=isolation.having(restarts_requested_at=asked)))
+    for one in due:
+        if not ports.rds.request_reboot(one.database.identifier):
+            asked[one.database.resource_id] = None
+    return isolation.having(restarts_requested_at=asked)
 
 
 handler = step(isolate_source, reaches=(reach.recovery_schedule, reach.network_fence))

@@ -103,6 +103,12 @@ def _checks(rotation: Rotation, source: Instance, ports: Ports) -> tuple[Check, 
         lambda: connectivity.connectivity(rotation, ports),
         lambda: login.login(rotation, ports),
     )
+    by_network: tuple[Check, ...] = (
+        lambda: instance.reachable(source, ports),
+        lambda: connectivity.connectivity(rotation, ports),
+        lambda: network.fence(rotation, source, ports),
+    )
+    by_fence = by_network if plan.fence == "network" else by_login
     if database.is_cluster:
         of_clusters: Mapping[str, tuple[Check, ...]] = {
             "blue-green": (
@@ -114,7 +120,7 @@ def _checks(rotation: Rotation, source: Instance, ports: Ports) -> tuple[Check, 
                 lambda: snapshot.downtime(rotation, source),
                 lambda: cluster.restorable(rotation, source),
                 lambda: cluster.version(rotation, source),
-                *by_login,
+                *by_fence,
             ),
         }
         return (
@@ -133,33 +139,28 @@ def _checks(rotation: Rotation, source: Instance, ports: Ports) -> tuple[Check, 
         lambda: instance.quotas(rotation, source, ports),
         lambda: key.old_key(source, ports),
     )
-    by_network: tuple[Check, ...] = (
-        lambda: instance.reachable(source, ports),
-        lambda: connectivity.connectivity(rotation, ports),
-        lambda: network.fence(rotation, source, ports),
-    )
-    by_server: tuple[Check, ...] = (lambda: instance.engine(rotation, source), *by_login)
-    by_fence: tuple[Check, ...] = (
+    of_instances: tuple[Check, ...] = (
         lambda: instance.replicas(source),
         lambda: instance.condition(rotation, source),
         *whichever,
-        *(by_network if plan.fence == "network" else by_server),
+        lambda: () if plan.fence == "network" else instance.engine(rotation, source),
+        *by_fence,
     )
     by_strategy: Mapping[str, tuple[Check, ...]] = {
         "read-replica": (
             lambda: instance.encrypted(source),
             lambda: instance.backups(source),
-            *by_fence,
+            *of_instances,
         ),
         "snapshot": (
             lambda: snapshot.downtime(rotation, source),
             lambda: snapshot.master_password(rotation, source, ports),
-            *by_fence,
+            *of_instances,
         ),
         "catch-up": (
             lambda: catch_up.engine(source),
             lambda: snapshot.master_password(rotation, source, ports),
-            *by_fence,
+            *of_instances,
         ),
         "blue-green": (
             lambda: blue_green.shape(source, ports),

@@ -68,6 +68,11 @@ def instances_of(cluster: Instance, ports: Ports) -> list[Instance]:
     return [instance for instance in found if instance is not None]
 
 
+def parts_of(database: Instance, ports: Ports) -> list[Instance]:
+    """Itself, then the instances of a cluster, the writer first."""
+    return [database, *instances_of(database, ports)]
+
+
 def to_be_deleted_with(database: Instance, ports: Ports) -> list[Instance]:
     """What has to be deleted with it, itself the last: Aurora's instances, which keep their cluster from it."""
     before = [] if database.database.is_multi_az_cluster else instances_of(database, ports)
@@ -89,6 +94,14 @@ def request_restore(
         ports.clusters.request_restore(source, target_identifier, snapshot, key_arn, tags)
     else:
         ports.rds.request_restore(source, target_identifier, snapshot, tags)
+
+
+def request_security_groups(of: Database, groups: Sequence[str], ports: Ports) -> None:
+    """Of a cluster they are those of each of its instances."""
+    if of.is_cluster:
+        ports.clusters.request_security_groups(of.identifier, groups)
+    else:
+        ports.rds.request_security_groups(of.identifier, groups)
 
 
 # -- its snapshots ---------------------------------------------------------------------------------------------------

@@ -1,16 +1,19 @@
-"""The network fence: an instance that nobody can connect to, whatever engine it has.
+"""The network fence: a database that nobody can connect to, whatever engine it has, an instance or a cluster.
 
-Its security groups are replaced by one without inbound rules, which the stack has made, and its server is restarted: a
-session that had begun outlives a change of groups (EC2 User Guide: security group connection tracking). The target is
-born fenced, because a restore gives it the source's groups. Nobody logs in, so the decision row is in the ledger, and
-what happens inside the server without a connection goes on: that is what ``internal-jobs`` accepts.
+Its security groups are replaced by one without inbound rules, which the stack has made, and its server is restarted, of
+a cluster that of each instance: a session that had begun outlives a change of groups (EC2 User Guide: security group
+connection tracking). The target is born fenced, because a restore gives it the source's groups. Nobody logs in, so the
+decision row is in the ledger, and what happens inside the server without a connection goes on: that is what
+``internal-jobs`` accepts.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from lambdas.rotation import names
+from lambdas.rotation.databases import by_resource_id, describe_snapshot, parts_of, request_security_groups
 from lambdas.rotation.errors import (
     AccessRefused,
     AwsRefused,
@@ -39,7 +42,8 @@ _UNSEEN: Mapping[str, Mapping[str, str]] = {
     },
     "sqlserver": {"memory-tables": "memory-optimized tables of SCHEMA_ONLY, which a restart empties"},
 }
-"""By engine: the risk, and what nobody looks for who does not log in."""
+"""By engine, and Aurora's by the one that it is compatible with: the risk, and what nobody looks for who does not log
+in."""
 IDENTITY = ("Engine", "EngineVersion", "DBName", "DBSystemId", "MasterUsername", "CharacterSetName", "Timezone")
 """What RDS says of an instance that a restore cannot change, and another database would hardly share."""
 
@@ -49,8 +53,26 @@ def groups_of(instance: Instance) -> dict[str, str]:
     return {one["VpcSecurityGroupId"]: one["Status"] for one in instance.raw.get("VpcSecurityGroups") or ()}
 
 
+T = TypeVar("T")
+
+
+def _of_engine(table: Mapping[str, T], engine: str, otherwise: T) -> T:
+    compatible = engine.removeprefix("aurora-")
+    return next((value for name, value in table.items() if compatible.startswith(name)), otherwise)
+
+
+def _waiting_for_a_restart(one: Instance) -> Iterator[str]:
+    """Parameter groups of which not all is in force: an instance's own, and its cluster's."""
+    for group in one.raw.get("DBParameterGroups") or ():
+        if group.get("ParameterApplyStatus", "in-sync") != "in-sync":
+            yield group["DBParameterGroupName"]
+    for member in one.raw.get("DBClusterMembers") or ():
+        if member.get("DBClusterParameterGroupStatus", "in-sync") != "in-sync":
+            yield one.raw["DBClusterParameterGroup"]
+
+
 class NetworkFence:
-    """`ports.Engine` of an instance that nobody logs in to."""
+    """`ports.Engine` of a database that nobody logs in to."""
 
     def __init__(self, database: Database, plan: Plan, ports: Ports) -> None:
         self._database = database
@@ -68,14 +90,14 @@ class NetworkFence:
     def _limitations(self, accept: Sequence[str]) -> Iterator[Finding]:
         identifier, engine = self._database.identifier, self._database.engine
         if "internal-jobs" not in accept:
-            stop = next((how for name, how in _STOP_JOBS.items() if engine.startswith(name)), "stop them")
+            stop = _of_engine(_STOP_JOBS, engine, "stop them")
             yield Finding(
                 name="InternalJobs",
                 message=f"the network fence keeps connections out of {identifier}, and nothing else: what a job writes "
                 "inside the server after the snapshot is lost",
                 advice=f'{stop} for the time of the rotation, then accept what is left: "Accept": ["internal-jobs"]',
             )
-        for risk, what in next((seen for name, seen in _UNSEEN.items() if engine.startswith(name)), {}).items():
+        for risk, what in _of_engine(_UNSEEN, engine, {}).items():
             if risk not in accept:
                 yield Finding(
                     name="".join(part.title() for part in risk.split("-")),
@@ -95,7 +117,8 @@ class NetworkFence:
                 message=f"the security group {group} has inbound rules: {', '.join(rules)}",
                 advice="remove them; this group keeps everybody out of a database that is fenced",
             )
-        live = self._live()
+        parts = self._parts()
+        live = parts[0]
         for option_group in (one["OptionGroupName"] for one in live.raw.get("OptionGroupMemberships") or ()):
             if options := self._ports.rds.options_with_groups(option_group):
                 yield Finding(
@@ -104,12 +127,7 @@ class NetworkFence:
                     "which the fence would leave open",
                     advice="remove these groups from the options for the time of the rotation",
                 )
-        pending = [
-            one["DBParameterGroupName"]
-            for one in live.raw.get("DBParameterGroups") or ()
-            if one.get("ParameterApplyStatus", "in-sync") != "in-sync"
-        ]
-        if pending:
+        if pending := sorted({group for one in parts for group in _waiting_for_a_restart(one)}):
             yield Finding(
                 name="ParametersPending",
                 message=f"changes of {', '.join(pending)} wait for a restart of {identifier}, which the fence is",
@@ -121,12 +139,12 @@ class NetworkFence:
                 message=f"{identifier} has the security group {group}, which keeps everybody out",
                 advice="give it the groups that its applications need",
             )
-        elif not self._accepts(live):
+        elif unreached := [way for way, accepts in self._tried(parts).items() if not accepts]:
             yield Finding(
                 name="NotReachable",
-                message=f"the functions reach nobody at {self._database.address}:{self._database.port}: whether it is "
-                "closed could not be told apart from that",
-                advice=f"let the functions' security group in on port {self._database.port}",
+                message=f"the functions reach nobody at {', '.join(f'{host}:{port}' for host, port in unreached)}: "
+                "whether it is closed could not be told apart from that",
+                advice=f"let the functions' security group in on port {unreached[0][1]}",
             )
 
     def warnings(self) -> Sequence[Finding]:
@@ -147,15 +165,16 @@ class NetworkFence:
             )
 
     def ensure_control_database(self) -> None:
-        """There is none. A tag is what lets the source be closed, and opened again."""
-        live = self._live()
-        if names.NETWORK_FENCE_TAG not in live.tags:
-            self._ports.rds.set_tags(live.database.arn, {names.NETWORK_FENCE_TAG: self._plan.base_name})
+        """There is none. A tag is what lets the source be closed, restarted, and opened again."""
+        for one in self._parts():
+            if names.NETWORK_FENCE_TAG not in one.tags:
+                self._ports.rds.set_tags(one.database.arn, {names.NETWORK_FENCE_TAG: self._plan.base_name})
 
     def drop_control_database(self) -> None:
         live = self._found()
-        if live is not None and names.NETWORK_FENCE_TAG in live.tags:
-            self._ports.rds.remove_tags(live.database.arn, [names.NETWORK_FENCE_TAG])
+        for one in parts_of(live, self._ports) if live is not None else ():
+            if names.NETWORK_FENCE_TAG in one.tags:
+                self._ports.rds.remove_tags(one.database.arn, [names.NETWORK_FENCE_TAG])
 
     def databases_with_superuser_sessions(self) -> Sequence[str]:
         """The restart ends RDS's own sessions, too."""
@@ -178,23 +197,33 @@ class NetworkFence:
             raise DecisionLost(f"'{standing}' stands: {self._database.identifier} is not closed any more")
 
     def fence_breach(self, databases: Sequence[DatabaseFence]) -> str | None:
-        live = self._live()
+        parts = self._parts()
         (fence,) = databases
-        groups, group = groups_of(live), fence.isolation_group
-        if groups != {group: "active"}:
-            shown = ", ".join(f"{name} ({status})" for name, status in sorted(groups.items()))
-            return f"its security groups are {shown}, not {group} alone"
+        group = fence.isolation_group
+        for one in parts:
+            if (groups := groups_of(one)) != {group: "active"}:
+                shown = ", ".join(f"{name} ({status})" for name, status in sorted(groups.items()))
+                whose = "its" if one is parts[0] else f"{one.database.identifier}'s"
+                return f"{whose} security groups are {shown}, not {group} alone"
         if rules := self._ports.security_groups.inbound_rules(str(group)):
             return f"its security group {group} has inbound rules: {', '.join(rules)}"
-        return "it accepts connections" if self._accepts(live) else None
+        if open_at := [host for (host, _), accepts in self._tried(parts).items() if accepts]:
+            return f"it accepts connections at {', '.join(open_at)}"
+        return None
 
     def is_replica(self) -> bool:
         return self._live().replica_of is not None
 
     def replayed(self) -> Position:
-        """Target: when the snapshot was taken that it is made of; the name of its copy follows from the target's."""
-        copy = self._ports.rds.describe_snapshot(names.kept_snapshot(self._database.identifier)) or {}
-        taken_at = copy.get("OriginalSnapshotCreateTime")
+        """Target: when the snapshot was taken that it, or the copy of an instance's, is made of. Named after it."""
+        target = self._database
+        named, since = (
+            (names.temporary_snapshot, "SnapshotCreateTime")
+            if target.is_cluster
+            else (names.kept_snapshot, "OriginalSnapshotCreateTime")
+        )
+        snapshot = describe_snapshot(target, named(target.identifier), self._ports) or {}
+        taken_at = snapshot.get(since)
         return position_at(taken_at) if taken_at is not None else Position("nothing")
 
     def has_replayed(self, position: Position) -> bool:
@@ -225,12 +254,10 @@ class NetworkFence:
 
         Raises: DatabaseUnreachable (retryable) before a release of what RDS is busy with: it could not open it.
         """
-        if (
-            verdict == "release"
-            and self.verdict(rotation_id) is None
-            and (status := self._live().status) != "available"
-        ):
-            raise DatabaseUnreachable(f"{self._database.identifier} is {status}: RDS would not open it now")
+        if verdict == "release" and self.verdict(rotation_id) is None:
+            for one in self._parts()[:2]:  # of a cluster itself and its writer
+                if one.status != "available":
+                    raise DatabaseUnreachable(f"{one.database.identifier} is {one.status}: RDS would not open it now")
         standing = self._ports.ledger.decide(rotation_id, self._plan.base_name, verdict)
         if standing == verdict:
             for fence in reopen:
@@ -244,7 +271,7 @@ class NetworkFence:
         live = self._live()
         identifier, groups = live.database.identifier, groups_of(live)
         if fence.isolation_group in groups:
-            self._ports.rds.request_security_groups(identifier, fence.security_groups)
+            request_security_groups(live.database, fence.security_groups, self._ports)
             raise StillClosed(f"{identifier} gets its security groups back (it is {live.status})")
         # Groups that somebody else has chosen meanwhile are left as they are. What RDS shows need not be in force.
         if set(groups) == set(fence.security_groups) and not self._accepts(live):
@@ -277,11 +304,32 @@ class NetworkFence:
         return self._ports.settings.defaults.get(ISOLATION_GROUP)
 
     def _accepts(self, live: Instance) -> bool:
-        """At the address that it has now: somebody may have given its name to another one."""
+        """At the address that it has now, a cluster at its writer's; somebody may have given its name to another."""
         return self._ports.network.accepts(live.database.address, live.database.port)
 
+    def _tried(self, parts: Sequence[Instance]) -> dict[tuple[str, int], bool]:
+        """Every address at which a session could begin -> whether one could now.
+
+        All at once, because who is kept out waits; of a cluster its endpoints, and that of each instance.
+        """
+        live, *instances = parts
+        ways = [(live.database.address, live.database.port)]
+        if reader_endpoint := live.raw.get("ReaderEndpoint"):
+            ways.append((reader_endpoint, live.database.port))
+        # One that is being made has no address yet, and that of one that is leaving may lead nowhere any more.
+        ways += [
+            (one.database.address, one.database.port)
+            for one in instances
+            if one.database.address and one.status != "deleting"
+        ]
+        with ThreadPoolExecutor(len(ways)) as pool:
+            return dict(zip(ways, pool.map(lambda way: self._ports.network.accepts(*way), ways), strict=True))
+
     def _found(self) -> Instance | None:
-        return self._ports.rds.describe_instance_by_resource_id(self._database.resource_id)
+        return by_resource_id(self._database.resource_id, self._ports)
+
+    def _parts(self) -> list[Instance]:
+        return parts_of(self._live(), self._ports)
 
     def _live(self) -> Instance:
         live = self._found()

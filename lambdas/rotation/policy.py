@@ -259,7 +259,7 @@ def plan_of(base_name: str, request: Mapping[str, Any], tags: Mapping[str, str],
                 problems.append(f"{source}: {problem}")
     problems += _budget_problems(decided)
     problems += _pre_copy_problems(base_name, decided)
-    problems += _fence_problems(base_name, decided)
+    problems += _fence_problems(decided)
     if MIN_AGE in tags:
         try:
             _age(tags[MIN_AGE])
@@ -292,12 +292,10 @@ def _pre_copy_problems(base_name: str, decided: Mapping[str, Any]) -> list[str]:
     return []
 
 
-def _fence_problems(base_name: str, decided: Mapping[str, Any]) -> list[str]:
+def _fence_problems(decided: Mapping[str, Any]) -> list[str]:
     """Ignored, it would have the rotation log in where its owner wants nobody to."""
     if decided.get("fence", "server") == "server":
         return []
-    if base_name.startswith(names.CLUSTER):
-        return ["Fence: network is not supported for clusters; remove it"]
     if (strategy := decided.get("strategy", "read-replica")) != "snapshot":
         return [f"Fence: network goes with strategy snapshot, not with {strategy}"]
     return []

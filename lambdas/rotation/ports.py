@@ -162,7 +162,7 @@ class Rds(Protocol):
         ...
 
     def request_reboot(self, identifier: str) -> bool:
-        """False: RDS is busy with it, and has not accepted that."""
+        """False: RDS is busy with it, or it has just gone, and RDS has not accepted that."""
         ...
 
     def restarted_at(self, identifier: str, since: datetime) -> datetime | None:
@@ -226,6 +226,10 @@ class Clusters(Protocol):
 
     def parameter(self, group: str, name: str) -> str | None:
         """The value that a DB cluster parameter group gives a parameter."""
+        ...
+
+    def request_security_groups(self, identifier: str, groups: Sequence[str]) -> None:
+        """Ask for these groups for all its instances; while RDS is busy with it, the next visit asks again."""
         ...
 
     def describe_snapshot(self, identifier: str) -> Mapping[str, Any] | None: ...

@@ -25,9 +25,12 @@ def request_repair(source: Instance, target: Instance, ports: Ports, *, besides:
     return sorted(differences)
 
 
-def request_repair_of_cluster(source: Instance, target: Instance, ports: Ports) -> list[str]:
+def request_repair_of_cluster(
+    source: Instance, target: Instance, ports: Ports, *, besides: Collection[str] = ()
+) -> list[str]:
     """The same of a cluster. A function of its own: most steps may not change one."""
-    differences = ports.clusters.settings_differences(source, target)
+    found = ports.clusters.settings_differences(source, target)
+    differences = {name: sides for name, sides in found.items() if name not in besides}
     if differences:
         refuse(target, differences, ports.clusters.request_setting_repair(source, target, differences))
     return sorted(differences)

@@ -205,7 +205,7 @@ class DatabaseFence(_Part):
     ``allow-connections``: ``ALLOW_CONNECTIONS false``, proven by the rename probe.
     ``connection-limit``: ``CONNECTION LIMIT 0`` where a superuser's session may not be ended; a weaker proof.
     ``account-lock``: of MariaDB; ``name`` is ``user@host``.
-    ``security-groups``: the whole instance, whatever engine it has; ``name`` is the base name.
+    ``security-groups``: the whole database, whatever engine it has; ``name`` is the base name.
     """
 
     name: str
@@ -230,7 +230,8 @@ class Isolation(_Part):
 
     closed_at: AwareDatetime | None = None
     """Nobody could begin a session any more. Those that had begun last until the server restarts."""
-    reboot_requested_at: AwareDatetime | None = None
+    restarts_requested_at: dict[str, AwareDatetime | None] = {}
+    """Of each instance that may have such sessions, by its resource id; None: not yet, or RDS has not accepted it."""
     complete: bool = False
     waiting_for: tuple[str, ...] = ()
     look_again_seconds: int = 10

@@ -52,10 +52,8 @@ def _finished(rotation: Rotation, target: Instance, ports: Ports) -> list[str]:
         raise UnknownDatabase(f"{database.identifier} is gone")
     # Behind a network fence it is born with the source's groups. A late attempt would take from it what opens it.
     besides = (SECURITY_GROUPS,) if rotation.isolation is not None else ()
-    if database.is_cluster:
-        differing = request_repair_of_cluster(source, target, ports)
-    else:
-        differing = request_repair(source, target, ports, besides=besides)
+    repair = request_repair_of_cluster if database.is_cluster else request_repair
+    differing = repair(source, target, ports, besides=besides)
     if differing:
         return [f"the settings {', '.join(differing)}"]
     if waiting_for := members.waiting_for(rotation, source, target, ports):

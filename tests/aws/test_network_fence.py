@@ -11,6 +11,7 @@ import pytest
 from botocore.stub import Stubber
 
 from lambdas.rotation.aws.client import client
+from lambdas.rotation.aws.clusters import AwsClusters
 from lambdas.rotation.aws.rds import AwsRds
 from lambdas.rotation.aws.security_groups import Ec2SecurityGroups
 from lambdas.rotation.errors import AwsRefused, DatabaseUnreachable
@@ -36,6 +37,29 @@ def test_the_groups_alone_are_changed_and_nothing_that_waits_for_a_window() -> N
 
     with told("modify_db_instance", expected, {}):
         AwsRds().request_security_groups("orders", ["sg-1", "sg-2"])
+
+
+def test_of_a_cluster_they_wait_for_no_window_either() -> None:
+    expected = {"DBClusterIdentifier": "shop", "VpcSecurityGroupIds": ["sg-1"], "ApplyImmediately": True}
+
+    with told("modify_db_cluster", expected, {}):
+        AwsClusters().request_security_groups("shop", ["sg-1"])
+
+
+def test_a_cluster_of_which_rds_is_busy_with_something_is_left_for_the_next_visit() -> None:
+    with Stubber(client("rds")) as stub:
+        for code in ("InvalidDBClusterStateFault", "InvalidDBInstanceState", "InvalidParameterValue"):
+            stub.add_client_error("modify_db_cluster", code)
+        AwsClusters().request_security_groups("shop", ["sg-1"])
+        AwsClusters().request_security_groups("shop", ["sg-1"])
+        with pytest.raises(AwsRefused):
+            AwsClusters().request_security_groups("shop", ["sg-1"])
+
+
+def test_an_instance_that_has_just_gone_is_not_restarted() -> None:
+    with Stubber(client("rds")) as stub:
+        stub.add_client_error("reboot_db_instance", "DBInstanceNotFound")
+        assert not AwsRds().request_reboot("shop-1")
 
 
 def test_a_restart_is_no_failover() -> None:

@@ -178,7 +178,8 @@ def test_a_function_in_the_vpc_calls_nothing_that_has_no_endpoint(task: Task) ->
 @pytest.mark.parametrize("task", ROWS, ids=lambda task: task.state_name)
 def test_only_functions_in_the_vpc_log_in_to_databases(task: Task) -> None:
     """Every way to a database starts with reading the login secret, or tries whether it lets anybody in."""
-    ways = {("lambdas.rotation.ports", "AwsPorts._login"), ("lambdas.rotation.network_fence", "NetworkFence._accepts")}
+    tries = {(NETWORK_FENCE, f"NetworkFence.{name}") for name in ("_accepts", "_tried")}
+    ways = {("lambdas.rotation.ports", "AwsPorts._login"), *tries}
 
     assert task.connects_to_databases == bool(ways & reached_from(task.package))
 

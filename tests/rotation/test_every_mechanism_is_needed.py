@@ -161,8 +161,8 @@ def no_restart(files: Files) -> None:
     replace(
         files,
         "lambdas/isolate_source/handler.py",
-        "_restarted_at(isolation, live, ports)\n        if",
-        "ports.clock.now()\n        if",
+        "[_restarted_at(isolation, server, ports) for",
+        "[ports.clock.now() for",
     )
 
 

@@ -29,16 +29,26 @@ BY: Mapping[str, tuple[str, ...]] = {
     "blue-green": tuple(COPIED_BY),
     "snapshot": tuple(name for name in (*COPIED_BY, "postgres") if name in ENGINES),
 }
-"""Strategy -> the engines whose clusters it rotates; a fence of our own has to be known for a snapshot.
+"""Strategy -> the engines whose clusters it rotates; a fence of our own has to be known for a snapshot, unless nobody
+logs in (`BEHIND_NETWORK`).
 
 A cluster of an engine that is not Aurora's is a Multi-AZ DB cluster, of which RDS makes no blue/green deployment (RDS
 User Guide: limitations of blue/green deployments)."""
+BEHIND_NETWORK = tuple(COPIED_BY)
 
 
 def strategy(rotation: Rotation) -> Iterator[Finding]:
     plan, source = rotation.planned()
-    engines = BY.get(plan.strategy)
-    if source.is_multi_az_cluster and source.engine in BY["snapshot"] and plan.strategy != "snapshot":
+    by_network = plan.fence == "network"
+    engines = BEHIND_NETWORK if by_network else BY.get(plan.strategy)
+    if source.is_multi_az_cluster and by_network:
+        yield Finding(
+            name="ClusterNotServed",
+            message=f"a network fence keeps nobody out of a Multi-AZ DB cluster such as {source.identifier}: what "
+            "restarts all of its instances, RebootDBCluster, has not been tried",
+            advice="rotate one of PostgreSQL with a login (key-rotation:fence = server)",
+        )
+    elif source.is_multi_az_cluster and source.engine in BY["snapshot"] and plan.strategy != "snapshot":
         yield Finding(
             name="ClusterNotServed",
             message=f"strategy {plan.strategy} does not rotate a Multi-AZ DB cluster such as {source.identifier}",
@@ -51,10 +61,13 @@ def strategy(rotation: Rotation) -> Iterator[Finding]:
             advice="rotate it by blue-green or snapshot (key-rotation:strategy)",
         )
     elif source.engine not in engines:
+        besides = (
+            f"; behind a network fence those of {', '.join(BEHIND_NETWORK)}" if plan.strategy == "snapshot" else ""
+        )
         yield Finding(
             name="EngineNotSupported",
             message=f"strategy {plan.strategy} does not rotate a cluster of {source.engine}",
-            advice=f"it rotates those of {', '.join(engines)}",
+            advice=f"it rotates those of {', '.join(engines)}{besides}",
         )
 
 

@@ -108,6 +108,18 @@ class AwsClusters:
         found = pages("rds", "describe_db_cluster_parameters", "Parameters", DBClusterParameterGroupName=group)
         return next((one.get("ParameterValue") for one in found if one.get("ParameterName") == name), None)
 
+    # -- the network fence --
+
+    def request_security_groups(self, identifier: str, groups: Sequence[str]) -> None:
+        """At once: whether they would wait for the maintenance window, the API reference leaves open (ModifyDBCluster).
+
+        A cluster that other changes wait for is not rotated (``ChangesPending``).
+        """
+        with tolerating(*_NOT_NOW), calls("rds:ModifyDBCluster"):
+            client("rds").modify_db_cluster(
+                DBClusterIdentifier=identifier, VpcSecurityGroupIds=list(groups), ApplyImmediately=True
+            )
+
     # -- snapshots --
 
     def describe_snapshot(self, identifier: str) -> Mapping[str, Any] | None:

@@ -366,7 +366,7 @@ class AwsRds:
 
     def request_reboot(self, identifier: str) -> bool:
         """Without a failover, which ends a server abruptly (RDS User Guide: rebooting a DB instance)."""
-        with tolerating(*_NOT_NOW), calls("rds:RebootDBInstance"):
+        with tolerating(*_NOT_NOW, "DBInstanceNotFound"), calls("rds:RebootDBInstance"):
             client("rds").reboot_db_instance(DBInstanceIdentifier=identifier)
             return True
         return False
