@@ -364,7 +364,8 @@ class FaultInjector(Faults):
             return invocation
         finally:
             self._deliveries.pop(root, None)
-            self._has_answered(delivery.database, delivery.function).set()
+            if not delivery.rehearsal:
+                self._has_answered(delivery.database, delivery.function).set()
 
     def _at_statement(self, fault: Fault, delivery: Delivery) -> Death:
         assert fault.statement is not None

@@ -53,6 +53,11 @@ class Customer:
             return None
         return found
 
+    def endpoint_of(self, built: World) -> str:
+        """The name of the database's own endpoint, whatever leads applications to it."""
+        endpoint = built.describe(self.account)["Endpoint"]
+        return str(endpoint if built.is_cluster else endpoint["Address"])
+
     def address(self, identifier: str) -> str:
         """The name of an instance's own endpoint."""
         found = self.instance(identifier)

@@ -278,7 +278,7 @@ def play(
     }  # fmt: skip
     applications = writers.Writers(
         account, databases=built.databases, login=built.app, acks=acks_path, writers=WRITERS, rate=WRITES_PER_SECOND,
-        record=customer.address(built.identifier) if scenario.by_endpoint else built.record, reads=False, processes=0,
+        record=customer.endpoint_of(built) if scenario.by_endpoint else built.record, reads=False, processes=0,
         latecomer=scenario.latecomer, back_off_seconds=BACK_OFF_SECONDS, engine=built.engine,
     )  # fmt: skip
     with customer.notifications() as inbox, Onlooker(customer, built) as onlooker:

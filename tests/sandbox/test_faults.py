@@ -177,12 +177,15 @@ def test_what_is_overtaken_waits_for_an_answer() -> None:
     """Not for a time: on a busy machine what was to come first would come second."""
     stopped = {"kind": "stopped", "function": "promote", "until": "rollback", "seconds": 60, "database": "orders"}
     sandbox = Sandbox(stopped)
+    sandbox.invoke("rollback", prove_reach=rotation())  # moments before the fence, and nobody's answer
+    sandbox.deaths.clear()
     overtaken = threading.Thread(target=lambda: sandbox.invoke("promote", **rotation()), daemon=True)
     overtaken.start()
     while not sandbox.stopped:
         time.sleep(0.01)
 
     sandbox.invoke("rollback", **rotation("payments"))
+    overtaken.join(0.2)
     assert len(sandbox.deaths) == 1
     sandbox.invoke("rollback", **rotation())
     overtaken.join(60)
