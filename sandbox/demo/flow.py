@@ -29,6 +29,7 @@ STRATEGIES = ("read-replica", "blue-green", "snapshot", world.CATCH_UP)
 ACCEPTED: Mapping[str, Sequence[str]] = {
     "snapshot": ["downtime"],
     "aurora-postgresql/snapshot": ["reader-endpoint"],
+    f"{dialects.AURORA_MYSQL}/snapshot": ["reader-endpoint"],
     f"{dialects.MULTI_AZ_POSTGRES}/snapshot": ["reader-endpoint"],
     "aurora-postgresql/blue-green": ["logical-copy"],
     "fence/network": ["internal-jobs", "logical-slots", "memory-tables", "unlogged-tables"],
@@ -383,12 +384,14 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
         parser.error(f"{options.engine} is rotated by --strategy snapshot only")
     if options.engine in dialects.CLUSTERS and options.strategy == "read-replica":
         parser.error(f"{options.engine} is a cluster, which --strategy blue-green or snapshot rotates")
-    if options.engine in dialects.FOREIGN and options.strategy != "snapshot":
+    if options.engine in (*dialects.FOREIGN, dialects.AURORA_MYSQL) and options.strategy != "snapshot":
         parser.error(f"{options.engine} is rotated by --strategy snapshot only: nobody here logs in to one")
     if options.engine == "mysql" and options.strategy not in ("blue-green", "snapshot"):
         parser.error("mysql is rotated by --strategy blue-green or snapshot: nobody here logs in to one")
-    if options.fence and (options.strategy != "snapshot" or options.engine in dialects.CLUSTERS):
-        parser.error("--fence network is of instances by --strategy snapshot only")
+    if options.fence and options.strategy != "snapshot":
+        parser.error("--fence network is of --strategy snapshot only")
+    if options.fence and options.engine == dialects.MULTI_AZ_POSTGRES:
+        parser.error("--fence network keeps nobody out of a Multi-AZ DB cluster, which is restarted in another way")
     if options.strategy == world.CATCH_UP and options.engine not in ("postgres", "mariadb"):
         parser.error("--strategy catch-up is of --engine postgres or mariadb only")
     if options.connectivity == "proxy" and options.engine in dialects.CLUSTERS:

@@ -281,6 +281,9 @@ def _rds(account: Account) -> Found:
                 "key": cluster.get("KmsKeyId"),
                 "resource_id": cluster["DbClusterResourceId"],
                 "instances": sorted(one["DBInstanceIdentifier"] for one in cluster.get("DBClusterMembers", ())),
+                "security_groups": {
+                    group["VpcSecurityGroupId"]: group["Status"] for group in cluster.get("VpcSecurityGroups", ())
+                },
                 "deletion_protection": cluster.get("DeletionProtection"),
                 "backup_retention_days": cluster.get("BackupRetentionPeriod"),
                 "parameter_group": cluster["DBClusterParameterGroup"],

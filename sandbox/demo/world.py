@@ -44,6 +44,8 @@ APP_USER = "app"
 CREATED_WITHIN_SECONDS = 120.0
 INSTANCES = 3
 """Of a cluster: a writer, and readers."""
+LETS_FOLLOW = {dialects.AURORA_MYSQL: ("binlog_format", "ROW")}
+"""By engine, if it is not PostgreSQL's: the parameter of a cluster that lets a copy follow."""
 OF_MULTI_AZ = {"DBClusterInstanceClass": "db.m6gd.large", "AllocatedStorage": 100, "Iops": 1000}
 KEY_KNOWN_WITHIN_SECONDS = 30.0
 
@@ -246,7 +248,8 @@ def make_cluster(account: Account, identifier: str, database: str, common: Mappi
     group = {"DBClusterParameterGroupName": f"{identifier}-settings"}
     family = rds.describe_db_engine_versions(Engine=common["Engine"])["DBEngineVersions"][-1]["DBParameterGroupFamily"]
     rds.create_db_cluster_parameter_group(**group, DBParameterGroupFamily=family, Description="Lets a copy follow")
-    parameter = {"ParameterName": "rds.logical_replication", "ParameterValue": "1", "ApplyMethod": "pending-reboot"}
+    name, value = LETS_FOLLOW.get(common["Engine"], ("rds.logical_replication", "1"))
+    parameter = {"ParameterName": name, "ParameterValue": value, "ApplyMethod": "pending-reboot"}
     rds.modify_db_cluster_parameter_group(**group, Parameters=[parameter])
     multi_az = not common["Engine"].startswith("aurora")
     once_rds_sees_the_key(

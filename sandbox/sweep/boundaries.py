@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from sandbox.demo.dialects import MULTI_AZ_POSTGRES
+from sandbox.demo.dialects import AURORA_MYSQL, MULTI_AZ_POSTGRES
 from sandbox.demo.world import CATCH_UP, Connectivity
 
 Way = Literal["forward", "back"]
@@ -61,6 +61,10 @@ BY_SNAPSHOT: Mapping[str, Any] = {
     "WriteOutageBudgetSeconds": 4 * 60 * 60,
 }
 BY_NETWORK: Mapping[str, Any] = {**BY_SNAPSHOT, "Accept": ["downtime", "internal-jobs"]}
+CLUSTER_BY_NETWORK: Mapping[str, Any] = {
+    **BY_SNAPSHOT,
+    "Accept": ["downtime", "reader-endpoint", "internal-jobs", "memory-tables"],
+}
 CLUSTER_BY_SNAPSHOT: Mapping[str, Any] = {**BY_SNAPSHOT, "Accept": ["downtime", "reader-endpoint"]}
 _NOT_BY_RDS = ("late", "led-back", "stalled")
 """Kinds that RDS does not let happen: it fences itself, and the name that applications use stays."""
@@ -95,6 +99,7 @@ SUBJECTS: Mapping[str, Subject] = {
         Subject(MULTI_AZ_POSTGRES, "snapshot", _NAME_STAYS, "rollback", request=CLUSTER_BY_SNAPSHOT),
         # Nobody logs in to it, so nothing in it can wake up there.
         Subject("oracle-se2", "snapshot", _NAME_STAYS, "rollback", ("late",), request=BY_NETWORK),
+        Subject(AURORA_MYSQL, "snapshot", _NAME_STAYS, "rollback", ("late",), request=CLUSTER_BY_NETWORK),
     )
 }
 

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable
 from html import escape
 
-from sandbox.demo.dialects import MULTI_AZ_POSTGRES
+from sandbox.demo.dialects import AURORA_MYSQL, MULTI_AZ_POSTGRES
 from sandbox.sweep.batch import Result
 from sandbox.sweep.boundaries import KINDS, Boundary, Subject
 
@@ -12,6 +12,7 @@ ENGINES = {
     "postgres": "PostgreSQL",
     "mariadb": "MariaDB",
     "aurora-postgresql": "Aurora PostgreSQL",
+    AURORA_MYSQL: "Aurora MySQL",
     "oracle-se2": "Oracle",
     MULTI_AZ_POSTGRES: "Multi-AZ DB clusters of PostgreSQL",
 }

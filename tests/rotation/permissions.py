@@ -18,7 +18,7 @@ from infra.tasks import permission_matrix
 from lambdas.rotation.names import BASE_NAME_TAG, DEPLOYMENT_TAG, ROTATION_ID_TAG
 from lambdas.rotation.policy import request_for
 from sandbox.demo import world
-from sandbox.demo.dialects import MULTI_AZ_POSTGRES
+from sandbox.demo.dialects import AURORA_MYSQL, MULTI_AZ_POSTGRES
 from sandbox.demo.world import CATCH_UP, Connectivity, World
 from tests.rotation.support import Customer, Inbox
 
@@ -119,6 +119,11 @@ class Lab:
         self._wait_idle(built.identifier)
         self._built.append(built)
         return built
+
+    @cached_property
+    def walled(self) -> World:
+        """A cluster that nobody logs in to."""
+        return self._cluster("walled", "dns", AURORA_MYSQL)
 
     def _cluster(self, identifier: str, connectivity: Connectivity, engine: str = "aurora-postgresql") -> World:
         built = self.customer.build(

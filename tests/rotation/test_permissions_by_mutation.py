@@ -15,7 +15,7 @@ from infra.tasks import ACCOUNT_WIDE_QUESTIONS, COPY_UNDER_A_KEY, KEYED
 from lambdas.rotation.names import ROTATION_ID_TAG
 from sandbox.client import SandboxProcess
 from sandbox.demo.world import World
-from sandbox.sweep.boundaries import BY_NETWORK, BY_SNAPSHOT, CLUSTER_BY_SNAPSHOT
+from sandbox.sweep.boundaries import BY_NETWORK, BY_SNAPSHOT, CLUSTER_BY_NETWORK, CLUSTER_BY_SNAPSHOT
 from tests.rotation.permissions import (
     KEY_ROTATION_DAYS,
     PERMISSIONS,
@@ -111,6 +111,10 @@ def by_network(lab: Lab, missing: Permission | None) -> Ended:
     return lab.rotate(lab.isolated, RetireKey="false", **BY_NETWORK)
 
 
+def of_a_cluster_by_network(lab: Lab, missing: Permission | None) -> Ended:
+    return lab.rotate(lab.walled, RetireKey="false", **CLUSTER_BY_NETWORK)
+
+
 def planned(lab: Lab, missing: Permission | None) -> Ended:
     return lab.rotate(lab.quick, DryRun=True)
 
@@ -150,6 +154,16 @@ def back_by_network(lab: Lab, missing: Permission | None) -> Ended:
             lab.isolated,
             until=lambda: missing is not None and lab.names(missing, str(lab.journal(lab.isolated).get("undo"))),
             **BY_NETWORK,
+        )
+
+
+def back_of_a_cluster_by_network(lab: Lab, missing: Permission | None) -> Ended:
+    """The same of a cluster."""
+    with lab.without(SWITCHED):
+        return lab.rotate(
+            lab.walled,
+            until=lambda: missing is not None and lab.names(missing, str(lab.journal(lab.walled).get("undo"))),
+            **CLUSTER_BY_NETWORK,
         )
 
 
@@ -411,6 +425,13 @@ UNUSUAL: Mapping[Permission, Way] = {
     ("ResumeWrites", "rds:DescribeDBInstances"): by_network,
     ("ResumeWrites", "rds:ModifyDBInstance"): by_network,
     ("Rollback", "rds:ModifyDBInstance"): back_by_network,
+    ("IsolateSource", "rds:DescribeDBClusters"): of_a_cluster_by_network,
+    ("IsolateSource", "rds:ModifyDBCluster"): of_a_cluster_by_network,
+    ("CheckTarget", "rds:DescribeDBClusters"): of_a_cluster_by_network,
+    ("CheckTarget", "rds:DescribeDBClusterSnapshots"): of_a_cluster_by_network,
+    ("ResumeWrites", "rds:DescribeDBClusters"): of_a_cluster_by_network,
+    ("ResumeWrites", "rds:ModifyDBCluster"): of_a_cluster_by_network,
+    ("Rollback", "rds:ModifyDBCluster"): back_of_a_cluster_by_network,
     ("CleanUp", "rds:RemoveTagsFromResource"): back_by_network,
     # Of both keys: a cluster is restored under another one than its snapshot's.
     **{("RestoreTarget", action): of_a_cluster_by_snapshot for action in COPY_UNDER_A_KEY},
@@ -515,7 +536,7 @@ def in_order(permission: Permission) -> tuple[int, int, int]:
 
 GOES_ON_AND_TELLS: Mapping[str, tuple[str, ...]] = {
     # It waits.
-    "Rollback": ("rds:ModifyDBInstance",),
+    "Rollback": ("rds:ModifyDBInstance", "rds:ModifyDBCluster"),
     # Warnings.
     "StartRotation": ("cloudwatch:DescribeAlarms", "cloudwatch:GetDashboard", "cloudwatch:ListDashboards"),
     "Preflight": ("rds:DescribeEventSubscriptions",),

@@ -13,7 +13,7 @@ import pytest
 
 from sandbox.demo.connection import Login
 from sandbox.demo.world import World, wait_available
-from sandbox.sweep.boundaries import BY_NETWORK, BY_SNAPSHOT, CLUSTER_BY_SNAPSHOT
+from sandbox.sweep.boundaries import BY_NETWORK, BY_SNAPSHOT, CLUSTER_BY_NETWORK, CLUSTER_BY_SNAPSHOT
 from tests.rotation.scenarios import (
     ROWS,
     WRITERS,
@@ -34,6 +34,7 @@ OF_A_CLUSTER: Mapping[str, Any] = {
 }
 OF_MULTI_AZ: Mapping[str, Any] = {**OF_A_CLUSTER, "world": {"engine": "multi-az-postgres"}}
 BEHIND_NETWORK: Mapping[str, Any] = {"request": BY_NETWORK, "world": {"engine": "oracle-se2", "fence": "network"}}
+CLUSTER_BEHIND_NETWORK: Mapping[str, Any] = {"request": CLUSTER_BY_NETWORK, "world": {"engine": "aurora-mysql"}}
 COPIED_AHEAD: Mapping[str, Any] = {**BY_SNAPSHOT, "PreCopy": True}
 SHORT = 601
 """Seconds. RDS takes longer for the restore."""
@@ -108,8 +109,61 @@ FORWARD = [
         ends="forward",
         **BEHIND_NETWORK,
     ),
+    # The same of a cluster: of three instances two have been asked for, or one.
+    Scenario(
+        "sn-walled-dies-at-groups",
+        ({"kind": "killed", "function": "isolate-source", "call": "rds.ModifyDBCluster", "when": "after"},),
+        ends="forward",
+        **CLUSTER_BEHIND_NETWORK,
+    ),
+    Scenario(
+        "sn-walled-dies-at-restarts",
+        ({"kind": "killed", "function": "isolate-source", "call": "rds.RebootDBInstance", "nth": 2, "when": "after"},),
+        ends="forward",
+        **CLUSTER_BEHIND_NETWORK,
+    ),
+    Scenario(
+        "sn-walled-dies-before-opening",
+        ({"kind": "killed", "function": "resume-writes", "call": "rds.ModifyDBCluster", "when": "before"},),
+        ends="forward",
+        **CLUSTER_BEHIND_NETWORK,
+    ),
+    # A reader becomes the writer when nobody can begin a session any more, and none has been ended yet.
+    Scenario(
+        "sn-walled-fails-over",
+        ({"kind": "failover", "function": "isolate-source", "call": "rds.RebootDBInstance", "side": "source"},),
+        ends="forward",
+        **CLUSTER_BEHIND_NETWORK,
+    ),
+    # Nothing else rotates such a cluster: RDS makes no encrypted copy of it by blue/green.
+    Scenario(
+        "sn-walled-keyless",
+        ({"kind": "killed", "function": "decommission", "call": RESTORE_CLUSTER, "when": "after"},),
+        ends="forward",
+        request=CLUSTER_BY_NETWORK,
+        world={"engine": "aurora-mysql", "encrypted": False},
+    ),
 ]
 BACK = [
+    Scenario(
+        "sn-walled-stopped-at-groups",
+        ({"kind": "stopped", "function": "isolate-source", "call": "rds.ModifyDBCluster", "seconds": 4},),
+        error="StoppedByHand",
+        **CLUSTER_BEHIND_NETWORK,
+    ),
+    Scenario(
+        "sn-walled-stopped-at-restarts",
+        ({"kind": "stopped", "function": "isolate-source", "call": "rds.RebootDBInstance", "nth": 2, "seconds": 4},),
+        error="StoppedByHand",
+        **CLUSTER_BEHIND_NETWORK,
+    ),
+    # The writer restarts, and no reader may.
+    Scenario(
+        "sn-walled-denied-restart",
+        ({"kind": "denied", "function": "isolate-source", "call": "rds.RebootDBInstance", "nth": 2},),
+        error="AccessRefused",
+        **CLUSTER_BEHIND_NETWORK,
+    ),
     # The function lives on, and asks for the groups when its rollback has begun.
     Scenario(
         "sn-network-stopped-at-groups",

@@ -65,6 +65,8 @@ SAMPLE = [
     ),
     # The verdict stands, RDS opens the target, and whoever asked for it is dead.
     Cell(Boundary("forward", "resume-writes", "rds.ModifyDBInstance", subject="oracle-se2/snapshot"), "killed"),
+    # One of several instances restarts, and whoever was to ask for the others is dead.
+    Cell(Boundary("forward", "isolate-source", "rds.RebootDBInstance", subject="aurora-mysql/snapshot"), "killed"),
 ]
 
 

@@ -99,7 +99,8 @@ def test_who_can_be_logged_in_to_gives_a_login(sandbox: Sandbox, account: Accoun
         ("--engine db2-se --strategy blue-green", "by --strategy snapshot only"),
         ("--engine mysql", "by --strategy blue-green or snapshot"),
         ("--fence network", "--strategy snapshot only"),
-        ("--engine aurora-postgresql --strategy snapshot --fence network", "of instances"),
+        ("--engine aurora-mysql --strategy blue-green", "by --strategy snapshot only"),
+        ("--engine multi-az-postgres --strategy snapshot --fence network", "Multi-AZ DB cluster"),
         ("--engine sqlserver-se --strategy snapshot --connectivity proxy", "--connectivity proxy is of --engine"),
     ],
 )
@@ -120,6 +121,7 @@ UNSEEN = ["internal-jobs", "logical-slots", "memory-tables", "unlogged-tables"]
         ("--strategy snapshot --fence network", "network", ["downtime", *UNSEEN]),
         ("--engine oracle-se2 --strategy snapshot", "network", ["downtime", *UNSEEN]),
         ("--engine mysql --strategy snapshot", "network", ["downtime", *UNSEEN]),
+        ("--engine aurora-mysql --strategy snapshot", "network", ["downtime", "reader-endpoint", *UNSEEN]),
         ("--engine mysql --strategy blue-green", None, []),
     ],
 )

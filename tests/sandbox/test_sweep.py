@@ -12,7 +12,7 @@ from rich.console import Console
 
 from sandbox import sweep
 from sandbox.demo import dialects, flow
-from sandbox.demo.dialects import CLUSTERS, ENGINES, MULTI_AZ_POSTGRES
+from sandbox.demo.dialects import CLUSTERS, ENGINES
 from sandbox.demo.inventory import Difference
 from sandbox.sweep import Archive, invariants, page
 from sandbox.sweep.batch import from_json, scenario_of, to_json
@@ -259,9 +259,8 @@ def test_every_strategy_of_every_engine_can_be_swept() -> None:
     # MySQL has MariaDB's servers here, and nothing of ours speaks to them; of the others that nobody logs in to, one.
     of_instances = {f"{engine}/{strategy}" for engine in ("postgres", "mariadb") for strategy in flow.STRATEGIES}
     assert {engine for engine in ENGINES if dialects.of(engine).takes_login} == {"postgres", "mariadb"}
-    of_clusters = {f"{engine}/{strategy}" for engine in CLUSTERS for strategy in ("blue-green", "snapshot")}
-    # RDS makes no deployment of a Multi-AZ DB cluster.
-    assert set(SUBJECTS) == of_instances | {"oracle-se2/snapshot"} | of_clusters - {f"{MULTI_AZ_POSTGRES}/blue-green"}
+    of_clusters = {f"{engine}/snapshot" for engine in CLUSTERS} | {"aurora-postgresql/blue-green"}
+    assert set(SUBJECTS) == of_instances | {"oracle-se2/snapshot"} | of_clusters
     assert len({page.heading(subject) for subject in SUBJECTS.values()}) == len(SUBJECTS)
 
 

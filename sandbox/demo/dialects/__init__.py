@@ -19,7 +19,12 @@ FOREIGN = ("oracle-se2", "sqlserver-se", "db2-se")
 
 ENGINES = ("postgres", "mariadb", "mysql", *FOREIGN)
 MULTI_AZ_POSTGRES = "multi-az-postgres"
-CLUSTERS: Mapping[str, str] = {"aurora-postgresql": "postgres", MULTI_AZ_POSTGRES: "postgres"}
+AURORA_MYSQL = "aurora-mysql"
+CLUSTERS: Mapping[str, str] = {
+    "aurora-postgresql": "postgres",
+    AURORA_MYSQL: AURORA_MYSQL,
+    MULTI_AZ_POSTGRES: "postgres",
+}
 """Engines of clusters, and whose dialect they speak. A Multi-AZ DB cluster has the engine of an instance, and a name of
 its own here."""
 
