@@ -34,6 +34,8 @@ from sandbox.iam.table import ANY, TABLE, Call, Check
 PREFIXES = {"monitoring": "cloudwatch", "tagging": "tag"}
 """Signing names that are not the prefix of the service's actions."""
 
+_GLOBAL = frozenset({"iam", "route53"})
+
 ALWAYS_ALLOWED = frozenset({("sts", "GetCallerIdentity")})
 
 
@@ -117,6 +119,8 @@ class _Request:
     principal: Principal
     service: str
     operation: str
+    region: str = ""
+    """Where it was sent to; where nobody says, the sandbox's own."""
 
 
 _REQUEST: ContextVar[_Request | None] = ContextVar("request", default=None)
@@ -159,7 +163,9 @@ class Authorizer:
         now = _REQUEST.get()
         later = None if principal_arn is None else self.principal(principal_arn)
         token = _REQUEST.set(
-            None if later is None else _Request(later, now.service if now else "", now.operation if now else "")
+            None
+            if later is None
+            else _Request(later, now.service if now else "", now.operation if now else "", now.region if now else "")
         )
         try:
             yield
@@ -192,7 +198,7 @@ class Authorizer:
         elif not isinstance(principal, Principal):
             documents = tuple(statement for document in principal for statement in statements(document))
             principal = Principal("documents", self.inventory.account_id, documents)
-        return self._evaluate(principal, Check(action, resource, context or {}))[0]
+        return self._evaluate(principal, Check(action, resource, context or {}), self.inventory.region)[0]
 
     def trusts(self, role_arn: str, service: str, source_arn: str | None = None) -> bool:
         """Whether the role lets a service, such as ``lambda.amazonaws.com``, assume it on behalf of ``source_arn``."""
@@ -249,7 +255,8 @@ class Authorizer:
         )  # fmt: skip
 
     def _decide(self, request: _Request, check: Check) -> None:
-        verdict, reason, context = self._evaluate(request.principal, check)
+        region = request.region or self.inventory.region
+        verdict, reason, context = self._evaluate(request.principal, check, region)
         decision = Decision(
             request.principal.arn, request.principal.role_name, check.action, check.resource, verdict.allowed,
             request.service, request.operation, self._clock(), verdict.statement, context,
@@ -259,14 +266,14 @@ class Authorizer:
         if not verdict.allowed:
             raise AccessDenied(request.principal, check, reason, request.service)
 
-    def _evaluate(self, principal: Principal, check: Check) -> tuple[Verdict, str, Context]:
+    def _evaluate(self, principal: Principal, check: Check, region: str) -> tuple[Verdict, str, Context]:
         """The verdict, why not in AWS's words, and the context that it was reached in."""
         action, resource = check.action, check.resource
         context: dict[str, str | Sequence[str]] = {
             "aws:CurrentTime": str(self._clock()),
             "aws:EpochTime": str(int(self._clock())),
             "aws:SecureTransport": "true",
-            "aws:RequestedRegion": self.inventory.region,
+            "aws:RequestedRegion": region,
             "aws:PrincipalIsAWSService": "false",
             "aws:ViaAWSService": "true" if "kms:ViaService" in check.context else "false",
             **principal.context(),
@@ -311,7 +318,7 @@ class Authorizer:
             role = self.inventory.backend("iam").get_role_by_arn(resource)
             policy = _statements(role.assume_role_policy_document)
         elif ":key/" in resource and action.startswith("kms:"):
-            document = self.inventory.key_policy(resource)
+            document = self.inventory.at(resource).key_policy(resource)
             if not document:
                 # No such key, or one whose policy is AWS's own: who may call is up to identities.
                 return _ByResource(None, True)
@@ -385,7 +392,7 @@ class Authorizer:
         signed = self._authenticate(response, IAMRequest)
         service = PREFIXES.get(signed._service, signed._service)
         operation = response._get_action()
-        request = _Request(self._caller(signed._access_key), service, operation)
+        request = _Request(self._caller(signed._access_key), service, operation, response.region)
         _REQUEST.set(request)
         if (service, operation) in ALWAYS_ALLOWED:
             return
@@ -396,7 +403,9 @@ class Authorizer:
                 raise UnknownOperation(service, operation)
             self._decide(request, Check(f"{service}:{operation}", ANY))
             return
-        for check in needs(Call(service, operation, _parameters(response, operation), self.inventory)):
+        # What belongs to no Region is asked for wherever the client happens to be.
+        inventory = self.inventory if service in _GLOBAL else self.inventory.of(response.region)
+        for check in needs(Call(service, operation, _parameters(response, operation), inventory)):
             self._decide(request, check)
 
     def _caller(self, access_key: Any) -> Principal:

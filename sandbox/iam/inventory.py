@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from moto.backends import get_backend
@@ -21,6 +21,14 @@ PARTITION = "aws"
 class Inventory:
     account_id: str
     region: str
+
+    def at(self, arn: str) -> Inventory:
+        """Of the Region that an ARN is of."""
+        region = arn.split(":")[3] if arn.startswith("arn:") and arn.count(":") >= 5 else ""
+        return self.of(region)
+
+    def of(self, region: str) -> Inventory:
+        return self if region in ("", self.region) else replace(self, region=region)
 
     def backend(self, service: str) -> Any:
         return get_backend(service)[self.account_id]["aws" if service in ("iam", "sts", "route53") else self.region]
@@ -39,6 +47,8 @@ class Inventory:
 
     def context(self, arn: str) -> dict[str, str | list[str]]:
         """Condition keys that follow from the resource itself: its tags, and the properties its service offers."""
+        if (there := self.at(arn)) is not self:
+            return there.context(arn)
         tags = self.tags(arn)
         context: dict[str, str | list[str]] = {f"aws:ResourceTag/{key}": value for key, value in tags.items()}
         service, kind = arn.split(":")[2] if arn.startswith("arn:") else "", _kind(arn)

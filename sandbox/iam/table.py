@@ -200,7 +200,10 @@ def _describe_snapshots(call: Call) -> Iterator[Check]:
 def _describe_automated_backups(call: Call) -> Iterator[Check]:
     by_db = _db(call)
     yield Check(
-        call.action, by_db if call.params.get("DBInstanceIdentifier") else rds_arn("auto-backup", "DbiResourceId")(call)
+        call.action,
+        by_db
+        if call.params.get("DBInstanceIdentifier")
+        else rds_arn("auto-backup", "DBInstanceAutomatedBackupsArn", "DbiResourceId")(call),
     )
 
 
@@ -399,6 +402,7 @@ def _proxy_targets(call: Call) -> Iterator[Check]:
 def _replicate_backups(call: Call) -> Iterator[Check]:
     yield Check(call.action, rds_arn("db", "SourceDBInstanceArn")(call), request_tags(call.params.get("Tags"), "rds"))
     yield Check(call.action, call.here("auto-backup:*"), request_tags(call.params.get("Tags"), "rds"))
+    yield from add_tags(call, call.here("auto-backup:*"))
 
 
 # -- KMS ---------------------------------------------------------------------------------------------------------------

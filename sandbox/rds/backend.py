@@ -26,6 +26,7 @@ from sandbox.rds.errors import (
 from sandbox.rds.filters import passes
 from sandbox.rds.operations import AVAILABLE, Params
 from sandbox.rds.proxies import Proxies
+from sandbox.rds.replicated_backups import ReplicatedBackups
 from sandbox.rds.resources import Instance, Operated, View
 from sandbox.rds.settings import tags_of
 from sandbox.rds.windows import in_weekly_window
@@ -41,7 +42,7 @@ NOT_FOUND: dict[str, Callable[[str], RdsError]] = {
 """By the kind in the ARN."""
 
 
-class SandboxRds(ClusterParameterGroups, Proxies):
+class SandboxRds(ClusterParameterGroups, Proxies, ReplicatedBackups):
     """Put into moto in place of its own backend by :func:`sandbox.rds.install_rds`, which makes subclasses of it."""
 
     __module__ = RDSBackend.__module__  # moto finds the URLs of a service by the module of its backend

@@ -222,12 +222,21 @@ class Backups(Settings):
 
     def _end_backups(self, owner: Operated, *, forget: bool) -> None:
         """The owner goes: its automated backups go too, or are retained for as long as they were to be."""
+        self.end_replications(owner)
         if forget:
             self._drop_backups(owner)
             return
         for backup in [b for b in self.backups if b.owner is owner]:
             backup.earliest, backup.owner_name = owner.backups_since, owner.name
             backup.ended, backup.owner = self.context.clock.now(), None
+
+    def replications_of(self, owner: Operated) -> list[AutomatedBackup]:
+        """Its automated backups in other Regions that RDS goes on to replicate."""
+        raise NotImplementedError
+
+    def end_replications(self, owner: Operated) -> None:
+        """What there is of them is retained."""
+        raise NotImplementedError
 
     def _drop_backup(self, backup: AutomatedBackup) -> None:
         self.backups.remove(backup)

@@ -24,13 +24,14 @@ TO_COPY = (
 class Keys:
     """RDS's dealings with KMS in one Region."""
 
-    def __init__(self, context: Context, propagation_seconds: float) -> None:
+    def __init__(self, context: Context, region: str, propagation_seconds: float) -> None:
         self.context = context
+        self.region = region
         self.propagation_seconds = propagation_seconds
 
     @property
     def _kms(self) -> Any:
-        return kms_backends[self.context.account_id][self.context.region]
+        return kms_backends[self.context.account_id][self.region]
 
     def accept(self, key: str | None, actions: tuple[str, ...] = TO_USE) -> str:
         """The ARN of a key that the caller may use through RDS; None means the AWS managed key.
@@ -59,7 +60,7 @@ class Keys:
         from sandbox.iam import AccessDenied
 
         facts = {
-            "kms:ViaService": f"rds.{self.context.region}.amazonaws.com",
+            "kms:ViaService": f"rds.{self.region}.amazonaws.com",
             "kms:CallerAccount": self.context.account_id,
         }
         for action in actions:

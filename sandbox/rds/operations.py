@@ -46,7 +46,7 @@ class Operations(RDSBackend):  # type: ignore[misc]
     def __init__(self, region_name: str, account_id: str) -> None:
         super().__init__(region_name, account_id)
         self.lock = threading.RLock()
-        self.keys = Keys(self.context, self.durations.key_propagation_seconds)
+        self.keys = Keys(self.context, region_name, self.durations.key_propagation_seconds)
         self.backups: list[AutomatedBackup] = []
         self.failures: list[str] = []
         """Tracebacks of operations that failed; a scenario that did not ask for a failure wants none."""

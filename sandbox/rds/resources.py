@@ -376,6 +376,10 @@ class Instance(Operated):
                     "CAIdentifier": settings["CACertificateIdentifier"],
                     "ValidTill": self.created + dt.timedelta(days=3650),
                 },
+                "DBInstanceAutomatedBackupsReplications": [
+                    {"DBInstanceAutomatedBackupsArn": backup.arn} for backup in self.backend.replications_of(self)
+                ]
+                or None,
                 "StorageOperationStatus": "Initializing" if self.status == "storage-initialization" else None,
                 "StorageOperationPercentProgress": "50" if self.status == "storage-initialization" else None,
                 **(self.cluster.view_of_member(self) if self.cluster else self._view_of_replication()),

@@ -237,6 +237,12 @@ def _install_wire() -> None:
         backup = self.backend.delete_db_instance_automated_backup(self.params)
         return ActionResult({"DBInstanceAutomatedBackup": backup.view()})
 
+    def start_db_instance_automated_backups_replication(self: Any) -> ActionResult:
+        return ActionResult({"DBInstanceAutomatedBackup": self.backend.start_replication(self.params).view()})
+
+    def stop_db_instance_automated_backups_replication(self: Any) -> ActionResult:
+        return ActionResult({"DBInstanceAutomatedBackup": self.backend.stop_replication(self.params).view()})
+
     def create_blue_green_deployment(self: Any) -> ActionResult:
         return ActionResult({"BlueGreenDeployment": self.backend.request_deployment(self.params).view()})
 
@@ -331,7 +337,8 @@ def _install_wire() -> None:
         describe_certificates, reset_db_parameter_group, describe_db_parameters, create_blue_green_deployment,
         describe_blue_green_deployments, switchover_blue_green_deployment, delete_blue_green_deployment,
         describe_db_log_files, download_db_log_file_portion, register_db_proxy_targets, deregister_db_proxy_targets,
-        describe_db_proxy_targets, describe_events,
+        describe_db_proxy_targets, describe_events, start_db_instance_automated_backups_replication,
+        stop_db_instance_automated_backups_replication,
     ):  # fmt: skip
         setattr(RDSResponse, method.__name__, method)
     for name in ("create_db_instance", "create_db_instance_read_replica", "promote_read_replica"):

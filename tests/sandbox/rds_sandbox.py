@@ -62,11 +62,11 @@ class Sandbox:
         self.names_path = work_dir / "names.json"
         self.rds, self.kms, self.route53 = self.client("rds"), self.client("kms"), self.client("route53")
 
-    def client(self, service: str) -> Any:
+    def client(self, service: str, region: str = REGION) -> Any:
         return boto3.client(
             service,
             endpoint_url=self.endpoint_url,
-            region_name=REGION,
+            region_name=region,
             aws_access_key_id="ak",
             aws_secret_access_key="sk",
             # A refusal is what these tests want to see, not to outwait.
@@ -104,9 +104,9 @@ class Sandbox:
 
     # -- conveniences --------------------------------------------------------------------------------------------------
 
-    def key(self) -> str:
+    def key(self, region: str = REGION) -> str:
         """A new key that is old enough to be known everywhere."""
-        arn: str = self.kms.create_key()["KeyMetadata"]["Arn"]
+        arn: str = self.client("kms", region).create_key()["KeyMetadata"]["Arn"]
         self.do("settle_key", arn=arn)
         return arn
 
@@ -325,7 +325,7 @@ def _serve(work_dir: Path, options: dict[str, Any]) -> None:
     def settle_key(arn: str) -> None:
         from moto.kms.models import kms_backends
 
-        kms_backends[context.account_id][REGION].find(arn).seen_by_rds = True
+        kms_backends[context.account_id][arn.split(":")[3]].find(arn).seen_by_rds = True
 
     def deny(actions: list[str]) -> None:
         allow.denied = set(actions)

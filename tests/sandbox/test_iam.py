@@ -373,10 +373,10 @@ def world() -> Iterator[dict[str, Any]]:
 
     session = boto3.Session()  # one for all, which reads each service's model only once
 
-    def client(service: str, credentials: dict[str, str] | None = None) -> Any:
+    def client(service: str, credentials: dict[str, str] | None = None, region: str = REGION) -> Any:
         keys = credentials or {"aws_access_key_id": "x", "aws_secret_access_key": "x"}
         config = Config(retries={"max_attempts": 0}, read_timeout=20)
-        return session.client(service, REGION, endpoint_url=api.endpoint_url, config=config, **keys)
+        return session.client(service, region, endpoint_url=api.endpoint_url, config=config, **keys)
 
     iam, kms = client("iam"), client("kms")
     rds = client("rds")
@@ -462,7 +462,7 @@ def aws(world: dict[str, Any]) -> Iterator[Callable[..., Boto]]:
             "aws_secret_access_key": session["SecretAccessKey"],
             "aws_session_token": session["SessionToken"],
         }
-        return lambda service: world["client"](service, keys)
+        return lambda service, region=REGION: world["client"](service, keys, region)
 
     return role  # type: ignore[return-value]
 
@@ -500,6 +500,41 @@ def test_tags_of_the_resource_count(aws: Any, world: dict[str, Any]) -> None:
     aws({"Action": "rds:StartDBInstance"})("rds").start_db_instance(DBInstanceIdentifier="orders")
     with denied("rds:StopDBInstance", "AccessDenied"):
         rds.stop_db_instance(DBInstanceIdentifier="billing")
+
+
+def test_every_region_has_keys_of_its_own(aws: Any, world: dict[str, Any]) -> None:
+    """A key without its Region would be looked for among those of the sandbox's, where its tags are nobody's."""
+    abroad = "eu-west-1"
+    there = world["client"]("kms", world["admin"], abroad)
+    ours, theirs = (
+        there.create_key(Tags=[{"TagKey": "own", "TagValue": who}])["KeyMetadata"]["Arn"] for who in ("us", "them")
+    )
+    resource, is_ours = f"arn:aws:kms:{abroad}:{ACCOUNT}:key/*", {"StringEquals": {"aws:ResourceTag/own": "us"}}
+    client = aws({"Action": "kms:DescribeKey", "Resource": resource, "Condition": is_ours})
+    for key_id in (ours, ours.rsplit("/", 1)[-1]):
+        assert client("kms", abroad).describe_key(KeyId=key_id)["KeyMetadata"]["Arn"] == ours
+    with denied("kms:DescribeKey"):
+        client("kms", abroad).describe_key(KeyId=theirs)
+    with denied("kms:DescribeKey"):
+        client("kms").describe_key(KeyId=world["keys"][0])
+
+
+def test_the_region_that_is_asked_counts(aws: Any, world: dict[str, Any]) -> None:
+    """CreateKey knows no resource, so this is all that keeps it to some Regions."""
+    there = {"Action": "kms:CreateKey", "Condition": {"StringEquals": {"aws:RequestedRegion": ["eu-west-1"]}}}
+    client = aws(there)
+    client("kms", "eu-west-1").create_key()
+    with denied("kms:CreateKey"):
+        client("kms").create_key()
+
+
+def test_backups_are_replicated_from_a_database_to_backups_elsewhere(aws: Any, world: dict[str, Any]) -> None:
+    """AWS asks about both. moto does not know the call: it is let through, and nothing is done."""
+    abroad, call = "eu-west-1", "rds:StartDBInstanceAutomatedBackupsReplication"
+    for allowed in ([DB + "orders"], [f"arn:aws:rds:{abroad}:{ACCOUNT}:auto-backup:*"]):
+        rds = aws({"Action": call, "Resource": allowed})("rds", abroad)
+        with denied(call, "AccessDenied"):
+            rds.start_db_instance_automated_backups_replication(SourceDBInstanceArn=DB + "orders", KmsKeyId="k")
 
 
 def test_deny_wins(aws: Any, world: dict[str, Any]) -> None:
