@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, ValidationInfo, field_validator
 
 CONFIG_DIRECTORY = Path(__file__).resolve().parent.parent / "config"
 
+Region = Annotated[str, StringConstraints(pattern=r"^[a-z]{2}(-[a-z]+)+-\d$")]
 Arn = Annotated[str, StringConstraints(pattern=r"^arn:[a-z-]+:[a-z0-9-]+:[a-z0-9-]*:(\d{12})?:.+$")]
 
 
@@ -73,13 +74,15 @@ class Alarms(_Section):
 
 class Config(_Section):
     account: str = Field(pattern=r"^\d{12}$")
-    region: str = Field(pattern=r"^[a-z]{2}(-[a-z]+)+-\d$")
+    region: Region
     name_prefix: str = Field("rds-key-rotation", pattern=r"^[a-z][a-z0-9-]{1,30}$")
     schedule: Schedule = Field(default_factory=Schedule)
     defaults: Defaults = Field(default_factory=lambda: Defaults.model_validate({}))
     vpc: Vpc | None = None
     network_fence: bool = False
     """Make the security group by which databases can be closed that nobody logs in to, and grant what that takes."""
+    backup_regions: tuple[Region, ...] = Field((), max_length=10)
+    """Where automated backups of databases may be replicated to: a rotation makes a key there, and begins anew."""
     secret_names: tuple[str, ...] = ()
     secret_key_arns: tuple[Arn, ...] = ()
     secret_rotation_function_arns: tuple[Arn, ...] = ()
@@ -103,15 +106,23 @@ class Config(_Section):
             raise ValueError("has to list each db-proxy with its target-group")
         return value
 
-    def arn(self, service: str, resource: str) -> str:
+    @field_validator("backup_regions")
+    @classmethod
+    def _are_other_regions(cls, value: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        own = str(info.data.get("region"))
+        if len(set(value)) != len(value) or own in value:
+            raise ValueError("has to list other Regions than the stack's, each once")
+        if any(_partition(region) != _partition(own) for region in value):
+            raise ValueError("has to list Regions of the stack's partition: RDS replicates to no other")
+        return value
+
+    def arn(self, service: str, resource: str, region: str | None = None) -> str:
         """The ARN of something regional in this account. Written out, so that the template can be read."""
-        return f"arn:{self.partition}:{service}:{self.region}:{self.account}:{resource}"
+        return f"arn:{self.partition}:{service}:{region or self.region}:{self.account}:{resource}"
 
     @property
     def partition(self) -> str:
-        if self.region.startswith("cn-"):
-            return "aws-cn"
-        return "aws-us-gov" if self.region.startswith("us-gov-") else "aws"
+        return _partition(self.region)
 
     # Names are explicit where something is named before it exists: functions, schedules, rules and permissions would
     # otherwise refer to each other in a circle. Nothing else is named by hand.
@@ -153,6 +164,12 @@ class Config(_Section):
     @property
     def dead_letter_arn(self) -> str:
         return self.arn("sqs", self.name("undelivered"))
+
+
+def _partition(region: str) -> str:
+    if region.startswith("cn-"):
+        return "aws-cn"
+    return "aws-us-gov" if region.startswith("us-gov-") else "aws"
 
 
 def load(env: str, directory: Path = CONFIG_DIRECTORY) -> Config:

@@ -121,6 +121,23 @@ def through(service: str, config: Config) -> Conditions:
     return {"StringEquals": {"kms:ViaService": f"{service}.{config.region}.amazonaws.com"}}
 
 
+def make_key(keys: tuple[str, ...], aliases: tuple[str, ...], where: Conditions | None = None) -> tuple[Grant, ...]:
+    """Make a key with policy, tags, rotation and alias, and find it again. ``where``: of what knows no resource."""
+    anywhere = "*" if keys else ()
+    return (
+        # No resource-level permissions.
+        allow("kms:CreateKey", on=anywhere, when=all_of(TAGGED_BY_THIS_CALL, where or {})),
+        allow("kms:TagResource", on=keys, when=TAGGED_BY_THIS_CALL),
+        allow("tag:GetResources", on=anywhere, when=where),  # no resource-level permissions
+        allow("kms:DescribeKey", "kms:ListResourceTags", on=keys),
+        allow("kms:DescribeKey", on=aliases),  # before it leads to a key there is only the alias to decide on
+        allow("kms:GetKeyPolicy", "kms:GetKeyRotationStatus", on=keys),
+        allow("kms:EnableKeyRotation", on=keys, when=MADE_BY_A_ROTATION),
+        allow("kms:CreateAlias", on=aliases),
+        allow("kms:CreateAlias", on=keys, when=MADE_BY_A_ROTATION),
+    )
+
+
 def only_tags(*patterns: str) -> Conditions:
     """Only tags of these names, and at least one."""
     return {"ForAllValues:StringLike": {"aws:TagKeys": list(patterns)}, "Null": {"aws:TagKeys": "false"}}
@@ -183,6 +200,15 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
     fenced_cluster = any_cluster if config.network_fence else ()
     fenced_member = any_member if config.network_fence else ()
     its_target, its_target_cluster = (our_db, our_cluster) if config.network_fence else ((), ())
+
+    # Of other Regions, to which not every stack's databases have their backups replicated.
+    abroad = config.backup_regions
+    backups_abroad = tuple(config.arn("rds", "auto-backup:*", region) for region in abroad)
+    keys_abroad = tuple(config.arn("kms", "key/*", region) for region in abroad)
+    aliases_abroad = tuple(config.arn("kms", "alias/rds-rotation/*", region) for region in abroad)
+    through_rds_abroad = {"StringEquals": {"kms:ViaService": [f"rds.{region}.amazonaws.com" for region in abroad]}}
+    requested_abroad = {"StringEquals": {"aws:RequestedRegion": list(abroad)}}
+    see_backups_abroad = allow("rds:DescribeDBInstanceAutomatedBackups", on=backups_abroad)
 
     # -- what several rows have in common --
     table = config.ledger_table_arn
@@ -305,6 +331,8 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 allow("cloudwatch:GetDashboard", on=config.dashboards_arn),
                 allow("states:DescribeExecution", "states:StopExecution", on=executions),
                 allow("states:StartExecution", on=rotate_key),
+                see_backups_abroad,
+                allow("kms:DescribeKey", "kms:ListResourceTags", on=keys_abroad),
             ),
         ),
         Task(
@@ -337,15 +365,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
             "Makes the new key with its policy, tags, rotation and alias",
             (
                 journal,
-                allow("kms:CreateKey", on="*", when=TAGGED_BY_THIS_CALL),  # no resource-level permissions
-                allow("kms:TagResource", on=any_key, when=TAGGED_BY_THIS_CALL),
-                allow("tag:GetResources", on="*"),  # no resource-level permissions
-                see_key,
-                allow("kms:DescribeKey", on=our_alias),  # before it leads to a key there is only the alias to decide on
-                allow("kms:GetKeyPolicy", "kms:GetKeyRotationStatus", on=any_key),
-                allow("kms:EnableKeyRotation", on=any_key, when=MADE_BY_A_ROTATION),
-                allow("kms:CreateAlias", on=our_alias),
-                allow("kms:CreateAlias", on=any_key, when=MADE_BY_A_ROTATION),
+                *make_key((any_key,), (our_alias,)),
             ),
         ),
         Task(
@@ -666,6 +686,22 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
             ),
             connects_to_databases=True,
             timeout_seconds=60,
+        ),
+        Task(
+            "ReplicateBackups",
+            "Begins the replication of the target's backups to other Regions, under a new key in each",
+            (
+                journal,
+                see_db,
+                *make_key(keys_abroad, aliases_abroad, requested_abroad),
+                see_backups_abroad,
+                # Of the target, whose tags another Region need not know, and of what there will be there.
+                allow(
+                    "rds:StartDBInstanceAutomatedBackupsReplication",
+                    on=(our_db, *backups_abroad) if abroad else (),
+                ),
+                allow("kms:CreateGrant", on=keys_abroad, when=all_of(through_rds_abroad, FOR_AWS_RESOURCES)),
+            ),
         ),
         Task(
             "VerifySwitchover",

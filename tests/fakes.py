@@ -76,6 +76,7 @@ from lambdas.rotation.state import (
     Position,
     Promotion,
     Release,
+    ReplicatedBackup,
     Rotation,
     Sync,
     TargetCheck,
@@ -92,6 +93,7 @@ RECOVERY = ACCOUNT.format(service="states", name="execution:rds-key-rotation-rot
 ROTATION_ID = rotation_id_of(EXECUTION)
 SOURCE = "orders"
 ISOLATION = "sg-isolation"
+BACKUP_REPLICATIONS = "DBInstanceAutomatedBackupsReplications"
 TARGET = f"orders-rot-{ROTATION_ID}"
 
 
@@ -1184,8 +1186,8 @@ def snapshot(identifier: str, key_arn: str | None, tags: Mapping[str, str], cata
 
 
 class FakeKms:
-    def __init__(self, calls: Calls, clock: FakeClock) -> None:
-        self._calls, self._clock = calls, clock
+    def __init__(self, calls: Calls, clock: FakeClock, region: str = "") -> None:
+        self._calls, self._clock, self._region = calls, clock, region
         self.keys: dict[str, KeyFacts] = {}
         self.aliases: dict[str, str] = {}
         self._names = itertools.count(1)
@@ -1207,8 +1209,9 @@ class FakeKms:
     def ensure_key(self, alias: str, description: str, tags: Mapping[str, str], like: KeyFacts | None) -> str:
         ours = [one.arn for one in self.keys.values() if one.tags.get(ROTATION_ID_TAG) == tags[ROTATION_ID_TAG]]
         if not ours:
-            with self._calls.change("kms.ensure_key", alias):
-                ours = [self.add(ACCOUNT.format(service="kms", name=f"key/made-{next(self._names)}"), tags=tags).arn]
+            with self._calls.change("kms.ensure_key", f"{alias} {self._region}".rstrip()):
+                made = ACCOUNT.format(service="kms", name=f"key/made-{next(self._names)}")
+                ours = [self.add(made.replace("eu-central-1", self._region or "eu-central-1"), tags=tags).arn]
         self.aliases[alias] = ours[0]
         return ours[0]
 
@@ -1234,6 +1237,38 @@ class FakeKms:
             deletion_at = self._clock.now() + timedelta(days=pending_window_days)
             self.keys[key_arn] = replace(self.keys[key_arn], state="PendingDeletion", deletion_at=deletion_at)
         return deletion_at
+
+
+class FakeReplicatedBackups:
+    """By Region and resource id. RDS lists what it was asked for at once, unless it is `slow`."""
+
+    def __init__(self, calls: Calls, rds: FakeRds) -> None:
+        self._calls, self._rds = calls, rds
+        self.there: dict[tuple[str, str], ReplicatedBackup] = {}
+        self.slow = False
+
+    def add(self, identifier: str, region: str, key_arn: str | None, retention_days: int = 7) -> ReplicatedBackup:
+        """Put it there, and let the instance say so."""
+        instance = self._rds.instances[identifier]
+        arn = f"arn:aws:rds:{region}:123456789012:auto-backup:ab-{identifier}"
+        backup = ReplicatedBackup(region=region, arn=arn, key_arn=key_arn, retention_days=retention_days)
+        self.there[region, instance.database.resource_id] = backup
+        shown = [*instance.raw.get(BACKUP_REPLICATIONS, ()), {"DBInstanceAutomatedBackupsArn": arn}]
+        self._rds.alter(identifier, raw={**instance.raw, BACKUP_REPLICATIONS: shown})
+        return backup
+
+    def at(self, arn: str) -> ReplicatedBackup | None:
+        self._calls.ask("replicated_backups.at")
+        return next((one for one in self.there.values() if one.arn == arn), None)
+
+    def of(self, database: Database, region: str) -> ReplicatedBackup | None:
+        self._calls.ask("replicated_backups.of")
+        return None if self.slow else self.there.get((region, database.resource_id))
+
+    def request(self, database: Database, region: str, key_arn: str, retention_days: int) -> None:
+        with self._calls.change("replicated_backups.request", f"{region} {database.identifier} {retention_days}"):
+            if (region, database.resource_id) not in self.there:
+                self.add(database.identifier, region, key_arn, retention_days)
 
 
 class FakeKeyUsers:
@@ -1569,6 +1604,8 @@ class FakePorts:
         self.clusters = FakeClusters(self._calls, self.rds)
         self.blue_green = FakeBlueGreen(self._calls, self.rds)
         self.kms = FakeKms(self._calls, self.clock)
+        self.replicated_backups = FakeReplicatedBackups(self._calls, self.rds)
+        self._kms_abroad: dict[str, FakeKms] = {}
         self.key_users = FakeKeyUsers(self.rds)
         self.dns = FakeDns(self._calls)
         self.monitoring = FakeMonitoring(self._calls)
@@ -1597,6 +1634,9 @@ class FakePorts:
     def fail(self, call: str, error: Exception, when: Literal["before", "after"] = "before") -> None:
         """Raise ``error`` at the next such call; "after": it took effect, and nobody heard of it."""
         self._calls.fail(call, error, when)
+
+    def kms_in(self, region: str) -> FakeKms:
+        return self._kms_abroad.setdefault(region, FakeKms(self._calls, self.clock, region))
 
     def engine(self, database: Database, plan: Plan) -> Engine:
         if plan.fence == "network":

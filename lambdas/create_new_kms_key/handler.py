@@ -1,6 +1,6 @@
 """CreateNewKMSKey: the key that the target will be encrypted under."""
 
-from lambdas.rotation import names
+from lambdas.rotation import new_key
 from lambdas.rotation.ports import Ports
 from lambdas.rotation.state import Key, Rotation
 from lambdas.rotation.step import logger, step
@@ -15,24 +15,18 @@ def create_new_kms_key(rotation: Rotation, ports: Ports) -> Rotation:
         JournalMoved: retryable; another attempt is making the key.
         NameTaken: terminal; the alias leads to somebody else's key.
     """
-    plan, source = rotation.planned()
+    _, source = rotation.planned()
     # An unencrypted source has none; only a blue/green deployment makes an encrypted target of it.
     old = ports.kms.describe_key(source.kms_key_arn) if source.kms_key_arn is not None else None
-    alias = names.key_alias(plan.base_name, rotation.rotation_id)
     if rotation.new_key is None:
         # CreateKey has no client token: of two deliveries at the same time only one gets further than this.
         rotation = rotation.having(key_requested_at=ports.clock.now())
         ports.ledger.record(rotation)
-    arn = ports.kms.ensure_key(
-        alias,
-        f"RDS {plan.base_name}, rotation {rotation.rotation_id}",
-        names.our_tags(plan.base_name, rotation.rotation_id),
-        like=old,
-    )
-    logger.info("new key ready", old_key=old.arn if old else None, new_key=arn)
+    key = new_key.make(rotation, old, ports.kms)
+    logger.info("new key ready", old_key=old.arn if old else None, new_key=key.arn)
     return rotation.having(
         old_key=Key(arn=old.arn, manager="AWS" if old.manager == "AWS" else "CUSTOMER") if old else None,
-        new_key=Key(arn=arn, manager="CUSTOMER", alias=alias),
+        new_key=key,
     )
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from lambdas.preflight.checks import (
+    backups,
     blue_green,
     catch_up,
     cluster,
@@ -142,6 +143,7 @@ def _checks(rotation: Rotation, source: Instance, ports: Ports) -> tuple[Check, 
     of_instances: tuple[Check, ...] = (
         lambda: instance.replicas(source),
         lambda: instance.condition(rotation, source),
+        lambda: backups.replicated(rotation, source, ports),
         *whichever,
         lambda: () if plan.fence == "network" else instance.engine(rotation, source),
         *by_fence,
@@ -165,6 +167,7 @@ def _checks(rotation: Rotation, source: Instance, ports: Ports) -> tuple[Check, 
         "blue-green": (
             lambda: blue_green.shape(source, ports),
             lambda: instance.condition(rotation, source),
+            lambda: backups.replicated(rotation, source, ports),
             lambda: instance.backups(source),
             lambda: blue_green.engine(source),
             *whichever,

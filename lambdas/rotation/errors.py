@@ -192,5 +192,9 @@ class VerificationFailed(Terminal):
     """After the cutover something is not as it should be; a person looks at it, nothing is undone or deleted."""
 
 
+class BackupsNotReplicated(Terminal):
+    """RDS does not replicate the target's automated backups to another Region, as it did the source's."""
+
+
 class RetirementRefused(Terminal):
     """The source or a key may not be removed: the live facts do not establish the right to."""

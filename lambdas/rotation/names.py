@@ -168,6 +168,15 @@ def key_alias(base_name: str, rotation_id: str) -> str:
     return f"alias/rds-rotation/{base_name}/{rotation_id}"
 
 
+def region_of(arn: str) -> str:
+    """Of something that belongs to one.
+
+    >>> region_of("arn:aws:rds:eu-west-1:123456789012:auto-backup:ab-1"), region_of("no ARN")
+    ('eu-west-1', '')
+    """
+    return [*arn.split(":"), "", "", "", ""][3]
+
+
 def our_tags(base_name: str, rotation_id: str) -> dict[str, str]:
     """What marks a resource as made by this rotation."""
     return {ROTATION_ID_TAG: rotation_id, BASE_NAME_TAG: base_name}

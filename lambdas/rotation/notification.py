@@ -47,7 +47,8 @@ _WHAT_TO_DO: Mapping[Moment, str] = {
     Moment.CUT_OVER: "Watch the applications. The source stays, closed to writes, until the grace period ends.",
     Moment.ATTENTION: "Applications write to the target if `released` is set, else to the source. Read `failure`, then "
     "start the rotation of the same database again: it takes up this one.",
-    Moment.COMPLETED: "Nothing. If `old_key.verdict` is kept, `users` says who still needs the old key.",
+    Moment.COMPLETED: "Nothing. If `old_key.verdict` is kept, `users` says who still needs the old key. Old keys "
+    "that `replicated_backups` names are kept: what was replicated before the rotation is under them until it expires.",
 }
 
 
@@ -55,6 +56,7 @@ def message_of(rotation: Rotation, moment: Moment) -> dict[str, Any]:
     """The message of a moment, derived from the state alone."""
     plan, release = rotation.plan, rotation.release
     retirement, undo = rotation.retirement, rotation.undo
+    keys = rotation.backup_replication.new_keys if rotation.backup_replication else {}
     return {
         "schema": SCHEMA,
         "moment": moment.value,
@@ -74,6 +76,15 @@ def message_of(rotation: Rotation, moment: Moment) -> dict[str, Any]:
             "deletion_at": retirement.deletion_at.isoformat() if retirement and retirement.deletion_at else None,
         },
         "new_key": rotation.new_key.arn if rotation.new_key else None,
+        "replicated_backups": [
+            {
+                "region": backup.region,
+                "retention_days": backup.retention_days,
+                "old_key": backup.key_arn,
+                "new_key": keys[backup.region].arn if backup.region in keys else None,
+            }
+            for backup in (plan.replicated_backups if plan else ())
+        ],
         "released": release.released_at.isoformat() if release else None,
         "write_outage_seconds": release.write_outage_seconds if release else None,
         "grace_ends_at": rotation.grace_ends_at.isoformat() if rotation.grace_ends_at else None,

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any, Protocol
 
+from lambdas.rotation import names
 from lambdas.rotation.errors import AwsUnavailable, DatabaseUnreachable, StateIncomplete
 from lambdas.rotation.state import (
     Database,
@@ -26,6 +27,7 @@ from lambdas.rotation.state import (
     ManagedRotation,
     Plan,
     Position,
+    ReplicatedBackup,
     Rotation,
     Verdict,
 )
@@ -56,6 +58,9 @@ SECURITY_GROUPS = "security groups"
 ISOLATION_GROUP = "isolation_group"
 """Among the stack's defaults: the id of the security group without inbound rules, where it has made one."""
 
+BACKUP_REGIONS = "backup_regions"
+"""Among the stack's defaults: the Regions in which a rotation may begin the replication of automated backups anew."""
+
 UNUSABLE = ("failed", "incompatible", "restore-error", "inaccessible", "insufficient", "storage-full", "deleting")
 """Beginnings of the states in which RDS leaves an instance to its owner."""
 
@@ -74,6 +79,13 @@ class Instance:
     replication_normal: bool
     has_status_infos: bool
     raw: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def backup_replications(self) -> dict[str, str]:
+        """Region -> ARN of the automated backups that RDS replicates there."""
+        shown = self.raw.get("DBInstanceAutomatedBackupsReplications") or ()
+        arns = [str(one.get("DBInstanceAutomatedBackupsArn") or "") for one in shown]
+        return {names.region_of(arn): arn for arn in arns}
 
     @property
     def is_unusable(self) -> bool:
@@ -324,6 +336,20 @@ class Kms(Protocol):
     def enable_key(self, key_arn: str) -> None: ...
 
     def schedule_key_deletion(self, key_arn: str, pending_window_days: int) -> datetime: ...
+
+
+class ReplicatedBackups(Protocol):
+    """RDS in other Regions; called only by functions outside the VPC."""
+
+    def at(self, arn: str) -> ReplicatedBackup | None:
+        """None when there is none that RDS goes on to replicate."""
+        ...
+
+    def of(self, database: Database, region: str) -> ReplicatedBackup | None: ...
+
+    def request(self, database: Database, region: str, key_arn: str, retention_days: int) -> None:
+        """Begin to replicate its automated backups. Does not wait for a copy. One that has begun is left as it is."""
+        ...
 
 
 class KeyUsers(Protocol):
@@ -784,6 +810,8 @@ class Ports(Protocol):
     @property
     def kms(self) -> Kms: ...
     @property
+    def replicated_backups(self) -> ReplicatedBackups: ...
+    @property
     def key_users(self) -> KeyUsers: ...
     @property
     def dns(self) -> Dns: ...
@@ -805,6 +833,7 @@ class Ports(Protocol):
     def workflow(self) -> Workflow: ...
     @property
     def notifier(self) -> Notifier: ...
+    def kms_in(self, region: str) -> Kms: ...
     def engine(self, database: Database, plan: Plan) -> Engine: ...
     def catching_up(self, database: Database, plan: Plan) -> CatchUpEngine: ...
 
@@ -906,6 +935,17 @@ class AwsPorts:
         from lambdas.rotation.aws.kms import AwsKms
 
         return AwsKms()
+
+    def kms_in(self, region: str) -> Kms:
+        from lambdas.rotation.aws.kms import AwsKms
+
+        return AwsKms(region)
+
+    @cached_property
+    def replicated_backups(self) -> ReplicatedBackups:
+        from lambdas.rotation.aws.replicated_backups import RdsReplicatedBackups
+
+        return RdsReplicatedBackups()
 
     @cached_property
     def key_users(self) -> KeyUsers:

@@ -79,6 +79,16 @@ class NotTaken(_Part):
     reasons: tuple[str, ...]
 
 
+class ReplicatedBackup(_Part):
+    """Automated backups of an instance that RDS replicates to another Region, as it shows them there."""
+
+    region: str
+    arn: str
+    key_arn: str | None
+    """Of that Region."""
+    retention_days: int
+
+
 class Plan(_Part):
     """What this rotation will do: input over tags over the stack's defaults. Written by StartRotation."""
 
@@ -102,6 +112,8 @@ class Plan(_Part):
     """Of ``snapshot``: copy all of it once before the fence."""
     fence: Literal["server", "network"] = "server"
     """How applications are kept out: by a login that closes their databases, or by the source's security groups."""
+    replicated_backups: tuple[ReplicatedBackup, ...] = ()
+    """The source's. The target gets the like, each under a new key; StartRotation finds them."""
     dry_run: bool = False
     reason: str | None = None
 
@@ -115,10 +127,12 @@ class Finding(_Part):
 
 
 class FirstLook(_Part):
-    """What a function outside the VPC asks (Route 53, CloudWatch); written by StartRotation, reported by Preflight."""
+    """What a function outside the VPC asks (Route 53, CloudWatch, other Regions); written by StartRotation, reported by
+    Preflight."""
 
     limitations: tuple[Finding, ...] = ()
     limitations_of_proxy: tuple[Finding, ...] = ()
+    limitations_of_backups: tuple[Finding, ...] = ()
     warnings: tuple[Finding, ...] = ()
 
 
@@ -364,6 +378,18 @@ class Verification(_Part):
     evidence: dict[str, Any] = {}
 
 
+class BackupReplication(_Part):
+    """The target's automated backups in other Regions."""
+
+    new_keys: dict[str, Key] = {}
+    """By Region; written down before RDS is told of it."""
+    pending: tuple[str, ...] = ()
+    started_at: AwareDatetime
+    """Since when the execution in ``execution_arn`` has tried."""
+    execution_arn: str
+    complete: bool = False
+
+
 class Decommission(_Part):
     """Progress of removing the source; ``stage`` says what is being waited for."""
 
@@ -474,6 +500,7 @@ class Rotation(_Part):
     deployment: Deployment | None = None
     release: Release | None = None
     verification: Verification | None = None
+    backup_replication: BackupReplication | None = None
     grace_ends_at: AwareDatetime | None = None
     decommission: Decommission | None = None
     retirement: Retirement | None = None

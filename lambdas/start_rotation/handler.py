@@ -6,6 +6,7 @@ from lambdas.rotation.policy import plan_of, recovered_execution, requested_data
 from lambdas.rotation.ports import Ports
 from lambdas.rotation.state import DnsRecordName, Finding, FirstLook, Rotation
 from lambdas.rotation.step import logger, step
+from lambdas.start_rotation.backups import with_replicated_backups
 from lambdas.start_rotation.lineage import resolve
 from lambdas.start_rotation.takeover import (
     carry_on_retirements,
@@ -46,7 +47,7 @@ def start_rotation(rotation: Rotation, ports: Ports) -> Rotation:
         logger.info("unfinished rollback taken over", taken_rotation_id=left.rotation_id)
         return left
     carry_on_retirements(fresh, ports)
-    return ports.ledger.open(fresh.having(first_look=_first_look(fresh, ports)))
+    return ports.ledger.open(with_replicated_backups(fresh, instance, _first_look(fresh, ports), ports))
 
 
 def _first_look(rotation: Rotation, ports: Ports) -> FirstLook:

@@ -186,7 +186,7 @@ def _port(node: ast.AST, names: dict[str, str]) -> str | None:
     if isinstance(node, ast.Name):
         return names.get(node.id)
     if isinstance(node, ast.Call):
-        return _port(node.func, names) if getattr(node.func, "attr", None) == "engine" else None
+        return _port(node.func, names) if getattr(node.func, "attr", None) in ("engine", "kms_in") else None
     if isinstance(node, ast.Attribute):
         owner = getattr(node.value, "id", None) or getattr(node.value, "attr", None)
         return node.attr if owner in ("ports", "self", "_ports") and node.attr in adapters() else None

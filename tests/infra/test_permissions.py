@@ -34,6 +34,7 @@ from tests.infra.test_template import ROLE, properties
 EVERYTHING = load("example").model_copy(
     update={
         "network_fence": True,
+        "backup_regions": ("eu-west-1", "eu-north-1"),
         "secret_key_arns": ("arn:aws:kms:eu-central-1:123456789012:key/11111111-2222-3333-4444-555555555555",),
         "secret_rotation_function_arns": ("arn:aws:lambda:eu-central-1:123456789012:function:SecretsManagerOrders",),
         "proxy_arns": (
@@ -104,6 +105,7 @@ FURTHER: dict[str, set[str]] = {
     "rds:DeleteDBCluster": {"rds:DeleteDBInstance"},
     "rds:AddRoleToDBCluster": {"iam:PassRole"},
     "rds:AddRoleToDBInstance": {"iam:PassRole"},
+    "rds:StartDBInstanceAutomatedBackupsReplication": {"kms:CreateGrant", "kms:DescribeKey"},  # of the key there
     "kms:CreateKey": {"kms:TagResource"},
     "scheduler:CreateSchedule": {"iam:PassRole"},
     "scheduler:UpdateSchedule": {"iam:PassRole"},
@@ -121,6 +123,7 @@ ASKED_ABOUT_NOTHING_IN_PARTICULAR = {
 
 ON_ANOTHER_KIND = {  # 2026-11: an alias that leads nowhere has no key to decide on
     ("kms:DescribeKey", "CreateNewKMSKey"),
+    ("kms:DescribeKey", "ReplicateBackups"),
     ("kms:DescribeKey", "DiscardNewKey"),
 }
 
@@ -130,6 +133,9 @@ NEVER_NAMED = {
     ("states:DescribeExecution", "express"): "2026-11: ours are standard executions, which have an ARN of another kind",
 }
 """Action and resource type that AWS's table requires of it, where no call of this project names one."""
+
+OF_EVERY_REQUEST = {"aws:RequestedRegion"}
+"""Condition keys that no row of the table names: whatever is called, IAM knows them (IAM User Guide: global keys)."""
 
 ENDS_SOMETHING = {
     "rds:DeleteDBInstance",
@@ -284,7 +290,7 @@ def test_an_action_knows_the_conditions_it_is_bound_to(task: Task, grant: Grant)
         keys = {re.split(r"/\$|:\$", key)[0] for row in rows_of_table(action) for key in row["condition_keys"]}
         for operator in grant.conditions.values():
             for key in operator:
-                assert key.split("/")[0] in keys, f"{action} does not know {key}"
+                assert key.split("/")[0] in keys | OF_EVERY_REQUEST, f"{action} does not know {key}"
 
 
 @pytest.mark.parametrize("task, grant", GRANTS, ids=lambda value: value.state_name if isinstance(value, Task) else None)
@@ -338,9 +344,49 @@ def test_tags_are_those_that_the_rotation_sets() -> None:
 
 def test_what_is_not_configured_is_not_granted(sandbox_config: Config) -> None:
     """An empty list means nothing allowed; in a policy an empty resource list would be an invalid statement."""
-    bare = sandbox_config.model_copy(update={"secret_names": (), "hosted_zone_ids": (), "monitoring_role_arns": ()})
+    nothing: dict[str, tuple[str, ...]] = dict.fromkeys(
+        ("secret_names", "hosted_zone_ids", "monitoring_role_arns", "backup_regions"), ()
+    )
+    bare = sandbox_config.model_copy(update=nothing)
     grants = [grant for task in permission_matrix(bare) for grant in task.grants]
 
     assert all(grant.resources for grant in grants)
     resources = {resource for grant in grants for resource in grant.resources if ":secret:rds!" not in resource}
     assert not [one for one in resources if ":hostedzone/" in one or ":secret:" in one or "monitoring-role" in one]
+    (abroad,) = [task for task in permission_matrix(bare) if task.state_name == "ReplicateBackups"]
+    assert {"dynamodb", "rds"} == {action.partition(":")[0] for action in granted(abroad)}
+    assert {"rds:DescribeDBInstances"} == {action for action in granted(abroad) if action.startswith("rds:")}
+
+
+def test_nothing_is_granted_abroad_but_in_the_regions_that_are_listed() -> None:
+    """What knows no resource is kept to them by a condition."""
+    (task,) = [task for task in ROWS if task.state_name == "ReplicateBackups"]
+    kms = [grant for grant in task.grants if grant.actions[0].startswith(("kms:", "tag:"))]
+    regions = set(EVERYTHING.backup_regions)
+
+    for grant in kms:
+        anywhere = grant.conditions.get("StringEquals", {}).get("aws:RequestedRegion", ())
+        assert regions == (
+            set(anywhere) if grant.resources == ("*",) else {one.split(":")[3] for one in grant.resources}
+        )
+    (grant_for_rds,) = [grant for grant in kms if grant.actions == ("kms:CreateGrant",)]
+    assert {f"rds.{one}.amazonaws.com" for one in regions} == set(
+        grant_for_rds.conditions["StringEquals"]["kms:ViaService"]
+    )
+
+
+def test_a_key_abroad_is_made_by_the_same_permissions_as_the_one_at_home() -> None:
+    """One is made by the other's code."""
+    at_home, abroad = (
+        {
+            (action, tuple(sorted(set(grant.conditions) - {"StringEquals"})))
+            for task in ROWS
+            if task.state_name == name
+            for grant in task.grants
+            for action in grant.actions
+            if action.startswith(("kms:", "tag:")) and action != "kms:CreateGrant"
+        }
+        for name in ("CreateNewKMSKey", "ReplicateBackups")
+    )
+
+    assert at_home == abroad

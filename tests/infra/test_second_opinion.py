@@ -22,6 +22,7 @@ from lambdas.rotation.errors import FleetIncomplete
 from lambdas.rotation.names import identifier_of
 from lambdas.rotation.policy import request_for
 from lambdas.rotation.state import (
+    BackupReplication,
     Capture,
     Decommission,
     Deployment,
@@ -36,6 +37,7 @@ from lambdas.rotation.state import (
     PreCopy,
     Promotion,
     Release,
+    ReplicatedBackup,
     Restoration,
     Retirement,
     Rotation,
@@ -62,6 +64,10 @@ BLUE_GREEN = PLAN.having(strategy="blue-green")
 SNAPSHOT = PLAN.having(strategy="snapshot", write_outage_budget_seconds=14_400)
 NETWORK = SNAPSHOT.having(fence="network")
 CATCH_UP = PLAN.having(strategy="catch-up")
+REPLICATED = PLAN.having(
+    replicated_backups=(ReplicatedBackup(region="eu-west-1", arn="b", key_arn="k", retention_days=7),)
+)
+REPLICATION = BackupReplication(started_at=NOW, execution_arn=EXECUTION)
 CAPTURE = Capture(name="rds_key_rotation_1", begun_at=NOW, databases=(SOURCE,), position=Position("0/10"))
 ISOLATION = Isolation(look_again_seconds=6)
 RESTORATION = Restoration(temporary_snapshot="s", kept_snapshot="k", look_again_seconds=16)
@@ -107,6 +113,7 @@ DONE: dict[str, Parts] = {
         "verification": Verification(complete=True, started_at=NOW, observed_at=NOW),
         "grace_ends_at": NOW + WEEK + timedelta(milliseconds=700),
     },
+    "ReplicateBackups": {"backup_replication": REPLICATION.having(complete=True)},
     "CreateBlueGreenDeployment": {"deployment": DEPLOYMENT},
     "WaitForGreen": {"deployment": DEPLOYMENT.having(ready=True)},
     "WaitForSwitchover": {
@@ -139,6 +146,7 @@ NOT_YET: dict[str, Parts] = {
     "CopySnapshot": {"restoration": RESTORATION.having(stage="copy")},
     "WaitForRestore": {"restoration": RESTORATION.having(stage="restore", requested_at=NOW)},
     "Verify": {"verification": Verification(complete=False, started_at=NOW, observed_at=NOW)},
+    "ReplicateBackups": {"backup_replication": REPLICATION},
     "WaitForGreen": {"deployment": DEPLOYMENT},
     "SwitchOver": {"deployment": DEPLOYMENT},
     "WaitForSwitchover": {"deployment": DEPLOYMENT.having(ready=True)},
@@ -208,6 +216,7 @@ BASES = {
         Verify=[DONE["Verify"] | {"grace_ends_at": NOW - WEEK}],
     ),
     "a strategy that there is not": rotation(StartRotation=started_as(plan=PLAN.having(strategy="auto"))),
+    "backups in another Region": rotation(StartRotation=started_as(plan=REPLICATED)),
     "snapshot": rotation(StartRotation=started_as(plan=SNAPSHOT)),
     "snapshot, copied ahead": rotation(StartRotation=started_as(plan=SNAPSHOT.having(pre_copy=True))),
     "snapshot, behind a network fence": rotation(StartRotation=started_as(plan=NETWORK)),

@@ -11,7 +11,7 @@ import pytest
 from infra.config import Config
 from infra.layer import ROOT
 from infra.network import endpoint_services
-from infra.task_function import METRICS_NAMESPACE
+from infra.task_function import METRICS_NAMESPACE, environment_of
 from infra.tasks import permission_matrix
 from lambdas.rotation import ports
 from lambdas.rotation.readiness import SELDOM_SECONDS
@@ -125,6 +125,17 @@ def test_the_defaults_say_which_networks_are_configured(example_template: Templa
     for function in properties(example_template, FUNCTION):
         defaults = json.loads(function["Environment"]["Variables"]["ROTATION_DEFAULTS"])
         assert [example_config.vpc.vpc_id] == defaults["vpc_ids"]
+
+
+def test_the_longest_list_of_regions_fits_into_the_environment(example_config: Config) -> None:
+    """Lambda takes 4 KB; a list that is longer than the configuration allows would fail the deployment."""
+    (most,) = [one.max_length for one in Config.model_fields["backup_regions"].metadata if hasattr(one, "max_length")]
+    regions = tuple(f"ap-southeast-{n}" for n in range(most))
+
+    environment = environment_of(example_config.model_copy(update={"backup_regions": regions}), "sg-" + "0" * 17)
+
+    assert regions[-1] in environment["ROTATION_DEFAULTS"]
+    assert sum(len(name) + len(value) for name, value in environment.items()) < 4096 / 2
 
 
 def test_state_machines_call_published_versions_that_stay(template: Template) -> None:

@@ -645,7 +645,7 @@ ANSWERS: dict[str, tuple[str, dict[str, Any]]] = {
         {
             "DBInstances": {
                 "DBInstanceAutomatedBackupsReplications": [
-                    {"DBInstanceAutomatedBackupsArn": "arn:aws:rds:eu-west-1:123456789012:auto-backup:ab-1"}
+                    {"DBInstanceAutomatedBackupsArn": "arn:aws:rds:eu-south-1:123456789012:auto-backup:ab-1"}
                 ]
             }
         },
@@ -726,7 +726,7 @@ CASES = [
     Case("password-managed-by-rds", ("ManagedMasterPassword",), a_copy_of_the_managed_password),
     Case("secret-owned-by-rds", ("ManagedMasterPassword", "SecretOwnedByService"), rds_manages_the_password),
     Case("cluster-member", ("ClusterMember",), words=("orders-cluster",)),
-    Case("backups-replicated", ("BackupsReplicated",)),
+    Case("backups-replicated", ("BackupsReplicated",), words=("eu-south-1", "backup_regions")),
     Case("in-directory", ("InDirectory",)),
     Case("activity-stream", ("ActivityStream",)),
     Case("changes-pending", ("ChangesPending",), changes_pending, words=("MultiAZ",)),

@@ -115,12 +115,6 @@ def condition(rotation: Rotation, source: Instance) -> Iterator[Finding]:
             message=f"{identifier} belongs to cluster {raw['DBClusterIdentifier']}",
             advice=f'rotate the cluster: {{"DBClusterIdentifier": "{raw["DBClusterIdentifier"]}"}}',
         )
-    if raw.get("DBInstanceAutomatedBackupsReplications"):
-        yield Finding(
-            name="BackupsReplicated",
-            message=f"the automated backups of {identifier} are replicated to another Region; that is not carried over",
-            advice="stop the replication, and start it anew for the target",
-        )
     yield from activity_stream(source)
     yield from carriable(source, TAGS_OF_A_DATABASE + (rotation.planned()[0].fence == "network"))
 

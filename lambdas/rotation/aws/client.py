@@ -54,18 +54,20 @@ _DENIED = frozenset({"AccessDenied", "AccessDeniedException", "AuthorizationErro
 
 
 @cache
-def client(service: str) -> Any:
-    return boto3.client(service, config=_CONFIG)
+def client(service: str, *region: str) -> Any:
+    """Of the function's own Region, unless one is named."""
+    return boto3.client(service, *region, config=_CONFIG)
 
 
 @cache
-def client_that_asks_once(service: str) -> Any:
+def client_that_asks_once(service: str, *region: str) -> Any:
     """For a call that the SDK must not repeat by itself when its answer is lost: the step looks first, and asks again.
 
     One that makes something without a name or a token would make a second. One that deletes what permissions know by
     its tags would be denied: what is gone has none.
     """
-    return boto3.client(service, config=_CONFIG.merge(Config(retries={"mode": "standard", "total_max_attempts": 1})))
+    once = Config(retries={"mode": "standard", "total_max_attempts": 1})
+    return boto3.client(service, *region, config=_CONFIG.merge(once))
 
 
 @cache
@@ -117,11 +119,11 @@ def _translated(call: str, error: ClientError) -> RotationError:
     return AwsRefused(f"{call}: {code}: {message}", code)
 
 
-def pages(service: str, operation: str, key: str, **arguments: Any) -> list[Any]:
+def pages(service: str, operation: str, key: str, *region: str, **arguments: Any) -> list[Any]:
     """Every item under ``key`` of a paginated read, in order; ``operation`` in the SDK's snake case."""
     with calls(service):
         found: list[Any] = []
-        aws = client(service)
+        aws = client(service, *region)
         if aws.can_paginate(operation):
             for page in aws.get_paginator(operation).paginate(**arguments):
                 found += page.get(key) or []

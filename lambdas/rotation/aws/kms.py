@@ -16,11 +16,14 @@ _USABLE = frozenset({"Enabled", "Creating", "Updating"})
 
 
 class AwsKms:
-    """`ports.Kms`."""
+    """`ports.Kms`, of the function's own Region, unless one is named."""
+
+    def __init__(self, *region: str) -> None:
+        self._region = region
 
     def describe_key(self, key: str) -> KeyFacts:
         """Facts about a key, by ARN, id or alias. Tags that may not be read (another account's key) are left out."""
-        metadata = _metadata(key)
+        metadata = _metadata(key, *self._region)
         regions = metadata.get("MultiRegionConfiguration") or {}
         return KeyFacts(
             arn=metadata["Arn"],
@@ -28,14 +31,14 @@ class AwsKms:
             state=metadata["KeyState"],
             multi_region=bool(metadata.get("MultiRegion")),
             origin=metadata.get("Origin") or "",
-            tags=_tags(metadata["Arn"]) if metadata["KeyManager"] == "CUSTOMER" else {},
+            tags=_tags(metadata["Arn"], *self._region) if metadata["KeyManager"] == "CUSTOMER" else {},
             created_at=metadata["CreationDate"],
             deletion_at=metadata.get("DeletionDate"),
             has_replica_keys=bool(regions.get("ReplicaKeys")),
         )
 
     def key_state(self, key_arn: str) -> str:
-        return str(_metadata(key_arn)["KeyState"])
+        return str(_metadata(key_arn, *self._region)["KeyState"])
 
     def ensure_key(self, alias: str, description: str, tags: Mapping[str, str], like: KeyFacts | None) -> str:
         """The ARN of this rotation's key: found by its alias, else by its tag, else made.
@@ -62,12 +65,12 @@ class AwsKms:
 
     def _by_alias(self, alias: str, rotation_id: str) -> str | None:
         try:
-            arn = str(_metadata(alias)["Arn"])
+            arn = str(_metadata(alias, *self._region)["Arn"])
         except AwsRefused as refused:
             if refused.code == "NotFoundException":
                 return None
             raise
-        if _tags(arn).get(names.ROTATION_ID_TAG) != rotation_id:
+        if _tags(arn, *self._region).get(names.ROTATION_ID_TAG) != rotation_id:
             raise NameTaken(f"{alias} leads to a key that this rotation did not make")
         return arn
 
@@ -76,11 +79,12 @@ class AwsKms:
             "resourcegroupstaggingapi",
             "get_resources",
             "ResourceTagMappingList",
+            *self._region,
             TagFilters=[{"Key": names.ROTATION_ID_TAG, "Values": [rotation_id]}],
             ResourceTypeFilters=["kms:key"],
         )
         keys = sorted(resource["ResourceARN"] for resource in found)
-        return next((arn for arn in keys if _metadata(arn)["KeyState"] in _USABLE), None)
+        return next((arn for arn in keys if _metadata(arn, *self._region)["KeyState"] in _USABLE), None)
 
     def _create(self, description: str, tags: Mapping[str, str], like: KeyFacts | None) -> str:
         inherited = names.owners_tags(like.tags) if like is not None else {}
@@ -92,7 +96,7 @@ class AwsKms:
         }
         if like is not None and like.multi_region:
             parameters["MultiRegion"] = True
-        policy = _policy_for_a_new_key(like) if like is not None else None
+        policy = _policy_for_a_new_key(like, *self._region) if like is not None else None
         if like is not None and policy is not None:
             try:
                 return self._create_with(parameters | {"Policy": policy})
@@ -105,16 +109,16 @@ class AwsKms:
 
     def _create_with(self, parameters: Mapping[str, Any]) -> str:
         with calls("kms:CreateKey"):
-            return str(client_that_asks_once("kms").create_key(**parameters)["KeyMetadata"]["Arn"])
+            return str(client_that_asks_once("kms", *self._region).create_key(**parameters)["KeyMetadata"]["Arn"])
 
     def _ensure_alias(self, alias: str, arn: str) -> None:
         try:
             with calls("kms:CreateAlias"):
-                client("kms").create_alias(AliasName=alias, TargetKeyId=_key_id(arn))
+                client("kms", *self._region).create_alias(AliasName=alias, TargetKeyId=_key_id(arn))
         except AwsRefused as refused:
             if refused.code != "AlreadyExistsException":
                 raise
-            if _metadata(alias)["Arn"] != arn:
+            if _metadata(alias, *self._region)["Arn"] != arn:
                 raise NameTaken(f"{alias} leads to a key that this rotation did not make") from refused
 
     def _ensure_rotation(self, arn: str, like: KeyFacts | None) -> None:
@@ -123,40 +127,42 @@ class AwsKms:
         if like is not None and like.manager == "CUSTOMER":
             try:
                 with calls("kms:GetKeyRotationStatus"):
-                    status = client("kms").get_key_rotation_status(KeyId=like.arn)
+                    status = client("kms", *self._region).get_key_rotation_status(KeyId=like.arn)
                 enabled, days = status["KeyRotationEnabled"], status.get("RotationPeriodInDays")
             except (AccessRefused, AwsRefused):
                 pass  # imported material or another account's key: the default is the stricter one
         if enabled:
             with calls("kms:EnableKeyRotation"):
-                client("kms").enable_key_rotation(KeyId=arn, **({"RotationPeriodInDays": days} if days else {}))
+                client("kms", *self._region).enable_key_rotation(
+                    KeyId=arn, **({"RotationPeriodInDays": days} if days else {})
+                )
 
     def delete_alias(self, alias: str) -> None:
         """An alias that does not exist is deleted."""
         try:
             with calls("kms:DeleteAlias"):
-                client("kms").delete_alias(AliasName=alias)
+                client("kms", *self._region).delete_alias(AliasName=alias)
         except AwsRefused as refused:
             if refused.code != "NotFoundException":
                 raise
 
     def disable_key(self, key_arn: str) -> None:
         with calls("kms:DisableKey"):
-            client("kms").disable_key(KeyId=_key_id(key_arn))
+            client("kms", *self._region).disable_key(KeyId=_key_id(key_arn))
 
     def enable_key(self, key_arn: str) -> None:
         with calls("kms:EnableKey"):
-            client("kms").enable_key(KeyId=_key_id(key_arn))
+            client("kms", *self._region).enable_key(KeyId=_key_id(key_arn))
 
     def schedule_key_deletion(self, key_arn: str, pending_window_days: int) -> datetime:
         """Schedule the deletion, once; returns the moment after which the key may be gone."""
         try:
             with calls("kms:ScheduleKeyDeletion"):
-                answer = client("kms").schedule_key_deletion(
+                answer = client("kms", *self._region).schedule_key_deletion(
                     KeyId=_key_id(key_arn), PendingWindowInDays=pending_window_days
                 )
         except AwsRefused as refused:
-            scheduled = _metadata(key_arn).get("DeletionDate")
+            scheduled = _metadata(key_arn, *self._region).get("DeletionDate")
             if refused.code != "KMSInvalidStateException" or scheduled is None:
                 raise
             answer = {"DeletionDate": scheduled}
@@ -164,27 +170,27 @@ class AwsKms:
         return deletion_at
 
 
-def _metadata(key: str) -> Mapping[str, Any]:
+def _metadata(key: str, *region: str) -> Mapping[str, Any]:
     with calls("kms:DescribeKey"):
-        metadata: Mapping[str, Any] = client("kms").describe_key(KeyId=key)["KeyMetadata"]
+        metadata: Mapping[str, Any] = client("kms", *region).describe_key(KeyId=key)["KeyMetadata"]
     return metadata
 
 
-def _tags(arn: str) -> dict[str, str]:
+def _tags(arn: str, *region: str) -> dict[str, str]:
     try:
-        found = pages("kms", "list_resource_tags", "Tags", KeyId=arn)
+        found = pages("kms", "list_resource_tags", "Tags", *region, KeyId=arn)
     except (AccessRefused, AwsRefused):
         return {}
     return {tag["TagKey"]: tag["TagValue"] for tag in found}
 
 
-def _policy_for_a_new_key(like: KeyFacts) -> str | None:
+def _policy_for_a_new_key(like: KeyFacts, *region: str) -> str | None:
     """The old key's policy for a key that does not exist yet: where it names the old key it says "this key" instead."""
     if like.manager != "CUSTOMER":
         return None
     try:
         with calls("kms:GetKeyPolicy"):
-            text = str(client("kms").get_key_policy(KeyId=like.arn, PolicyName="default")["Policy"])
+            text = str(client("kms", *region).get_key_policy(KeyId=like.arn, PolicyName="default")["Policy"])
     except (AccessRefused, AwsRefused) as refused:
         logger.warning("policy of the old key not copied", old_key=like.arn, refusal=str(refused))
         return None

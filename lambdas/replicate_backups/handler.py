@@ -1,0 +1,80 @@
+"""ReplicateBackups: the target's automated backups in other Regions, where the source's are, under new keys."""
+
+from datetime import datetime, timedelta
+
+from lambdas.rotation import new_key
+from lambdas.rotation.errors import AwsRefused, BackupsNotReplicated
+from lambdas.rotation.ports import Ports
+from lambdas.rotation.state import BackupReplication, Database, Key, ReplicatedBackup, Rotation
+from lambdas.rotation.step import logger, step
+
+PATIENCE = timedelta(minutes=30)
+
+
+def replicate_backups(rotation: Rotation, ports: Ports) -> Rotation:
+    """Look once: in each Region make a key, ask RDS to begin, and see that it has. What is not so yet is ``pending``.
+
+    Idempotent: a key is found by alias and tag, and RDS is asked only where it lists nothing of the target. Does not
+    wait for the first copy. What there is of the source's stays, under its key.
+
+    Raises:
+        BackupsNotReplicated: terminal; RDS or KMS has refused it for 30 minutes, or somebody else has begun it under
+            another key. Applications write to the target all the same. A new start has 30 minutes anew.
+    """
+    plan, _ = rotation.planned()
+    now = ports.clock.now()
+    progress = _counted(rotation, now)
+    if progress.complete:
+        return rotation
+    target = ports.rds.describe_instance_by_resource_id(rotation.synced_target().resource_id)
+    if target is None:
+        raise BackupsNotReplicated(f"{rotation.synced_target().identifier} no longer exists")
+    pending = []
+    for backup in plan.replicated_backups:
+        try:
+            if backup.region not in progress.new_keys:
+                made = {backup.region: _key_for(backup, rotation, ports)}
+                progress = progress.having(new_keys={**progress.new_keys, **made})
+                ports.ledger.record(rotation.having(backup_replication=progress))
+            reason = _waiting_for(target.database, backup, progress.new_keys[backup.region], ports)
+        except AwsRefused as refused:
+            reason = str(refused)
+        if reason is not None:
+            pending.append(f"{backup.region}: {reason}")
+    if pending and now - progress.started_at > PATIENCE:
+        raise BackupsNotReplicated("; ".join(pending))
+    logger.info("backups not replicated yet" if pending else "backups replicated", pending=pending)
+    progress = progress.having(complete=not pending, pending=tuple(pending))
+    return rotation.having(backup_replication=progress)
+
+
+def _counted(rotation: Rotation, now: datetime) -> BackupReplication:
+    """The progress, with the time that this execution has spent on it: one that ended has used up only its own."""
+    seen, own = rotation.backup_replication, rotation.execution_arn
+    if seen is None:
+        return BackupReplication(started_at=now, execution_arn=own)
+    return seen if own == seen.execution_arn else seen.having(started_at=now, execution_arn=own)
+
+
+def _key_for(backup: ReplicatedBackup, rotation: Rotation, ports: Ports) -> Key:
+    kms = ports.kms_in(backup.region)
+    old = kms.describe_key(backup.key_arn) if backup.key_arn is not None else None
+    key = new_key.make(rotation, old, kms)
+    logger.info("new key ready", region=backup.region, old_key=backup.key_arn, new_key=key.arn)
+    return key
+
+
+def _waiting_for(target: Database, backup: ReplicatedBackup, key: Key, ports: Ports) -> str | None:
+    found = ports.replicated_backups.of(target, backup.region)
+    if found is None:
+        ports.replicated_backups.request(target, backup.region, key.arn, backup.retention_days)
+        logger.info("replication of backups requested", region=backup.region, key=key.arn)
+        found = ports.replicated_backups.of(target, backup.region)
+    if found is None:
+        return f"no replicated backup of {target.identifier} is listed"
+    if found.key_arn != key.arn:
+        return f"{found.arn} is under {found.key_arn}, not under {key.arn}: somebody else has begun it"
+    return None
+
+
+handler = step(replicate_backups)
