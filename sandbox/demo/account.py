@@ -42,18 +42,19 @@ class Account:
     def _clients(self) -> dict[str, Any]:
         return {}
 
-    def client(self, service: str) -> Any:
-        """A boto3 client of this account's administrator; one per service."""
-        if service not in self._clients:
+    def client(self, service: str, region: str | None = None) -> Any:
+        """A boto3 client of this account's administrator; one per service and Region."""
+        named = f"{service} {region or self.region}"
+        if named not in self._clients:
             import boto3
             from botocore.config import Config
 
-            self._clients[service] = boto3.client(
+            self._clients[named] = boto3.client(
                 service,
-                region_name=self.region,
+                region_name=region or self.region,
                 endpoint_url=self.endpoint_url,
                 aws_access_key_id=self.access_key_id,
                 aws_secret_access_key=self.secret_access_key,
                 config=Config(retries={"mode": "standard", "max_attempts": 3}, read_timeout=60),
             )
-        return self._clients[service]
+        return self._clients[named]

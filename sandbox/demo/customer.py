@@ -35,8 +35,8 @@ class Customer:
     def of(cls, sandbox: SandboxProcess) -> "Customer":
         return cls(Account.from_facts(sandbox.facts), sandbox)
 
-    def client(self, service: str) -> Any:
-        return self.account.client(service)
+    def client(self, service: str, region: str | None = None) -> Any:
+        return self.account.client(service, region)
 
     # -- databases -----------------------------------------------------------------------------------------------------
 

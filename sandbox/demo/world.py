@@ -96,9 +96,9 @@ class World:
         return finder(account, record=self.record, secret=self.endpoint_secret, port=self.dialect.port)
 
 
-def make_key(account: Account, description: str) -> str:
+def make_key(account: Account, description: str, region: str | None = None) -> str:
     """A customer managed key; returns its ARN."""
-    kms = account.client("kms")
+    kms = account.client("kms", region)
     made = kms.create_key(Description=description, Tags=[{"TagKey": "owner", "TagValue": "orders-team"}])
     return str(made["KeyMetadata"]["Arn"])
 
@@ -273,6 +273,22 @@ def make_cluster(account: Account, identifier: str, database: str, common: Mappi
         cluster["DBClusterArn"], cluster["DbClusterResourceId"], cluster.get("KmsKeyId"),
         group["DBClusterParameterGroupName"], endpoint,
     )  # fmt: skip
+
+
+def replicate_backups(account: Account, identifier: str, region: str, retention_days: int) -> str:
+    """Let RDS replicate the automated backups of an instance; returns the ARN of the key there, which is a new one."""
+    key, there = make_key(account, f"Backups of {identifier}", region), account.client("rds", region)
+    account.client("kms", region).enable_key_rotation(KeyId=key)
+    once_rds_sees_the_key(
+        account,
+        there.start_db_instance_automated_backups_replication,
+        SourceDBInstanceArn=described(account, identifier, cluster=False)["DBInstanceArn"],
+        KmsKeyId=key,
+        BackupRetentionPeriod=retention_days,
+    )
+    while not wait_available(account, identifier).get("DBInstanceAutomatedBackupsReplications"):
+        time.sleep(0.2)
+    return key
 
 
 def once_rds_sees_the_key(account: Account, create: Callable[..., Any], **arguments: Any) -> None:
