@@ -76,6 +76,20 @@ def test_copies_then_deletes_then_frees_the_lock() -> None:
     assert ports.ledger.locks == {}
 
 
+def test_what_is_replicated_of_a_source_elsewhere_is_left_as_it_is() -> None:
+    """Under its key, until it expires: the last way back, from there. The function has no business in that Region."""
+    ports, rotation = after_grace()
+    key = "arn:aws:kms:eu-west-1:123456789012:key/old"
+    left = ports.replicated_backups.add(SOURCE, "eu-west-1", key)
+
+    to_the_end(ports, rotation)
+
+    assert f"rds.request_instance_deletion {SOURCE} keeping backups" in ports.calls
+    assert [] == [call for call in ports.calls if "replicated_backups" in call]
+    assert left == ports.replicated_backups.at(left.arn)
+    assert {} == ports.kms_in("eu-west-1").keys
+
+
 @pytest.mark.parametrize("call", ["request_snapshot", "request_snapshot_copy", "request_instance_deletion"])
 def test_a_lost_answer_is_found_out_at_the_next_visit(call: str) -> None:
     ports, rotation = after_grace()
