@@ -15,7 +15,7 @@ from typing import Any
 
 from infra.config import load
 from infra.tasks import permission_matrix
-from lambdas.rotation.names import BASE_NAME_TAG, DEPLOYMENT_TAG, ROTATION_ID_TAG
+from lambdas.rotation.names import BASE_NAME_TAG, DEPLOYMENT_TAG, ROTATION_ID_TAG, region_of
 from lambdas.rotation.policy import request_for
 from sandbox.demo import world
 from sandbox.demo.dialects import AURORA_MYSQL, MULTI_AZ_POSTGRES
@@ -139,6 +139,20 @@ class Lab:
         self.customer.client("rds").add_role_to_db_cluster(
             DBClusterIdentifier=built.identifier, RoleArn=imports, FeatureName="s3Import"
         )
+        self._built.append(built)
+        return built
+
+    @cached_property
+    def replicated(self) -> World:
+        """Its backups are replicated to another Region, under a key that the next one there is to be like."""
+        built = self.customer.build("replicated", rows=20, writers=1, databases=("orders",))
+        (region,) = CONFIG.backup_regions
+        key = world.replicate_backups(self.customer.account, built.identifier, region, retention_days=1)
+        kms = self.customer.client("kms", region)
+        policy = json.loads(kms.get_key_policy(KeyId=key, PolicyName="default")["Policy"])
+        policy["Statement"][0]["Sid"] = POLICY_MARK
+        kms.put_key_policy(KeyId=key, PolicyName="default", Policy=json.dumps(policy))
+        kms.enable_key_rotation(KeyId=key, RotationPeriodInDays=KEY_ROTATION_DAYS)
         self._built.append(built)
         return built
 
@@ -411,6 +425,16 @@ class Lab:
         arn = latest["new_key"]["S"]
         if self.customer.key_state(arn) == "PendingDeletion":
             kms.cancel_key_deletion(KeyId=arn)  # KMS tells little about such a key
+        return self._facts_of_key(arn)
+
+    def new_key_abroad(self) -> dict[str, Any]:
+        """The same of the one in another Region, which stays."""
+        latest = max(self.entries(self.replicated.identifier), key=lambda entry: entry["opened_at"]["S"])
+        (key,) = json.loads(latest["state"]["S"])["backup_replication"]["new_keys"].values()
+        return self._facts_of_key(key["arn"])
+
+    def _facts_of_key(self, arn: str) -> dict[str, Any]:
+        kms = self.customer.client("kms", region_of(arn))
         return {
             "policy": kms.get_key_policy(KeyId=arn, PolicyName="default")["Policy"],
             "tags": self.tags_of_key(arn),
@@ -418,7 +442,7 @@ class Lab:
         }
 
     def tags_of_key(self, arn: str) -> dict[str, str]:
-        tags = self.customer.client("kms").list_resource_tags(KeyId=arn)["Tags"]
+        tags = self.customer.client("kms", region_of(arn)).list_resource_tags(KeyId=arn)["Tags"]
         return {tag["TagKey"]: tag["TagValue"] for tag in tags}
 
     def key_of(self, built: World) -> str:

@@ -115,6 +115,15 @@ def of_a_cluster_by_network(lab: Lab, missing: Permission | None) -> Ended:
     return lab.rotate(lab.walled, RetireKey="false", **CLUSTER_BY_NETWORK)
 
 
+def replicated(lab: Lab, missing: Permission | None) -> Ended:
+    """With backups in another Region. What was left of the last one is finished by now."""
+    return lab.rotate(lab.replicated, RetireKey="false")
+
+
+def planned_replicated(lab: Lab, missing: Permission | None) -> Ended:
+    return lab.rotate(lab.replicated, DryRun=True)
+
+
 def planned(lab: Lab, missing: Permission | None) -> Ended:
     return lab.rotate(lab.quick, DryRun=True)
 
@@ -408,6 +417,7 @@ USUAL: Mapping[str, Way] = {
     ),
     "RollBackDeployment": back_with_green,
     "TakeNextStrategy": after_all,
+    "ReplicateBackups": replicated,
 }
 """By function; any other is met by `forward`, those of the cutover at the proof of reach before the fence."""
 
@@ -438,6 +448,9 @@ UNUSUAL: Mapping[Permission, Way] = {
     ("StartRotation", "dynamodb:DeleteItem"): over_a_stale_lock,
     ("StartRotation", "dynamodb:Query"): by_a_name_that_others_had,
     ("StartRotation", "dynamodb:Scan"): recovering_nothing,
+    ("StartRotation", "kms:DescribeKey"): planned_replicated,
+    ("StartRotation", "kms:ListResourceTags"): planned_replicated,
+    ("StartRotation", "rds:DescribeDBInstanceAutomatedBackups"): planned_replicated,
     ("StartRotation", "states:DescribeExecution"): over_a_stale_lock,
     ("StartRotation", "states:StartExecution"): beside_an_older_key,
     ("StartRotation", "states:StopExecution"): undecided,
@@ -573,6 +586,7 @@ RDS_DOES_NOT_SAY: Mapping[str, tuple[str, ...]] = {
     **dict.fromkeys(("CopyAhead", "CopySnapshot"), ("kms:CreateGrant", "kms:DescribeKey", *COPY_UNDER_A_KEY)),
     "RestoreTarget": ("kms:CreateGrant", "kms:DescribeKey", *COPY_UNDER_A_KEY),
     "WaitForRestore": ("kms:CreateGrant", "kms:DescribeKey"),
+    "ReplicateBackups": ("kms:CreateGrant",),
     "Decommission": (
         "kms:CreateGrant", "kms:Encrypt", "kms:GenerateDataKey", "kms:GenerateDataKeyWithoutPlaintext",
         "kms:ReEncryptFrom", "kms:ReEncryptTo",
@@ -585,6 +599,9 @@ SHOWS_OTHERWISE: Mapping[Permission, Callable[[Lab, Ended], bool]] = {
     ("CreateNewKMSKey", "kms:GetKeyPolicy"): lambda lab, ended: POLICY_MARK not in lab.new_key()["policy"],
     ("CreateNewKMSKey", "kms:GetKeyRotationStatus"): lambda lab, ended: lab.new_key()["days"] != KEY_ROTATION_DAYS,
     ("CreateNewKMSKey", "kms:ListResourceTags"): lambda lab, ended: "owner" not in lab.new_key()["tags"],
+    ("ReplicateBackups", "kms:GetKeyPolicy"): lambda lab, _: POLICY_MARK not in lab.new_key_abroad()["policy"],
+    ("ReplicateBackups", "kms:GetKeyRotationStatus"): lambda lab, _: lab.new_key_abroad()["days"] != KEY_ROTATION_DAYS,
+    ("ReplicateBackups", "kms:ListResourceTags"): lambda lab, _: "owner" not in lab.new_key_abroad()["tags"],
     # Tags say which keys may be retired without asking.
     ("ScheduleKeyDeletion", "kms:ListResourceTags"): lambda lab, ended: "no rotation made it" in ended.told,
     # A key whose age cannot be told is rotated rather than forgotten.
@@ -593,6 +610,7 @@ SHOWS_OTHERWISE: Mapping[Permission, Callable[[Lab, Ended], bool]] = {
 
 SHOWS_NOWHERE: Mapping[Permission, str] = {
     ("Preflight", "kms:ListResourceTags"): "of a key whose tags may not be read none are counted, and none inherited",
+    ("StartRotation", "kms:ListResourceTags"): "as of Preflight",
     ("ListOptedInDatabases", "kms:ListResourceTags"): "tags come with every description; this one's reader has no use",
     ("DiscardNewKey", "kms:ListResourceTags"): "the key is found by its tag in the index of tags as well",
 }
