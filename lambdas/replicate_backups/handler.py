@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 
 from lambdas.rotation import new_key
-from lambdas.rotation.errors import AwsRefused, BackupsNotReplicated
+from lambdas.rotation.errors import AwsRefused, BackupsNotReplicated, NameTaken
 from lambdas.rotation.ports import Ports
 from lambdas.rotation.state import BackupReplication, Database, Key, ReplicatedBackup, Rotation
 from lambdas.rotation.step import logger, step
@@ -37,7 +37,7 @@ def replicate_backups(rotation: Rotation, ports: Ports) -> Rotation:
                 progress = progress.having(new_keys={**progress.new_keys, **made})
                 ports.ledger.record(rotation.having(backup_replication=progress))
             reason = _waiting_for(target.database, backup, progress.new_keys[backup.region], ports)
-        except AwsRefused as refused:
+        except (AwsRefused, NameTaken) as refused:
             reason = str(refused)
         if reason is not None:
             pending.append(f"{backup.region}: {reason}")

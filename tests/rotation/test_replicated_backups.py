@@ -157,10 +157,9 @@ def test_the_targets_backups_are_replicated_under_a_new_key(
     def somebody_repairs(first: Run) -> None:
         """Nobody's denial goes by itself: its recovery has failed, too, when the database is started again."""
         if scenario.error == "AccessRefused":
-            ours: list[str] = []
-            while len(ours) < 2 or "RUNNING" in ours:
-                ours = [status for arn, status in executions(customer).items() if arn not in earlier]
-            assert ours == ["FAILED", "FAILED"]
+            customer.until(
+                lambda: ["FAILED"] * 2 == [now for arn, now in executions(customer).items() if arn not in earlier]
+            )
             assert START.partition(".")[2] in str(first.cause)
             assert [arn for arn, facts in there(customer).items() if before.get(arn, facts) != facts] == []
             customer.rotated({**built.request, "GraceDays": 0})

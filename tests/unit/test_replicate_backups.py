@@ -14,6 +14,7 @@ from lambdas.rotation.errors import (
     AwsUnavailable,
     BackupsNotReplicated,
     JournalMoved,
+    NameTaken,
     PreflightRefused,
 )
 from lambdas.rotation.names import ROTATION_ID_TAG, TAGS_AT_MOST, key_alias
@@ -266,11 +267,18 @@ def test_waits_for_what_rds_does_not_list_yet() -> None:
     assert seen.complete
 
 
-def test_a_region_that_refuses_keeps_no_other_waiting() -> None:
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        ("replicated_backups.request", AwsRefused("the quota is exhausted")),
+        ("kms.ensure_key", NameTaken("the alias is somebody else's")),
+    ],
+)
+def test_a_region_that_refuses_keeps_no_other_waiting(call: str, error: Exception) -> None:
     ports, rotation = cut_over(IRELAND, STOCKHOLM)
-    ports.fail("replicated_backups.request", AwsRefused("the quota is exhausted"))
+    ports.fail(call, error)
 
-    assert "eu-west-1: the quota is exhausted" == pending(visit(replicate_backups, rotation, ports))
+    assert f"eu-west-1: {error}" == pending(visit(replicate_backups, rotation, ports))
 
     assert of_the_target(ports, IRELAND) is None
     assert of_the_target(ports, STOCKHOLM) is not None
