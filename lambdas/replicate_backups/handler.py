@@ -18,6 +18,7 @@ def replicate_backups(rotation: Rotation, ports: Ports) -> Rotation:
     wait for the first copy. What there is of the source's stays, under its key.
 
     Raises:
+        JournalMoved: retryable; another attempt is making a key.
         BackupsNotReplicated: terminal; RDS or KMS has refused it for 30 minutes, or somebody else has begun it under
             another key. Applications write to the target all the same. A new start has 30 minutes anew.
     """
@@ -33,6 +34,9 @@ def replicate_backups(rotation: Rotation, ports: Ports) -> Rotation:
     for backup in plan.replicated_backups:
         try:
             if backup.region not in progress.new_keys:
+                # As of CreateNewKMSKey: of two deliveries at the same time only one gets further than this.
+                progress = progress.having(key_requested_at=ports.clock.now())
+                ports.ledger.record(rotation.having(backup_replication=progress))
                 made = {backup.region: _key_for(backup, rotation, ports)}
                 progress = progress.having(new_keys={**progress.new_keys, **made})
                 ports.ledger.record(rotation.having(backup_replication=progress))

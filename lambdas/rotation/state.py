@@ -383,6 +383,7 @@ class BackupReplication(_Part):
 
     new_keys: dict[str, Key] = {}
     """By Region; written down before RDS is told of it."""
+    key_requested_at: AwareDatetime | None = None
     pending: tuple[str, ...] = ()
     started_at: AwareDatetime
     """Since when the execution in ``execution_arn`` has tried."""

@@ -210,7 +210,7 @@ def test_a_key_is_written_down_before_rds_is_told_of_it() -> None:
     assert journal is not None
     assert journal.new_keys[IRELAND].arn in ports.kms_in(IRELAND).keys
     calls = [call.partition(" ")[0] for call in ports.calls]
-    assert ["kms.ensure_key", "ledger.record", "replicated_backups.request"] == calls
+    assert ["ledger.record", "kms.ensure_key", "ledger.record", "replicated_backups.request"] == calls
 
 
 @pytest.mark.parametrize("call", ["kms.ensure_key", "replicated_backups.request", "ledger.record"])
@@ -228,6 +228,26 @@ def test_repeats_nothing_that_took_effect(call: str, when: Any) -> None:
     assert 1 == sum(one.startswith("kms.ensure_key") for one in ports.calls)
     assert 1 == sum(one.startswith("replicated_backups.request") for one in ports.calls)
     assert 1 == len([key for key in ports.kms_in(IRELAND).keys.values() if ROTATION_ID_TAG in key.tags])
+
+
+def test_of_two_deliveries_at_the_same_time_only_one_makes_a_key() -> None:
+    """The other one would see neither alias nor tag yet. What the two write differs, or the ledger takes it for one."""
+    ports, rotation = cut_over(IRELAND)
+    ports.fail("ledger.record", JournalMoved("the twin makes the key"))
+    with pytest.raises(JournalMoved):
+        replicate_backups(rotation, ports)
+    assert [] == ports.calls
+
+    ports.fail("kms.ensure_key", AwsRefused("not yet"))
+    rotation = visit(replicate_backups, rotation, ports)
+    written = []
+    for _ in range(2):
+        ports.fail("kms.ensure_key", AwsUnavailable("later"))
+        with pytest.raises(AwsUnavailable):
+            replicate_backups(rotation, ports)
+        written.append(ports.ledger.journal[ROTATION_ID].rotation.backup_replication)
+        ports.clock.advance(0.001)
+    assert written[0] != written[1]
 
 
 def test_a_second_delivery_changes_nothing() -> None:
