@@ -41,6 +41,7 @@ from lambdas.rotation.names import (
     ROTATION_ID_TAG,
     key_alias,
     our_tags,
+    owners_tags,
     rotation_id_of,
 )
 from lambdas.rotation.network_fence import NetworkFence
@@ -1211,7 +1212,8 @@ class FakeKms:
         if not ours:
             with self._calls.change("kms.ensure_key", f"{alias} {self._region}".rstrip()):
                 made = ACCOUNT.format(service="kms", name=f"key/made-{next(self._names)}")
-                ours = [self.add(made.replace("eu-central-1", self._region or "eu-central-1"), tags=tags).arn]
+                arn = made.replace("eu-central-1", self._region or "eu-central-1")
+                ours = [self.add(arn, tags=(owners_tags(like.tags) if like else {}) | dict(tags)).arn]
         self.aliases[alias] = ours[0]
         return ours[0]
 
@@ -1245,6 +1247,8 @@ class FakeReplicatedBackups:
     def __init__(self, calls: Calls, rds: FakeRds) -> None:
         self._calls, self._rds = calls, rds
         self.there: dict[tuple[str, str], ReplicatedBackup] = {}
+        self.others = 0
+        """Of other databases, in each Region."""
         self.slow = False
 
     def add(self, identifier: str, region: str, key_arn: str | None, retention_days: int = 7) -> ReplicatedBackup:
@@ -1264,6 +1268,9 @@ class FakeReplicatedBackups:
     def of(self, database: Database, region: str) -> ReplicatedBackup | None:
         self._calls.ask("replicated_backups.of")
         return None if self.slow else self.there.get((region, database.resource_id))
+
+    def count(self, region: str) -> int:
+        return self.others + sum(there == region for there, _ in self.there)
 
     def request(self, database: Database, region: str, key_arn: str, retention_days: int) -> None:
         with self._calls.change("replicated_backups.request", f"{region} {database.identifier} {retention_days}"):

@@ -1,10 +1,11 @@
 """ReplicateBackups: the target's automated backups in other Regions, where the source's are, under new keys."""
 
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from lambdas.rotation import new_key
-from lambdas.rotation.errors import AwsRefused, BackupsNotReplicated, NameTaken
-from lambdas.rotation.ports import Ports
+from lambdas.rotation.errors import AccessRefused, AwsRefused, AwsUnavailable, BackupsNotReplicated, NameTaken
+from lambdas.rotation.ports import KeyFacts, Kms, Ports
 from lambdas.rotation.state import BackupReplication, Database, Key, ReplicatedBackup, Rotation
 from lambdas.rotation.step import logger, step
 
@@ -15,14 +16,15 @@ def replicate_backups(rotation: Rotation, ports: Ports) -> Rotation:
     """Look once: in each Region make a key, ask RDS to begin, and see that it has. What is not so yet is ``pending``.
 
     Idempotent: a key is found by alias and tag, and RDS is asked only where it lists nothing of the target. Does not
-    wait for the first copy. What there is of the source's stays, under its key.
+    wait for the first copy. What there is of the source's stays, under its key. A Region that the source's are no
+    longer replicated to is left out: its owner has given it up.
 
     Raises:
         JournalMoved: retryable; another attempt is making a key.
+        AccessRefused: terminal; once every other Region was served.
         BackupsNotReplicated: terminal; RDS or KMS has refused it for 30 minutes, or somebody else has begun it under
             another key. Applications write to the target all the same. A new start has 30 minutes anew.
     """
-    plan, _ = rotation.planned()
     now = ports.clock.now()
     progress = _counted(rotation, now)
     if progress.complete:
@@ -30,26 +32,47 @@ def replicate_backups(rotation: Rotation, ports: Ports) -> Rotation:
     target = ports.rds.describe_instance_by_resource_id(rotation.synced_target().resource_id)
     if target is None:
         raise BackupsNotReplicated(f"{rotation.synced_target().identifier} no longer exists")
-    pending = []
-    for backup in plan.replicated_backups:
+    pending: list[str] = []
+    denied: list[AccessRefused] = []
+    plan, _ = rotation.planned()
+    known = {backup.region: backup for backup in plan.replicated_backups}
+    for region, arn in _where(rotation, ports).items():
         try:
-            if backup.region not in progress.new_keys:
+            # Begun since the start, it is read only now.
+            backup = known.get(region) or ports.replicated_backups.at(arn)
+            if backup is None:
+                continue
+            if region not in progress.new_keys:
                 # As of CreateNewKMSKey: of two deliveries at the same time only one gets further than this.
                 progress = progress.having(key_requested_at=ports.clock.now())
                 ports.ledger.record(rotation.having(backup_replication=progress))
-                made = {backup.region: _key_for(backup, rotation, ports)}
+                made = {region: _key_for(backup, rotation, ports)}
                 progress = progress.having(new_keys={**progress.new_keys, **made})
                 ports.ledger.record(rotation.having(backup_replication=progress))
-            reason = _waiting_for(target.database, backup, progress.new_keys[backup.region], ports)
-        except (AwsRefused, NameTaken) as refused:
+            reason = _waiting_for(target.database, backup, progress.new_keys[region], ports)
+        except AccessRefused as refused:
+            reason = str(refused)
+            denied.append(refused)
+        except (AwsRefused, AwsUnavailable, NameTaken) as refused:
             reason = str(refused)
         if reason is not None:
-            pending.append(f"{backup.region}: {reason}")
+            pending.append(f"{region}: {reason}")
+    if denied:
+        raise denied[0]
     if pending and now - progress.started_at > PATIENCE:
         raise BackupsNotReplicated("; ".join(pending))
     logger.info("backups not replicated yet" if pending else "backups replicated", pending=pending)
     progress = progress.having(complete=not pending, pending=tuple(pending))
     return rotation.having(backup_replication=progress)
+
+
+def _where(rotation: Rotation, ports: Ports) -> Mapping[str, str]:
+    """Region -> ARN of the source's, by now; of a source that is gone as they were at the start."""
+    plan, database = rotation.planned()
+    source = ports.rds.describe_instance_by_resource_id(database.resource_id)
+    if source is None:
+        return {backup.region: backup.arn for backup in plan.replicated_backups}
+    return source.backup_replications
 
 
 def _counted(rotation: Rotation, now: datetime) -> BackupReplication:
@@ -62,10 +85,23 @@ def _counted(rotation: Rotation, now: datetime) -> BackupReplication:
 
 def _key_for(backup: ReplicatedBackup, rotation: Rotation, ports: Ports) -> Key:
     kms = ports.kms_in(backup.region)
-    old = kms.describe_key(backup.key_arn) if backup.key_arn is not None else None
+    old = _old_key(backup, kms)
     key = new_key.make(rotation, old, kms)
     logger.info("new key ready", region=backup.region, old_key=backup.key_arn, new_key=key.arn)
     return key
+
+
+def _old_key(backup: ReplicatedBackup, kms: Kms) -> KeyFacts | None:
+    """What the new one inherits from; None where there is none (any more)."""
+    if backup.key_arn is None:
+        return None
+    try:
+        return kms.describe_key(backup.key_arn)
+    except AwsRefused as refused:
+        if refused.code != "NotFoundException":
+            raise
+        logger.warning("old key is gone", region=backup.region, old_key=backup.key_arn)
+        return None
 
 
 def _waiting_for(target: Database, backup: ReplicatedBackup, key: Key, ports: Ports) -> str | None:

@@ -347,6 +347,10 @@ class ReplicatedBackups(Protocol):
 
     def of(self, database: Database, region: str) -> ReplicatedBackup | None: ...
 
+    def count(self, region: str) -> int:
+        """How many databases have their backups replicated to it."""
+        ...
+
     def request(self, database: Database, region: str, key_arn: str, retention_days: int) -> None:
         """Begin to replicate its automated backups. Does not wait for a copy. One that has begun is left as it is."""
         ...

@@ -1,9 +1,14 @@
 """The source's automated backups in other Regions, which Preflight, inside the VPC, cannot ask about."""
 
+from collections.abc import Iterator
+
 from lambdas.rotation.errors import AccessRefused, AwsRefused
 from lambdas.rotation.names import TAGS_AT_MOST, TAGS_OF_A_KEY, owners_tags
 from lambdas.rotation.ports import BACKUP_REGIONS, Instance, Ports
 from lambdas.rotation.state import Finding, FirstLook, ReplicatedBackup, Rotation
+
+QUOTA = 20
+"""Of replicated backups in a Region, unless AWS has raised it (RDS User Guide: quotas)."""
 
 
 def with_replicated_backups(rotation: Rotation, source: Instance, seen: FirstLook, ports: Ports) -> Rotation:
@@ -12,18 +17,20 @@ def with_replicated_backups(rotation: Rotation, source: Instance, seen: FirstLoo
     listed = ports.settings.defaults.get(BACKUP_REGIONS) or ()
     found: list[ReplicatedBackup] = []
     limitations: list[Finding] = []
+    warnings = list(seen.warnings)
     for region, arn in source.backup_replications.items():
         if region in listed:
             try:
                 backup = ports.replicated_backups.at(arn)
                 reason = _limitation(backup, ports) if backup is not None else f"{arn} is not there"
+                warnings += _warnings(region, ports)
             except (AccessRefused, AwsRefused) as refused:
                 backup, reason = None, str(refused)
             if backup is not None:
                 found.append(backup)
             if reason is not None:
                 limitations.append(_finding(source.database.identifier, region, reason))
-    seen = seen.having(limitations_of_backups=tuple(limitations))
+    seen = seen.having(limitations_of_backups=tuple(limitations), warnings=tuple(warnings))
     return rotation.having(plan=plan.having(replicated_backups=tuple(found)), first_look=seen)
 
 
@@ -32,6 +39,8 @@ def _limitation(backup: ReplicatedBackup, ports: Ports) -> str | None:
     if backup.key_arn is None:
         return None
     key = ports.kms_in(backup.region).describe_key(backup.key_arn)
+    if key.state != "Enabled":
+        return f"their key is {key.state}"
     if len(tags := owners_tags(key.tags)) > TAGS_AT_MOST - TAGS_OF_A_KEY:
         return (
             f"their key has {len(tags)} tags, and {TAGS_AT_MOST - TAGS_OF_A_KEY} are the most that a new one inherits"
@@ -39,9 +48,21 @@ def _limitation(backup: ReplicatedBackup, ports: Ports) -> str | None:
     return None
 
 
+def _warnings(region: str, ports: Ports) -> Iterator[Finding]:
+    """Source and target count until the grace period ends. Whether AWS allows more RDS does not tell here."""
+    if (there := ports.replicated_backups.count(region)) >= QUOTA:
+        yield Finding(
+            name="BackupQuota",
+            message=f"the backups of {there} databases are replicated to {region}; RDS takes {QUOTA} unless that has "
+            "been raised, and would refuse those of the target, after the cutover",
+            advice=f"have the quota of {region} raised, or rotate this database when a grace period has ended",
+        )
+
+
 def _finding(identifier: str, region: str, reason: str) -> Finding:
     return Finding(
         name="BackupsReplicated",
         message=f"the automated backups of {identifier} in {region} cannot be begun anew: {reason}",
-        advice="let the functions read them and their key, whose key policy may say otherwise; or stop the replication",
+        advice="let StartRotation and ReplicateBackups read them and their key, whose policy may say otherwise; or "
+        "stop the replication",
     )

@@ -278,7 +278,14 @@ def make_cluster(account: Account, identifier: str, database: str, common: Mappi
 def replicate_backups(account: Account, identifier: str, region: str, retention_days: int) -> str:
     """Let RDS replicate the automated backups of an instance; returns the ARN of the key there, which is a new one."""
     key, there = make_key(account, f"Backups of {identifier}", region), account.client("rds", region)
-    account.client("kms", region).enable_key_rotation(KeyId=key)
+    # Unlike any key that is made without more: who compares two of them has to see whether that was copied.
+    kms = account.client("kms", region)
+    kms.enable_key_rotation(KeyId=key, RotationPeriodInDays=200)
+    policy = json.loads(kms.get_key_policy(KeyId=key, PolicyName="default")["Policy"])
+    auditors = {**policy["Statement"][0], "Sid": "Auditors", "Action": "kms:DescribeKey"}
+    kms.put_key_policy(
+        KeyId=key, PolicyName="default", Policy=json.dumps({**policy, "Statement": [*policy["Statement"], auditors]})
+    )
     once_rds_sees_the_key(
         account,
         there.start_db_instance_automated_backups_replication,

@@ -65,9 +65,26 @@ def test_what_ended_or_is_somebody_elses_is_none(there: Stubber, differs: dict[s
 
 
 def test_one_that_is_not_there_is_none(there: Stubber) -> None:
+    """RDS shows an empty list, or its error for that: both are an answer."""
     there.add_client_error(READ, "DBInstanceAutomatedBackupNotFound")
-
     assert RdsReplicatedBackups().at(ARN) is None
+
+    there.add_client_error(READ, "DBInstanceAutomatedBackupNotFound")
+    assert RdsReplicatedBackups().of(ORDERS, ABROAD) is None
+
+
+def test_counts_what_is_replicated_there_and_not_what_is_at_home_there(there: Stubber) -> None:
+    at_home = SHOWN | {"DBInstanceArn": ORDERS.arn.replace("eu-central-1", ABROAD)}
+    there.add_response(READ, {"DBInstanceAutomatedBackups": [SHOWN, SHOWN | {"Status": "retained"}, at_home]}, {})
+
+    assert 1 == RdsReplicatedBackups().count(ABROAD)
+
+
+def test_what_cannot_be_read_is_not_taken_for_none(there: Stubber) -> None:
+    there.add_client_error(READ, "InvalidParameterValue")
+
+    with pytest.raises(AwsRefused):
+        RdsReplicatedBackups().at(ARN)
 
 
 def test_asks_in_that_region_with_its_key_and_the_retention_of_before(there: Stubber) -> None:
@@ -77,17 +94,12 @@ def test_asks_in_that_region_with_its_key_and_the_retention_of_before(there: Stu
     RdsReplicatedBackups().request(ORDERS, ABROAD, KEY, 14)
 
 
-def test_one_that_has_begun_is_left_as_it_is(there: Stubber) -> None:
-    """The SDK repeats a request whose answer got lost."""
-    there.add_client_error(START, "InvalidDBInstanceAutomatedBackupState")
+@pytest.mark.parametrize("code", ["DBInstanceAutomatedBackupQuotaExceeded", "InvalidDBInstanceAutomatedBackupState"])
+def test_a_refusal_is_told(there: Stubber, code: str) -> None:
+    """Whoever waits has to know why; one that has begun already is seen at the next look."""
+    there.add_client_error(START, code)
 
-    RdsReplicatedBackups().request(ORDERS, ABROAD, KEY, 14)
-
-
-def test_any_other_refusal_is_told(there: Stubber) -> None:
-    there.add_client_error(START, "DBInstanceAutomatedBackupQuotaExceeded")
-
-    with pytest.raises(AwsRefused, match="QuotaExceeded"):
+    with pytest.raises(AwsRefused, match=code):
         RdsReplicatedBackups().request(ORDERS, ABROAD, KEY, 14)
 
 

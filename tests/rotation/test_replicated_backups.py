@@ -109,11 +109,12 @@ def there(customer: Customer) -> dict[str, Any]:
         facts = kms.describe_key(KeyId=key["KeyId"])["KeyMetadata"]
         tags = kms.list_resource_tags(KeyId=key["KeyId"])["Tags"]
         policy = kms.get_key_policy(KeyId=key["KeyId"], PolicyName="default")["Policy"]
+        rotation = kms.get_key_rotation_status(KeyId=key["KeyId"])
         found[facts["Arn"]] = {
             "state": facts["KeyState"],
             "tags": {tag["TagKey"]: tag["TagValue"] for tag in tags},
             "policy": json.loads(policy),
-            "rotates": kms.get_key_rotation_status(KeyId=key["KeyId"])["KeyRotationEnabled"],
+            "rotates": [rotation["KeyRotationEnabled"], rotation.get("RotationPeriodInDays")],
         }
     for alias in kms.list_aliases()["Aliases"]:
         found[alias["AliasArn"]] = alias.get("TargetKeyId")
@@ -144,6 +145,7 @@ def assert_begun_anew(
     assert now[new]["tags"][ROTATION_ID_TAG] == state["rotation_id"]
     ours = ("state", "policy", "rotates")
     assert [now[new][fact] for fact in ours] == [now[old][fact] for fact in ours]
+    assert now[new]["tags"]["owner"] == now[old]["tags"]["owner"]
     for arn, facts in before.items():
         if ":auto-backup:" not in arn:
             assert now[arn] == facts

@@ -1,9 +1,9 @@
 """RDS in the Regions that it replicates automated backups to: every call about them is made there."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from lambdas.rotation.aws.client import calls, client, pages, tolerating
+from lambdas.rotation.aws.client import calls, client, pages
 from lambdas.rotation.errors import AwsRefused
 from lambdas.rotation.names import region_of
 from lambdas.rotation.state import Database, ReplicatedBackup
@@ -17,43 +17,37 @@ class RdsReplicatedBackups:
 
     def at(self, arn: str) -> ReplicatedBackup | None:
         region = region_of(arn)
-        try:
-            found = pages(
-                "rds",
-                "describe_db_instance_automated_backups",
-                "DBInstanceAutomatedBackups",
-                region,
-                DBInstanceAutomatedBackupsArn=arn,
-            )
-        except AwsRefused as refused:
-            if refused.code == "DBInstanceAutomatedBackupNotFound":
-                return None
-            raise
+        found = _shown(region, DBInstanceAutomatedBackupsArn=arn)
         return _first(region, (raw for raw in found if raw.get("DBInstanceAutomatedBackupsArn") == arn))
 
     def of(self, database: Database, region: str) -> ReplicatedBackup | None:
-        found = pages(
-            "rds",
-            "describe_db_instance_automated_backups",
-            "DBInstanceAutomatedBackups",
-            region,
-            DbiResourceId=database.resource_id,
-        )
+        found = _shown(region, DbiResourceId=database.resource_id)
         # Compared again here: resource ids are unique to a Region, and instances of this one have some, too.
         return _first(region, (raw for raw in found if raw.get("DBInstanceArn") == database.arn))
 
+    def count(self, region: str) -> int:
+        shown = (raw for raw in _shown(region) if region_of(raw["DBInstanceArn"]) != region)
+        return sum(raw.get("Status") not in _ENDED for raw in shown)
+
     def request(self, database: Database, region: str, key_arn: str, retention_days: int) -> None:
-        """Once: where the answer gets lost, the next request finds the replication that the first one has begun."""
-        with (
-            tolerating("InvalidDBInstanceAutomatedBackupState"),
-            calls("rds:StartDBInstanceAutomatedBackupsReplication"),
-        ):
+        """Repeated where the answer gets lost, and refused then: the next look finds what the first one has begun."""
+        with calls("rds:StartDBInstanceAutomatedBackupsReplication"):
             client("rds", region).start_db_instance_automated_backups_replication(
                 SourceDBInstanceArn=database.arn,
                 KmsKeyId=key_arn,
                 BackupRetentionPeriod=retention_days,
                 SourceRegion=region_of(database.arn),  # of it the SDK makes what RDS wants in AWS GovCloud only
             )
+
+
+def _shown(region: str, **by: str) -> Sequence[Mapping[str, Any]]:
+    """Whether RDS shows an empty list, or says that there is nothing: its model has an error for the latter."""
+    try:
+        return list(pages("rds", "describe_db_instance_automated_backups", "DBInstanceAutomatedBackups", region, **by))
+    except AwsRefused as refused:
+        if refused.code == "DBInstanceAutomatedBackupNotFound":
+            return []
+        raise
 
 
 def _first(region: str, found: Iterable[Mapping[str, Any]]) -> ReplicatedBackup | None:
