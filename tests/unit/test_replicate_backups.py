@@ -1,7 +1,6 @@
 """Backups in another Region are somebody's last resort: the target's have to be there, under a key of their own."""
 
 from dataclasses import replace
-from datetime import timedelta
 from typing import Any
 
 import pytest
