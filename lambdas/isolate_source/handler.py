@@ -13,7 +13,7 @@ from lambdas.rotation.state import Fence, Isolation, Rotation
 from lambdas.rotation.step import logger, step
 
 ASK_AGAIN = timedelta(minutes=5)
-"""A restart that RDS has not told of after so long was never asked for: the attempt died before it."""
+"""RDS promises no event: a restart that it has accepted, and not told of after so long, is asked for again."""
 
 
 def isolate_source(rotation: Rotation, ports: Ports) -> Rotation:
@@ -129,19 +129,27 @@ def _last_of(restarts: Sequence[datetime | None]) -> datetime | None:
 
 
 def _restarting(rotation: Rotation, isolation: Isolation, servers: Sequence[Instance], ports: Ports) -> Isolation:
-    """Each is asked for once, and again when RDS tells of nothing: a restart more ends nobody's session."""
+    """Each is asked for until RDS accepts it, and again when RDS then tells of nothing.
+
+    A request counts once it is accepted: of one that was never made any later event would be taken for its own. An
+    attempt that dies in between asks twice, and a restart more ends nobody's session.
+    """
     now, asked = ports.clock.now(), dict(isolation.restarts_requested_at)
     due = [
         one for one in servers if (before := asked.get(one.database.resource_id)) is None or now - before >= ASK_AGAIN
     ]
     if not due:
         return isolation
-    asked |= {one.database.resource_id: now for one in due}
-    ports.ledger.record(rotation.having(isolation=isolation.having(restarts_requested_at=asked)))
+    asked |= {one.database.resource_id: None for one in due}
+    isolation = isolation.having(restarts_requested_at=asked, asking_since=now)
+    ports.ledger.record(rotation.having(isolation=isolation))
     for one in due:
-        if not ports.rds.request_reboot(one.database.identifier):
-            asked[one.database.resource_id] = None
-    return isolation.having(restarts_requested_at=asked)
+        before = ports.clock.now()  # the event may be there before the answer
+        if ports.rds.request_reboot(one.database.identifier):
+            asked = {**asked, one.database.resource_id: before}
+            isolation = isolation.having(restarts_requested_at=asked)
+            ports.ledger.record(rotation.having(isolation=isolation))
+    return isolation
 
 
 handler = step(isolate_source, reaches=(reach.recovery_schedule, reach.network_fence))

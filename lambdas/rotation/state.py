@@ -240,12 +240,14 @@ class Fence(_Part):
 
 
 class Isolation(_Part):
-    """The way to a network fence. Each moment is written down before RDS is asked for what follows it."""
+    """The way to a network fence. What it needs is written down before RDS is asked for what follows it."""
 
     closed_at: AwareDatetime | None = None
     """Nobody could begin a session any more. Those that had begun last until the server restarts."""
     restarts_requested_at: dict[str, AwareDatetime | None] = {}
-    """Of each instance that may have such sessions, by its resource id; None: not yet, or RDS has not accepted it."""
+    """Of each instance that may have such sessions, by its resource id, when RDS was asked; None: it has not accepted."""
+    asking_since: AwareDatetime | None = None
+    """When the last attempt began to ask. It differs by attempt, so of two at the same time one finds `JournalMoved`."""
     complete: bool = False
     waiting_for: tuple[str, ...] = ()
     look_again_seconds: int = 10

@@ -90,6 +90,8 @@ def event(message: str, seconds: float) -> dict[str, Any]:
         ([event("DB instance restarted", 60)], 60),
         ([event("The DB instance restarted.", 60), event("DB instance restarted", 90)], 90),
         ([event("DB instance shutdown", 60)], None),
+        ([event("DB instance restarted with zero downtime", 60)], None),
+        ([event("Multi-AZ instance failover completed: DB instance restarted", 60)], None),
         ([event("DB instance restarted", -1)], None),
         ([event("DB instance restarted", 0)], None),
         ([], None),

@@ -281,21 +281,74 @@ def test_a_restart_from_before_the_door_was_closed_ends_nobody() -> None:
     assert f"rds.request_reboot {SOURCE}" in ports.calls
 
 
-def test_a_restart_that_nobody_heard_of_is_asked_for_again() -> None:
-    """The journal has the request, and the attempt died before it."""
+def test_a_restart_that_nobody_was_asked_for_is_none_of_this_rotations() -> None:
+    """The attempt died before the request; then the server restarts by itself, which may end no session."""
     ports, rotation = after(wait_for_source)
     rotation = visit(isolate_source, rotation, ports)
     ports.rds.put_groups(SOURCE, ISOLATION)
     ports.fail("rds.request_reboot", AwsUnavailable("died"))
     with pytest.raises(AwsUnavailable):
         visit(isolate_source, rotation, ports)
+    ports.clock.advance(5)
+    ports.rds.finish_reboot(SOURCE)
+    ports.clock.advance(5)
 
     rotation = visit(isolate_source, rotation, ports)
+
+    assert rotation.isolation is not None
+    assert not rotation.isolation.complete
+    assert f"rds.request_reboot {SOURCE}" in ports.calls
+
+
+def test_a_restart_that_rds_does_not_tell_of_is_asked_for_again() -> None:
+    ports, rotation = after(wait_for_source)
+    rotation = visit(isolate_source, rotation, ports)
+    ports.rds.put_groups(SOURCE, ISOLATION)
+    rotation = visit(isolate_source, rotation, ports)
+    ports.rds.alter(SOURCE, status="available")
+    ports.calls.clear()
+
+    ports.clock.advance(ASK_AGAIN.total_seconds() - 1)
+    rotation = visit(isolate_source, rotation, ports)
     assert f"rds.request_reboot {SOURCE}" not in ports.calls
-    ports.clock.advance(ASK_AGAIN.total_seconds())
+    ports.clock.advance(1)
     visit(isolate_source, rotation, ports)
 
     assert f"rds.request_reboot {SOURCE}" in ports.calls
+
+
+def test_an_event_that_is_there_before_the_answer_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    ports, rotation = after(wait_for_source)
+    rotation = visit(isolate_source, rotation, ports)
+    ports.rds.put_groups(SOURCE, ISOLATION)
+
+    def slowly(identifier: str) -> bool:
+        ports.clock.advance(2)
+        ports.rds.finish_reboot(identifier)
+        ports.clock.advance(2)
+        return True
+
+    monkeypatch.setattr(ports.rds, "request_reboot", slowly)
+    rotation = visit(isolate_source, rotation, ports)
+
+    assert visit(isolate_source, rotation, ports).isolation.complete  # type: ignore[union-attr]
+
+
+def test_of_two_deliveries_that_would_ask_for_a_restart_one_asks() -> None:
+    """Its twin has written down that it asks; what both would write has to differ for that."""
+    ports, rotation = after(wait_for_source)
+    rotation = visit(isolate_source, rotation, ports)
+    ports.rds.put_groups(SOURCE, ISOLATION)
+    ports.fail("rds.request_reboot", AwsUnavailable("died"))
+    with pytest.raises(AwsUnavailable):
+        visit(isolate_source, rotation, ports)
+    of_the_twin = ports.ledger.journal[ROTATION_ID].rotation.isolation
+    ports.clock.advance(1)
+    ports.fail("rds.request_reboot", AwsUnavailable("died"))
+    with pytest.raises(AwsUnavailable):
+        visit(isolate_source, rotation, ports)
+
+    assert of_the_twin != ports.ledger.journal[ROTATION_ID].rotation.isolation
 
 
 def test_a_restart_that_rds_has_not_accepted_is_asked_for_again_at_once() -> None:

@@ -16,7 +16,8 @@ from lambdas.rotation.state import Database
 _KEY_WORDS = ("kms", "encrypt")
 _CUT, _MOST_LINES = "[Your log message was truncated]", 10_000
 """RDS gives no more lines of a log at a time, and no more than 1 MB; it says so after the line which that cuts."""
-_RESTARTED = "restarted"
+_RESTARTED = "db instance restarted"
+"""RDS-EVENT-0006. Other messages may have the word, too, and mean another thing."""
 _A_DAY_IN_MINUTES = 24 * 60
 """As long as a write outage may be. What RDS answers to a beginning without an end is not documented."""
 _NOT_NOW = ("InvalidDBInstanceState", "InvalidDBSnapshotState")
@@ -385,7 +386,7 @@ class AwsRds:
             Duration=_A_DAY_IN_MINUTES,
             EventCategories=["availability"],
         )
-        times = [event["Date"] for event in events if _RESTARTED in event.get("Message", "").lower()]
+        times = [event["Date"] for event in events if _words_of(event) == _RESTARTED]
         return max((moment for moment in times if moment > since), default=None)
 
     # -- the end of an instance --
@@ -414,6 +415,15 @@ class AwsRds:
                 SkipFinalSnapshot=True,
                 DeleteAutomatedBackups=not keep_automated_backups,
             )
+
+
+def _words_of(event: Mapping[str, Any]) -> str:
+    """Of its message, as the guide writes it in one place and another.
+
+    >>> _words_of({"Message": "The DB instance restarted."})
+    'db instance restarted'
+    """
+    return str(event.get("Message", "")).strip().lower().removeprefix("the ").removesuffix(".")
 
 
 def _log(identifier: str, name: str) -> Iterator[str]:
