@@ -262,18 +262,26 @@ class NetworkFence:
         if standing == verdict:
             for fence in reopen:
                 try:
-                    self._open(fence)
+                    self._open(fence, verdict)
                 except (AccessRefused, AwsRefused, AwsUnavailable, DatabaseUnreachable) as refused:
                     raise StillClosed(f"{self._database.identifier} cannot be opened: {refused}") from refused
         return standing
 
-    def _open(self, fence: DatabaseFence) -> None:
-        live = self._live()
+    def _open(self, fence: DatabaseFence, verdict: Verdict) -> None:
+        """Of a released cluster itself and its writer: a reader keeps nobody waiting, and Verify looks at it.
+
+        Nobody looks at the source's any more, and without their mark nobody may open them.
+        """
+        parts = self._parts()
+        live, isolation = parts[0], fence.isolation_group
         identifier, groups = live.database.identifier, groups_of(live)
-        if fence.isolation_group in groups:
-            request_security_groups(live.database, fence.security_groups, self._ports)
-            raise StillClosed(f"{identifier} gets its security groups back (it is {live.status})")
         # Groups that somebody else has chosen meanwhile are left as they are. What RDS shows need not be in force.
+        wanted = fence.security_groups if isolation in groups else sorted(groups)
+        closed = [one for one in parts if isolation in groups_of(one) and one.status != "deleting"]
+        if closed:
+            request_security_groups(live.database, wanted, self._ports)
+        if left := [one for one in closed if verdict == "rollback" or one in parts[:2]]:
+            raise StillClosed(f"{left[0].database.identifier} gets its security groups back (it is {left[0].status})")
         if set(groups) == set(fence.security_groups) and not self._accepts(live):
             raise StillClosed(f"{identifier} has its security groups back, and lets nobody in (it is {live.status})")
 

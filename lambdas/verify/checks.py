@@ -5,6 +5,7 @@ from typing import Any
 
 from lambdas.rotation import databases
 from lambdas.rotation.errors import AwsUnavailable, ConnectivityChanged, DatabaseUnreachable, SqlRefused
+from lambdas.rotation.network_fence import groups_of
 from lambdas.rotation.ports import SECURITY_GROUPS, Instance, Ports
 from lambdas.rotation.state import Database, Rotation
 
@@ -34,6 +35,14 @@ def members(rotation: Rotation, of_source: Sequence[Instance], of_target: Sequen
         target = rotation.synced_target().identifier
         reasons.append(f"{target} has {len(of_target)} instances, the source {len(of_source)}")
     return "; ".join(filter(None, reasons)) or None
+
+
+def groups_of_members(rotation: Rotation, target: Instance, of_target: Sequence[Instance]) -> str | None:
+    """After a network fence: each has those of its cluster, as the release asked. It waited for the writer only."""
+    if rotation.fence is None or not any(one.isolation_group for one in rotation.fence.databases):
+        return None
+    unlike = [one.database.identifier for one in of_target if groups_of(one).keys() != groups_of(target).keys()]
+    return f"without the security groups of {target.database.identifier}: {', '.join(unlike)}" if unlike else None
 
 
 def settings(rotation: Rotation, source: Instance, target: Instance, ports: Ports) -> str | None:

@@ -47,6 +47,7 @@ def verify(rotation: Rotation, ports: Ports) -> Rotation:
         checks.target_is_up(live_target),
         checks.key_of_target(rotation, live_target),
         checks.members(rotation, source_members, target_members),
+        checks.groups_of_members(rotation, live_target, target_members),
         checks.settings(rotation, live_source, live_target, ports) if live_source is not None else None,
         checks.name(rotation, source, target, ports),
         checks.secret(rotation, target, ports),

@@ -557,6 +557,40 @@ def test_verify_sees_the_groups_that_were_written_down() -> None:
     assert {SHOP: {"security_groups": [ADMIN, APP]}} == rotation.verification.evidence["databases"]
 
 
+def _isolated_alone(ports: FakePorts, key: str) -> None:
+    having(ports, key, VpcSecurityGroups=[{"VpcSecurityGroupId": ISOLATION, "Status": "active"}])
+
+
+def test_a_release_asks_for_a_reader_again_and_verify_waits_for_it() -> None:
+    ports, rotation = after(*SWITCHED)
+    rotation = visit(resume_writes, rotation, ports)
+    ports.rds.put_groups(f"{CLUSTER}{TARGET}", ADMIN, APP)
+    _isolated_alone(ports, TARGETS_READER)
+    ports.rds.busy = True
+    ports.calls.clear()
+
+    rotation = visit(resume_writes, rotation, ports)
+    assert f"rds.request_security_groups {CLUSTER}{TARGET}: {ADMIN}, {APP}" in ports.calls
+    assert rotation.release is not None
+    assert rotation.release.open
+    rotation = visit(verify, rotation, ports)
+    assert rotation.verification is not None
+    assert (f"without the security groups of {TARGET}: {TARGETS_READER}",) == rotation.verification.pending
+    ports.rds.put_groups(TARGETS_READER, ADMIN, APP)
+
+    assert visit(verify, rotation, ports).verification.complete  # type: ignore[union-attr]
+
+
+def test_a_writer_that_is_still_closed_is_no_open_target() -> None:
+    ports, rotation = after(*SWITCHED)
+    rotation = visit(resume_writes, rotation, ports)
+    ports.rds.put_groups(f"{CLUSTER}{TARGET}", ADMIN, APP)
+    _isolated_alone(ports, TARGETS_WRITER)
+    ports.network.lingering.add(TARGET)
+
+    assert not visit(resume_writes, rotation, ports).release.open  # type: ignore[union-attr]
+
+
 def test_a_reader_of_the_source_that_somebody_opens_is_told_at_once() -> None:
     ports, rotation = after(*SWITCHED)
     rotation = opened(ports, rotation)
@@ -591,6 +625,37 @@ def test_the_cluster_gets_its_groups_back_and_no_mark_is_left(steps: tuple[Step,
     by_snapshot.cleaned_up(ports, rotation)
     for one in (SHOP, WRITER, READER):
         assert NETWORK_FENCE_TAG not in ports.rds.instances[one].tags
+
+
+def test_no_reader_of_the_source_is_left_closed() -> None:
+    ports, rotation = after(*FENCED)
+    rotation = gone_back(ports, rotation)
+    ports.rds.put_groups(SHOP, "sg-somebodys")
+    ports.security_groups.rules["sg-somebodys"] = ["sgr-1"]
+    _isolated_alone(ports, READER)
+
+    rotation = visit(rollback, rotation, ports)
+    assert rotation.undo is not None
+    assert "undecided" == rotation.undo.outcome
+    assert f"{READER} gets its security groups back" in rotation.undo.reason
+    assert f"rds.request_security_groups {SHOP}: sg-somebodys" in ports.calls
+    rotation = visit(rollback, rotation, ports)
+
+    assert rotation.undo is not None
+    assert "rolled-back" == rotation.undo.outcome
+
+
+def test_a_reader_that_is_leaving_keeps_nobody_from_going_back() -> None:
+    ports, rotation = after(*FENCED)
+    rotation = gone_back(ports, rotation)
+    ports.rds.put_groups(SHOP, ADMIN, APP)
+    _isolated_alone(ports, READER)
+    ports.rds.alter(READER, status="deleting")
+
+    rotation = visit(rollback, rotation, ports)
+
+    assert rotation.undo is not None
+    assert "rolled-back" == rotation.undo.outcome
 
 
 def test_what_cannot_be_unmarked_is_left_over_with_its_command() -> None:
