@@ -189,6 +189,11 @@ TAGS_OF_A_MEMBER = TAGS_OF_A_DATABASE + len((DEPLOYMENT_TAG,))
 """Of a blue/green deployment. Green, which blue's tags come to, has ``GREEN_TAG`` and no mark for its removal."""
 
 
+def tags_of_a_source(fence: str) -> int:
+    """How many of ours it has at most, or an instance of it; by no blue/green deployment."""
+    return TAGS_OF_A_DATABASE + (len((NETWORK_FENCE_TAG,)) if fence == "network" else 0)
+
+
 def owners_tags(tags: Mapping[str, str]) -> dict[str, str]:
     """Neither AWS's nor a rotation's."""
     return {name: value for name, value in tags.items() if not name.startswith(("aws:", OURS))}

@@ -196,6 +196,18 @@ def _pending_at_the_cluster(ports: FakePorts) -> None:
     having(ports, SHOP, DBClusterMembers=[*others, {**last, "DBClusterParameterGroupStatus": "pending-reboot"}])
 
 
+@pytest.mark.parametrize("one", [SHOP, READER])
+@pytest.mark.parametrize(("tags", "against"), [(45, []), (46, ["TooManyTags"])])
+def test_the_mark_of_the_fence_needs_room_as_well(one: str, tags: int, against: list[str]) -> None:
+    ports, rotation = prepared()
+    ports.rds.alter(one, tags={f"tag-{number}": "" for number in range(tags)})
+
+    if against:
+        assert against == by_snapshot.refusals(ports, rotation)
+    else:
+        assert preflight(rotation, ports).preflight is not None
+
+
 @pytest.mark.parametrize(
     ("so", "reason", "what"),
     [

@@ -16,7 +16,7 @@ from lambdas.preflight.checks.instance import (
 )
 from lambdas.rotation import databases, names, snapshots
 from lambdas.rotation.engines import ENGINES
-from lambdas.rotation.names import TAGS_OF_A_DATABASE, TAGS_OF_A_MEMBER
+from lambdas.rotation.names import TAGS_OF_A_MEMBER, tags_of_a_source
 from lambdas.rotation.ports import Instance, Ports
 from lambdas.rotation.state import Finding, Rotation
 
@@ -147,7 +147,9 @@ def instances(rotation: Rotation, source: Instance, ports: Ports) -> Iterator[Fi
                 advice="wait until it is available, then start again",
             )
     for one in there:
-        yield from room_for_tags(one, TAGS_OF_A_MEMBER if plan.strategy == "blue-green" else TAGS_OF_A_DATABASE)
+        yield from room_for_tags(
+            one, TAGS_OF_A_MEMBER if plan.strategy == "blue-green" else tags_of_a_source(plan.fence)
+        )
     groups = {group["DBParameterGroupName"] for one in there for group in one.raw.get("DBParameterGroups") or ()}
     if plan.strategy == "blue-green" and len(groups) > 1:
         yield Finding(
@@ -191,7 +193,7 @@ def restorable(rotation: Rotation, source: Instance) -> Iterator[Finding]:
             "through a reader could not after the cutover",
             advice="switch it off (ModifyDBCluster EnableLocalWriteForwarding=false), and on again for the target",
         )
-    yield from carriable(source)
+    yield from carriable(source, tags_of_a_source(plan.fence))
     if not database.is_multi_az_cluster:  # RDS names the instances of one itself
         yield from _member_names(rotation, source)
     if len(raw.get("DBClusterMembers") or ()) > 1 and "reader-endpoint" not in plan.accept:

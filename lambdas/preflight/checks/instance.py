@@ -9,6 +9,7 @@ from lambdas.rotation.names import (
     TAGS_AT_MOST,
     TAGS_OF_A_DATABASE,
     owners_tags,
+    tags_of_a_source,
     target_identifier,
 )
 from lambdas.rotation.ports import Instance, Ports
@@ -116,7 +117,7 @@ def condition(rotation: Rotation, source: Instance) -> Iterator[Finding]:
             advice=f'rotate the cluster: {{"DBClusterIdentifier": "{raw["DBClusterIdentifier"]}"}}',
         )
     yield from activity_stream(source)
-    yield from carriable(source, TAGS_OF_A_DATABASE + (rotation.planned()[0].fence == "network"))
+    yield from carriable(source, tags_of_a_source(rotation.planned()[0].fence))
 
 
 def carriable(source: Instance, tags: int = TAGS_OF_A_DATABASE) -> Iterator[Finding]:
