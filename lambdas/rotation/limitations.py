@@ -1,8 +1,20 @@
 """What forbids a rotation, asked once more by the step that is about to change something at the source."""
 
+from collections.abc import Iterator
+
 from lambdas.rotation.errors import PreflightRefused, Terminal
-from lambdas.rotation.ports import Engine, Ports
-from lambdas.rotation.state import Plan, Rotation
+from lambdas.rotation.ports import Engine, Instance, Ports
+from lambdas.rotation.state import Finding, Plan, Rotation
+
+
+def changes_pending(instance: Instance) -> Iterator[Finding]:
+    """The same words whoever says it: Preflight tells them once."""
+    if pending := instance.raw.get("PendingModifiedValues"):
+        yield Finding(
+            name="ChangesPending",
+            message=f"changes of {instance.database.identifier} are not applied yet: {', '.join(sorted(pending))}",
+            advice="apply them (ApplyImmediately, or a reboot) or take them back",
+        )
 
 
 def refuse_if_limited(engine: Engine, plan: Plan) -> None:

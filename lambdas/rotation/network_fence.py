@@ -22,6 +22,7 @@ from lambdas.rotation.errors import (
     DecisionLost,
     StateIncomplete,
 )
+from lambdas.rotation.limitations import changes_pending
 from lambdas.rotation.ports import ISOLATION_GROUP, ControlView, Instance, Lag, Ports, StillClosed
 from lambdas.rotation.state import Database, DatabaseFence, Finding, Plan, Position, Verdict
 
@@ -127,6 +128,8 @@ class NetworkFence:
                     "which the fence would leave open",
                     advice="remove these groups from the options for the time of the rotation",
                 )
+        for one in parts:  # a change of the groups, or the restart, would bring them into force
+            yield from changes_pending(one)
         if pending := sorted({group for one in parts for group in _waiting_for_a_restart(one)}):
             yield Finding(
                 name="ParametersPending",

@@ -245,9 +245,9 @@ class Isolation(_Part):
     closed_at: AwareDatetime | None = None
     """Nobody could begin a session any more. Those that had begun last until the server restarts."""
     restarts_requested_at: dict[str, AwareDatetime | None] = {}
-    """Of each instance that may have such sessions, by its resource id, when RDS was asked; None: it has not accepted."""
+    """Of each instance that may have such sessions, by its resource id: when RDS was asked. None: not accepted yet."""
     asking_since: AwareDatetime | None = None
-    """When the last attempt began to ask. It differs by attempt, so of two at the same time one finds `JournalMoved`."""
+    """When the last attempt began to ask. It differs by attempt: of two at the same time one finds `JournalMoved`."""
     complete: bool = False
     waiting_for: tuple[str, ...] = ()
     look_again_seconds: int = 10

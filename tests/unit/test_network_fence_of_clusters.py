@@ -208,10 +208,32 @@ def test_the_mark_of_the_fence_needs_room_as_well(one: str, tags: int, against: 
         assert preflight(rotation, ports).preflight is not None
 
 
+def _changes_of_an_instance(ports: FakePorts) -> None:
+    having(ports, READER, PendingModifiedValues={"DBInstanceClass": "db.r6g.large"})
+
+
+def _changes_of_the_cluster(ports: FakePorts) -> None:
+    having(ports, SHOP, PendingModifiedValues={"BackupRetentionPeriod": 7})
+
+
+@pytest.mark.parametrize("so", [_changes_of_an_instance, _changes_of_the_cluster])
+def test_what_has_been_queued_since_preflight_closes_nothing(so: Callable[[FakePorts], None]) -> None:
+    """The change of groups is applied at once, and everything that waits with it."""
+    ports, rotation = after(wait_for_source)
+    so(ports)
+
+    with pytest.raises(PreflightRefused, match="are not applied yet"):
+        visit(isolate_source, rotation, ports)
+
+    assert [APP, ADMIN] == groups(ports, SHOP)
+
+
 @pytest.mark.parametrize(
     ("so", "reason", "what"),
     [
         (_closed_at_a_reader, "NotReachable", f"nobody at shop-ro.*, {READER}.*:5432: whether"),
+        (_changes_of_an_instance, "ChangesPending", f"changes of {READER} are not applied yet: DBInstanceClass"),
+        (_changes_of_the_cluster, "ChangesPending", "changes of shop are not applied yet: BackupRetentionPeriod"),
         (_isolated, "AlreadyIsolated", "shop has the security group sg-isolation"),
         (_pending_at_an_instance, "ParametersPending", "changes of of-a-reader wait"),
         (_pending_at_the_cluster, "ParametersPending", "changes of orders-of-a-cluster wait"),

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 
 from lambdas.rotation import databases
+from lambdas.rotation.limitations import changes_pending
 from lambdas.rotation.names import (
     DEPLOYMENT_TAG,
     TAGS_AT_MOST,
@@ -133,12 +134,7 @@ def carriable(source: Instance, tags: int = TAGS_OF_A_DATABASE) -> Iterator[Find
             advice="not supported yet",
         )
     yield from room_for_tags(source, tags)
-    if pending := raw.get("PendingModifiedValues"):
-        yield Finding(
-            name="ChangesPending",
-            message=f"changes of {identifier} are not applied yet: {', '.join(sorted(pending))}",
-            advice="apply them (ApplyImmediately, or a reboot) or take them back",
-        )
+    yield from changes_pending(source)
 
 
 def room_for_tags(instance: Instance, ours: int) -> Iterator[Finding]:
