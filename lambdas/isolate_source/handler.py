@@ -4,16 +4,26 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from lambdas.rotation import databases, reach
-from lambdas.rotation.errors import DecisionLost, FenceBroken, StateIncomplete, UnknownDatabase
+from lambdas.rotation.errors import (
+    DecisionLost,
+    FenceBroken,
+    PreflightRefused,
+    StateIncomplete,
+    SyncIncomplete,
+    UnknownDatabase,
+)
 from lambdas.rotation.limitations import refuse_before_fence
-from lambdas.rotation.network_fence import NetworkFence, groups_of, position_at
+from lambdas.rotation.network_fence import NetworkFence, groups_of, position_at, unavailable, unmarked
 from lambdas.rotation.outage import FENCE_MARGIN, refuse_if_spent
 from lambdas.rotation.ports import Instance, Ports
-from lambdas.rotation.state import Fence, Isolation, Rotation
+from lambdas.rotation.state import Fence, Isolation, Rotation, Sync
 from lambdas.rotation.step import logger, step
 
 ASK_AGAIN = timedelta(minutes=5)
 """RDS promises no event: a restart that it has accepted, and not told of after so long, is asked for again."""
+
+PATIENCE = timedelta(minutes=30)
+"""For an instance that is busy right before the fence."""
 
 
 def isolate_source(rotation: Rotation, ports: Ports) -> Rotation:
@@ -30,6 +40,7 @@ def isolate_source(rotation: Rotation, ports: Ports) -> Rotation:
         JournalMoved: retryable; another attempt has begun to close.
         FenceBroken: terminal; somebody could connect after all. Rollback gives the groups back.
         BudgetSpent: terminal; as above.
+        SyncIncomplete: terminal; an instance is not available half an hour after WaitForSource. Nothing was closed.
     """
     plan, source = rotation.planned()
     if rotation.sync is None or not rotation.sync.ready:
@@ -39,12 +50,14 @@ def isolate_source(rotation: Rotation, ports: Ports) -> Rotation:
     engine = NetworkFence(source, plan, ports)
     if (standing := engine.verdict(rotation.rotation_id)) is not None:
         raise DecisionLost(f"'{standing}' stands: {source.identifier} is not closed any more")
-    rotation, fence, isolation = _written_down(rotation, engine, ports)
-    ports.recovery.set(rotation, rotation.outage_ends_by + FENCE_MARGIN)
     live = databases.by_resource_id(source.resource_id, ports)
     if live is None:
         raise UnknownDatabase(f"{source.identifier} is gone")
     parts = databases.parts_of(live, ports)
+    if rotation.fence is None and (before := unavailable(parts)):
+        return _not_yet(rotation, rotation.sync, before, ports)
+    rotation, fence, isolation = _written_down(rotation, parts, engine, ports)
+    ports.recovery.set(rotation, rotation.outage_ends_by + FENCE_MARGIN)
     waiting_for = _to_be_closed(fence, isolation, parts, engine, ports)
     if waiting_for is None:
         isolation = isolation.having(closed_at=isolation.closed_at or ports.clock.now())
@@ -65,11 +78,24 @@ def isolate_source(rotation: Rotation, ports: Ports) -> Rotation:
     return rotation.having(isolation=isolation.having(waiting_for=(waiting_for,)))
 
 
-def _written_down(rotation: Rotation, engine: NetworkFence, ports: Ports) -> tuple[Rotation, Fence, Isolation]:
+def _not_yet(rotation: Rotation, ready: Sync, before: Sequence[str], ports: Ports) -> Rotation:
+    """Before the fence nobody has to wait but this rotation. Under it such an instance would keep applications out."""
+    logger.info("source observed", waiting_for=before)
+    if ports.clock.now() - ready.observed_at >= PATIENCE:
+        raise SyncIncomplete(f"right before the fence still waiting for {'; '.join(before)}")
+    return rotation.having(isolation=Isolation(waiting_for=tuple(before)))
+
+
+def _written_down(
+    rotation: Rotation, parts: Sequence[Instance], engine: NetworkFence, ports: Ports
+) -> tuple[Rotation, Fence, Isolation]:
     """The fence as the journal has it, or a new one that is in the journal now."""
     if rotation.fence is not None:
         return rotation, rotation.fence, rotation.isolation or Isolation()
     refuse_before_fence(rotation, engine, ports)
+    if joined := unmarked(parts):
+        ports.ledger.record(rotation)  # a twin that was quicker goes on
+        raise PreflightRefused(f"{', '.join(joined)} came after WaitForSource, without the mark: start again")
     fence, isolation = Fence(databases=engine.plan_fence(()), requested_at=ports.clock.now()), Isolation()
     rotation = rotation.having(fence=fence, isolation=isolation)
     ports.ledger.record(rotation)
@@ -87,9 +113,8 @@ def _to_be_closed(
             raise FenceBroken(f"somebody has given {identifier} other security groups")
         databases.request_security_groups(live.database, [group], ports)
         return f"the security group {group} of {identifier} (it is {live.status})"
-    for one in parts:
-        if one.status != "available":
-            return f"{one.database.identifier} to be available (it is {one.status})"
+    if busy := unavailable(parts):
+        return busy[0]
     breach = engine.fence_breach(fence.databases)
     if breach is not None and isolation.closed_at is not None:
         raise FenceBroken(f"{identifier}: {breach}")

@@ -72,6 +72,18 @@ def _waiting_for_a_restart(one: Instance) -> Iterator[str]:
             yield one.raw["DBClusterParameterGroup"]
 
 
+def unavailable(parts: Sequence[Instance]) -> list[str]:
+    """As what is waited for."""
+    return [
+        f"{one.database.identifier} to be available (it is {one.status})" for one in parts if one.status != "available"
+    ]
+
+
+def unmarked(parts: Sequence[Instance]) -> list[str]:
+    """Nobody may close them, nor restart them."""
+    return [one.database.identifier for one in parts if names.NETWORK_FENCE_TAG not in one.tags]
+
+
 class NetworkFence:
     """`ports.Engine` of a database that nobody logs in to."""
 

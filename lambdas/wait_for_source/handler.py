@@ -4,8 +4,9 @@ from datetime import timedelta
 
 from lambdas.rotation import databases, names
 from lambdas.rotation.errors import SyncIncomplete, UnknownDatabase
+from lambdas.rotation.network_fence import unavailable, unmarked
 from lambdas.rotation.polling import look_again_seconds
-from lambdas.rotation.ports import Ports
+from lambdas.rotation.ports import Instance, Ports
 from lambdas.rotation.readiness import backup_window, connectivity
 from lambdas.rotation.state import Rotation, Sync
 from lambdas.rotation.step import logger, step
@@ -37,6 +38,8 @@ def wait_for_source(rotation: Rotation, ports: Ports) -> Rotation:
     if source.status == "available":
         engine = ports.engine(database, plan)
         engine.ensure_control_database()
+        if plan.fence == "network":
+            waiting_for += _not_to_be_restarted(source, ports)
         superusers |= {*engine.databases_with_superuser_sessions()}
         looks = min(looks + 1, OBSERVATIONS)
     else:
@@ -58,6 +61,12 @@ def wait_for_source(rotation: Rotation, ports: Ports) -> Rotation:
             look_again_seconds=look_again_seconds(started_at, now, often=OFTEN_SECONDS, seldom=SELDOM_SECONDS),
         )
     )
+
+
+def _not_to_be_restarted(source: Instance, ports: Ports) -> list[str]:
+    """Behind a network fence each instance has to be, and only what RDS shows a mark of may be."""
+    parts = databases.parts_of(source, ports)
+    return [*unavailable(parts[1:]), *(f"RDS to show the mark of {one}" for one in unmarked(parts))]
 
 
 handler = step(wait_for_source)

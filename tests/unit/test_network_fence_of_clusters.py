@@ -8,7 +8,7 @@ import pytest
 from lambdas.check_target.handler import check_target
 from lambdas.clean_up.handler import clean_up
 from lambdas.copy_snapshot.handler import copy_snapshot
-from lambdas.isolate_source.handler import ASK_AGAIN, isolate_source
+from lambdas.isolate_source.handler import ASK_AGAIN, PATIENCE, isolate_source
 from lambdas.preflight.handler import preflight
 from lambdas.restore_target.handler import restore_target
 from lambdas.resume_writes.handler import resume_writes
@@ -19,7 +19,9 @@ from lambdas.rotation.errors import (
     DatabaseUnreachable,
     DecisionLost,
     FenceBroken,
+    JournalMoved,
     PreflightRefused,
+    SyncIncomplete,
     TargetMismatch,
     VerificationFailed,
 )
@@ -253,6 +255,75 @@ def test_every_instance_may_be_restarted_only_once_it_is_marked() -> None:
 
     for one in (SHOP, WRITER, READER):
         assert {NETWORK_FENCE_TAG: SHOP}.items() <= ports.rds.instances[one].tags.items()
+
+
+def test_the_source_is_ready_once_every_instance_is_available_and_marked() -> None:
+    ports, rotation = prepared()
+    ports.rds.alter(READER, status="backing-up")
+    rotation = done(wait_for_source, rotation, ports)
+    assert rotation.sync is not None
+    assert (False, (f"{READER} to be available (it is backing-up)",)) == (
+        rotation.sync.ready,
+        rotation.sync.waiting_for,
+    )
+    ports.rds.alter(READER, status="available")
+    for one in (SHOP, WRITER, READER):
+        ports.rds.alter(one, tags={})
+
+    rotation = visit(wait_for_source, rotation, ports)
+    assert rotation.sync is not None
+    assert ("RDS to show the mark of shop",) == rotation.sync.waiting_for  # it was looked at before it was marked
+    rotation = visit(wait_for_source, rotation, ports)
+
+    assert rotation.sync is not None
+    assert rotation.sync.ready
+
+
+@pytest.mark.parametrize("one", [SHOP, WRITER, READER])
+def test_before_the_fence_nobody_waits_for_an_instance_that_is_busy(one: str) -> None:
+    ports, rotation = after(wait_for_source)
+    ports.rds.alter(one, status="rebooting")
+
+    rotation = visit(isolate_source, rotation, ports)
+    assert rotation.fence is None
+    assert rotation.isolation is not None
+    assert "to be available (it is rebooting)" in rotation.isolation.waiting_for[0]
+    assert ["ledger.record"] == ports.calls
+    ports.rds.alter(one, status="available")
+    rotation = visit(isolate_source, rotation, ports)
+
+    assert rotation.fence is not None
+    assert ports.clock.now() == rotation.fence.requested_at
+
+
+def test_it_does_not_wait_for_ever_before_the_fence() -> None:
+    ports, rotation = after(wait_for_source)
+    ports.rds.alter(READER, status="storage-full")
+    ports.clock.advance(PATIENCE.total_seconds())
+
+    with pytest.raises(SyncIncomplete, match=f"{READER} to be available"):
+        visit(isolate_source, rotation, ports)
+
+
+def test_an_instance_that_nobody_may_restart_is_found_before_anything_is_closed() -> None:
+    ports, rotation = after(wait_for_source)
+    joined(ports, after_closing=True)
+    ports.rds.put_groups(SHOP, APP, ADMIN)
+
+    with pytest.raises(PreflightRefused, match="shop-3 came after WaitForSource"):
+        visit(isolate_source, rotation, ports)
+
+    assert [APP, ADMIN] == groups(ports, SHOP)
+    assert ports.ledger.journal[ROTATION_ID].rotation.fence is None
+
+
+def test_what_a_second_delivery_has_begun_to_close_is_no_reason_to_go_back() -> None:
+    ports, rotation = after(wait_for_source)
+    ports.rds.alter(READER, tags={})
+    ports.fail("ledger.record", JournalMoved("the twin has written its fence"))
+
+    with pytest.raises(JournalMoved):
+        isolate_source(rotation, ports)
 
 
 # -- the fence ---------------------------------------------------------------------------------------------------------
