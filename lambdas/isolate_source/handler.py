@@ -96,7 +96,10 @@ def _written_down(
     if joined := unmarked(parts):
         ports.ledger.record(rotation)  # a twin that was quicker goes on
         raise PreflightRefused(f"{', '.join(joined)} came after WaitForSource, without the mark: start again")
-    fence, isolation = Fence(databases=engine.plan_fence(()), requested_at=ports.clock.now()), Isolation()
+    fence = Fence(databases=engine.plan_fence(()), requested_at=ports.clock.now())
+    # From now on: one that leaves before the closing may have been the writer.
+    servers = [one.database.resource_id for one in parts if not one.database.is_cluster]
+    isolation = Isolation(restarts_requested_at=dict.fromkeys(servers))
     rotation = rotation.having(fence=fence, isolation=isolation)
     ports.ledger.record(rotation)
     return rotation, fence, isolation

@@ -499,6 +499,21 @@ def test_one_that_leaves_is_waited_for_until_it_is_gone(listed: bool) -> None:
     assert (True, ports.rds.restarts[READER].isoformat()) == (is_complete(rotation), rotation.fenced_source()[1])
 
 
+def test_one_that_leaves_before_the_closing_is_waited_for_as_well() -> None:
+    ports, rotation = after(wait_for_source)
+    rotation = closed(ports, rotation)
+    ports.rds.alter(WRITER, status="deleting")
+    members(ports, READER)
+    rotation = visit(isolate_source, rotation, ports)
+    restarted(ports, READER)
+
+    rotation = visit(isolate_source, rotation, ports)
+    assert not is_complete(rotation)
+    del ports.rds.instances[WRITER]
+
+    assert is_complete(visit(isolate_source, rotation, ports))
+
+
 def test_a_cluster_that_has_lost_all_instances_is_not_taken_for_fenced() -> None:
     ports, rotation = after(wait_for_source)
     rotation = visit(isolate_source, closed(ports, rotation), ports)
