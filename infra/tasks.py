@@ -428,6 +428,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 *set_recovery,
             ),
             connects_to_databases=True,
+            timeout_seconds=60,
         ),
         Task(
             "ConfirmDrained",
