@@ -1582,6 +1582,7 @@ class FakeNetwork:
     def __init__(self, rds: FakeRds, groups: FakeSecurityGroups) -> None:
         self._rds, self._groups = rds, groups
         self.lingering: set[str] = set()
+        self.unknown: set[str] = set()
         """First labels of addresses at which the groups that RDS shows are not in force yet."""
 
     def accepts(self, address: str, port: int) -> bool:
@@ -1592,7 +1593,7 @@ class FakeNetwork:
         if found.database.is_cluster:
             members = sorted(found.raw["DBClusterMembers"], key=lambda one: not one["IsClusterWriter"])
             serving = self._rds.instances[members[-1 if label.endswith("-ro") else 0]["DBInstanceIdentifier"]]
-        if serving.status == "deleting":
+        if serving.status == "deleting" or label in self.unknown:
             raise DatabaseUnreachable(f"{address} leads nowhere")
         shown = [one["VpcSecurityGroupId"] for one in serving.raw.get("VpcSecurityGroups") or ()]
         lets_in = label in self.lingering or any(self._groups.inbound_rules(group) for group in shown)

@@ -72,6 +72,11 @@ def _waiting_for_a_restart(one: Instance) -> Iterator[str]:
             yield one.raw["DBClusterParameterGroup"]
 
 
+def _is_being_made(one: Instance) -> bool:
+    """It has its cluster's groups from the beginning, but RDS may show none yet; who could come in would be seen."""
+    return one.status == "creating"
+
+
 def unavailable(parts: Sequence[Instance]) -> list[str]:
     """As what is waited for."""
     return [
@@ -216,7 +221,7 @@ class NetworkFence:
         (fence,) = databases
         group = fence.isolation_group
         for one in parts:
-            if (groups := groups_of(one)) != {group: "active"}:
+            if (groups := groups_of(one)) != {group: "active"} and not (_is_being_made(one) and not groups):
                 shown = ", ".join(f"{name} ({status})" for name, status in sorted(groups.items()))
                 whose = "its" if one is parts[0] else f"{one.database.identifier}'s"
                 return f"{whose} security groups are {shown}, not {group} alone"
@@ -340,13 +345,23 @@ class NetworkFence:
         if reader_endpoint := live.raw.get("ReaderEndpoint"):
             ways.append((reader_endpoint, live.database.port))
         # One that is being made has no address yet, and that of one that is leaving may lead nowhere any more.
-        ways += [
-            (one.database.address, one.database.port)
+        to_instances = {
+            (one.database.address, one.database.port): one
             for one in instances
             if one.database.address and one.status != "deleting"
-        ]
+        }
+        ways += to_instances
+
+        def accepts(way: tuple[str, int]) -> bool:
+            try:
+                return self._ports.network.accepts(*way)
+            except DatabaseUnreachable:
+                if way in to_instances and _is_being_made(to_instances[way]):
+                    return False  # its name leads nowhere yet
+                raise
+
         with ThreadPoolExecutor(len(ways)) as pool:
-            return dict(zip(ways, pool.map(lambda way: self._ports.network.accepts(*way), ways), strict=True))
+            return dict(zip(ways, pool.map(accepts, ways), strict=True))
 
     def _found(self) -> Instance | None:
         return by_resource_id(self._database.resource_id, self._ports)

@@ -573,7 +573,13 @@ def _is_being_made(ports: FakePorts) -> None:
     members(ports, WRITER, "shop-3", READER)
 
 
-@pytest.mark.parametrize("so", [_is_leaving, _is_being_made])
+def _has_no_name_yet(ports: FakePorts) -> None:
+    ports.rds.alter("shop-3", status="creating")
+    having(ports, "shop-3", VpcSecurityGroups=[])
+    ports.network.unknown.add("shop-3")
+
+
+@pytest.mark.parametrize("so", [_is_leaving, _is_being_made, _has_no_name_yet])
 def test_an_instance_that_comes_or_goes_has_no_address_to_try(so: Callable[[FakePorts], None]) -> None:
     ports, rotation = after(*FENCED)
     joined(ports, after_closing=True)
@@ -582,6 +588,36 @@ def test_an_instance_that_comes_or_goes_has_no_address_to_try(so: Callable[[Fake
     visit(take_snapshot, rotation, ports)
 
     assert f"rds.request_snapshot {TARGET}-source" in ports.calls
+
+
+@pytest.mark.parametrize("status", ["available", "backing-up"])
+def test_an_instance_that_serves_and_shows_no_groups_is_not_taken_for_closed(status: str) -> None:
+    ports, rotation = after(*FENCED)
+    joined(ports, after_closing=True)
+    _has_no_name_yet(ports)
+    ports.network.unknown.clear()
+    ports.rds.alter("shop-3", status=status)
+
+    with pytest.raises(FenceBroken, match="shop-3's security groups are "):
+        visit(take_snapshot, rotation, ports)
+
+
+def test_an_instance_that_is_being_made_with_other_groups_is_a_door() -> None:
+    ports, rotation = after(*FENCED)
+    joined(ports, after_closing=True)
+    ports.rds.alter("shop-3", status="creating")
+    ports.rds.put_groups("shop-3", APP)
+
+    with pytest.raises(FenceBroken, match="shop-3's security groups are sg-app"):
+        visit(take_snapshot, rotation, ports)
+
+
+def test_an_instance_that_serves_under_a_name_that_is_not_known_proves_nothing() -> None:
+    ports, rotation = after(*FENCED)
+    ports.network.unknown.add(READER)
+
+    with pytest.raises(DatabaseUnreachable, match="leads nowhere"):
+        visit(take_snapshot, rotation, ports)
 
 
 # -- the target --------------------------------------------------------------------------------------------------------
