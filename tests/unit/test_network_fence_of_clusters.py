@@ -230,6 +230,15 @@ def test_what_has_been_queued_since_preflight_closes_nothing(so: Callable[[FakeP
     assert [APP, ADMIN] == groups(ports, SHOP)
 
 
+def test_whoever_reads_is_told_that_every_session_ends() -> None:
+    ports, rotation = prepared()
+    accepted = tuple(risk for risk in RISKS if risk != "reader-endpoint")
+    rotation = journaled(ports, rotation.having(plan=rotation.planned()[0].having(accept=accepted)))
+
+    with pytest.raises(PreflightRefused, match="ReaderEndpoint: .* sessions that are open end, for every reader is"):
+        preflight(rotation, ports)
+
+
 @pytest.mark.parametrize(
     ("so", "reason", "what"),
     [

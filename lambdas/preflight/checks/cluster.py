@@ -197,13 +197,19 @@ def restorable(rotation: Rotation, source: Instance) -> Iterator[Finding]:
     if not database.is_multi_az_cluster:  # RDS names the instances of one itself
         yield from _member_names(rotation, source)
     if len(raw.get("DBClusterMembers") or ()) > 1 and "reader-endpoint" not in plan.accept:
+        open_sessions, besides = (
+            ("end, for every reader is restarted", "")
+            if plan.fence == "network"
+            else (
+                "on a reader go on reading what was there at the fence, until they end",
+                " and to restart clients that keep sessions there",
+            )
+        )
         yield Finding(
             name="ReaderEndpoint",
             message=f"nothing leads those who use the reader endpoint {raw.get('ReaderEndpoint')} to the target: from "
-            "the fence on new connections are refused, and sessions that are open on a reader go on reading what was "
-            "there at the fence, until they end",
-            advice="be ready to lead them to the target and to restart clients that keep sessions there, and accept "
-            'it: "Accept": ["reader-endpoint"]',
+            f"the fence on new connections are refused, and sessions that are open {open_sessions}",
+            advice=f'be ready to lead them to the target{besides}, and accept it: "Accept": ["reader-endpoint"]',
         )
 
 
