@@ -370,6 +370,34 @@ def test_a_restart_that_rds_has_not_accepted_is_asked_for_again_at_once() -> Non
     assert not rotation.isolation.complete
 
 
+def test_a_group_on_its_way_out_is_none_to_give_back() -> None:
+    ports, rotation = after(wait_for_source)
+    leaving = {"VpcSecurityGroupId": "sg-leaving", "Status": "removing"}
+    raw = ports.rds.instances[SOURCE].raw
+    ports.rds.alter(SOURCE, raw={**raw, "VpcSecurityGroups": [*raw["VpcSecurityGroups"], leaving]})
+
+    rotation = visit(isolate_source, rotation, ports)
+
+    assert rotation.fence is not None
+    assert (ADMIN, APP) == rotation.fence.databases[0].security_groups
+
+
+def test_the_closing_has_one_moment() -> None:
+    """Who has come since was born closed: at a later moment one would count that was not."""
+    ports, rotation = after(wait_for_source)
+    rotation = visit(isolate_source, rotation, ports)
+    ports.rds.put_groups(SOURCE, ISOLATION)
+    rotation = visit(isolate_source, rotation, ports)
+    closed_at = ports.clock.now()
+    ports.rds.alter(SOURCE, status="available")
+    ports.clock.advance(5)
+
+    rotation = visit(isolate_source, rotation, ports)
+
+    assert rotation.isolation is not None
+    assert closed_at == rotation.isolation.closed_at
+
+
 def test_a_busy_rds_is_asked_again() -> None:
     ports, rotation = after(wait_for_source)
     ports.rds.busy = True
@@ -564,6 +592,18 @@ def test_a_refusal_to_open_does_not_hide_that_it_was_released() -> None:
     assert f"rds.request_security_groups {TARGET}: {ADMIN}, {APP}" in ports.calls
 
 
+def test_a_target_that_cannot_be_tried_after_its_release_is_released_all_the_same() -> None:
+    ports, rotation = after(*SWITCHED)
+    rotation = visit(resume_writes, rotation, ports)
+    ports.rds.put_groups(TARGET, ADMIN, APP)
+    ports.network.unknown.add(TARGET)
+
+    rotation = visit(resume_writes, rotation, ports)
+
+    assert rotation.release is not None
+    assert not rotation.release.open
+
+
 def test_a_busy_rds_is_asked_until_it_opens_the_target_or_a_person_does() -> None:
     ports, rotation = after(*SWITCHED)
     ports.rds.busy = True
@@ -664,6 +704,29 @@ def test_groups_that_somebody_has_chosen_meanwhile_stay() -> None:
     assert rotation.undo is not None
     assert rotation.undo.outcome == "rolled-back"
     assert ["sg-somebodys"] == groups(ports, SOURCE)
+
+
+def test_groups_that_somebody_has_chosen_need_let_nobody_in() -> None:
+    """The functions may not be among those who come in by them."""
+    ports, rotation = after(*FENCED)
+    ports.rds.put_groups(SOURCE, "sg-somebodys")
+    ports.security_groups.rules["sg-somebodys"] = []
+
+    rotation = gone_back(ports, rotation)
+
+    assert rotation.undo is not None
+    assert "rolled-back" == rotation.undo.outcome
+
+
+def test_a_group_that_somebody_has_added_to_the_isolation_opens_nothing() -> None:
+    ports, rotation = after(*FENCED)
+    ports.rds.put_groups(SOURCE, ISOLATION, "sg-somebodys")
+
+    rotation = gone_back(ports, rotation)
+
+    assert f"rds.request_security_groups {SOURCE}: {ADMIN}, {APP}" in ports.calls
+    assert rotation.undo is not None
+    assert "undecided" == rotation.undo.outcome
 
 
 def test_the_group_that_counts_is_the_one_of_the_fence_whatever_the_stack_has_by_now() -> None:

@@ -375,6 +375,19 @@ def test_a_door_that_is_still_open_is_no_closed_cluster(label: str) -> None:
     assert [] == asked_to_restart(ports)
 
 
+def test_a_cluster_that_rds_is_still_busy_with_is_not_closed_yet() -> None:
+    """Its instances may look as they did before."""
+    ports, rotation = after(wait_for_source)
+    rotation = closed(ports, rotation)
+    ports.rds.alter(SHOP, status="modifying")
+
+    rotation = visit(isolate_source, rotation, ports)
+
+    assert [] == asked_to_restart(ports)
+    assert rotation.isolation is not None
+    assert ("shop to be available (it is modifying)",) == rotation.isolation.waiting_for
+
+
 def test_an_instance_that_is_down_is_not_taken_for_closed() -> None:
     """Nobody gets in, whatever its groups are."""
     ports, rotation = after(wait_for_source)
