@@ -235,7 +235,7 @@ def test_whoever_reads_is_told_that_every_session_ends() -> None:
     accepted = tuple(risk for risk in RISKS if risk != "reader-endpoint")
     rotation = journaled(ports, rotation.having(plan=rotation.planned()[0].having(accept=accepted)))
 
-    with pytest.raises(PreflightRefused, match="ReaderEndpoint: .* sessions that are open end, for every reader is"):
+    with pytest.raises(PreflightRefused, match=r"ReaderEndpoint: .* sessions that are open end, for every reader is"):
         preflight(rotation, ports)
 
 
