@@ -53,6 +53,9 @@ def _differences(source: ControlView, target: ControlView) -> list[str]:
         reasons.append("it does not show the marker")
     if target.system_identifier != source.system_identifier:
         reasons.append(f"system identifier {target.system_identifier}, not {source.system_identifier}")
+    shown = {source.first_database, target.first_database} - {None}
+    if len(shown) > 1:
+        reasons.append(f"it was made with the database {target.first_database}, not {source.first_database}")
     for what, of_source, of_target in (
         ("databases", set(source.databases), set(target.databases)),
         ("roles", set(source.roles), set(target.roles)),

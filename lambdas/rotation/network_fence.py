@@ -262,6 +262,7 @@ class NetworkFence:
             databases=tuple(fence.name for fence in databases),
             roles=(),
             fence_breach=self.fence_breach(databases),
+            first_database=live.raw.get("DatabaseName"),  # a cluster's; an instance's is in its identity
         )
 
     # -- the decision --

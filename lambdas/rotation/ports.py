@@ -498,6 +498,8 @@ class ControlView:
     databases: tuple[str, ...]
     roles: tuple[str, ...]
     fence_breach: str | None
+    first_database: str | None = None
+    """The one that it was made with; a side need not show it."""
 
 
 class Engine(Protocol):

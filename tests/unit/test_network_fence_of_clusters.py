@@ -661,6 +661,19 @@ def test_a_side_of_which_an_instance_is_open_is_not_switched(key: str) -> None:
         visit(check_target, rotation, ports)
 
 
+@pytest.mark.parametrize("of_target", ["shop", None])
+def test_a_cluster_that_was_made_with_another_database_is_not_the_source(of_target: str | None) -> None:
+    """RDS need not show it of a cluster that was restored."""
+    ports, rotation = after(*RESTORED)
+    having(ports, SHOP, DatabaseName="shop")
+    having(ports, f"{CLUSTER}{TARGET}", DatabaseName=of_target)
+    assert visit(check_target, rotation, ports).target_check is not None
+
+    having(ports, f"{CLUSTER}{TARGET}", DatabaseName="other")
+    with pytest.raises(TargetMismatch, match="made with the database other, not shop"):
+        visit(check_target, rotation.having(target_check=None), ports)
+
+
 def test_a_snapshot_from_before_the_last_restart_is_not_the_source() -> None:
     ports, rotation = after(*RESTORED)
     ports.rds.snapshots[f"{TARGET}-source"]["SnapshotCreateTime"] -= timedelta(hours=1)
