@@ -308,10 +308,16 @@ def test_before_the_fence_nobody_waits_for_an_instance_that_is_busy(one: str) ->
 def test_it_does_not_wait_for_ever_before_the_fence() -> None:
     ports, rotation = after(wait_for_source)
     ports.rds.alter(READER, status="storage-full")
+    rotation = visit(isolate_source, rotation, ports)
     ports.clock.advance(PATIENCE.total_seconds())
 
     with pytest.raises(SyncIncomplete, match=f"{READER} to be available"):
         visit(isolate_source, rotation, ports)
+    rotation = gone_back(ports, rotation)
+
+    assert rotation.undo is not None
+    assert "rolled-back" == rotation.undo.outcome
+    assert [] == [call for call in ports.calls if "request" in call]
 
 
 def test_an_instance_that_nobody_may_restart_is_found_before_anything_is_closed() -> None:
