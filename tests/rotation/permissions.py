@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from infra.config import load
@@ -540,7 +540,30 @@ class Lab:
         for built in self._built:
             if not built.is_cluster:  # the window of which nothing here waits for
                 self._keep_backups_away(self._now(built))
-        return [*self.remove_deployments(), *self.remove_targets(), *self._owners_settings_restored()]
+        return [
+            *self.remove_deployments(),
+            *self.remove_targets(),
+            *self._owners_settings_restored(),
+            *self._proxies_led_back(),
+        ]
+
+    def _is_used_by(self, proxy: str) -> bool:
+        targets = self.customer.client("rds").describe_db_proxy_targets(DBProxyName=proxy)["Targets"]
+        return all(one["TargetHealth"]["State"] == "AVAILABLE" for one in targets)
+
+    def _proxies_led_back(self) -> list[str]:
+        """Those that a rollback has left leading nowhere, as its message says."""
+        rds, led = self.customer.client("rds"), []
+        for built in self._built:
+            name = f"{built.identifier}-pool"
+            known = [proxy["DBProxyName"] for proxy in rds.describe_db_proxies()["DBProxies"]]
+            if name in known and not rds.describe_db_proxy_targets(DBProxyName=name)["Targets"]:
+                rds.register_db_proxy_targets(
+                    DBProxyName=name, DBInstanceIdentifiers=[self._now(built)["DBInstanceIdentifier"]]
+                )
+                self.wait(partial(self._is_used_by, name))
+                led.append(name)
+        return led
 
     def remove_deployments(self) -> list[str]:
         """Those that a rotation has left, as its message says: with green, and without its mark on blue."""

@@ -555,7 +555,8 @@ GOES_ON_AND_TELLS: Mapping[str, tuple[str, ...]] = {
     "Preflight": ("rds:DescribeEventSubscriptions",),
     # Applications are led right: left over, with the command.
     "RestoreConnectivity": (
-        "lambda:InvokeFunction", "route53:ChangeResourceRecordSets", "secretsmanager:RotateSecret",
+        "lambda:InvokeFunction", "rds:RegisterDBProxyTargets", "route53:ChangeResourceRecordSets",
+        "secretsmanager:RotateSecret",
     ),
     "CleanUp": (
         "kms:Decrypt", "rds:DeleteDBInstance", "rds:DeleteDBSnapshot", "rds:DescribeDBInstances",
