@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lambdas.rotation.aws.client import client, client_that_asks_once
-from lambdas.rotation.aws.kms import AwsKms, _policy_for_a_new_key
+from lambdas.rotation.aws.kms import AwsKms
 from lambdas.rotation.errors import AwsRefused, AwsUnavailable, NameTaken
 from lambdas.rotation.names import ROTATION_ID_TAG, our_tags
 from lambdas.rotation.ports import KeyFacts
@@ -221,7 +221,7 @@ def test_what_holds_for_the_old_key_holds_for_the_new_one(written: Any, escaped:
     text = json.dumps(policy, ensure_ascii=escaped, separators=(",", ":"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(client("kms"), "get_key_policy", lambda **asked: {"Policy": text})
-        carried = _policy_for_a_new_key(facts_of(KEY))
+        carried = AwsKms()._policy_for_a_new_key(facts_of(KEY))
 
     assert carried is not None
     assert len(carried) <= max(len(text), len(json.dumps(policy, separators=(",", ":"))))
@@ -238,7 +238,7 @@ def test_a_policy_that_fills_what_kms_takes_still_fits() -> None:
     text = json.dumps(policy, separators=(",", ":"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(client("kms"), "get_key_policy", lambda **asked: {"Policy": text})
-        carried = _policy_for_a_new_key(facts_of(KEY))
+        carried = AwsKms()._policy_for_a_new_key(facts_of(KEY))
 
     assert 32_000 < len(text) <= 32_768
     assert carried is not None

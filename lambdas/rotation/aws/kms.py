@@ -23,7 +23,7 @@ class AwsKms:
 
     def describe_key(self, key: str) -> KeyFacts:
         """Facts about a key, by ARN, id or alias. Tags that may not be read (another account's key) are left out."""
-        metadata = _metadata(key, *self._region)
+        metadata = self._metadata(key)
         regions = metadata.get("MultiRegionConfiguration") or {}
         return KeyFacts(
             arn=metadata["Arn"],
@@ -31,14 +31,14 @@ class AwsKms:
             state=metadata["KeyState"],
             multi_region=bool(metadata.get("MultiRegion")),
             origin=metadata.get("Origin") or "",
-            tags=_tags(metadata["Arn"], *self._region) if metadata["KeyManager"] == "CUSTOMER" else {},
+            tags=self._tags(metadata["Arn"]) if metadata["KeyManager"] == "CUSTOMER" else {},
             created_at=metadata["CreationDate"],
             deletion_at=metadata.get("DeletionDate"),
             has_replica_keys=bool(regions.get("ReplicaKeys")),
         )
 
     def key_state(self, key_arn: str) -> str:
-        return str(_metadata(key_arn, *self._region)["KeyState"])
+        return str(self._metadata(key_arn)["KeyState"])
 
     def ensure_key(self, alias: str, description: str, tags: Mapping[str, str], like: KeyFacts | None) -> str:
         """The ARN of this rotation's key: found by its alias, else by its tag, else made.
@@ -65,12 +65,12 @@ class AwsKms:
 
     def _by_alias(self, alias: str, rotation_id: str) -> str | None:
         try:
-            arn = str(_metadata(alias, *self._region)["Arn"])
+            arn = str(self._metadata(alias)["Arn"])
         except AwsRefused as refused:
             if refused.code == "NotFoundException":
                 return None
             raise
-        if _tags(arn, *self._region).get(names.ROTATION_ID_TAG) != rotation_id:
+        if self._tags(arn).get(names.ROTATION_ID_TAG) != rotation_id:
             raise NameTaken(f"{alias} leads to a key that this rotation did not make")
         return arn
 
@@ -84,7 +84,7 @@ class AwsKms:
             ResourceTypeFilters=["kms:key"],
         )
         keys = sorted(resource["ResourceARN"] for resource in found)
-        return next((arn for arn in keys if _metadata(arn, *self._region)["KeyState"] in _USABLE), None)
+        return next((arn for arn in keys if self._metadata(arn)["KeyState"] in _USABLE), None)
 
     def _create(self, description: str, tags: Mapping[str, str], like: KeyFacts | None) -> str:
         inherited = names.owners_tags(like.tags) if like is not None else {}
@@ -96,7 +96,7 @@ class AwsKms:
         }
         if like is not None and like.multi_region:
             parameters["MultiRegion"] = True
-        policy = _policy_for_a_new_key(like, *self._region) if like is not None else None
+        policy = self._policy_for_a_new_key(like) if like is not None else None
         if like is not None and policy is not None:
             try:
                 return self._create_with(parameters | {"Policy": policy})
@@ -118,7 +118,7 @@ class AwsKms:
         except AwsRefused as refused:
             if refused.code != "AlreadyExistsException":
                 raise
-            if _metadata(alias, *self._region)["Arn"] != arn:
+            if self._metadata(alias)["Arn"] != arn:
                 raise NameTaken(f"{alias} leads to a key that this rotation did not make") from refused
 
     def _ensure_rotation(self, arn: str, like: KeyFacts | None) -> None:
@@ -162,48 +162,45 @@ class AwsKms:
                     KeyId=_key_id(key_arn), PendingWindowInDays=pending_window_days
                 )
         except AwsRefused as refused:
-            scheduled = _metadata(key_arn, *self._region).get("DeletionDate")
+            scheduled = self._metadata(key_arn).get("DeletionDate")
             if refused.code != "KMSInvalidStateException" or scheduled is None:
                 raise
             answer = {"DeletionDate": scheduled}
         deletion_at: datetime = answer["DeletionDate"]
         return deletion_at
 
+    def _metadata(self, key: str) -> Mapping[str, Any]:
+        with calls("kms:DescribeKey"):
+            metadata: Mapping[str, Any] = client("kms", *self._region).describe_key(KeyId=key)["KeyMetadata"]
+        return metadata
 
-def _metadata(key: str, *region: str) -> Mapping[str, Any]:
-    with calls("kms:DescribeKey"):
-        metadata: Mapping[str, Any] = client("kms", *region).describe_key(KeyId=key)["KeyMetadata"]
-    return metadata
+    def _tags(self, arn: str) -> dict[str, str]:
+        try:
+            found = pages("kms", "list_resource_tags", "Tags", *self._region, KeyId=arn)
+        except (AccessRefused, AwsRefused):
+            return {}
+        return {tag["TagKey"]: tag["TagValue"] for tag in found}
 
-
-def _tags(arn: str, *region: str) -> dict[str, str]:
-    try:
-        found = pages("kms", "list_resource_tags", "Tags", *region, KeyId=arn)
-    except (AccessRefused, AwsRefused):
-        return {}
-    return {tag["TagKey"]: tag["TagValue"] for tag in found}
-
-
-def _policy_for_a_new_key(like: KeyFacts, *region: str) -> str | None:
-    """The old key's policy for a key that does not exist yet: where it names the old key it says "this key" instead."""
-    if like.manager != "CUSTOMER":
-        return None
-    try:
-        with calls("kms:GetKeyPolicy"):
-            text = str(client("kms", *region).get_key_policy(KeyId=like.arn, PolicyName="default")["Policy"])
-    except (AccessRefused, AwsRefused) as refused:
-        logger.warning("policy of the old key not copied", old_key=like.arn, refusal=str(refused))
-        return None
-    document = json.loads(text)
-    named = [
-        statement
-        for statement in _as_list(document.get("Statement") or [])
-        if any(_matches(pattern, like.arn) for pattern in _as_list(statement.get("Resource", "*")))
-    ]
-    for statement in named:
-        statement["Resource"] = "*"
-    # As it was written, or with nothing between its parts: a policy may fill all of KMS's 32 KB.
-    return json.dumps(document, separators=(",", ":")) if named else text
+    def _policy_for_a_new_key(self, like: KeyFacts) -> str | None:
+        """The old key's policy for a key that does not exist yet: what it says of the old key it says of "this key"."""
+        if like.manager != "CUSTOMER":
+            return None
+        try:
+            with calls("kms:GetKeyPolicy"):
+                text = str(client("kms", *self._region).get_key_policy(KeyId=like.arn, PolicyName="default")["Policy"])
+        except (AccessRefused, AwsRefused) as refused:
+            logger.warning("policy of the old key not copied", old_key=like.arn, refusal=str(refused))
+            return None
+        document = json.loads(text)
+        named = [
+            statement
+            for statement in _as_list(document.get("Statement") or [])
+            if any(_matches(pattern, like.arn) for pattern in _as_list(statement.get("Resource", "*")))
+        ]
+        for statement in named:
+            statement["Resource"] = "*"
+        # As it was written, or with nothing between its parts: a policy may fill all of KMS's 32 KB.
+        return json.dumps(document, separators=(",", ":")) if named else text
 
 
 def _matches(pattern: str, arn: str) -> bool:
