@@ -227,8 +227,11 @@ class Backups(Settings):
             self._drop_backups(owner)
             return
         for backup in [b for b in self.backups if b.owner is owner]:
-            backup.earliest, backup.owner_name = owner.backups_since, owner.name
-            backup.ended, backup.owner = self.context.clock.now(), None
+            self._retain(backup, owner)
+
+    def _retain(self, backup: AutomatedBackup, owner: Operated) -> None:
+        backup.earliest, backup.owner_name = owner.backups_since, owner.name
+        backup.ended, backup.owner = self.context.clock.now(), None
 
     def replications_of(self, owner: Operated) -> list[AutomatedBackup]:
         """Its automated backups in other Regions that RDS goes on to replicate."""

@@ -103,7 +103,7 @@ class ReplicatedBackups(Backups):
                 # In RDS's words (terraform-provider-aws has them).
                 raise invalid_instance_state(f"{instance.name} is not replicating to the current region.")
             backup = found[0]
-            self._retain(backup)
+            self._retain(backup, instance)
         home.change_replications(instance)
         assert isinstance(backup, ReplicatedBackup)
         return backup
@@ -115,12 +115,7 @@ class ReplicatedBackups(Backups):
 
     def end_replications(self, owner: Operated) -> None:
         for backup in self.replications_of(owner):
-            self._retain(backup)
-
-    def _retain(self, backup: AutomatedBackup) -> None:
-        assert backup.owner is not None
-        backup.earliest, backup.owner_name = backup.owner.backups_since, backup.owner.name
-        backup.ended, backup.owner = self.context.clock.now(), None
+            self._retain(backup, owner)
 
     def change_replications(self, instance: Instance) -> None:
         """RDS is at work on the instance for a while."""
