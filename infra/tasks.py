@@ -196,6 +196,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
     any_deployment = config.arn("rds", "deployment:*")
 
     # Of a network fence, which not every stack has.
+    anywhere_fenced = "*" if config.network_fence else ()  # of what has no resource-level permissions
     fenced_db = any_db if config.network_fence else ()
     fenced_cluster = any_cluster if config.network_fence else ()
     fenced_member = any_member if config.network_fence else ()
@@ -221,7 +222,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
     see_deployments = allow("rds:DescribeBlueGreenDeployments", on=any_deployment)
     see_snapshots = allow("rds:DescribeDBSnapshots", on=(any_db, any_snapshot))
     see_cluster_snapshots = allow("rds:DescribeDBClusterSnapshots", on=(any_cluster, any_cluster_snapshot))
-    see_isolation = allow("ec2:DescribeSecurityGroupRules", on="*" if config.network_fence else ())  # none narrower
+    see_isolation = allow("ec2:DescribeSecurityGroupRules", on=anywhere_fenced)
     see_options = allow("rds:DescribeOptionGroups", on=options if config.network_fence else ())
     mark_for_isolation = allow("rds:AddTagsToResource", on=fenced_member, when=only_tags(NETWORK_FENCE_TAG))
     unmark = allow("rds:RemoveTagsFromResource", on=fenced_member, when=only_tags(NETWORK_FENCE_TAG))
@@ -423,7 +424,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 see_options,
                 *change_groups,
                 allow("rds:RebootDBInstance", on=fenced_db, when=ABOUT_TO_BE_ISOLATED),
-                allow("rds:DescribeEvents", on="*" if config.network_fence else ()),  # no resource-level permissions
+                allow("rds:DescribeEvents", on=anywhere_fenced),
                 see_recovery,
                 *set_recovery,
             ),

@@ -53,8 +53,7 @@ def _finished(rotation: Rotation, target: Instance, ports: Ports) -> list[str]:
     # Behind a network fence it is born with the source's groups. A late attempt would take from it what opens it.
     besides = (SECURITY_GROUPS,) if rotation.isolation is not None else ()
     repair = request_repair_of_cluster if database.is_cluster else request_repair
-    differing = repair(source, target, ports, besides=besides)
-    if differing:
+    if differing := repair(source, target, ports, besides=besides):
         return [f"the settings {', '.join(differing)}"]
     if waiting_for := members.waiting_for(rotation, source, target, ports):
         return waiting_for

@@ -27,13 +27,11 @@ def replicated(rotation: Rotation, source: Instance, ports: Ports) -> Iterator[F
             advice="list it there and deploy the stack; or stop the replication, and start it anew for the target",
         )
         del found[region]
-    if rotation.first_look is not None:
-        yield from rotation.first_look.limitations_of_backups
+    unread = rotation.first_look.limitations_of_backups if rotation.first_look is not None else ()
+    yield from unread
     if found and source.backup_retention_days == 0:
         yield from instance.backups(source)
-    if set(found.values()) != {backup.arn for backup in plan.replicated_backups} and not (
-        rotation.first_look is not None and rotation.first_look.limitations_of_backups
-    ):
+    if not unread and set(found.values()) != {backup.arn for backup in plan.replicated_backups}:
         yield Finding(
             name="BackupsReplicated",
             message=f"where the automated backups of {identifier} are replicated to has changed since the start",
