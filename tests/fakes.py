@@ -164,6 +164,7 @@ class Catalog:
     limit: dict[str, int] = field(default_factory=dict)
     markers: set[str] = field(default_factory=set)
     decisions: dict[str, Verdict] = field(default_factory=dict)
+    claim: str = ""
     roles: tuple[str, ...] = ("app", "rotator")
     rows: dict[str, list[str]] = field(default_factory=lambda: {"orders": []})
     """By database with tables. None of them has a key: what comes twice is there twice."""
@@ -337,9 +338,19 @@ class FakeEngine:
             with self._change("ensure_control_database"):
                 self._server.own.open[CONTROL_DATABASE] = True
 
-    def drop_control_database(self) -> None:
+    def claim(self, rotation_id: str, instead_of: str = "") -> str:
+        with self._change("claim"):
+            own = self._server.own
+            if own.claim in ("", instead_of) or own.claim in own.decisions:
+                own.claim = rotation_id
+            return own.claim
+
+    def drop_control_database(self, rotation_id: str) -> None:
         with self._change("drop_control_database"):
             catalog = self._server.own
+            if catalog.claim not in ("", rotation_id):
+                return
+            catalog.claim = ""
             catalog.open.pop(CONTROL_DATABASE, None)
             catalog.rows.pop(CONTROL_DATABASE, None)
             for content in (catalog.markers, catalog.decisions, catalog.evidence):

@@ -1,6 +1,7 @@
 """BeginCapture: from now on the source keeps what it commits, for a target that is restored meanwhile."""
 
 from lambdas.rotation import names
+from lambdas.rotation.claim import claim_source
 from lambdas.rotation.limitations import refuse_if_limited
 from lambdas.rotation.ports import Ports
 from lambdas.rotation.state import Capture, Rotation
@@ -13,6 +14,7 @@ def begin_capture(rotation: Rotation, ports: Ports) -> Rotation:
     Raises:
         PreflightRefused: terminal; something came up since Preflight. Of a table without a replica identity a
             publication would make the applications' own updates fail.
+        NameTaken: terminal; see `claim_source`.
     """
     plan, database = rotation.planned()
     if rotation.capture is not None and rotation.capture.databases:
@@ -24,6 +26,7 @@ def begin_capture(rotation: Rotation, ports: Ports) -> Rotation:
     rotation = rotation.having(capture=capture, target_identifier=target)
     # The journal has the names before anything of them exists: a rollback removes slots and control database by them.
     ports.ledger.record(rotation)
+    claim_source(rotation, engine, ports)
     captured, position = engine.begin_capture(capture.name)
     logger.info("capture begun", databases=captured, position=position)
     return rotation.having(capture=capture.having(databases=captured, position=position))

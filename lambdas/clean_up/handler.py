@@ -164,7 +164,7 @@ def _control_database(rotation: Rotation, ports: Ports) -> str | None:
     plan, source = rotation.planned()
     if _ours(rotation, ports) is not None:
         raise RetirementRefused("the target is still there")
-    ports.engine(source, plan).drop_control_database()
+    ports.engine(source, plan).drop_control_database(rotation.rotation_id)
     return None
 
 

@@ -170,7 +170,7 @@ def _finished(rotation: Rotation, progress: Decommission, ports: Ports) -> Decom
     target = rotation.synced_target()
     # Only a fence needs a control database.
     if rotation.fence is not None and databases.by_resource_id(target.resource_id, ports) is not None:
-        ports.engine(target, plan).drop_control_database()
+        ports.engine(target, plan).drop_control_database(rotation.rotation_id)
     done = progress.having(stage="done", complete=True, source_deleted_at=ports.clock.now())
     # Before the lock is free: what is not complete would be done again, to the control database of the next rotation.
     ports.ledger.record(rotation.having(decommission=done))

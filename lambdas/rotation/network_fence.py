@@ -190,7 +190,10 @@ class NetworkFence:
             if names.NETWORK_FENCE_TAG not in one.tags:
                 self._ports.rds.set_tags(one.database.arn, {names.NETWORK_FENCE_TAG: self._plan.base_name})
 
-    def drop_control_database(self) -> None:
+    def claim(self, rotation_id: str, instead_of: str = "") -> str:
+        return rotation_id  # nothing there could be asked by two stacks in turn
+
+    def drop_control_database(self, rotation_id: str) -> None:
         live = self._found()
         for one in parts_of(live, self._ports) if live is not None else ():
             if names.NETWORK_FENCE_TAG in one.tags:

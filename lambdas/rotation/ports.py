@@ -520,7 +520,16 @@ class Engine(Protocol):
 
     def ensure_control_database(self) -> None: ...
 
-    def drop_control_database(self) -> None: ...
+    def claim(self, rotation_id: str, instead_of: str = "") -> str:
+        """Say that this rotation is at work here, unless another one is that is not decided.
+
+        Returns whoever is by then. ``instead_of``: another one that is known to be over.
+        """
+        ...
+
+    def drop_control_database(self, rotation_id: str) -> None:
+        """Remove it if it is ours, and not another rotation's by its claim. Repeatable."""
+        ...
 
     def databases_with_superuser_sessions(self) -> Sequence[str]: ...
 

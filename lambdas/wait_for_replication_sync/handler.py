@@ -18,6 +18,7 @@ def wait_for_replication_sync(rotation: Rotation, ports: Ports) -> Rotation:
 
     Raises:
         WrongKey, SettingsNotCarried: terminal; nothing is at stake yet.
+        NameTaken: terminal; see `claim_source`.
         SyncIncomplete: terminal; the target failed, or is not ready after 24 hours.
     """
     _, source_database = rotation.planned()

@@ -2,6 +2,7 @@
 
 from datetime import datetime
 
+from lambdas.rotation.claim import claim_source
 from lambdas.rotation.ports import Instance, Ports
 from lambdas.rotation.readiness import SMALL_LAG_BYTES, SMALL_LAG_SECONDS, backup_window
 from lambdas.rotation.settings import request_repair
@@ -32,7 +33,7 @@ def replication(rotation: Rotation, sync: Sync, target: Instance, ports: Ports) 
     previous = rotation.sync
     source, replica = ports.engine(source_database, plan), ports.engine(target.database, plan)
     token = f"{rotation.rotation_id}-sync"
-    source.ensure_control_database()
+    claim_source(rotation, source, ports)
     lag = replica.lag()
     sync = sync.having(
         lag_bytes=lag.bytes,

@@ -3,6 +3,7 @@
 from datetime import timedelta
 
 from lambdas.rotation import databases, names
+from lambdas.rotation.claim import claim_source
 from lambdas.rotation.errors import SyncIncomplete, UnknownDatabase
 from lambdas.rotation.network_fence import unavailable, unmarked
 from lambdas.rotation.polling import look_again_seconds
@@ -22,6 +23,7 @@ def wait_for_source(rotation: Rotation, ports: Ports) -> Rotation:
 
     Raises:
         UnknownDatabase: terminal; the source is gone.
+        NameTaken: terminal; see `claim_source`.
         SyncIncomplete: terminal; it is not ready after 24 hours.
     """
     plan, database = rotation.planned()
@@ -37,7 +39,7 @@ def wait_for_source(rotation: Rotation, ports: Ports) -> Rotation:
     waiting_for = [*backup_window(source, now), *connectivity(rotation, now)]
     if source.status == "available":
         engine = ports.engine(database, plan)
-        engine.ensure_control_database()
+        claim_source(rotation, engine, ports)
         if plan.fence == "network":
             waiting_for += _not_to_be_restarted(source, ports)
         superusers |= {*engine.databases_with_superuser_sessions()}

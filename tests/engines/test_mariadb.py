@@ -434,10 +434,11 @@ def test_what_is_asked_of_a_login_suffices(source: Endpoint) -> None:
     asked = ", ".join(mysql.PRIVILEGES).replace("REPLICA MONITOR", "SLAVE MONITOR")
     source.admin(f"REVOKE ALL PRIVILEGES, GRANT OPTION FROM {account(ROTATION)}")
     source.admin(f"GRANT {asked} ON *.* TO {account(ROTATION)}")
-    source.engine().drop_control_database()
+    source.engine().drop_control_database("r")
     assert source.engine().login_limitations() == []
 
     source.engine().ensure_control_database()
+    assert source.engine().claim(OURS) == OURS
     fence = fenced(source)
     source.engine().mark(OURS)
     source.engine().mark(OURS)
@@ -509,14 +510,28 @@ def test_a_control_database_of_somebody_else_is_not_taken(world: World) -> None:
 
     with pytest.raises(NameTaken):
         source.engine().ensure_control_database()
-    source.engine().drop_control_database()
+    source.engine().drop_control_database("r")
     assert source.admin("SHOW DATABASES LIKE 'rds_key_rotation'") != []
     source.server.destroy()
 
 
+def test_of_two_rotations_one_is_at_work_on_a_source(source: Endpoint) -> None:
+    one, other = source.engine(), source.engine()
+
+    assert [one.claim("one"), other.claim("other"), one.claim("one")] == ["one"] * 3
+    other.drop_control_database("other")
+    assert other.claim("other") == "one"
+
+    one.decide("one", "rollback", ())
+    assert [other.claim("other"), one.claim("one")] == ["other", "other"]
+    assert [one.claim("one", instead_of="another"), one.claim("one", instead_of="other")] == ["other", "one"]
+    one.drop_control_database("one")
+    one.ensure_control_database()
+
+
 def test_the_control_database_is_removed_and_can_be_made_again(source: Endpoint) -> None:
-    source.engine().drop_control_database()
-    source.engine().drop_control_database()
+    source.engine().drop_control_database("r")
+    source.engine().drop_control_database("r")
     assert source.engine().verdict(OURS) is None
     source.engine().ensure_control_database()
     source.engine().ensure_control_database()

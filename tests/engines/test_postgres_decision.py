@@ -115,7 +115,7 @@ def test_a_paused_replay_shows_neither_marker_nor_position(source: Endpoint, rep
 
 def test_a_young_replica_shows_no_marker_and_no_verdict(source: Endpoint, replica: Endpoint) -> None:
     """The control database reaches it some time after the source has it."""
-    source.engine().drop_control_database()
+    source.engine().drop_control_database("r")
     time.sleep(0.5)
     on_target = replica.engine()
 

@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -128,14 +129,14 @@ def test_a_long_transaction_is_only_a_warning(source: Endpoint, monkeypatch: pyt
 
 def test_a_control_database_of_somebody_else_is_left_alone(source: Endpoint) -> None:
     engine = source.engine()
-    engine.drop_control_database()
+    engine.drop_control_database("r")
     source.admin(f"CREATE DATABASE {CONTROL_DATABASE} OWNER master")
     source.admin("CREATE TABLE theirs (n int)", CONTROL_DATABASE)
     try:
         assert ["ControlDatabaseTaken"] == [finding.name for finding in engine.limitations(())]
         with pytest.raises(NameTaken):
             engine.ensure_control_database()
-        engine.drop_control_database()
+        engine.drop_control_database("r")
         assert [[0]] == source.admin("SELECT count(*) FROM theirs", CONTROL_DATABASE)
     finally:
         source.admin(f"DROP DATABASE {CONTROL_DATABASE} WITH (FORCE)")
@@ -144,7 +145,7 @@ def test_a_control_database_of_somebody_else_is_left_alone(source: Endpoint) -> 
 def test_a_control_database_that_is_half_made_is_finished(source: Endpoint) -> None:
     """The first attempt died between CREATE DATABASE and the rest."""
     engine = source.engine()
-    engine.drop_control_database()
+    engine.drop_control_database("r")
     source.admin(f"CREATE DATABASE {CONTROL_DATABASE} OWNER master")
 
     engine.ensure_control_database()
@@ -154,11 +155,42 @@ def test_a_control_database_that_is_half_made_is_finished(source: Endpoint) -> N
     assert source.admin(f"SELECT has_database_privilege('{APPLICATION}', '{CONTROL_DATABASE}', 'CONNECT')") == [[False]]
 
 
+def test_of_two_rotations_one_is_at_work_on_a_source(source: Endpoint) -> None:
+    one, other = source.engine(), source.engine()
+    one.drop_control_database("r")
+    one.ensure_control_database()
+
+    assert [one.claim("one"), other.claim("other"), one.claim("one")] == ["one"] * 3
+    other.drop_control_database("other")
+    assert other.claim("other") == "one"
+
+    one.decide("one", "rollback", ())
+    assert [other.claim("other"), one.claim("one")] == ["other", "other"]
+    assert [one.claim("one", instead_of="another"), one.claim("one", instead_of="other")] == ["other", "one"]
+    one.drop_control_database("one")
+    one.ensure_control_database()
+
+
+def test_of_two_claims_at_the_same_time_one_stands(source: Endpoint) -> None:
+    first, second = source.engine(), source.engine()
+    first.drop_control_database("r")
+    first.ensure_control_database()
+    with first._control_session() as sql, ThreadPoolExecutor(1) as pool:
+        with sql.transaction():
+            sql.run("INSERT INTO public.claim (rotation_id) VALUES ('first')")
+            claimed = pool.submit(second.claim, "second")
+            with pytest.raises(TimeoutError):
+                claimed.result(0.3)
+        assert claimed.result(10) == "first"
+    first.drop_control_database("first")
+    first.ensure_control_database()
+
+
 def test_is_removed_and_stays_removed(source: Endpoint) -> None:
     engine = source.engine()
     engine.mark("r")
-    engine.drop_control_database()
-    engine.drop_control_database()
+    engine.drop_control_database("r")
+    engine.drop_control_database("r")
 
     assert [] == source.admin(f"SELECT 1 FROM pg_database WHERE datname = '{CONTROL_DATABASE}'")
 

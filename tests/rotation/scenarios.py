@@ -91,14 +91,12 @@ def refusals_of(customer: Customer, built: World) -> list[str | None]:
     return [customer.refusal(built, address, database) for address in addresses for database in built.databases]
 
 
-def as_master(
-    customer: Customer, built: World, instance: str, statement: str, database: str = CONTROL_DATABASE
-) -> None:
+def as_master(customer: Customer, built: World, instance: str, statement: str, database: str = CONTROL_DATABASE) -> Any:
     """In the control database, the only one that lets the master user in while the fence stands."""
     endpoint = Resolver(customer.account.dns_host, customer.account.dns_port).resolve(customer.address(instance))
     sql = connect(endpoint, database, built.master, trusting(customer.account.ca_bundle))
     try:
-        sql.run(statement)
+        return sql.run(statement)
     finally:
         hang_up(sql)
 

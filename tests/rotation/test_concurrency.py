@@ -8,10 +8,12 @@ from typing import Any
 
 import pytest
 
+from lambdas.rotation.engines.postgres import OURS
+from lambdas.rotation.names import CONTROL_DATABASE
 from sandbox.demo import progress, world
 from sandbox.demo.connection import literal
 from sandbox.demo.world import World
-from sandbox.sweep.invariants import INVARIANTS
+from sandbox.sweep.invariants import INVARIANTS, broken
 from sandbox.sweep.scenario import Outcome
 from tests.rotation.scenarios import (
     ROWS,
@@ -206,6 +208,7 @@ AGAIN = Scenario(
     ends="forward",
 )
 
+ANOTHER_STACK = Scenario("another-stack", error="NameTaken")
 ALL = [*(one.scenario for one in MEDDLING), YIELDS, BY_FLEET, LATE, AGAIN]
 
 
@@ -300,6 +303,27 @@ def test_a_schedule_that_is_delivered_twice_beside_a_person_rotates_once(custome
     assert_invariants(customer, outcome)
     assert_one_rotation(outcome)
     assert [one.status for one in reports] == ["SUCCEEDED", "SUCCEEDED"]
+    world.remove(customer.account, built.identifier)
+
+
+@pytest.mark.sample
+def test_what_another_stack_is_rotating_is_left_to_it(customer: Customer, tmp_path: Path) -> None:
+    """Two ledgers, two locks: what the two stacks share is the source itself."""
+    built = customer.build(ANOTHER_STACK.name, rows=ROWS, writers=WRITERS)
+    for database, statement in (
+        ("postgres", f"CREATE DATABASE {CONTROL_DATABASE} TEMPLATE template0"),
+        ("postgres", f"COMMENT ON DATABASE {CONTROL_DATABASE} IS '{OURS}'"),
+        (CONTROL_DATABASE, "CREATE TABLE claim (only_one int PRIMARY KEY DEFAULT 1, rotation_id text)"),
+        (CONTROL_DATABASE, "INSERT INTO claim VALUES (1, 'another')"),
+    ):
+        as_master(customer, built, built.identifier, statement, database)
+
+    outcome = play(customer, ANOTHER_STACK, tmp_path / "acks", built=built)
+
+    print(table_line(outcome), outcome.first.cause)
+    assert broken(customer, outcome) == [f"nothing else is gone, nothing is left: database {CONTROL_DATABASE}"]
+    assert (outcome.first.error, outcome.went_forward, outcome.outage_seconds < 1) == ("NameTaken", False, True)
+    assert as_master(customer, built, built.identifier, "SELECT rotation_id FROM claim") == [["another"]]
     world.remove(customer.account, built.identifier)
 
 

@@ -189,13 +189,30 @@ class MariadbEngine:
                 "CREATE TABLE IF NOT EXISTS decision (rotation_id VARCHAR(100) PRIMARY KEY, "
                 "verdict ENUM('release', 'rollback') NOT NULL, decided_at TIMESTAMP(6) DEFAULT CURRENT_TIMESTAMP(6))"
             )
+            sql.run("CREATE TABLE IF NOT EXISTS claim (only_one INT PRIMARY KEY, rotation_id VARCHAR(100) NOT NULL)")
 
-    def drop_control_database(self) -> None:
-        """Remove it if it is ours. Repeatable."""
+    def claim(self, rotation_id: str, instead_of: str = "") -> str:
+        with self._control_session() as sql:
+            sql.run("INSERT IGNORE INTO claim VALUES (1, %(own)s)", own=rotation_id)
+            # One statement: of two at the same time the second one waits for the first, and finds another holder.
+            sql.run(
+                "UPDATE claim SET rotation_id = %(own)s WHERE rotation_id = %(over)s "
+                "OR rotation_id IN (SELECT rotation_id FROM decision)",
+                own=rotation_id,
+                over=instead_of,
+            )
+            return str(sql.value("SELECT rotation_id FROM claim"))
+
+    def drop_control_database(self, rotation_id: str) -> None:
         self._disconnect()
         with self._session() as sql:
-            if self._control_state(sql) == "ours":
+            if self._control_state(sql) == "ours" and self._holder() in (None, rotation_id):
                 sql.run(f"DROP DATABASE IF EXISTS {quoted(CONTROL_DATABASE)}")
+
+    def _holder(self) -> str | None:
+        with suppress_states(*NOT_THERE), self._session() as sql:
+            return next((holder for (holder,) in sql.rows("SELECT rotation_id FROM claim")), None)
+        return None
 
     def _control_state(self, sql: "Session") -> str:
         """absent, ours or foreign."""

@@ -281,19 +281,42 @@ class PostgresEngine:
                 )
                 """
             )
+            sql.run(
+                "CREATE TABLE IF NOT EXISTS public.claim "
+                "(only_one int PRIMARY KEY DEFAULT 1, rotation_id text NOT NULL)"
+            )
             if state != "ours":
                 # Last: from here on the database is known to be complete, and ours.
                 sql.run(f"COMMENT ON DATABASE {name} IS '{OURS}'")
 
-    def drop_control_database(self) -> None:
-        """Remove it if it is ours. Repeatable."""
+    def claim(self, rotation_id: str, instead_of: str = "") -> str:
+        with self._control_session() as sql:
+            # One statement, so of two claims at the same time the second one waits for the first, and sees it.
+            sql.run(
+                """
+                INSERT INTO public.claim AS standing (rotation_id) VALUES (:own)
+                ON CONFLICT (only_one) DO UPDATE SET rotation_id = excluded.rotation_id
+                WHERE standing.rotation_id = :over
+                   OR EXISTS (SELECT FROM public.decision d WHERE d.rotation_id = standing.rotation_id)
+                """,
+                own=rotation_id,
+                over=instead_of,
+            )
+            return str(sql.value("SELECT rotation_id FROM public.claim"))
+
+    def drop_control_database(self, rotation_id: str) -> None:
         self._disconnect()
         with self._session(MAINTENANCE_DATABASE, SLOW_STATEMENT_SECONDS) as sql:
-            if self._control_state(sql) == "ours":
+            if self._control_state(sql) == "ours" and self._holder() in (None, rotation_id):
                 since_13 = sql.value("SELECT current_setting('server_version_num')::int >= 130000")
                 force = "WITH (FORCE)" if since_13 else ""
                 with suppress_states("3D000"):
                     sql.run(f"DROP DATABASE {quoted(CONTROL_DATABASE)} {force}")
+
+    def _holder(self) -> str | None:
+        with suppress_states(*_NOT_THERE), self._session(CONTROL_DATABASE) as sql:
+            return next((holder for (holder,) in sql.rows("SELECT rotation_id FROM public.claim")), None)
+        return None
 
     def _control_state(self, sql: "Session") -> str:
         """absent, unfinished, ours or foreign."""
