@@ -157,6 +157,7 @@ NEVER_BY_NETWORK = {
     "ConfirmDrained",
     "WaitForPromotion",
     "BeginCapture",
+    "WaitForReplicationSync",
     "Decommission",  # asks the target, which is restored without the mark that there would be to remove
 }
 """What has nothing to do for a network fence; its sources call the engine's methods, whichever it is."""
