@@ -4,13 +4,14 @@ A boundary is a place where a function crosses into something that can fail on i
 the invocation itself. A cell is a boundary and a kind of failure there.
 
 What would repeat another cell is left out. A process that dies before it reads has left what it left when it died after
-its last write. A first error that the SDK tries again by itself is seen at calls that change something.
+its last write, and so has one whose connection is lost where it reads something once more. A first error that the SDK
+tries again by itself is seen at calls that change something.
 """
 
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -234,7 +235,7 @@ def read(way: Way, recorded: Path, subject: str = DEFAULT) -> list[Boundary]:
     """The boundaries of a rotation, in the order in which they were first crossed.
 
     First and last occurrence: of a call, where the function is invoked once (how often one is polled is not the same in
-    every rotation); of a statement, in the invocation that made most of it.
+    every rotation); of a statement that changes something, in the invocation that made most of it.
     """
     invocations = [json.loads(line) for line in recorded.read_text().splitlines()]
     times = Counter(one["function"] for one in invocations)
@@ -246,15 +247,19 @@ def read(way: Way, recorded: Path, subject: str = DEFAULT) -> list[Boundary]:
         calls, most = Counter(call for one in own for call in one["calls"]), Counter[str]()
         for one in own:
             most |= Counter(one["statements"])
-        places = [("invocation", 1), *_ends(calls, times[function] == 1), *_ends(most, True)]
+        places = [
+            ("invocation", 1),
+            *_ends(calls, set(calls) if times[function] == 1 else set()),
+            *_ends(most, {statement for statement in most if not statement.startswith(READING)}),
+        ]
         found |= dict.fromkeys(Boundary(way, function, what, nth, subject) for what, nth in places)
     return list(found)
 
 
-def _ends(counted: Counter[str], with_last: bool) -> Iterator[tuple[str, int]]:
+def _ends(counted: Counter[str], with_last: Set[str]) -> Iterator[tuple[str, int]]:
     for what, times in counted.items():
         yield what, 1
-        if with_last and times > 1:
+        if times > 1 and what in with_last:
             yield what, times
 
 

@@ -34,7 +34,9 @@ def recorded(
 
 
 def test_first_and_last_occurrence(tmp_path: Path) -> None:
-    found = recorded(tmp_path, ("promote", ["rds.X", "rds.Y", "rds.X"], ["BEGIN", "ALTER ?", "ALTER ?", "ALTER ?"]))
+    """Not of what only reads: its last one leaves what the change before it leaves."""
+    statements = ["BEGIN", "ALTER ?", "BEGIN", "ALTER ?", "ALTER ?"]
+    found = recorded(tmp_path, ("promote", ["rds.X", "rds.Y", "rds.X"], statements))
 
     assert found == [
         "promote invocation 1", "promote rds.X 1", "promote rds.X 2", "promote rds.Y 1",
