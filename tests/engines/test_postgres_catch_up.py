@@ -624,6 +624,7 @@ CHANGES_OF_SCHEMA = (
     ("ALTER SEQUENCE never OWNED BY kept.id", "pg_depend"),
     ("CREATE STATISTICS both_columns ON at, n FROM measured_then", "pg_statistic_ext"),
     ("COMMENT ON TABLE kept IS 'kept'", "pg_description"),
+    ("COMMENT ON SCHEMA public IS 'kept'", "pg_description"),
     ("CREATE POLICY mine ON kept USING (true)", "pg_policy"),
     ("SELECT lo_create(0)", "pg_largeobject_metadata"),
     ("CREATE PUBLICATION theirs FOR TABLE kept", "pg_publication"),

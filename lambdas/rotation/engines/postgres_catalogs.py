@@ -21,6 +21,9 @@ _TABLES_OF_EXTENSIONS = f"{_RELATIONS} WHERE relkind = 'r' AND relpersistence = 
 # What a session makes for itself comes and goes with it; and a table that is rewritten gets another toast table.
 _PASSING = "(SELECT oid FROM pg_namespace WHERE nspname ~ '^pg_(toast|temp_)')"
 _OF_PASSING = f"(SELECT oid FROM pg_class WHERE relnamespace IN {_PASSING})"
+# What the server was made with has lower oids (FirstNormalObjectId, access/transam.h). Nobody but RDS alters that, and
+# most rows are of it. 2200: the schema public, which a customer may comment on.
+_CUSTOMERS_OWN = ">= 16384"
 # RDS's own roles are RDS's own affair.
 _RDSS_ROLES = "(SELECT oid FROM pg_roles WHERE rolname ~ '^(pg_|rds)')"
 
@@ -42,10 +45,8 @@ _COMPARED = {
         catalog: f"* FROM {catalog} WHERE {relation} NOT IN {_OF_PASSING}"
         for catalog, relation in (
             ("pg_attrdef", "adrelid"),
-            ("pg_description", "objoid"),
             ("pg_inherits", "inhrelid"),
             ("pg_policy", "polrelid"),
-            ("pg_rewrite", "ev_class"),
             ("pg_sequence", "seqrelid"),
             ("pg_statistic_ext", "stxrelid"),
             ("pg_trigger", "tgrelid"),
@@ -60,12 +61,16 @@ _COMPARED = {
             ("pg_type", "typnamespace"),
         )
     },
+    "pg_description": f"* FROM pg_description WHERE (objoid {_CUSTOMERS_OWN} OR objoid = 2200) "
+    f"AND objoid NOT IN {_OF_PASSING}",
+    "pg_rewrite": f"* FROM pg_rewrite WHERE ev_class {_CUSTOMERS_OWN} AND ev_class NOT IN {_OF_PASSING}",
     "pg_class": "oid, relname, relnamespace, reltype, reloftype, relowner, relam, reltablespace, relpersistence, "
     "relkind, relnatts, relchecks, relrowsecurity, relforcerowsecurity, relreplident, relispartition, relacl, "
     f"reloptions, relpartbound FROM pg_class WHERE relnamespace NOT IN {_PASSING}",
     "pg_attribute": "attrelid, attname, atttypid, attstattarget, attnum, attndims, atttypmod, attstorage, attnotnull, "
     "atthasdef, attidentity, attgenerated, attisdropped, attislocal, attinhcount, attcollation, attcompression, "
-    f"attacl, attoptions, attfdwoptions FROM pg_attribute WHERE attrelid NOT IN {_OF_PASSING}",
+    f"attacl, attoptions, attfdwoptions FROM pg_attribute WHERE attrelid {_CUSTOMERS_OWN} "
+    f"AND attrelid NOT IN {_OF_PASSING}",
     "pg_index": "indexrelid, indrelid, indisunique, indisprimary, indisexclusion, indimmediate, indisvalid, "
     "indisreplident, indkey, indcollation, indclass, indoption, indexprs, indpred "
     f"FROM pg_index WHERE indrelid NOT IN {_OF_PASSING}",
