@@ -144,8 +144,10 @@ class Instances(Backups, Logs):
             self._enter(instance)
 
         def make() -> Server:
-            assert source.server
-            return self.engines.servers(kind.name).replicate(self._server_name(), source.server)
+            # One at a time: the checkpoint that a second copy begins with takes away what the first still has to read.
+            with source.server_lock:
+                assert source.server
+                return self.engines.servers(kind.name).replicate(self._server_name(), source.server)
 
         self._operate(instance, lambda: self._build(instance, make, self.durations.replica))
         return instance

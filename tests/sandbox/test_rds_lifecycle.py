@@ -153,6 +153,31 @@ def test_a_rename_moves_the_name_and_leaves_the_address(sandbox: Sandbox) -> Non
         assert sql.run("SELECT 1") == [[1]]
 
 
+def test_a_renamed_replica_goes_on_and_its_source_knows_its_name(sandbox: Sandbox) -> None:
+    """It stays a replica, whatever it is called; and no name is given to two."""
+    source = sandbox.create("primary", BackupRetentionPeriod=1)
+    for name in ("reader", "other"):
+        sandbox.rds.create_db_instance_read_replica(DBInstanceIdentifier=name, SourceDBInstanceIdentifier="primary")
+    before = sandbox.available("reader")
+    sandbox.available("other")
+    rename = {"DBInstanceIdentifier": "reader", "ApplyImmediately": True}
+    taken = code_of(sandbox.rds.modify_db_instance, **rename, NewDBInstanceIdentifier="other")
+    assert taken == "DBInstanceAlreadyExists"
+    sandbox.rds.modify_db_instance(**rename, NewDBInstanceIdentifier="reader-2")
+    eventually(lambda: code_of(sandbox.rds.describe_db_instances, DBInstanceIdentifier="reader-2") == "", "renamed")
+    after = sandbox.available("reader-2")
+
+    assert before["DbiResourceId"] == after["DbiResourceId"]
+    assert after["DBInstanceArn"].endswith(":db:reader-2")
+    assert "primary" == after["ReadReplicaSourceDBInstanceIdentifier"]
+    assert {"other", "reader-2"} == set(sandbox.available("primary")["ReadReplicaDBInstanceIdentifiers"])
+    with sandbox.session(source) as sql:
+        sql.run("CREATE TABLE t AS SELECT 7 AS x")
+    with sandbox.session(after) as sql:
+        eventually(lambda: sql.run("SELECT to_regclass('t') IS NOT NULL") == [[True]], "it replicates")
+        assert sql.run("SELECT pg_is_in_recovery()") == [[True]]
+
+
 def test_changes_wait_for_the_maintenance_window_unless_applied_immediately(sandbox: Sandbox) -> None:
     sandbox.create("later", BackupRetentionPeriod=3)
     sandbox.rds.modify_db_instance(DBInstanceIdentifier="later", AllocatedStorage=30, DeletionProtection=True)
