@@ -29,6 +29,9 @@ NEVER_RELEASED: Conditions = {"Null": {f"aws:ResourceTag/{RELEASED_TAG}": "true"
 IN_A_DEPLOYMENT: Conditions = {"Null": {f"aws:ResourceTag/{DEPLOYMENT_TAG}": "false"}}
 ABOUT_TO_BE_ISOLATED: Conditions = {"Null": {f"aws:ResourceTag/{NETWORK_FENCE_TAG}": "false"}}
 NOT_PRODUCTION: Conditions = {"Null": {f"aws:ResourceTag/{GREEN_TAG}": "false"}}
+NOBODYS_NAME: Conditions = {  # every database has each of these, whoever's it is
+    "Null": {"rds:DatabaseEngine": "true", "rds:DatabaseClass": "true", "rds:StorageEncrypted": "true"}
+}
 TAGGED_BY_THIS_CALL: Conditions = {"Null": {f"aws:RequestTag/{ROTATION_ID_TAG}": "false"}}
 NONE_OF_OUR_TAGS: Conditions = {"ForAllValues:StringNotLike": {"aws:TagKeys": ["rds-key-rotation:*"]}}
 FOR_AWS_RESOURCES: Conditions = {"Bool": {"kms:GrantIsForAWSResource": "true"}}
@@ -704,6 +707,27 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 ),
                 allow("kms:CreateGrant", on=keys_abroad, when=all_of(through_rds_abroad, FOR_AWS_RESOURCES)),
             ),
+        ),
+        Task(
+            "RebuildReplicas",
+            "Makes a replica of the target for each of the source's, which gives it its name",
+            (
+                journal,
+                see_db,
+                allow("rds:CreateDBInstanceReadReplica", on=(our_db, *groups), when=TAGGED_BY_THIS_CALL),
+                allow("rds:AddTagsToResource", on=our_db, when=TAGGED_BY_THIS_CALL),
+                *lend_key_to_rds,
+                *repair_settings,
+                allow("rds:AddTagsToResource", on=our_db, when=all_of(MADE_BY_A_ROTATION, only_tags(RELEASED_TAG))),
+                allow("rds:AddTagsToResource", on=any_db, when=only_tags(DECOMMISSION_TAG)),
+                allow("rds:RemoveTagsFromResource", on=any_db, when=only_tags("key-rotation:*")),
+                # A rename is a change of what has the mark, or was made, and of a name that nobody has.
+                allow("rds:ModifyDBInstance", on=any_db, when=MARKED_FOR_REMOVAL),
+                allow("rds:ModifyDBInstance", on=any_db, when=NOBODYS_NAME),
+                # What was made for a replica that is gone by then, and has no readers.
+                allow("rds:DeleteDBInstance", on=our_db, when=all_of(MADE_BY_A_ROTATION, NEVER_RELEASED)),
+            ),
+            timeout_seconds=60,
         ),
         Task(
             "VerifySwitchover",

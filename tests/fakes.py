@@ -780,12 +780,58 @@ class FakeRds:
         return [one for one in self.instances.values() if one.tags.get("key-rotation:enabled") == "true"]
 
     def request_read_replica(
-        self, source: Instance, target_identifier: str, key_arn: str, tags: Mapping[str, str]
+        self,
+        source: Instance,
+        identifier: str,
+        key_arn: str,
+        tags: Mapping[str, str],
+        *,
+        like: Instance | None = None,
     ) -> None:
-        if target_identifier in self.instances:
-            raise NameTaken(f"{target_identifier} exists")
-        with self._calls.change("rds.request_read_replica", target_identifier):
-            self.add(target_identifier, key_arn=key_arn, replica_of=source.database.identifier, tags=tags)
+        if identifier in self.instances:
+            raise NameTaken(f"{identifier} exists")
+        settings = f" like {like.database.identifier}" if like is not None else ""
+        with self._calls.change("rds.request_read_replica", identifier + settings):
+            made = {"status": "creating"} if like is not None else {}
+            self.add(identifier, key_arn=key_arn, replica_of=source.database.identifier, tags=tags, **made)
+
+    def request_rename(self, instance: Instance, identifier: str) -> None:
+        """It is called so at once; `finish_rename` lets it be available again."""
+        if instance.status != "available":
+            return
+        former = instance.database.identifier
+        with self._calls.change("rds.request_rename", f"{former} to {identifier}"):
+            if identifier in self.instances:
+                raise AwsRefused(f"{identifier} exists", "DBInstanceAlreadyExists")
+            named = instance.database.having(
+                identifier=identifier,
+                arn=ACCOUNT.format(service="rds", name=f"db:{identifier}"),
+                address=f"{identifier}.abc123.eu-central-1.rds.amazonaws.com",
+            )
+            self.instances[identifier] = replace(self.instances.pop(former), database=named, status="renaming")
+            self.servers[identifier] = self.servers.pop(former)
+            self._list_replicas()
+
+    def finish(self, identifier: str) -> None:
+        """Whatever RDS was at with it is done."""
+        self.alter(identifier, status="available")
+
+    def add_replica(self, identifier: str, of: str, **facts: Any) -> Instance:
+        """Put one there, which its source lists."""
+        made = self.add(identifier, replica_of=of, **{"key_arn": OLD_KEY, **facts})
+        self._list_replicas()
+        return made
+
+    def become_primary(self, identifier: str) -> None:
+        """Somebody promotes it, or its source is gone."""
+        self.servers[identifier].promote()
+        self.alter(identifier, replica_of=None, replication_normal=False, has_status_infos=False)
+        self._list_replicas()
+
+    def _list_replicas(self) -> None:
+        for name, one in list(self.instances.items()):
+            listed = sorted(other for other, its in self.instances.items() if its.replica_of == name)
+            self.alter(name, raw={**one.raw, "ReadReplicaDBInstanceIdentifiers": listed})
 
     def request_restore(self, source: Instance, target_identifier: str, snapshot: str, tags: Mapping[str, str]) -> None:
         """The target has what the snapshot has, on a server of its own; it is there when `finish_restore` says so."""

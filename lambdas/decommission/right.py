@@ -31,7 +31,7 @@ def limitation(rotation: Rotation, source: Instance, ports: Ports) -> str | None
     ours = {target, *(replica.database.identifier for replica in left_behind(rotation, source, ports))}
     followers = source.raw.get("ReadReplicaDBInstanceIdentifiers") or source.raw.get("ReadReplicaIdentifiers") or ()
     replicas = set(followers) - ours
-    if rotation.deployment is not None:
+    if rotation.replaced:
         # One that was removed a moment ago may still be listed; one of another Region cannot be looked up, and counts.
         replicas = {name for name in replicas if ":" in name or ports.rds.describe_instance(name) is not None}
     if replicas:
@@ -43,13 +43,13 @@ def limitation(rotation: Rotation, source: Instance, ports: Ports) -> str | None
 
 
 def _taken_back(rotation: Rotation, source: Instance, ports: Ports) -> str | None:
-    """What RDS has switched over has no name of its own that would show who serves: somebody may have gone back."""
-    if rotation.deployment is None:
-        return None
-    members = rotation.deployment.members
-    if source.database.arn == members[0].source_arn:
-        return f"{source.database.identifier} has the name that applications use again"
-    used = {member.source_arn for member in members}
+    """What has given its name away has none that would show who serves: somebody may have gone back."""
+    used = {arn for arn, _ in rotation.replaced}
+    if rotation.deployment is not None:
+        primary = rotation.deployment.primary
+        if source.database.arn == primary.source_arn:
+            return f"{source.database.identifier} has the name that applications use again"
+        used.add(primary.source_arn)
     for replica in _replicas(rotation, ports):
         if replica.status == "deleting":
             continue
@@ -62,9 +62,8 @@ def _taken_back(rotation: Rotation, source: Instance, ports: Ports) -> str | Non
 
 
 def _replicas(rotation: Rotation, ports: Ports) -> list[Instance]:
-    """What is still there of those that RDS has switched over beside the primary."""
-    members = rotation.deployment.members[1:] if rotation.deployment is not None else ()
-    found = (ports.rds.describe_instance_by_resource_id(member.source_resource_id) for member in members)
+    """What is still there of those that have given their names away."""
+    found = (ports.rds.describe_instance_by_resource_id(resource_id) for _, resource_id in rotation.replaced)
     return [one for one in found if one is not None]
 
 

@@ -12,6 +12,7 @@ from lambdas.preflight.checks import (
     key,
     login,
     network,
+    replicas,
     snapshot,
 )
 from lambdas.rotation import databases
@@ -141,7 +142,7 @@ def _checks(rotation: Rotation, source: Instance, ports: Ports) -> tuple[Check, 
         lambda: key.old_key(source, ports),
     )
     of_instances: tuple[Check, ...] = (
-        lambda: instance.replicas(source),
+        lambda: replicas.rebuilt(rotation, source, ports),
         lambda: instance.condition(rotation, source),
         lambda: backups.replicated(rotation, source, ports),
         *whichever,

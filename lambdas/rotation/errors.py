@@ -196,5 +196,9 @@ class BackupsNotReplicated(Terminal):
     """RDS does not replicate the target's automated backups to another Region, as it did the source's."""
 
 
+class ReplicasNotRebuilt(Terminal):
+    """A replica of the source has no successor under its name: its readers wait, and a person looks at it."""
+
+
 class RetirementRefused(Terminal):
     """The source or a key may not be removed: the live facts do not establish the right to."""

@@ -107,6 +107,24 @@ def member_identifier(identifier: str, rotation_id: str) -> str:
     return target_identifier(re.sub(r"-rot-[0-9a-f]{8}$", "", identifier), rotation_id)
 
 
+def successor_identifier(replica: str, rotation_id: str) -> str:
+    """Of what takes a replica's place, until it has the name; never a target's, whatever the replica is called.
+
+    >>> successor_identifier("orders", "10c59dbe")
+    'orders-rot-10c59dbe-replica'
+    """
+    return _with(replica, f"-rot-{rotation_id}-replica")
+
+
+def replaced_identifier(replica: str, rotation_id: str) -> str:
+    """Of a replica that has given its name away.
+
+    >>> replaced_identifier("reports", "10c59dbe")
+    'reports-old-10c59dbe'
+    """
+    return _with(replica, f"-old-{rotation_id}")
+
+
 def deployment_name(base_name: str, rotation_id: str) -> str:
     """Of the rotation's blue/green deployment, by which a repeated request finds it.
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lambdas.rotation.policy import CLUSTER, DATABASE
-from lambdas.rotation.state import RECOVER, Moment, Rotation
+from lambdas.rotation.state import RECOVER, Moment, Replica, Rotation
 
 SCHEMA = 1
 _ASKED_LENGTH = 200
@@ -85,6 +85,10 @@ def message_of(rotation: Rotation, moment: Moment) -> dict[str, Any]:
             }
             for backup in (plan.replicated_backups if plan else ())
         ],
+        "replicas": [
+            {"identifier": replica.identifier, "old_key": replica.key_arn, "stage": _stage(rotation, replica)}
+            for replica in (plan.replicas if plan and plan.strategy != "blue-green" else ())
+        ],
         "released": release.released_at.isoformat() if release else None,
         "write_outage_seconds": release.write_outage_seconds if release else None,
         "grace_ends_at": rotation.grace_ends_at.isoformat() if rotation.grace_ends_at else None,
@@ -101,6 +105,12 @@ def message_of(rotation: Rotation, moment: Moment) -> dict[str, Any]:
         "what_to_do": _what_to_do(rotation, moment),
         "evidence": rotation.verification.evidence if rotation.verification else {},
     }
+
+
+def _stage(rotation: Rotation, replica: Replica) -> str | None:
+    """How far its successor is; None before anything of it was begun."""
+    found = rotation.replica_rebuild.successors.get(replica.resource_id) if rotation.replica_rebuild else None
+    return found.stage if found else None
 
 
 def subject_of(rotation: Rotation, moment: Moment) -> str:

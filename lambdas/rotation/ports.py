@@ -111,9 +111,15 @@ class Rds(Protocol):
         ...
 
     def request_read_replica(
-        self, source: Instance, target_identifier: str, key_arn: str, tags: Mapping[str, str]
+        self,
+        source: Instance,
+        identifier: str,
+        key_arn: str,
+        tags: Mapping[str, str],
+        *,
+        like: Instance | None = None,
     ) -> None:
-        """Ask for the target with every setting of the source that can be given at creation.
+        """Ask for a replica with every setting of the source, or of ``like``, that can be given at creation.
 
         Raises: ReplicaKeyRefused, NameTaken, AwsRefused (terminal).
         """
@@ -183,6 +189,10 @@ class Rds(Protocol):
 
     def request_promotion(self, target_identifier: str, source: Instance) -> None:
         """Raises: PromotionFailed (terminal) when RDS refuses."""
+        ...
+
+    def request_rename(self, instance: Instance, identifier: str) -> None:
+        """Ask for another name, unless RDS is at work on this one. It restarts, and its endpoint has the new name."""
         ...
 
     def set_tags(self, arn: str, tags: Mapping[str, str]) -> None: ...

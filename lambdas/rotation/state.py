@@ -89,6 +89,17 @@ class ReplicatedBackup(_Part):
     retention_days: int
 
 
+class Replica(_Part):
+    """A read replica of the source, as it was at the start."""
+
+    identifier: str
+    """The name by which its readers find it."""
+    arn: str
+    resource_id: str
+    key_arn: str | None = None
+    allocated_gib: int = 0
+
+
 class Plan(_Part):
     """What this rotation will do: input over tags over the stack's defaults. Written by StartRotation."""
 
@@ -114,6 +125,8 @@ class Plan(_Part):
     """How applications are kept out: by a login that closes their databases, or by the source's security groups."""
     replicated_backups: tuple[ReplicatedBackup, ...] = ()
     """The source's. The target gets the like, each under a new key; StartRotation finds them."""
+    replicas: tuple[Replica, ...] = ()
+    """The source's, of its own Region. But by ``blue-green`` each is made anew after the cutover."""
     dry_run: bool = False
     reason: str | None = None
 
@@ -393,6 +406,31 @@ class BackupReplication(_Part):
     complete: bool = False
 
 
+class Successor(_Part):
+    """What takes the place of a replica of the source. ``stage`` is written down before what it stands for is done.
+
+    ``left-out``: the replica was deleted, or promoted, by its owner before it had given its name away.
+    """
+
+    stage: Literal["make", "swap", "done", "left-out"] = "make"
+    resource_id: str | None = None
+    """By which it is known while names change."""
+
+
+class ReplicaRebuild(_Part):
+    """Replicas of the target under the names of the source's."""
+
+    successors: dict[str, Successor] = {}
+    """By the resource id of the replica that each takes the place of."""
+    pending: tuple[str, ...] = ()
+    started_at: AwareDatetime
+    """Since when the execution in ``execution_arn`` has waited with nothing moving."""
+    refused_since: AwareDatetime | None = None
+    execution_arn: str
+    complete: bool = False
+    look_again_seconds: int = 30
+
+
 class Decommission(_Part):
     """Progress of removing the source; ``stage`` says what is being waited for."""
 
@@ -504,6 +542,7 @@ class Rotation(_Part):
     release: Release | None = None
     verification: Verification | None = None
     backup_replication: BackupReplication | None = None
+    replica_rebuild: ReplicaRebuild | None = None
     grace_ends_at: AwareDatetime | None = None
     decommission: Decommission | None = None
     retirement: Retirement | None = None
@@ -584,6 +623,16 @@ class Rotation(_Part):
         if self.deployment is None:
             raise StateIncomplete("needs a deployment: CreateBlueGreenDeployment has not run")
         return self.deployment
+
+    @property
+    def replaced(self) -> tuple[tuple[str, str], ...]:
+        """(ARN of before, resource id) of each replica of the source whose name and readers a successor has."""
+        if self.deployment is not None:
+            return tuple((member.source_arn, member.source_resource_id) for member in self.deployment.members[1:])
+        if self.plan is None or self.replica_rebuild is None:
+            return ()
+        done = {old for old, successor in self.replica_rebuild.successors.items() if successor.stage == "done"}
+        return tuple((one.arn, one.resource_id) for one in self.plan.replicas if one.resource_id in done)
 
     def started_at_or(self, part: Any, now: datetime) -> datetime:
         """When ``part`` (a Sync, Verification, Decommission, …) was first written, or now."""

@@ -3,8 +3,8 @@
 from lambdas.rotation.errors import AccessRefused, AwsRefused, RotationInProgress
 from lambdas.rotation.names import rotation_id_of
 from lambdas.rotation.policy import plan_of, recovered_execution, requested_database
-from lambdas.rotation.ports import Ports
-from lambdas.rotation.state import DnsRecordName, Finding, FirstLook, Rotation
+from lambdas.rotation.ports import Instance, Ports
+from lambdas.rotation.state import DnsRecordName, Finding, FirstLook, Replica, Rotation
 from lambdas.rotation.step import logger, step
 from lambdas.start_rotation.backups import with_replicated_backups
 from lambdas.start_rotation.lineage import resolve
@@ -47,7 +47,27 @@ def start_rotation(rotation: Rotation, ports: Ports) -> Rotation:
         logger.info("unfinished rollback taken over", taken_rotation_id=left.rotation_id)
         return left
     carry_on_retirements(fresh, ports)
+    fresh = _with_replicas(fresh, instance, ports)
     return ports.ledger.open(with_replicated_backups(fresh, instance, _first_look(fresh, ports), ports))
+
+
+def _with_replicas(rotation: Rotation, source: Instance, ports: Ports) -> Rotation:
+    """The plan with those of this Region; what else there is, or what is gone by now, Preflight refuses."""
+    plan, _ = rotation.planned()
+    listed = source.raw.get("ReadReplicaDBInstanceIdentifiers") or ()
+    found = [ports.rds.describe_instance(name) for name in listed if ":" not in name]
+    replicas = tuple(
+        Replica(
+            identifier=one.database.identifier,
+            arn=one.database.arn,
+            resource_id=one.database.resource_id,
+            key_arn=one.database.kms_key_arn,
+            allocated_gib=int(one.raw.get("AllocatedStorage") or 0),
+        )
+        for one in found
+        if one is not None
+    )
+    return rotation.having(plan=plan.having(replicas=replicas))
 
 
 def _first_look(rotation: Rotation, ports: Ports) -> FirstLook:

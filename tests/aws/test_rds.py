@@ -141,6 +141,60 @@ def test_its_own_target_is_adopted_and_a_strangers_is_not(rds: AwsRds, source: I
         rds.request_read_replica(source, "orders-rot-42", KEY, our_tags("orders", "43"))
 
 
+def test_a_replica_of_one_can_be_like_another(rds: AwsRds, full: Instance) -> None:
+    """A target's replica takes the place of one of the source's, which need not be what its primary is."""
+    reports = Instance(**{**with_settings(full, DBInstanceClass="db.r6g.xlarge").__dict__, "tags": {"team": "bi"}})
+    with Refusing() as stub:
+        absent(stub)
+        settings = carried_settings.creation_parameters(reports.raw, KEY)
+        assert "db.r6g.xlarge" == settings["DBInstanceClass"]
+        tags = [{"Key": name, "Value": value} for name, value in {"team": "bi", **OURS}.items()]
+        named = {"DBInstanceIdentifier": "reports-rot-42-replica", "SourceDBInstanceIdentifier": "orders"}
+        asked = {**settings, **named, "KmsKeyId": KEY, "Tags": tags}
+        stub.add_response("create_db_instance_read_replica", {}, asked)
+
+        rds.request_read_replica(full, "reports-rot-42-replica", KEY, OURS, like=reports)
+
+        stub.assert_no_pending_responses()
+
+
+def test_asks_for_another_name_at_once(rds: AwsRds, source: Instance) -> None:
+    """Until the maintenance window readers would have none."""
+    with Refusing() as stub:
+        asked = {"DBInstanceIdentifier": "orders", "NewDBInstanceIdentifier": "orders-2", "ApplyImmediately": True}
+        stub.add_response("modify_db_instance", {}, asked)
+
+        rds.request_rename(source, "orders-2")
+
+        stub.assert_no_pending_responses()
+
+
+@pytest.mark.parametrize(
+    ("status", "pending"), [("renaming", {}), ("creating", {}), ("available", {"DBInstanceIdentifier": "orders-2"})]
+)
+def test_a_rename_is_not_asked_for_twice_or_too_early(
+    rds: AwsRds, source: Instance, status: str, pending: dict[str, str]
+) -> None:
+    busy = with_settings(Instance(**{**source.__dict__, "status": status}), PendingModifiedValues=pending)
+    with Refusing():  # any call would fail
+        rds.request_rename(busy, "orders-2")
+
+
+def test_a_rename_that_rds_is_too_busy_for_is_left_to_the_next_visit(rds: AwsRds, source: Instance) -> None:
+    with Refusing() as stub:
+        stub.add_client_error("modify_db_instance", "InvalidDBInstanceState")
+
+        rds.request_rename(source, "orders-2")
+
+
+def test_a_name_that_is_taken_is_told(rds: AwsRds, source: Instance) -> None:
+    with Refusing() as stub:
+        stub.add_client_error("modify_db_instance", "DBInstanceAlreadyExists")
+
+        with pytest.raises(AwsRefused, match="AlreadyExists"):
+            rds.request_rename(source, "orders-2")
+
+
 def test_a_restored_target_carries_the_tags_and_is_adopted_like_any(rds: AwsRds, source: Instance) -> None:
     source = with_settings(source, OptionGroupMemberships=[])  # moto does not know the default one
     rds.request_snapshot("orders-rot-42-kept", "orders", OURS)

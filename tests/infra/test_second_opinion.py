@@ -37,6 +37,8 @@ from lambdas.rotation.state import (
     PreCopy,
     Promotion,
     Release,
+    Replica,
+    ReplicaRebuild,
     ReplicatedBackup,
     Restoration,
     Retirement,
@@ -68,6 +70,8 @@ REPLICATED = PLAN.having(
     replicated_backups=(ReplicatedBackup(region="eu-west-1", arn="b", key_arn="k", retention_days=7),)
 )
 REPLICATION = BackupReplication(started_at=NOW, execution_arn=EXECUTION)
+FOLLOWED = PLAN.having(replicas=(Replica(identifier="r", arn="r", resource_id="db-R"),))
+REBUILD = ReplicaRebuild(started_at=NOW, execution_arn=EXECUTION, look_again_seconds=32)
 CAPTURE = Capture(name="rds_key_rotation_1", begun_at=NOW, databases=(SOURCE,), position=Position("0/10"))
 ISOLATION = Isolation(look_again_seconds=6)
 RESTORATION = Restoration(temporary_snapshot="s", kept_snapshot="k", look_again_seconds=16)
@@ -114,6 +118,7 @@ DONE: dict[str, Parts] = {
         "grace_ends_at": NOW + WEEK + timedelta(milliseconds=700),
     },
     "ReplicateBackups": {"backup_replication": REPLICATION.having(complete=True)},
+    "RebuildReplicas": {"replica_rebuild": REBUILD.having(complete=True)},
     "CreateBlueGreenDeployment": {"deployment": DEPLOYMENT},
     "WaitForGreen": {"deployment": DEPLOYMENT.having(ready=True)},
     "WaitForSwitchover": {
@@ -147,6 +152,7 @@ NOT_YET: dict[str, Parts] = {
     "WaitForRestore": {"restoration": RESTORATION.having(stage="restore", requested_at=NOW)},
     "Verify": {"verification": Verification(complete=False, started_at=NOW, observed_at=NOW)},
     "ReplicateBackups": {"backup_replication": REPLICATION},
+    "RebuildReplicas": {"replica_rebuild": REBUILD},
     "WaitForGreen": {"deployment": DEPLOYMENT},
     "SwitchOver": {"deployment": DEPLOYMENT},
     "WaitForSwitchover": {"deployment": DEPLOYMENT.having(ready=True)},
@@ -217,6 +223,7 @@ BASES = {
     ),
     "a strategy that there is not": rotation(StartRotation=started_as(plan=PLAN.having(strategy="auto"))),
     "backups in another Region": rotation(StartRotation=started_as(plan=REPLICATED)),
+    "replicas": rotation(StartRotation=started_as(plan=FOLLOWED)),
     "snapshot": rotation(StartRotation=started_as(plan=SNAPSHOT)),
     "snapshot, copied ahead": rotation(StartRotation=started_as(plan=SNAPSHOT.having(pre_copy=True))),
     "snapshot, behind a network fence": rotation(StartRotation=started_as(plan=NETWORK)),

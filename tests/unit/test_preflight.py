@@ -16,7 +16,7 @@ from lambdas.rotation.errors import (
     StateIncomplete,
 )
 from lambdas.rotation.names import RELEASED_TAG, our_tags
-from lambdas.rotation.state import EndpointSecret, Finding, FirstLook, ManagedRotation, Rotation
+from lambdas.rotation.state import EndpointSecret, Finding, FirstLook, ManagedRotation, Replica, Rotation
 from tests.fakes import OLD_KEY, ROTATION_ID, SOURCE, FakePorts, journaled, planned_rotation
 
 NAME = "db.example.com"
@@ -85,7 +85,6 @@ def test_warnings_that_were_seen_outside_the_vpc_come_first() -> None:
 RAW: dict[str, dict[str, Any]] = {
     "ManagedMasterPassword": {"MasterUserSecret": {"SecretArn": "arn"}},
     "ClusterMember": {"DBClusterIdentifier": "c"},
-    "HasReplicas": {"ReadReplicaDBInstanceIdentifiers": ["r"]},
     "BackupsReplicated": {"DBInstanceAutomatedBackupsReplications": [{}]},
     "InDirectory": {"DomainMemberships": [{"Domain": "d-1"}]},
     "ActivityStream": {"ActivityStreamStatus": "started"},
@@ -506,9 +505,10 @@ def test_auto_takes_what_proves_most_and_keeps_the_next_to_fall_back_to() -> Non
 
 def test_auto_says_why_it_passes_a_strategy_over() -> None:
     ports, rotation = ready(strategy="auto")
-    ports.rds.alter(SOURCE, raw=RAW["HasReplicas"])
-    replica = ports.rds.instances[SOURCE]
-    ports.rds.instances["r"] = replace(replica, database=replica.database.having(identifier="r"), raw={})
+    replica = ports.rds.add_replica("r", of=SOURCE).database
+    plan, _ = rotation.planned()
+    known = Replica(identifier="r", arn=replica.arn, resource_id=replica.resource_id)
+    rotation = journaled(ports, rotation.having(plan=plan.having(replicas=(known,))))
 
     passed = preflight(rotation, ports)
 
@@ -516,7 +516,7 @@ def test_auto_says_why_it_passes_a_strategy_over() -> None:
     assert (plan.strategy, plan.fallback) == ("blue-green", None)
     [not_taken] = plan.not_taken
     assert not_taken.strategy == "read-replica"
-    assert [reason.split(":")[0] for reason in not_taken.reasons] == ["HasReplicas"]
+    assert [reason.split(":")[0] for reason in not_taken.reasons] == ["ReplicasAway"]
     assert passed.preflight is not None
     assert "SwitchoverByRds" in [warning.name for warning in passed.preflight.warnings]
 
@@ -524,16 +524,16 @@ def test_auto_says_why_it_passes_a_strategy_over() -> None:
 def test_auto_refuses_where_something_speaks_against_every_strategy() -> None:
     """Each reason once, with what it speaks against: what is to be removed first follows from that."""
     ports, rotation = ready(strategy="auto")
-    ports.rds.alter(SOURCE, raw=RAW["HasReplicas"] | RAW["ChangesPending"])
+    ports.rds.alter(SOURCE, raw={"ReadReplicaDBInstanceIdentifiers": ["r"], **RAW["ChangesPending"]})
 
     with pytest.raises(PreflightRefused) as refused:
         preflight(rotation, ports)
 
     lines = {line.split(":")[0]: line.rpartition(" (")[2] for line in str(refused.value).splitlines()}
     assert lines == {
-        "HasReplicas": "against read-replica)",
+        "ReplicasAway": "against read-replica)",
         "ChangesPending": "against read-replica, blue-green)",
-        "NotAvailable": "against blue-green)",
+        "NotAvailable": "against read-replica, blue-green)",
     }
 
 

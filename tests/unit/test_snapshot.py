@@ -168,7 +168,7 @@ def test_an_unencrypted_database_without_backups_is_welcome() -> None:
 @pytest.mark.parametrize(
     ("facts", "reason"),
     [
-        ({"raw": {"ReadReplicaDBInstanceIdentifiers": ["r1"]}}, "HasReplicas"),
+        ({"raw": {"ReadReplicaDBInstanceIdentifiers": ["r1"]}}, "ReplicasAway"),
         ({"raw": {"MasterUserSecret": {"SecretArn": "arn:s"}}}, "ManagedMasterPassword"),
         ({"status": "backing-up"}, "NotAvailable"),
     ],

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from lambdas.preflight.checks import replicas
 from lambdas.preflight.checks.instance import room_for_tags
 from lambdas.rotation import engines
 from lambdas.rotation.errors import DatabaseUnreachable, LoginRefused
@@ -98,29 +99,8 @@ UNSEEN: Mapping[str, Finding] = {
 
 def shape(source: Instance, ports: Ports) -> Iterator[Finding]:
     """Its replicas are copied along; not every kind of them."""
-    identifier = source.database.identifier
-    clusters = source.raw.get("ReadReplicaDBClusterIdentifiers") or ()
-    followers = source.raw.get("ReadReplicaDBInstanceIdentifiers") or ()
-    for elsewhere in [name for name in (*followers, *clusters) if ":" in name or name in clusters]:
-        yield Finding(
-            name="ReplicaElsewhere",
-            message=f"{elsewhere}, a replica of {identifier}, is a cluster or in another Region; RDS copies neither",
-            advice="delete it and make it anew after the rotation",
-        )
-    for name in [name for name in followers if ":" not in name]:
-        replica = ports.rds.describe_instance(name)
-        if replica is None or replica.status != "available":
-            yield Finding(
-                name="NotAvailable",
-                message=f"{name}, a replica of {identifier}, is {replica.status if replica else 'gone'}",
-                advice="wait until it is available, then start again",
-            )
-        elif replica.raw.get("ReadReplicaDBInstanceIdentifiers"):
-            yield Finding(
-                name="CascadingReplicas",
-                message=f"{name}, a replica of {identifier}, has replicas of its own; RDS does not copy those",
-                advice="let them follow the source itself, or delete them",
-            )
+    for replica, found in replicas.each(source, ports):
+        yield from found
         if replica is not None:
             yield from room_for_tags(replica, TAGS_OF_A_MEMBER)
     yield from room_in_a_deployment(source, ports)

@@ -43,20 +43,6 @@ def backups(source: Instance) -> Iterator[Finding]:
         )
 
 
-def replicas(source: Instance) -> Iterator[Finding]:
-    raw, identifier = source.raw, source.database.identifier
-    replicas = [
-        *(raw.get("ReadReplicaDBInstanceIdentifiers") or ()),
-        *(raw.get("ReadReplicaDBClusterIdentifiers") or ()),
-    ]
-    if replicas:
-        yield Finding(
-            name="HasReplicas",
-            message=f"{identifier} has the replicas {', '.join(replicas)}, which would stay with the source",
-            advice="delete them and make them anew from the target",
-        )
-
-
 def idle(rotation: Rotation, source: Instance) -> Iterator[Finding]:
     """Neither another rotation nor RDS is at work on it."""
     identifier = source.database.identifier
@@ -109,7 +95,7 @@ def condition(rotation: Rotation, source: Instance) -> Iterator[Finding]:
         yield Finding(
             name="IsReplica",
             message=f"{identifier} is a replica of {source.replica_of}",
-            advice=f"rotate {source.replica_of}, then make the replica anew",
+            advice=f'rotate {source.replica_of}, by strategy blue-green or with "Accept": ["replicas-away"]',
         )
     if raw.get("DBClusterIdentifier"):
         yield Finding(
@@ -176,19 +162,25 @@ def surroundings(rotation: Rotation, source: Instance, ports: Ports) -> Iterator
             advice="name it in key-rotation:proxy, with connectivity proxy and any strategy but blue-green; or "
             "deregister it, and register the target after the rotation",
         )
-    stack = source.tags.get("aws:cloudformation:stack-name")
-    if stack is not None and "iac-owned" not in plan.accept:
-        yield Finding(
-            name="IacOwned",
-            message=f"CloudFormation stack {stack} owns {database.identifier}; its next update may replace the target",
-            advice='take it out of the stack (DeletionPolicy: Retain), or accept it: "Accept": ["iac-owned"]',
-        )
+    yield from iac_owned(rotation, source, "the target")
     target = target_identifier(plan.base_name, rotation.rotation_id)
     if databases.like(database, target, ports) is not None:
         yield Finding(
             name="TargetNameTaken",
             message=f"a database named {target} exists",
             advice="delete or rename it; a new start uses another name",
+        )
+
+
+def iac_owned(rotation: Rotation, instance: Instance, successor: str) -> Iterator[Finding]:
+    plan, _ = rotation.planned()
+    stack = instance.tags.get("aws:cloudformation:stack-name")
+    if stack is not None and "iac-owned" not in plan.accept:
+        yield Finding(
+            name="IacOwned",
+            message=f"CloudFormation stack {stack} owns {instance.database.identifier}; its next update may replace "
+            f"{successor}",
+            advice='take it out of the stack (DeletionPolicy: Retain), or accept it: "Accept": ["iac-owned"]',
         )
 
 
@@ -218,11 +210,13 @@ def maintenance(source: Instance, ports: Ports) -> Iterator[Finding]:
 
 
 def quotas(rotation: Rotation, source: Instance, ports: Ports) -> Iterator[Finding]:
-    """Room for one more instance, its storage and two snapshots, for as long as the grace period lasts."""
+    """Room for one more instance, another one for each replica, their storage and two snapshots, for as long as the
+    grace period lasts."""
     plan, _ = rotation.planned()
-    storage = int(source.raw.get("AllocatedStorage") or 0)
+    storage = int(source.raw.get("AllocatedStorage") or 0) + sum(replica.allocated_gib for replica in plan.replicas)
     snapshots = 4 if plan.pre_copy else 2  # the pair that was made before the fence is there during the other one
-    yield from room({"DBInstances": 1, "AllocatedStorage": storage, "ManualSnapshots": snapshots}, ports)
+    instances = 1 + len(plan.replicas)
+    yield from room({"DBInstances": instances, "AllocatedStorage": storage, "ManualSnapshots": snapshots}, ports)
 
 
 def room(needed: Mapping[str, int], ports: Ports) -> Iterator[Finding]:

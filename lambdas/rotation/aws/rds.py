@@ -67,22 +67,30 @@ class AwsRds:
     # -- the target --
 
     def request_read_replica(
-        self, source: Instance, target_identifier: str, key_arn: str, tags: Mapping[str, str]
+        self,
+        source: Instance,
+        identifier: str,
+        key_arn: str,
+        tags: Mapping[str, str],
+        *,
+        like: Instance | None = None,
     ) -> None:
-        """Ask for the target with every setting of the source that can be given at creation. Does not wait.
+        """Ask for a replica with every setting of the source that can be given at creation. Does not wait.
 
-        Idempotent: a target of that name that carries ``tags`` is adopted.
+        ``like``: the instance whose settings it gets instead. Idempotent: one of that name that carries ``tags`` is
+        adopted.
 
         Raises:
             ReplicaKeyRefused: terminal; RDS does not make this replica under another key. Nothing was created.
             NameTaken: terminal; an instance of that name exists that this rotation did not make.
             AwsUnavailable: retryable; also when the key is so new that RDS does not see it yet.
         """
-        parameters = carried_settings.creation_parameters(source.raw, key_arn) | {
-            "DBInstanceIdentifier": target_identifier,
+        like = like or source
+        parameters = carried_settings.creation_parameters(like.raw, key_arn) | {
+            "DBInstanceIdentifier": identifier,
             "SourceDBInstanceIdentifier": source.database.identifier,
             "KmsKeyId": key_arn,
-            "Tags": tag_list(carried_settings.carried_tags(source.tags) | dict(tags)),
+            "Tags": tag_list(carried_settings.carried_tags(like.tags) | dict(tags)),
         }
 
         def ask() -> None:
@@ -96,7 +104,7 @@ class AwsRds:
                     raise ReplicaKeyRefused(f"{refused}; choose another strategy (key-rotation:strategy)") from refused
                 raise
 
-        ask_once(lambda: self._adopted(target_identifier, tags), ask, exists="DBInstanceAlreadyExists")
+        ask_once(lambda: self._adopted(identifier, tags), ask, exists="DBInstanceAlreadyExists")
 
     def _create_replica(self, parameters: Mapping[str, Any]) -> None:
         try:
@@ -232,6 +240,18 @@ class AwsRds:
                 )
         except AwsRefused as refused:
             raise PromotionFailed(str(refused)) from refused
+
+    def request_rename(self, instance: Instance, identifier: str) -> None:
+        """Ask for another name. Does not wait. One that RDS is at work on, or has a name to come, is left as it is.
+
+        A late repetition renames nothing else: who has the name by then is refused the other one, which is taken.
+
+        Raises:
+            AwsRefused: terminal; the name is taken, among others.
+        """
+        to_come = instance.raw.get("PendingModifiedValues") or {}
+        if instance.status == "available" and "DBInstanceIdentifier" not in to_come:
+            self._modify(instance.database.identifier, {"NewDBInstanceIdentifier": identifier})
 
     # -- what an instance is part of --
 

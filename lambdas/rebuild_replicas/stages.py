@@ -1,0 +1,91 @@
+"""What is done for one replica: first a successor is made, then the two change names.
+
+Each gives the stage that comes next, or the same one and what is being waited for.
+"""
+
+from lambdas.rotation import handover, making, names, settings
+from lambdas.rotation.errors import ReplicasNotRebuilt
+from lambdas.rotation.ports import Instance, Ports
+from lambdas.rotation.state import Replica, Rotation, Successor
+from lambdas.rotation.step import logger
+
+Next = tuple[Successor, str | None]
+
+_OF_THE_PRIMARY = ("engine version",)
+"""RDS may have upgraded either side since the start: the successor has that of the target."""
+
+
+def make(replica: Replica, successor: Successor, target: Instance, rotation: Rotation, ports: Ports) -> Next:
+    """Ask for a replica of the target, and see it replicate under the new key with the old one's settings."""
+    plan, database = rotation.planned()
+    identifier = names.successor_identifier(replica.identifier, rotation.rotation_id)
+    old = ports.rds.describe_instance_by_resource_id(replica.resource_id)
+    new = ports.rds.describe_instance(identifier)
+    if old is None or old.replica_of is None:
+        if old is not None and ports.rds.describe_instance_by_resource_id(database.resource_id) is None:
+            # Not its owner: RDS promotes the replicas of what is deleted.
+            raise ReplicasNotRebuilt(f"{database.identifier} was deleted, and RDS has promoted {replica.identifier}")
+        return _leave_out(successor, replica, new, rotation, ports)
+    if new is None or not _is_ours(new, rotation):
+        ours = names.our_tags(plan.base_name, rotation.rotation_id)
+        ports.rds.request_read_replica(target, identifier, rotation.keyed().arn, ours, like=old)
+        logger.info("replica requested", replica=replica.identifier, identifier=identifier)
+        return successor, f"{identifier} to appear"
+    if waiting_for := making.waiting_for(rotation, new, ReplicasNotRebuilt):
+        return successor, f"{identifier}: {'; '.join(waiting_for)}"
+    if (reason := _not_following(new, target)) is not None:
+        return successor, reason
+    if repaired := settings.request_repair(old, new, ports, besides=_OF_THE_PRIMARY):
+        return successor, f"settings of {identifier} ({', '.join(repaired)})"
+    return successor.having(stage="swap", resource_id=new.database.resource_id), f"{identifier} to get the name"
+
+
+def swap(replica: Replica, successor: Successor, target: Instance, rotation: Rotation, ports: Ports) -> Next:
+    """Let the old one give its name away, then the successor take it. Readers find it by that name from then on.
+
+    RDS takes minutes for each, and nobody finds either meanwhile; nobody could log in to the old one anyway.
+    """
+    old = ports.rds.describe_instance_by_resource_id(replica.resource_id)
+    new = ports.rds.describe_instance_by_resource_id(str(successor.resource_id))
+    if new is None:
+        return Successor(), "its successor is gone, and is made anew"
+    if old is not None and old.database.identifier == replica.identifier:
+        if old.replica_of is None:
+            raise ReplicasNotRebuilt(f"{replica.identifier} is no replica any more, and keeps its name")
+        # Marked before it has another name: the right to rename it is bound to the mark.
+        handover.move_opt_in(rotation, old, new, ports)
+        ports.rds.request_rename(old, names.replaced_identifier(replica.identifier, rotation.rotation_id))
+        return successor, "the old one to give its name away"
+    if new.database.identifier != replica.identifier:
+        ports.rds.request_rename(new, replica.identifier)
+        return successor, f"{new.database.identifier} to take the name"
+    if new.status != "available" or not new.database.address:
+        return successor, f"it is {new.status}"
+    if (reason := _not_following(new, target)) is not None:
+        return successor, reason
+    logger.info("replica replaced", replica=replica.identifier, resource_id=new.database.resource_id)
+    return successor.having(stage="done"), None
+
+
+def _is_ours(new: Instance, rotation: Rotation) -> bool:
+    return new.tags.get(names.ROTATION_ID_TAG) == rotation.rotation_id
+
+
+def _not_following(new: Instance, target: Instance) -> str | None:
+    identifier = new.database.identifier
+    if new.replica_of != target.database.identifier:
+        return f"{identifier} replicates {new.replica_of}"
+    return None if new.replication_normal else f"{identifier} to replicate"
+
+
+def _leave_out(successor: Successor, replica: Replica, new: Instance | None, rotation: Rotation, ports: Ports) -> Next:
+    """Its owner has deleted or promoted it: what was made in its place has no readers, and is removed."""
+    if new is None or not _is_ours(new, rotation):
+        logger.warning("replica left out: it is gone, or no replica any more", replica=replica.identifier)
+        return successor.having(stage="left-out"), None
+    identifier = new.database.identifier
+    if new.deletion_protection:
+        ports.rds.disable_deletion_protection(identifier)
+    elif new.status != "deleting":
+        ports.rds.request_instance_deletion(identifier, keep_automated_backups=False)
+    return successor, f"{identifier} to be gone, which nobody reads"
