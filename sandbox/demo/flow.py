@@ -232,7 +232,15 @@ def expected(account: Account, built: world.World, output: Mapping[str, Any], ex
         in_place=identifier == built.identifier,
         members=tuple(one["DBInstanceIdentifier"] for one in target.get("DBClusterMembers", ())),
         master_secret=(target.get("MasterUserSecret") or {}).get("SecretArn"),
+        replicas=_rebuilt(output),
     )
+
+
+def _rebuilt(output: Mapping[str, Any]) -> dict[str, str]:
+    """Of each replica that has a successor: the name, and the successor's resource id."""
+    found = (output.get("replica_rebuild") or {}).get("successors", {})
+    replicas = {one["resource_id"]: one["identifier"] for one in output["plan"].get("replicas", ())}
+    return {replicas[old]: new["resource_id"] for old, new in found.items() if new["stage"] == "done"}
 
 
 def _leftovers(

@@ -69,6 +69,8 @@ class Expected:
     """The instances of a cluster, which change places with it."""
     master_secret: str | None = None
     """Of the target's master password, where RDS manages it; the source's goes with the source."""
+    replicas: Mapping[str, str] = field(default_factory=dict)
+    """Of the target, under the names of the source's, which are gone: identifier -> resource id."""
     in_place: bool = False
     """The target has the name that the source had before (blue/green), and the source one that RDS gave it."""
 
@@ -113,7 +115,7 @@ def leftovers(found: Difference, expected: Expected) -> list[str]:
     exchanged = (target, *(f"rds/instance/{member}" for member in expected.members)) if expected.in_place else ()
     lines += [
         f"missing: {name} under the new key"
-        for name in exchanged
+        for name in (*exchanged, *(f"rds/instance/{replica}" for replica in expected.replicas))
         if not {"key", "resource_id"} <= set(found.changed.get(name, {}))
     ]
     if source in found.added if expected.in_place else source not in found.removed:
@@ -203,6 +205,8 @@ def _may_change(name: str, fact: str, was: Any, now: Any, expected: Expected) ->
             return bool(own == expected.old_key and now == expected.old_key_state)
         case "rds", "instance" | "cluster", "key" if _is_exchanged(kind, own, expected):
             return bool(now == expected.new_key)
+        case "rds", "instance", fact if own in expected.replicas:
+            return _is_replaced(fact, was, now, expected.replicas[own], expected)
         case "rds", "instance", "resource_id" if own in expected.members:
             return bool(was != now)
         case "rds", "instance" | "cluster", "resource_id" if _is_exchanged(kind, own, expected):
@@ -214,6 +218,14 @@ def _may_change(name: str, fact: str, was: Any, now: Any, expected: Expected) ->
         case "rds", "automated-backup", "status":
             return bool(own == expected.source_resource_id and now == "retained")
     return False
+
+
+def _is_replaced(fact: str, was: Any, now: Any, resource_id: str, expected: Expected) -> bool:
+    """By a replica of the target that is like the old one; it has our tags, and the owner's."""
+    meant = {"resource_id": resource_id, "key": expected.new_key, "replica_of": expected.target}
+    if fact == "tags":
+        return bool(was == {key: value for key, value in now.items() if not key.startswith("rds-key-rotation:")})
+    return fact in meant and bool(now == meant[fact])
 
 
 def _is_exchanged(kind: str, own: str, expected: Expected) -> bool:

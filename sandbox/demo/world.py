@@ -275,6 +275,23 @@ def make_cluster(account: Account, identifier: str, database: str, common: Mappi
     )  # fmt: skip
 
 
+def make_replica(account: Account, of: str, identifier: str) -> Mapping[str, Any]:
+    """A read replica of an instance, with settings that no other has, once it is available; what RDS says of it."""
+    rds = account.client("rds")
+    rds.create_db_instance_read_replica(
+        DBInstanceIdentifier=identifier,
+        SourceDBInstanceIdentifier=of,
+        DBInstanceClass="db.t4g.large",
+        DeletionProtection=True,
+        CopyTagsToSnapshot=True,
+        Tags=_as_list({"team": "readers", "key-rotation:enabled": "false"}),
+    )
+    wait_available(account, identifier)
+    window = "sun:04:00-sun:04:30"  # which the request for a replica does not take
+    rds.modify_db_instance(DBInstanceIdentifier=identifier, PreferredMaintenanceWindow=window, ApplyImmediately=True)
+    return wait_available(account, identifier)
+
+
 def replicate_backups(account: Account, identifier: str, region: str, retention_days: int) -> str:
     """Let RDS replicate the automated backups of an instance; returns the ARN of the key there, which is a new one."""
     key, there = make_key(account, f"Backups of {identifier}", region), account.client("rds", region)

@@ -904,7 +904,7 @@ def test_neither_a_source_of_replicas_nor_a_replica(owner: Owner) -> None:
         of_the_source, of_the_replica = owner.rotation("has-replicas", {}), owner.rotation("is-replica", replica)
 
     of_the_source.assert_refused("PreflightRefused", name)
-    assert of_the_source.reasons == {"HasReplicas"}
+    assert of_the_source.reasons == {"ReplicasAway"}
     of_the_source.assert_nothing_was_changed()
     of_the_replica.assert_refused("PreflightRefused", f"rotate {owner.identifier}")
     assert of_the_replica.reasons == {"IsReplica", "BackupsOff"}
