@@ -15,11 +15,12 @@ from typing import Any
 
 from infra.config import load
 from infra.tasks import permission_matrix
-from lambdas.rotation.names import BASE_NAME_TAG, DEPLOYMENT_TAG, ROTATION_ID_TAG, region_of
+from lambdas.rotation.names import BASE_NAME_TAG, DEPLOYMENT_TAG, RELEASED_TAG, ROTATION_ID_TAG, region_of
 from lambdas.rotation.policy import request_for
 from sandbox.demo import world
 from sandbox.demo.dialects import AURORA_MYSQL, MULTI_AZ_POSTGRES
 from sandbox.demo.world import CATCH_UP, Connectivity, World
+from sandbox.sweep.scenario import servers_of
 from tests.rotation.support import Customer, Inbox
 
 CONFIG = load("sandbox")
@@ -157,6 +158,22 @@ class Lab:
         return built
 
     @cached_property
+    def read(self) -> World:
+        """`read_at` is its replica."""
+        built = self.customer.build("read", rows=20, writers=1, databases=("orders",))
+        self._built.append(built)
+        return built
+
+    def read_at(self, built: World) -> str:
+        """Its replica, which has roles of its own; one that the last rotation has left without is made anew."""
+        replica = f"{built.identifier}-reports"
+        if self.customer.instance(replica) is None:
+            [primary] = servers_of(self.customer, built.identifier)
+            world.make_replica(self.customer.account, primary, replica)
+            self.lend_roles_to(replica)
+        return replica
+
+    @cached_property
     def followed(self) -> World:
         """Prepared for a copy that catches up with it."""
         return self._furnished("followed", strategy=CATCH_UP)
@@ -183,7 +200,7 @@ class Lab:
         """A database with everything that some grant is for. A proxy keeps RDS from making a deployment of it."""
         account, rds, kms = self.customer.account, self.customer.client("rds"), self.customer.client("kms")
         built = self.customer.build(identifier, rows=20, writers=1, databases=("orders",), **more)
-        self.lend_roles_to(built)
+        self.lend_roles_to(built.identifier)
         policy = json.loads(kms.get_key_policy(KeyId=built.key_arn, PolicyName="default")["Policy"])
         policy["Statement"][0]["Sid"] = POLICY_MARK
         kms.put_key_policy(KeyId=built.key_arn, PolicyName="default", Policy=json.dumps(policy))
@@ -220,20 +237,20 @@ class Lab:
         self._with_a_rotated_login.append(built)
         return built
 
-    def lend_roles_to(self, built: World) -> None:
+    def lend_roles_to(self, identifier: str) -> None:
         """One that RDS monitors it by, and one that it imports by: what a copy of before does not have."""
         rds = self.customer.client("rds")
         for arn in CONFIG.monitoring_role_arns + CONFIG.associated_role_arns:
             self._role(arn.rsplit("/", 1)[-1], "rds")
         rds.modify_db_instance(
-            DBInstanceIdentifier=built.identifier,
+            DBInstanceIdentifier=identifier,
             MonitoringInterval=60,
             MonitoringRoleArn=CONFIG.monitoring_role_arns[0],
             ApplyImmediately=True,
         )
-        self._wait_idle(built.identifier)
+        self._wait_idle(identifier)
         rds.add_role_to_db_instance(
-            DBInstanceIdentifier=built.identifier, RoleArn=CONFIG.associated_role_arns[0], FeatureName="s3Import"
+            DBInstanceIdentifier=identifier, RoleArn=CONFIG.associated_role_arns[0], FeatureName="s3Import"
         )
 
     def greens_of(self, built: World) -> list[str]:
@@ -591,16 +608,17 @@ class Lab:
         removed, rds = [], self.customer.client("rds")
         led_to = {item["resource_id"]["S"] for item in self._items() if item["record"]["S"] == "lineage"}
         for instance in rds.describe_db_instances()["DBInstances"]:
-            made = any(tag["Key"] == ROTATION_ID_TAG for tag in instance["TagList"])
-            on_its_own = made and not instance.get("DBClusterIdentifier")
+            tags = {tag["Key"] for tag in instance["TagList"]}
+            is_read = RELEASED_TAG in tags and instance.get("ReadReplicaSourceDBInstanceIdentifier") is not None
+            on_its_own = ROTATION_ID_TAG in tags and not is_read and not instance.get("DBClusterIdentifier")
             if on_its_own and instance["DbiResourceId"] not in led_to and instance["DBInstanceStatus"] != "deleting":
-                self._remove(instance["DBInstanceIdentifier"])
+                self.remove(instance["DBInstanceIdentifier"])
                 removed.append(f"target {instance['DBInstanceIdentifier']}")
         for cluster in rds.describe_db_clusters()["DBClusters"]:
             made = any(tag["Key"] == ROTATION_ID_TAG for tag in cluster["TagList"])
             if made and cluster["DbClusterResourceId"] not in led_to and cluster["Status"] != "deleting":
                 for member in cluster["DBClusterMembers"]:
-                    self._remove(member["DBInstanceIdentifier"])
+                    self.remove(member["DBInstanceIdentifier"])
                 name = {"DBClusterIdentifier": cluster["DBClusterIdentifier"]}
                 rds.modify_db_cluster(**name, DeletionProtection=False, ApplyImmediately=True)
                 world.wait_available(self.customer.account, *name.values(), cluster=True)
@@ -639,7 +657,7 @@ class Lab:
             RotateImmediately=False,
         )
 
-    def _remove(self, identifier: str) -> None:
+    def remove(self, identifier: str) -> None:
         rds = self.customer.client("rds")
         if not self._wait_idle(identifier):
             return  # the rotation was quicker

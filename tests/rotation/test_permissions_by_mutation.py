@@ -64,6 +64,7 @@ WITH_A_KEY = ("CreateEncryptedReadReplica", "rds:CreateDBInstanceReadReplica")
 WITH_A_TARGET = ("WaitForReplicationSync", "rds:AddRoleToDBInstance")
 FENCED = ("ConfirmDrained", "dynamodb:UpdateItem")
 SWITCHED = ("UpdateConnectivity", "route53:ChangeResourceRecordSets")
+HALF_READ = ("RebuildReplicas", "rds:ModifyDBInstance")
 SNAPSHOTTED = ("CopySnapshot", "rds:CopyDBSnapshot")
 WITH_A_DEPLOYMENT = ("WaitForGreen", "rds:DescribeBlueGreenDeployments")
 WITH_GREEN = ("SwitchOver", "rds:SwitchoverBlueGreenDeployment")
@@ -122,6 +123,21 @@ def replicated(lab: Lab, missing: Permission | None) -> Ended:
 
 def planned_replicated(lab: Lab, missing: Permission | None) -> Ended:
     return lab.rotate(lab.replicated, DryRun=True)
+
+
+def with_readers(lab: Lab, missing: Permission | None) -> Ended:
+    """Of a replica. What was left of the last one is finished by now."""
+    lab.read_at(lab.read)
+    return lab.rotate(lab.read, RetireKey="false", Accept=["replicas-away"])
+
+
+def without_readers(lab: Lab, missing: Permission | None) -> Ended:
+    """Its owner deletes the replica when the successor is there already, and lacks settings."""
+    replica = lab.read_at(lab.read)
+    with lab.without(HALF_READ):
+        with_readers(lab, missing)
+    lab.remove(replica)
+    return lab.go_on(lab.read)
 
 
 def planned(lab: Lab, missing: Permission | None) -> Ended:
@@ -305,7 +321,7 @@ def changed_meanwhile(lab: Lab, missing: Permission | None) -> Ended:
 
     def change() -> bool:
         if not changed and lab.greens_of(built):
-            lab.lend_roles_to(built)
+            lab.lend_roles_to(built.identifier)
             changed.append(built.identifier)
         return False
 
@@ -418,6 +434,7 @@ USUAL: Mapping[str, Way] = {
     "RollBackDeployment": back_with_green,
     "TakeNextStrategy": after_all,
     "ReplicateBackups": replicated,
+    "RebuildReplicas": with_readers,
 }
 """By function; any other is met by `forward`, those of the cutover at the proof of reach before the fence."""
 
@@ -472,6 +489,7 @@ UNUSUAL: Mapping[Permission, Way] = {
     ("ScheduleKeyDeletion", "kms:EnableKey"): used_while_disabled,
     ("ScheduleKeyDeletion", "kms:ListResourceTags"): twice,
     ("ScheduleKeyDeletion", "kms:ScheduleKeyDeletion"): retired,
+    ("RebuildReplicas", "rds:DeleteDBInstance"): without_readers,
     ("RestoreTarget", "rds:CreateDBInstance"): of_a_multi_az_cluster,
     ("Decommission", "rds:CreateDBInstance"): of_a_multi_az_cluster,
     ("Decommission", "rds:RestoreDBClusterFromSnapshot"): of_a_multi_az_cluster,
@@ -588,6 +606,7 @@ RDS_DOES_NOT_SAY: Mapping[str, tuple[str, ...]] = {
     "RestoreTarget": ("kms:CreateGrant", "kms:DescribeKey", *COPY_UNDER_A_KEY),
     "WaitForRestore": ("kms:CreateGrant", "kms:DescribeKey"),
     "ReplicateBackups": ("kms:CreateGrant",),
+    "RebuildReplicas": ("kms:CreateGrant", "kms:DescribeKey"),
     "Decommission": (
         "kms:CreateGrant", "kms:Encrypt", "kms:GenerateDataKey", "kms:GenerateDataKeyWithoutPlaintext",
         "kms:ReEncryptFrom", "kms:ReEncryptTo",
