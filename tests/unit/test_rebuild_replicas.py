@@ -123,6 +123,13 @@ def test_auto_keeps_readers_in_unless_they_may_wait(accept: list[str], strategy:
     assert strategy == plan.strategy
 
 
+def test_a_target_without_backups_would_have_no_replica() -> None:
+    ports = with_replicas(REPORTS)
+    ports.rds.alter(SOURCE, backup_retention_days=0)
+
+    assert ["BackupsOff"] == list(refusals(started(ports, Strategy="snapshot", Accept=["downtime", *ACCEPTED]), ports))
+
+
 def test_a_network_fence_leaves_replicas_open_and_is_refused() -> None:
     ports = with_replicas(REPORTS)
     rotation = started(ports, Accept=ACCEPTED)
@@ -423,6 +430,32 @@ def test_what_was_made_for_one_that_is_given_up_is_removed(deed: str, protected:
     assert [f"rds.request_instance_deletion {interim(REPORTS)}"] == [c for c in ports.calls if "instance_del" in c]
 
 
+def test_what_somebody_else_has_made_for_one_that_is_given_up_is_theirs() -> None:
+    ports, rotation = cut_over(REPORTS)
+    ports.rds.add(interim(REPORTS), key_arn=OLD_KEY)
+    del ports.rds.instances[REPORTS]
+
+    to_the_end(ports, rotation)
+
+    assert interim(REPORTS) in ports.rds.instances
+
+
+@pytest.mark.parametrize("facts", [{"status": "rebooting"}, {"replication_normal": False}])
+def test_it_is_not_done_before_readers_are_served(facts: dict[str, Any]) -> None:
+    """A rename restarts it."""
+    ports, rotation = cut_over(REPORTS)
+    while REPORTS not in ports.rds.instances or at(ports, REPORTS).replica_of != TARGET:
+        rotation = visit(rebuild_replicas, rotation, ports)
+        rds_goes_on(ports)
+    ports.rds.alter(REPORTS, **facts)
+
+    rotation = visit(rebuild_replicas, rotation, ports)
+
+    assert REPORTS in pending(rotation)
+    ports.rds.alter(REPORTS, status="available", replication_normal=True)
+    to_the_end(ports, rotation)
+
+
 def test_one_that_rds_has_promoted_with_the_end_of_its_source_is_nobodys_decision() -> None:
     ports, rotation = cut_over(REPORTS)
     del ports.rds.instances[SOURCE]
@@ -529,6 +562,18 @@ def test_a_refusal_has_thirty_minutes(refused: Exception) -> None:
     ports.fail("rds.request_read_replica", refused)
     with pytest.raises(ReplicasNotRebuilt, match=f"{REPORTS}: {refused}"):
         visit(rebuild_replicas, rotation, ports)
+
+
+def test_a_new_start_has_thirty_minutes_anew() -> None:
+    ports, rotation = cut_over(REPORTS)
+    ports.fail("rds.request_read_replica", AwsUnavailable("later"))
+    rotation = visit(rebuild_replicas, rotation, ports)
+    ports.clock.advance(PATIENCE_WITH_REFUSALS.total_seconds() + 1)
+    rotation = journaled(ports, rotation.having(execution_arn=RECOVERY))
+
+    ports.fail("rds.request_read_replica", AwsUnavailable("later"))
+
+    assert "later" in pending(visit(rebuild_replicas, rotation, ports))
 
 
 def test_a_refusal_that_passes_is_forgotten() -> None:
