@@ -4,13 +4,15 @@ Each gives the stage that comes next, or the same one and what is being waited f
 """
 
 from lambdas.rotation import handover, making, names, settings
-from lambdas.rotation.errors import ReplicasNotRebuilt
+from lambdas.rotation.errors import AwsRefused, ReplicasNotRebuilt
 from lambdas.rotation.ports import Instance, Ports
 from lambdas.rotation.state import Replica, Rotation, Successor
 from lambdas.rotation.step import logger
 
 Next = tuple[Successor, str | None]
 
+_NOT_YET = "InvalidDBInstanceState"
+"""RDS replicates nothing that is at work, or has no backup yet, which takes hours of what was restored."""
 _OF_THE_PRIMARY = ("engine version",)
 """RDS may have upgraded either side since the start: the successor has that of the target."""
 
@@ -28,7 +30,12 @@ def make(replica: Replica, successor: Successor, target: Instance, rotation: Rot
         return _leave_out(successor, replica, new, rotation, ports)
     if new is None or not _is_ours(new, rotation):
         ours = names.our_tags(plan.base_name, rotation.rotation_id)
-        ports.rds.request_read_replica(target, identifier, rotation.keyed().arn, ours, like=old)
+        try:
+            ports.rds.request_read_replica(target, identifier, rotation.keyed().arn, ours, like=old)
+        except AwsRefused as refused:
+            if refused.code != _NOT_YET:
+                raise
+            return successor, str(refused)
         logger.info("replica requested", replica=replica.identifier, identifier=identifier)
         return successor, f"{identifier} to appear"
     if waiting_for := making.waiting_for(rotation, new, ReplicasNotRebuilt):

@@ -576,6 +576,20 @@ def test_a_new_start_has_thirty_minutes_anew() -> None:
     assert "later" in pending(visit(rebuild_replicas, rotation, ports))
 
 
+def test_a_target_that_rds_is_at_work_on_is_waited_for() -> None:
+    """What was restored a moment ago has no backup, and a first one takes as long as there is data."""
+    ports, rotation = cut_over(REPORTS)
+    for _ in range(2):
+        ports.fail("rds.request_read_replica", AwsRefused("it has no backup yet", "InvalidDBInstanceState"))
+        rotation = visit(rebuild_replicas, rotation, ports)
+        assert "no backup yet" in pending(rotation)
+        ports.clock.advance(timedelta(hours=20).total_seconds())
+
+    to_the_end(ports, rotation)
+
+    assert_replaced(ports, REPORTS)
+
+
 def test_a_refusal_that_passes_is_forgotten() -> None:
     ports, rotation = cut_over(REPORTS)
     ports.fail("rds.request_read_replica", AwsUnavailable("later"))
