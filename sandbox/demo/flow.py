@@ -32,9 +32,10 @@ ACCEPTED: Mapping[str, Sequence[str]] = {
     f"{dialects.AURORA_MYSQL}/snapshot": ["reader-endpoint"],
     f"{dialects.MULTI_AZ_POSTGRES}/snapshot": ["reader-endpoint"],
     "aurora-postgresql/blue-green": ["logical-copy"],
+    "replicas": ["replicas-away"],
     "fence/network": ["internal-jobs", "logical-slots", "memory-tables", "unlogged-tables"],
 }
-"""Risks without which it is refused: of a strategy, of an engine by one, or of a fence."""
+"""Risks without which it is refused: of a strategy, of an engine by one, of replicas, or of a fence."""
 
 
 @dataclass(frozen=True)
@@ -324,6 +325,8 @@ def main(argv: Sequence[str]) -> int:
             strategy=options.strategy,
             fence=options.fence,
         )
+        for number in range(options.replicas):
+            world.make_replica(account, built.identifier, f"{built.identifier}-reader-{number + 1}")
         outcome = rotate_under_load(
             account,
             built,
@@ -341,7 +344,8 @@ def main(argv: Sequence[str]) -> int:
 
 def accepted(options: argparse.Namespace, built: world.World) -> list[str]:
     """The risks of what is asked for."""
-    names = (options.strategy, f"{options.engine}/{options.strategy}", f"fence/{built.fence}")
+    replicas = ["replicas"] if options.replicas else []
+    names = (options.strategy, f"{options.engine}/{options.strategy}", *replicas, f"fence/{built.fence}")
     return [risk for name in names for risk in ACCEPTED.get(name, ())]
 
 
@@ -378,6 +382,9 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
         help="keep writers away without a login (only by --strategy snapshot; what mysql and others have there anyway)",
     )
     parser.add_argument("--unencrypted", action="store_true", help="begin with no key (not by read-replica)")
+    parser.add_argument(
+        "--replicas", type=int, choices=range(6), default=0, help="of postgres and mariadb (not by blue-green)"
+    )
     parser.add_argument("--writers", type=_positive(int), default=6)
     parser.add_argument("--rows", type=_positive(int), default=200_000)
     parser.add_argument(
@@ -406,6 +413,10 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
         parser.error("--connectivity proxy is of instances only: no proxy here leads to a cluster")
     if options.connectivity == "proxy" and options.engine not in world.FAMILIES:
         parser.error(f"--connectivity proxy is of --engine {' or '.join(world.FAMILIES)} only")
+    if options.replicas and (options.engine not in ("postgres", "mariadb") or options.fence):
+        parser.error("--replicas are of --engine postgres or mariadb only, and of no --fence network")
+    if options.replicas and options.strategy == "blue-green":
+        parser.error("--replicas need another --strategy than blue-green: RDS copies them along, as the database")
     if options.strategy == "blue-green":
         options.connectivity = "endpoint"  # the name stays what it is
     elif options.unencrypted and options.strategy == "read-replica":

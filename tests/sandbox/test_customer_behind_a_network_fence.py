@@ -102,6 +102,8 @@ def test_who_can_be_logged_in_to_gives_a_login(sandbox: Sandbox, account: Accoun
         ("--engine aurora-mysql --strategy blue-green", "by --strategy snapshot only"),
         ("--engine multi-az-postgres --strategy snapshot --fence network", "Multi-AZ DB cluster"),
         ("--engine sqlserver-se --strategy snapshot --connectivity proxy", "--connectivity proxy is of --engine"),
+        ("--replicas 1 --strategy blue-green", "another --strategy than blue-green"),
+        ("--replicas 1 --strategy snapshot --fence network", "of no --fence network"),
     ],
 )
 def test_what_there_is_no_way_for_is_refused(words: str, why: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -123,6 +125,7 @@ UNSEEN = ["internal-jobs", "logical-slots", "memory-tables", "unlogged-tables"]
         ("--engine mysql --strategy snapshot", "network", ["downtime", *UNSEEN]),
         ("--engine aurora-mysql --strategy snapshot", "network", ["downtime", "reader-endpoint", *UNSEEN]),
         ("--engine mysql --strategy blue-green", None, []),
+        ("--strategy snapshot --replicas 2", None, ["downtime", "replicas-away"]),
     ],
 )
 def test_the_demo_accepts_the_risks_of_what_it_asks_for(words: str, fence: Any, risks: list[str]) -> None:
