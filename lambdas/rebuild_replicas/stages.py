@@ -56,14 +56,14 @@ def swap(replica: Replica, successor: Successor, target: Instance, rotation: Rot
     new = ports.rds.describe_instance_by_resource_id(str(successor.resource_id))
     if new is None:
         return Successor(), "its successor is gone, and is made anew"
-    if old is not None and old.database.identifier == replica.identifier:
-        if old.replica_of is None:
-            raise ReplicasNotRebuilt(f"{replica.identifier} is no replica any more, and keeps its name")
-        # Marked before it has another name: the right to rename it is bound to the mark.
-        handover.move_opt_in(rotation, old, new, ports)
-        ports.rds.request_rename(old, names.replaced_identifier(replica.identifier, rotation.rotation_id))
-        return successor, "the old one to give its name away"
     if new.database.identifier != replica.identifier:
+        given_away = names.replaced_identifier(replica.identifier, rotation.rotation_id)
+        if old is not None and old.database.identifier != given_away:
+            _refuse_to_rename(replica, old)
+            # Marked before it has another name: the right to rename it is bound to the mark.
+            handover.move_opt_in(rotation, old, new, ports)
+            ports.rds.request_rename(old, given_away)
+            return successor, "the old one to give its name away"
         ports.rds.request_rename(new, replica.identifier)
         return successor, f"{new.database.identifier} to take the name"
     if new.status != "available" or not new.database.address:
@@ -72,6 +72,14 @@ def swap(replica: Replica, successor: Successor, target: Instance, rotation: Rot
         return successor, reason
     logger.info("replica replaced", replica=replica.identifier, resource_id=new.database.resource_id)
     return successor.having(stage="done"), None
+
+
+def _refuse_to_rename(replica: Replica, old: Instance) -> None:
+    """What its owner has changed meanwhile is the owner's to decide on."""
+    if old.database.identifier != replica.identifier:
+        raise ReplicasNotRebuilt(f"it is called {old.database.identifier} now")
+    if old.replica_of is None:
+        raise ReplicasNotRebuilt(f"{replica.identifier} is no replica any more, and keeps its name")
 
 
 def _is_ours(new: Instance, rotation: Rotation) -> bool:

@@ -477,6 +477,21 @@ def test_one_that_is_promoted_before_it_has_given_its_name_away_keeps_it() -> No
     assert [] == deeds(ports)
 
 
+def test_one_that_its_owner_calls_otherwise_is_asked_about() -> None:
+    """Its readers may use the new name, which nobody here knows."""
+    ports, rotation = cut_over(REPORTS)
+    ports.rds.request_rename(at(ports, REPORTS), "reports-2")
+    rds_goes_on(ports)
+    ports.calls.clear()
+    for _ in range(5):
+        rotation = visit(rebuild_replicas, rotation, ports)
+        rds_goes_on(ports)
+
+    assert "it is called reports-2 now" in pending(rotation)
+    assert DECOMMISSION_TAG not in at(ports, "reports-2").tags
+    assert not [call for call in ports.calls if "request_rename" in call]
+
+
 def _stages(rotation: Rotation) -> list[str]:
     progress = rotation.replica_rebuild
     return [one.stage for one in progress.successors.values()] if progress else []
