@@ -58,6 +58,8 @@ def _taken_back(rotation: Rotation, source: Instance, ports: Ports) -> str | Non
             return f"{identifier} has the name that applications use again"
         if not source.database.is_cluster and replica.replica_of is None:
             return f"{identifier} is no replica any more: somebody may write to it"
+        if followers := replica.raw.get("ReadReplicaDBInstanceIdentifiers"):
+            return f"{identifier} has replicas, which RDS would promote: {', '.join(followers)}"
     return None
 
 

@@ -75,7 +75,8 @@ def rebuild_replicas(rotation: Rotation, ports: Ports) -> Rotation:
         pending=tuple(pending),
         complete=all(one.stage in ("done", "left-out") for one in successors.values()),
         started_at=before.started_at if successors == before.successors else now,
-        refused_since=(before.refused_since or now) if refusals else None,
+        # While RDS is still at work on others, a refusal costs nobody any time.
+        refused_since=(before.refused_since or now) if refusals and len(refusals) == len(pending) else None,
     )
     _refuse_if_in_vain(progress, now)
     logger.info("replicas rebuilt" if progress.complete else "replicas not rebuilt yet", pending=pending)

@@ -23,10 +23,15 @@ def make(replica: Replica, successor: Successor, target: Instance, rotation: Rot
     identifier = names.successor_identifier(replica.identifier, rotation.rotation_id)
     old = ports.rds.describe_instance_by_resource_id(replica.resource_id)
     new = ports.rds.describe_instance(identifier)
+    named = ports.rds.describe_instance(replica.identifier) if old is None else None
+    if named is not None and named.database.resource_id == replica.resource_id:
+        return successor, "to be seen by its resource id, too"
     if old is None or old.replica_of is None:
         if old is not None and ports.rds.describe_instance_by_resource_id(database.resource_id) is None:
             # Not its owner: RDS promotes the replicas of what is deleted.
             raise ReplicasNotRebuilt(f"{database.identifier} was deleted, and RDS has promoted {replica.identifier}")
+        if old is not None and names.DECOMMISSION_TAG in old.tags:
+            ports.rds.remove_tags(old.database.arn, [names.DECOMMISSION_TAG])
         return _leave_out(successor, replica, new, rotation, ports)
     if new is None or not _is_ours(new, rotation):
         ours = names.our_tags(plan.base_name, rotation.rotation_id)
@@ -59,8 +64,7 @@ def swap(replica: Replica, successor: Successor, target: Instance, rotation: Rot
     if new.database.identifier != replica.identifier:
         given_away = names.replaced_identifier(replica.identifier, rotation.rotation_id)
         if old is not None and old.database.identifier != given_away:
-            _refuse_to_rename(replica, old)
-            # Marked before it has another name: the right to rename it is bound to the mark.
+            _refuse_to_rename(replica, old, rotation)
             handover.move_opt_in(rotation, old, new, ports)
             ports.rds.request_rename(old, given_away)
             return successor, "the old one to give its name away"
@@ -74,8 +78,11 @@ def swap(replica: Replica, successor: Successor, target: Instance, rotation: Rot
     return successor.having(stage="done"), None
 
 
-def _refuse_to_rename(replica: Replica, old: Instance) -> None:
+def _refuse_to_rename(replica: Replica, old: Instance, rotation: Rotation) -> None:
     """What its owner has changed meanwhile is the owner's to decide on."""
+    if old.tags.get(names.DECOMMISSION_TAG) != rotation.rotation_id:
+        # Verify has set it. This step, which renames what has it, may set it nowhere.
+        raise ReplicasNotRebuilt(f"{replica.identifier} has lost its tag {names.DECOMMISSION_TAG}")
     if old.database.identifier != replica.identifier:
         raise ReplicasNotRebuilt(f"it is called {old.database.identifier} now")
     if old.replica_of is None:

@@ -48,6 +48,19 @@ def mark_members(
         _mark(instance, names.DECOMMISSION_TAG, rotation, ports)
 
 
+def mark_replicas(rotation: Rotation, ports: Ports) -> None:
+    """The source's, for the end of the grace period. Who renames and replaces them may only do so to what is marked.
+
+    The mark alone ends nothing: `Decommission` asks whether one was replaced, too. One that is no replica any more is
+    somebody's database.
+    """
+    plan, _ = rotation.planned()
+    for replica in plan.replicas:
+        live = ports.rds.describe_instance_by_resource_id(replica.resource_id)
+        if live is not None and live.replica_of is not None:
+            _mark(live, names.DECOMMISSION_TAG, rotation, ports)
+
+
 def _mark(database: Instance, tag: str, rotation: Rotation, ports: Ports) -> None:
     if database.tags.get(tag) != rotation.rotation_id:
         ports.rds.set_tags(database.database.arn, {tag: rotation.rotation_id})

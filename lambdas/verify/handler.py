@@ -5,7 +5,7 @@ from typing import Any
 
 from lambdas.rotation import databases, snapshots
 from lambdas.rotation.errors import StateIncomplete, VerificationFailed
-from lambdas.rotation.handover import advance, mark_members, move_opt_in
+from lambdas.rotation.handover import advance, mark_members, mark_replicas, move_opt_in
 from lambdas.rotation.ports import Instance, Ports
 from lambdas.rotation.state import Rotation, Verification
 from lambdas.rotation.step import logger, step
@@ -39,6 +39,7 @@ def verify(rotation: Rotation, ports: Ports) -> Rotation:
     source_members = databases.instances_of(live_source, ports) if live_source is not None else []
     target_members = databases.instances_of(live_target, ports)
     mark_members(rotation, source_members, target_members, ports)
+    mark_replicas(rotation, ports)
     unseen_fence, breach = checks.source_is_fenced(rotation, ports) if live_source is not None else (None, None)
     if breach is not None:
         raise VerificationFailed(f"{source.identifier} accepts connections beside the target: {breach}")

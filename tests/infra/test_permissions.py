@@ -319,6 +319,22 @@ def test_what_ends_something_is_bound_to_a_tag_that_only_a_rotation_sets(task: T
         assert {key.removeprefix("aws:ResourceTag/") for key in tags} <= ours
 
 
+@pytest.mark.parametrize("task", ROWS, ids=lambda task: task.state_name)
+def test_who_marks_a_database_for_removal_neither_changes_nor_removes_what_is_marked(task: Task) -> None:
+    """One role that could do both could remove any database."""
+    mark = {"aws:TagKeys": [DECOMMISSION_TAG]}
+    marks = any(
+        "rds:AddTagsToResource" in grant.actions and grant.conditions.get("ForAllValues:StringLike") == mark
+        for grant in task.grants
+    )
+    acts = any(
+        ENDS_SOMETHING & set(grant.actions)
+        and f"aws:ResourceTag/{DECOMMISSION_TAG}" in grant.conditions.get("Null", {})
+        for grant in task.grants
+    )
+    assert not (marks and acts)
+
+
 def test_a_role_is_passed_to_the_service_that_assumes_it() -> None:
     """The monitoring role of an instance is CloudWatch's way in, an associated one RDS's own way out."""
     passed = {

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from lambdas.rotation.names import DECOMMISSION_TAG, replaced_identifier, successor_identifier
+from lambdas.rotation.names import replaced_identifier, successor_identifier
 from sandbox.demo.connection import Resolver
 from sandbox.demo.progress import Run
 from sandbox.demo.world import World, make_replica
@@ -164,7 +164,7 @@ def test_readers_find_what_was_written_after_the_cutover(
 
 
 def assert_readers_are_kept_out(customer: Customer, built: World, before: Mapping[str, Any]) -> None:
-    """The fence is replicated: nobody reads what is no longer so. And the step has marked and renamed nothing."""
+    """The fence is replicated: nobody reads what is no longer so. And the step has renamed nothing."""
     name = before["DBInstanceIdentifier"]
     sides = [customer.address(built.identifier), str(before["Endpoint"]["Address"])]
     of_the_source, of_the_replica = (
@@ -172,7 +172,9 @@ def assert_readers_are_kept_out(customer: Customer, built: World, before: Mappin
     )
     assert of_the_source == of_the_replica
     assert not {None, "unreachable"} & of_the_replica
-    assert DECOMMISSION_TAG not in customer.tags(name)
+    found = customer.instance(name)
+    assert found is not None
+    assert found["DbiResourceId"] == before["DbiResourceId"]
     now = customer.instance(name)
     assert now is not None
     assert before["DbiResourceId"] == now["DbiResourceId"]

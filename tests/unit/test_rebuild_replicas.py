@@ -18,6 +18,7 @@ from lambdas.rotation.errors import (
     ReplicasNotRebuilt,
     RetirementRefused,
 )
+from lambdas.rotation.handover import mark_replicas
 from lambdas.rotation.names import (
     DECOMMISSION_TAG,
     RELEASED_TAG,
@@ -234,7 +235,10 @@ def cut_over(*replicas: str, **facts: Any) -> tuple[FakePorts, Rotation]:
         Replica(identifier=one.database.identifier, arn=one.database.arn, resource_id=one.database.resource_id)
         for one in made
     )
-    return ports, journaled(ports, rotation.having(plan=plan.having(replicas=planned)))
+    rotation = journaled(ports, rotation.having(plan=plan.having(replicas=planned)))
+    mark_replicas(rotation, ports)
+    ports.calls.clear()
+    return ports, rotation
 
 
 def rds_goes_on(ports: FakePorts) -> None:
@@ -292,17 +296,15 @@ def test_each_replica_gets_a_successor_under_its_name_and_the_new_key() -> None:
     assert [] == [call for call in deeds(ports) if "delet" in call or call.startswith("engine.")]
 
 
-def test_the_old_one_is_marked_and_gives_its_name_away_before_the_new_one_takes_it() -> None:
-    """The right to rename it is bound to the mark; and RDS gives no name to two."""
+def test_the_old_one_gives_its_name_away_before_the_new_one_takes_it() -> None:
+    """RDS gives no name to two."""
     ports, rotation = cut_over(REPORTS)
 
     to_the_end(ports, rotation)
 
-    old = f"arn:aws:rds:eu-central-1:123456789012:db:{REPORTS}"
     assert deeds(ports) == [
         f"rds.request_read_replica {interim(REPORTS)} like {REPORTS}",
         f"rds.set_tags arn:aws:rds:eu-central-1:123456789012:db:{interim(REPORTS)}",
-        f"rds.set_tags {old}",
         f"rds.request_rename {REPORTS} to {replaced(REPORTS)}",
         f"rds.request_rename {interim(REPORTS)} to {REPORTS}",
     ]
@@ -325,7 +327,6 @@ def test_a_name_is_taken_away_only_when_the_successor_is_fit_for_it() -> None:
     assert "engine version" in ports.rds.differences, "it has that of the target, which nothing changes"
 
     assert {REPORTS, interim(REPORTS)} < set(ports.rds.instances)
-    assert DECOMMISSION_TAG not in at(ports, REPORTS).tags
     to_the_end(ports, rotation)
     assert_replaced(ports, REPORTS)
 
@@ -342,7 +343,7 @@ def test_nothing_is_renamed_before_the_journal_says_so() -> None:
 
 
 CHANGES = {
-    "rds.request_read_replica": 2, "rds.remove_tags": 2, "rds.request_rename": 4, "rds.set_tags": 6, "ledger.record": 5,
+    "rds.request_read_replica": 2, "rds.remove_tags": 2, "rds.request_rename": 4, "rds.set_tags": 4, "ledger.record": 5,
 }  # fmt: skip
 """How often each is made for two replicas, at least."""
 
@@ -406,7 +407,9 @@ def test_one_that_its_owner_has_given_up_is_left_out(deed: str) -> None:
     rotation = to_the_end(ports, rotation)
 
     assert_replaced(ports, SEARCH)
-    assert not [call for call in ports.calls if REPORTS in call]
+    if deed == "promote":
+        assert DECOMMISSION_TAG not in at(ports, REPORTS).tags, "a fleet passes over what is marked"
+    assert not [call for call in ports.calls if REPORTS in call and "remove_tags" not in call]
     assert [f"db-{SEARCH.upper()}"] == [resource_id for _, resource_id in rotation.replaced]
     assert (deed == "promote") == (REPORTS in ports.rds.instances)
 
@@ -477,6 +480,61 @@ def test_one_that_is_promoted_before_it_has_given_its_name_away_keeps_it() -> No
     assert [] == deeds(ports)
 
 
+def test_one_that_is_not_marked_keeps_its_name() -> None:
+    """Verify has marked it; whoever took the mark away wants it left alone."""
+    ports, rotation = cut_over(REPORTS)
+    ports.rds.alter(REPORTS, tags={})
+    for _ in range(5):
+        rotation = visit(rebuild_replicas, rotation, ports)
+        rds_goes_on(ports)
+
+    assert "has lost its tag" in pending(rotation)
+    assert {REPORTS, interim(REPORTS)} < set(ports.rds.instances)
+
+
+def test_a_replica_that_is_seen_by_its_name_only_is_not_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left out is left out for good, and one answer may be older than the database."""
+    ports, rotation = cut_over(REPORTS)
+    with monkeypatch.context() as stale:
+        stale.setattr(ports.rds, "describe_instance_by_resource_id", _without(ports, f"db-{REPORTS.upper()}"))
+        rotation = visit(rebuild_replicas, rotation, ports)
+
+    assert "to be seen" in pending(rotation)
+    to_the_end(ports, rotation)
+    assert_replaced(ports, REPORTS)
+
+
+def _without(ports: FakePorts, unseen: str) -> Any:
+    found = ports.rds.describe_instance_by_resource_id
+    return lambda resource_id: None if resource_id == unseen else found(resource_id)
+
+
+def test_a_successor_that_follows_another_database_gets_no_name() -> None:
+    ports, rotation = cut_over(REPORTS)
+    rotation = visit(rebuild_replicas, rotation, ports)
+    ports.rds.finish(interim(REPORTS))
+    ports.rds.alter(interim(REPORTS), replica_of=SOURCE)
+
+    assert f"replicates {SOURCE}" in pending(visit(rebuild_replicas, rotation, ports))
+
+
+def test_a_successor_is_known_by_its_resource_id() -> None:
+    """Its owner may call it otherwise, and somebody else may call another database so."""
+    ports, rotation = cut_over(REPORTS)
+    while "swap" not in _stages(rotation):
+        rotation = visit(rebuild_replicas, rotation, ports)
+        rds_goes_on(ports)
+    ports.rds.request_rename(at(ports, interim(REPORTS)), "reports-new")
+    rds_goes_on(ports)
+    theirs = ports.rds.add(interim(REPORTS), key_arn=OLD_KEY).database
+    ports.rds.alter(interim(REPORTS), database=theirs.having(resource_id="db-THEIRS"))
+
+    to_the_end(ports, rotation)
+
+    assert_replaced(ports, REPORTS)
+    assert "db-THEIRS" == at(ports, interim(REPORTS)).database.resource_id
+
+
 def test_one_that_its_owner_calls_otherwise_is_asked_about() -> None:
     """Its readers may use the new name, which nobody here knows."""
     ports, rotation = cut_over(REPORTS)
@@ -488,7 +546,6 @@ def test_one_that_its_owner_calls_otherwise_is_asked_about() -> None:
         rds_goes_on(ports)
 
     assert "it is called reports-2 now" in pending(rotation)
-    assert DECOMMISSION_TAG not in at(ports, "reports-2").tags
     assert not [call for call in ports.calls if "request_rename" in call]
 
 
@@ -603,6 +660,22 @@ def test_a_target_that_rds_is_at_work_on_is_waited_for() -> None:
     to_the_end(ports, rotation)
 
     assert_replaced(ports, REPORTS)
+
+
+def test_a_refusal_keeps_no_other_from_having_its_two_days() -> None:
+    ports, rotation = cut_over(REPORTS, SEARCH)
+    ports.rds.add(interim(REPORTS), key_arn=OLD_KEY)
+    for _ in range(4):
+        rotation = visit(rebuild_replicas, rotation, ports)
+        ports.clock.advance(timedelta(hours=5).total_seconds())
+
+    ports.rds.finish(interim(SEARCH))
+    for _ in range(6):
+        rotation = visit(rebuild_replicas, rotation, ports)
+        rds_goes_on(ports)
+
+    assert_replaced(ports, SEARCH)
+    assert pending(rotation).startswith(REPORTS)
 
 
 def test_a_refusal_that_passes_is_forgotten() -> None:
@@ -729,6 +802,24 @@ def test_a_replica_that_was_begun_meanwhile_keeps_the_source() -> None:
     ports.rds.add_replica("late", of=SOURCE)
 
     with pytest.raises(RetirementRefused, match=f"{SOURCE} has replicas: late"):
+        visit(decommission, rotation, ports)
+
+
+def test_an_old_replica_whose_mark_somebody_has_taken_away_stays_and_keeps_the_source() -> None:
+    ports, rotation = after_grace(REPORTS)
+    ports.rds.alter(replaced(REPORTS), tags={})
+
+    with pytest.raises(RetirementRefused, match=f"{SOURCE} has replicas: {replaced(REPORTS)}"):
+        decommissioned(ports, rotation)
+    assert {SOURCE, replaced(REPORTS)} < set(ports.rds.instances)
+
+
+def test_an_old_replica_with_replicas_of_its_own_stays() -> None:
+    """RDS would promote them."""
+    ports, rotation = after_grace(REPORTS)
+    ports.rds.alter(replaced(REPORTS), raw={"ReadReplicaDBInstanceIdentifiers": ["child"]})
+
+    with pytest.raises(RetirementRefused, match="has replicas, which RDS would promote: child"):
         visit(decommission, rotation, ports)
 
 

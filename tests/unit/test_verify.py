@@ -8,7 +8,7 @@ from lambdas.rotation import databases
 from lambdas.rotation.errors import AwsUnavailable, ConnectivityChanged, StateIncomplete, VerificationFailed
 from lambdas.rotation.names import DECOMMISSION_TAG, OURS, RELEASED_TAG, TAGS_OF_A_DATABASE, our_tags
 from lambdas.rotation.ports import ProxyTarget
-from lambdas.rotation.state import EndpointSecret, Release, Rotation
+from lambdas.rotation.state import EndpointSecret, Release, Replica, Rotation
 from lambdas.verify.handler import verify
 from tests.fakes import (
     OLD_KEY,
@@ -84,6 +84,20 @@ def test_a_database_that_was_never_seen_is_not_looked_for() -> None:
     ports.fail("rds.describe_instance_by_resource_id", AssertionError("asked"))
 
     assert databases.by_resource_id("", ports) is None
+
+
+def test_replicas_of_the_source_are_marked_for_those_who_replace_them() -> None:
+    """One that its owner has promoted is a database of its own."""
+    ports, rotation = released()
+    made = [ports.rds.add_replica(name, of=SOURCE).database for name in ("reports", "search")]
+    ports.rds.become_primary("search")
+    plan, _ = rotation.planned()
+    planned = tuple(Replica(identifier=one.identifier, arn=one.arn, resource_id=one.resource_id) for one in made)
+
+    verify(rotation.having(plan=plan.having(replicas=planned)), ports)
+
+    assert ports.rds.instances["reports"].tags[DECOMMISSION_TAG] == ROTATION_ID
+    assert DECOMMISSION_TAG not in ports.rds.instances["search"].tags
 
 
 def test_the_opt_in_moves_to_the_target_and_is_never_absent() -> None:
