@@ -888,6 +888,10 @@ class FakeRds:
         self._calls.ask("rds.parameter")
         return self.parameters.get(name)
 
+    def parameters_of(self, group: str) -> Mapping[str, str]:
+        self._calls.ask("rds.parameter")
+        return self.parameters
+
     def proxies_of(self, identifier: str) -> Sequence[str]:
         return self.proxies.get(identifier, [])
 

@@ -166,7 +166,7 @@ def _checks(rotation: Rotation, source: Instance, ports: Ports) -> tuple[Check, 
             *of_instances,
         ),
         "blue-green": (
-            lambda: blue_green.shape(source, ports),
+            lambda: blue_green.shape(rotation, source, ports),
             lambda: instance.condition(rotation, source),
             lambda: backups.replicated(rotation, source, ports),
             lambda: instance.backups(source),

@@ -157,6 +157,10 @@ class Rds(Protocol):
         """The value that a DB parameter group gives a parameter."""
         ...
 
+    def parameters_of(self, group: str) -> Mapping[str, str]:
+        """Every parameter to which a DB parameter group gives a value."""
+        ...
+
     def proxies_of(self, identifier: str) -> Sequence[str]:
         """Names of the RDS Proxies that lead to this instance or cluster."""
         ...

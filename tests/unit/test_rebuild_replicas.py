@@ -149,6 +149,9 @@ UNFIT: dict[str, dict[str, Any]] = {
     "InDirectory": {"raw": {"DomainMemberships": [{"Domain": "d-1"}]}},
     "TooManyTags": {"tags": {f"tag-{n}": "" for n in range(TAGS_AT_MOST - TAGS_OF_A_DATABASE + 1)}},
     "ChangesPending": {"raw": {"PendingModifiedValues": {"DBInstanceClass": "db.r6g.large"}}},
+    "ReplicaNotFollowing": {"replication_normal": False},
+    "ReplicaElsewhere": {"raw": {"DBSubnetGroup": {"DBSubnetGroupName": "analysts"}}},
+    "BelongsToRotation": {"tags": {ROTATION_ID_TAG: "0a1b2c3d"}},
 }
 
 
@@ -162,6 +165,136 @@ def test_refuses_what_a_successor_would_not_have(name: str) -> None:
 
     assert [name] == list(found)
     assert REPORTS in found[name]
+
+
+def grouped(engine: str, version: str, parameters: dict[str, str]) -> FakePorts:
+    """The replica has a parameter group that says so."""
+    ports = with_replicas(REPORTS)
+    for name in (SOURCE, REPORTS):
+        ports.rds.alter(name, database=at(ports, name).database.having(engine=engine, engine_version=version))
+    ports.rds.alter(REPORTS, raw={"DBParameterGroups": [{"DBParameterGroupName": "of-readers"}]})
+    ports.rds.parameters = parameters
+    return ports
+
+
+@pytest.mark.parametrize(
+    ("engine", "parameter", "value", "name"),
+    [
+        ("mariadb", "read_only", "0", "WritableReplica"),
+        ("mariadb", "read_only", "OFF", "WritableReplica"),
+        ("mariadb", "read_only", "{TrueIfReplica}", None),
+        ("mariadb", "replicate-do-db", "shop", "ReplicaApart"),
+        ("mariadb", "replicate-wild-ignore-table", "shop.%", "ReplicaApart"),
+        ("mariadb", "replicate-do-db", "", None),
+        ("postgres", "recovery_min_apply_delay", "3600000", "ReplicaApart"),
+        ("postgres", "recovery_min_apply_delay", "0", None),
+        ("postgres", "max_standby_streaming_delay", "-1", "ReplicaApart"),
+        ("postgres", "max_standby_archive_delay", "-1", "ReplicaApart"),
+        ("postgres", "max_standby_streaming_delay", "30000", None),
+        ("postgres", "rds.logical_replication", "1", "LogicalSlots"),
+        ("postgres", "rds.logical_replication", "0", None),
+    ],
+)
+def test_refuses_what_its_parameters_keep_from_the_fence_or_from_a_successor(
+    engine: str, parameter: str, value: str, name: str | None
+) -> None:
+    ports = grouped(engine, "10.11.14" if engine == "mariadb" else "16.14", {parameter: value})
+    rotation = started(ports, Accept=ACCEPTED)
+
+    if name is None:
+        assert preflight(rotation, ports).preflight is not None
+    else:
+        found = refusals(rotation, ports)
+        assert [name] == list(found)
+        assert "of-readers" in found[name]
+
+
+@pytest.mark.parametrize(("version", "accept"), [("16.14", ["logical-slots"]), ("15.18", [])])
+def test_a_replica_without_slots_that_matter_passes(version: str, accept: list[str]) -> None:
+    """An older PostgreSQL has none on a replica."""
+    ports = grouped("postgres", version, {"rds.logical_replication": "1"})
+
+    assert preflight(started(ports, Accept=[*ACCEPTED, *accept]), ports).preflight is not None
+
+
+@pytest.mark.parametrize(
+    ("facts", "parameter", "name"),
+    [
+        ({"tags": {ROTATION_ID_TAG: "0a1b2c3d"}}, None, "BelongsToRotation"),
+        ({}, "read_only", "WritableReplica"),
+        ({}, "rds.logical_replication", "LogicalSlots"),
+        ({"replication_normal": False}, "replicate-do-db", None),  # RDS makes another one, while this one serves
+    ],
+)
+def test_a_blue_green_deployment_loses_what_only_the_old_one_has(
+    facts: dict[str, Any], parameter: str | None, name: str | None
+) -> None:
+    values = {"read_only": "0", "rds.logical_replication": "1", "replicate-do-db": "shop"}
+    engine = "postgres" if parameter == "rds.logical_replication" else "mariadb"
+    version = "16.14" if engine == "postgres" else "10.11.14"
+    ports = grouped(engine, version, {parameter: values[parameter]} if parameter else {})
+    ports.rds.alter(REPORTS, **facts)
+    rotation = started(ports, Strategy="blue-green")
+
+    if name is None:
+        assert preflight(rotation, ports).preflight is not None
+    else:
+        assert [name] == list(refusals(rotation, ports))
+
+
+def test_a_successor_of_an_earlier_rotation_passes() -> None:
+    ports = with_replicas(REPORTS)
+    ports.rds.alter(REPORTS, tags={ROTATION_ID_TAG: "0a1b2c3d", RELEASED_TAG: "0a1b2c3d"})
+
+    assert preflight(started(ports, Accept=ACCEPTED), ports).preflight is not None
+
+
+def test_refuses_a_replica_that_has_stopped_and_is_called_normal() -> None:
+    ports = with_replicas(REPORTS)
+    ports.rds.alter(REPORTS, raw={"StatusInfos": [{"StatusType": "read replication", "Status": "stopped"}]})
+
+    assert "(stopped)" in refusals(started(ports, Accept=ACCEPTED), ports)["ReplicaNotFollowing"]
+
+
+@pytest.mark.parametrize(
+    ("replica", "words"),
+    [
+        ({"AllocatedStorage": 400}, "reports, a replica, has 400 GiB gp3 of storage, orders 200 GiB gp3"),
+        ({"AllocatedStorage": 100}, "has 100 GiB gp3 of storage"),
+        ({"StorageType": "io2"}, "has 200 GiB io2 of storage"),
+        ({"MaxAllocatedStorage": 200}, "may grow to 200 GiB"),
+        ({"MaxAllocatedStorage": 201}, None),
+        ({}, None),
+    ],
+)
+def test_refuses_a_replica_whose_storage_does_not_fit_a_successor(replica: dict[str, Any], words: str | None) -> None:
+    ports = with_replicas(REPORTS)
+    stored = {"AllocatedStorage": 200, "StorageType": "gp3"}
+    ports.rds.alter(SOURCE, raw={**at(ports, SOURCE).raw, **stored})
+    ports.rds.alter(REPORTS, raw={**stored, **replica})
+    rotation = started(ports, Accept=ACCEPTED)
+
+    if words is None:
+        assert preflight(rotation, ports).preflight is not None
+    else:
+        found = refusals(rotation, ports)
+        assert ["ReplicaStorage"] == list(found)
+        assert words in found["ReplicaStorage"]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "raised", "refused"),
+    [("read-replica", 15, True), ("read-replica", 5, True), ("read-replica", 20, False), ("snapshot", 15, False)],
+)
+def test_keeps_a_place_for_the_target_among_the_replicas(strategy: str, raised: int, refused: bool) -> None:
+    ports = with_replicas(*(f"r{number:02}" for number in range(15)))
+    ports.rds.quotas = {"ReadReplicasPerMaster": (15, raised)}
+    rotation = started(ports, Strategy=strategy, Accept=["downtime", *ACCEPTED])
+
+    if refused:
+        assert "15 of 15 used, 1 more needed" in refusals(rotation, ports)["QuotaExhausted"]
+    else:
+        assert preflight(rotation, ports).preflight is not None
 
 
 def test_refuses_a_replica_that_is_newer_than_its_source() -> None:
@@ -201,15 +334,15 @@ def test_refuses_other_replicas_than_at_the_start(more: bool) -> None:
 
 def test_counts_a_successor_for_each_replica() -> None:
     ports = with_replicas(REPORTS, SEARCH)
-    for replica in (REPORTS, SEARCH):
-        ports.rds.alter(replica, raw={"AllocatedStorage": 400})
-    ports.rds.quotas = {"DBInstances": (38, 40), "AllocatedStorage": (100, 899), "ManualSnapshots": (0, 100)}
+    for name in (SOURCE, REPORTS, SEARCH):
+        ports.rds.alter(name, raw={**at(ports, name).raw, "AllocatedStorage": 400})
+    ports.rds.quotas = {"DBInstances": (38, 40), "AllocatedStorage": (100, 1299), "ManualSnapshots": (0, 100)}
     rotation = started(ports, Accept=ACCEPTED)
 
     with pytest.raises(PreflightRefused) as refused:
         preflight(rotation, ports)
 
-    assert ["DBInstances: 38 of 40 used, 3 more", "AllocatedStorage: 100 of 899 used, 800 more"] == [
+    assert ["DBInstances: 38 of 40 used, 3 more", "AllocatedStorage: 100 of 1299 used, 1200 more"] == [
         line.removeprefix("QuotaExhausted: ").partition(" needed")[0] for line in str(refused.value).splitlines()
     ]
 

@@ -97,9 +97,9 @@ UNSEEN: Mapping[str, Finding] = {
 }
 
 
-def shape(source: Instance, ports: Ports) -> Iterator[Finding]:
+def shape(rotation: Rotation, source: Instance, ports: Ports) -> Iterator[Finding]:
     """Its replicas are copied along; not every kind of them."""
-    for replica, found in replicas.each(source, ports):
+    for replica, found in replicas.each(rotation, source, ports):
         yield from found
         if replica is not None:
             yield from room_for_tags(replica, TAGS_OF_A_MEMBER)

@@ -261,8 +261,11 @@ class AwsRds:
         return {quota["AccountQuotaName"]: (int(quota["Used"]), int(quota["Max"])) for quota in quotas}
 
     def parameter(self, group: str, name: str) -> str | None:
+        return self.parameters_of(group).get(name)
+
+    def parameters_of(self, group: str) -> Mapping[str, str]:
         found = pages("rds", "describe_db_parameters", "Parameters", DBParameterGroupName=group)
-        return next((one.get("ParameterValue") for one in found if one.get("ParameterName") == name), None)
+        return {one["ParameterName"]: one["ParameterValue"] for one in found if one.get("ParameterValue") is not None}
 
     def proxies_of(self, identifier: str) -> Sequence[str]:
         leading: list[str] = []
