@@ -25,6 +25,8 @@ BASE_NAME_TAG = "rds-key-rotation:base-name"
 
 MADE_BY_A_ROTATION: Conditions = {"Null": {f"aws:ResourceTag/{ROTATION_ID_TAG}": "false"}}
 MARKED_FOR_REMOVAL: Conditions = {"Null": {f"aws:ResourceTag/{DECOMMISSION_TAG}": "false"}}
+NOT_MARKED_FOR_REMOVAL: Conditions = {"Null": {f"aws:ResourceTag/{DECOMMISSION_TAG}": "true"}}
+WITHOUT_THE_MARK: Conditions = {"ForAllValues:StringNotLike": {"aws:TagKeys": [DECOMMISSION_TAG]}}
 NEVER_RELEASED: Conditions = {"Null": {f"aws:ResourceTag/{RELEASED_TAG}": "true"}}
 IN_A_DEPLOYMENT: Conditions = {"Null": {f"aws:ResourceTag/{DEPLOYMENT_TAG}": "false"}}
 ABOUT_TO_BE_ISOLATED: Conditions = {"Null": {f"aws:ResourceTag/{NETWORK_FENCE_TAG}": "false"}}
@@ -668,7 +670,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
         ),
         Task(
             "Verify",
-            "Compares source and target after the cutover, and marks the source for removal",
+            "Compares source and target after the cutover, and marks the source and its replicas for removal",
             (
                 journal,
                 see_db,
@@ -715,7 +717,12 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 journal,
                 see_db,
                 allow("rds:CreateDBInstanceReadReplica", on=(our_db, *groups), when=TAGGED_BY_THIS_CALL),
-                allow("rds:AddTagsToResource", on=our_db, when=TAGGED_BY_THIS_CALL),
+                # Nothing that is marked becomes a rotation's own, and nothing gets the mark.
+                allow(
+                    "rds:AddTagsToResource",
+                    on=our_db,
+                    when=all_of(TAGGED_BY_THIS_CALL, NOT_MARKED_FOR_REMOVAL, WITHOUT_THE_MARK),
+                ),
                 *lend_key_to_rds,
                 *repair_settings,
                 allow("rds:AddTagsToResource", on=our_db, when=all_of(MADE_BY_A_ROTATION, only_tags(RELEASED_TAG))),

@@ -164,7 +164,8 @@ class Catalog:
     limit: dict[str, int] = field(default_factory=dict)
     markers: set[str] = field(default_factory=set)
     decisions: dict[str, Verdict] = field(default_factory=dict)
-    claim: str = ""
+    claim: tuple[str, str] = ("", "")
+    """Rotation, and the server that it is on."""
     roles: tuple[str, ...] = ("app", "rotator")
     rows: dict[str, list[str]] = field(default_factory=lambda: {"orders": []})
     """By database with tables. None of them has a key: what comes twice is there twice."""
@@ -340,17 +341,17 @@ class FakeEngine:
 
     def claim(self, rotation_id: str, instead_of: str = "") -> str:
         with self._change("claim"):
-            own = self._server.own
-            if own.claim in ("", instead_of) or own.claim in own.decisions:
-                own.claim = rotation_id
-            return own.claim
+            own, here = self._server.own, self._server.name
+            if own.claim[0] in ("", instead_of) or own.claim[1] != here:
+                own.claim = (rotation_id, here)
+            return own.claim[0]
 
     def drop_control_database(self, rotation_id: str) -> None:
         with self._change("drop_control_database"):
             catalog = self._server.own
-            if catalog.claim not in ("", rotation_id):
+            if catalog.claim[1] == self._server.name and catalog.claim[0] not in ("", rotation_id):
                 return
-            catalog.claim = ""
+            catalog.claim = ("", "")
             catalog.open.pop(CONTROL_DATABASE, None)
             catalog.rows.pop(CONTROL_DATABASE, None)
             for content in (catalog.markers, catalog.decisions, catalog.evidence):
@@ -1603,7 +1604,8 @@ class FakeLedger:
             self.journal[rotation.rotation_id] = Entry(rotation, outcome, self._clock.now())
 
     def entry(self, base_name: str, rotation_id: str) -> Entry | None:
-        return self.journal.get(rotation_id)
+        found = self.journal.get(rotation_id)
+        return found if found is not None and found.rotation.planned()[0].base_name == base_name else None
 
     def entries(self, base_name: str) -> Sequence[Entry]:
         return [one for one in self.journal.values() if one.rotation.planned()[0].base_name == base_name]

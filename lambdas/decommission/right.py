@@ -1,5 +1,7 @@
 """The right to remove a source, established anew from live facts at every visit."""
 
+from collections.abc import Iterable
+
 from lambdas.rotation import databases, names
 from lambdas.rotation.errors import ConnectivityChanged, RetirementRefused
 from lambdas.rotation.ports import Instance, Ports
@@ -32,8 +34,7 @@ def limitation(rotation: Rotation, source: Instance, ports: Ports) -> str | None
     followers = source.raw.get("ReadReplicaDBInstanceIdentifiers") or source.raw.get("ReadReplicaIdentifiers") or ()
     replicas = set(followers) - ours
     if rotation.replaced:
-        # One that was removed a moment ago may still be listed; one of another Region cannot be looked up, and counts.
-        replicas = {name for name in replicas if ":" in name or ports.rds.describe_instance(name) is not None}
+        replicas = _live(replicas, ports)
     if replicas:
         return f"{identifier} has replicas: {', '.join(sorted(replicas))}"
     try:
@@ -58,9 +59,14 @@ def _taken_back(rotation: Rotation, source: Instance, ports: Ports) -> str | Non
             return f"{identifier} has the name that applications use again"
         if not source.database.is_cluster and replica.replica_of is None:
             return f"{identifier} is no replica any more: somebody may write to it"
-        if followers := replica.raw.get("ReadReplicaDBInstanceIdentifiers"):
-            return f"{identifier} has replicas, which RDS would promote: {', '.join(followers)}"
+        if followers := _live(replica.raw.get("ReadReplicaDBInstanceIdentifiers") or (), ports):
+            return f"{identifier} has replicas, which RDS would promote: {', '.join(sorted(followers))}"
     return None
+
+
+def _live(names: Iterable[str], ports: Ports) -> set[str]:
+    """One that was removed a moment ago may still be listed; one of another Region cannot be looked up, and counts."""
+    return {name for name in names if ":" in name or ports.rds.describe_instance(name) is not None}
 
 
 def _replicas(rotation: Rotation, ports: Ports) -> list[Instance]:

@@ -36,9 +36,10 @@ _REFUSALS = (
 def rebuild_replicas(rotation: Rotation, ports: Ports) -> Rotation:
     """Do the next thing for each replica of the plan, or see that the last one is not done yet: then it is ``pending``.
 
-    RDS makes a replica of the target with the settings of the old one. When it replicates, the old one is marked for
-    its removal and gives it its name, and the opt-in. One that its owner has deleted or promoted is left out. Keeps
-    nobody from writing. Idempotent: sides are told apart by resource id, and a stage begins when the journal has it.
+    RDS makes a replica of the target with the settings of the old one. When it replicates, the old one, which
+    is marked for its removal, gives it its name and the opt-in. One that its owner has deleted or promoted is left out.
+    Keeps nobody from writing. Idempotent: sides are told apart by resource id, and a stage begins when the journal has
+    it.
 
     Raises:
         AccessRefused: terminal; where nothing moves for any other replica.

@@ -68,6 +68,8 @@ def swap(replica: Replica, successor: Successor, target: Instance, rotation: Rot
             handover.move_opt_in(rotation, old, new, ports)
             ports.rds.request_rename(old, given_away)
             return successor, "the old one to give its name away"
+        # Also where the old one is gone: what serves readers is no rollback's and no leftover.
+        handover.move_opt_in(rotation, None, new, ports)
         ports.rds.request_rename(new, replica.identifier)
         return successor, f"{new.database.identifier} to take the name"
     if new.status != "available" or not new.database.address:

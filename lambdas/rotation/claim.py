@@ -8,7 +8,9 @@ from lambdas.rotation.state import Rotation
 def claim_source(rotation: Rotation, engine: Engine, ports: Ports) -> None:
     """Make the control database, and have it say that this rotation is at work there. Repeatable; before any fence.
 
-    A rotation that was decided, or that this ledger knows, is no obstacle: of the latter the lock says that it is over.
+    A rotation that this ledger knows is no obstacle: the lock says that it is over. Nor is a claim on another server,
+    which came with a snapshot or by replication. A verdict is none either way: of what was decided to be undone
+    applications may still have to be led back, and the source be opened.
 
     Raises:
         NameTaken: terminal; a rotation of another stack is at work there, or a database of that name is somebody

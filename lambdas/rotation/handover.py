@@ -57,7 +57,7 @@ def mark_replicas(rotation: Rotation, ports: Ports) -> None:
     plan, _ = rotation.planned()
     for replica in plan.replicas:
         live = ports.rds.describe_instance_by_resource_id(replica.resource_id)
-        if live is not None and live.replica_of is not None:
+        if live is not None and live.replica_of is not None and live.status != "deleting":
             _mark(live, names.DECOMMISSION_TAG, rotation, ports)
 
 

@@ -32,7 +32,7 @@ TAGS_AT_MOST = 50
 """On a resource, AWS's own not counted (RDS and KMS: quotas)."""
 
 CONTROL_DATABASE = "rds_key_rotation"
-"""The rotation's own database on the server: tables ``marker`` and ``decision``, and what a catch-up notes."""
+"""The rotation's own database on the server: ``claim``, ``marker`` and ``decision``, and what a catch-up notes."""
 
 CAPTURE = "rds_key_rotation_"
 """Beginning of the names of what captures a source's commits: publication, slots, subscription."""

@@ -535,9 +535,10 @@ class Engine(Protocol):
     def ensure_control_database(self) -> None: ...
 
     def claim(self, rotation_id: str, instead_of: str = "") -> str:
-        """Say that this rotation is at work here, unless another one is that is not decided.
+        """Say that this rotation is at work on this server, unless another one is.
 
-        Returns whoever is by then. ``instead_of``: another one that is known to be over.
+        Returns whoever is by then. ``instead_of``: another one that is known to be over. A claim that came with the
+        data, from another server, is nobody's.
         """
         ...
 

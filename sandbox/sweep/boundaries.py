@@ -10,6 +10,7 @@ tries again by itself is seen at calls that change something.
 
 import hashlib
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
@@ -109,6 +110,8 @@ ZOMBIE_SECONDS = 4.0
 
 READS = ("Describe", "Download", "Get", "List", "Lookup", "Query", "Scan")
 READING = ("SELECT", "SET", "SHOW", "BEGIN", "START", "ROLLBACK", "LOCK", "USE", "DO")
+CHANGING = re.compile(r"pg_(create|copy|drop)_\w*slot|pg_replication_slot_advance|setval", re.IGNORECASE)
+"""Functions that change something, though they are selected."""
 
 AT_WRITES: Mapping[str, Mapping[str, Any]] = {
     "error-before": {"kind": "error-before"},
@@ -206,7 +209,7 @@ class Boundary:
             return AT_INVOCATIONS | some
         if self.is_call:
             return AT_READS if self.what.split(".")[1].startswith(READS) else AT_WRITES
-        return AT_READING_STATEMENTS if self.what.startswith(READING) else AT_CHANGING_STATEMENTS
+        return AT_READING_STATEMENTS if _reads(self.what) else AT_CHANGING_STATEMENTS
 
     def place(self) -> dict[str, Any]:
         """The place in the terms of ``sandbox/faults.py``."""
@@ -250,10 +253,14 @@ def read(way: Way, recorded: Path, subject: str = DEFAULT) -> list[Boundary]:
         places = [
             ("invocation", 1),
             *_ends(calls, set(calls) if times[function] == 1 else set()),
-            *_ends(most, {statement for statement in most if not statement.startswith(READING)}),
+            *_ends(most, {statement for statement in most if not _reads(statement)}),
         ]
         found |= dict.fromkeys(Boundary(way, function, what, nth, subject) for what, nth in places)
     return list(found)
+
+
+def _reads(statement: str) -> bool:
+    return statement.startswith(READING) and CHANGING.search(statement) is None
 
 
 def _ends(counted: Counter[str], with_last: Set[str]) -> Iterator[tuple[str, int]]:

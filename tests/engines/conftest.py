@@ -37,7 +37,7 @@ def source(shared_source: Endpoint) -> Iterator[Endpoint]:
         control = sql.run("SELECT 1 FROM pg_database WHERE datname = 'rds_key_rotation'")
     if not control:
         shared_source.engine().ensure_control_database()
-    shared_source.admin("TRUNCATE public.marker, public.decision", "rds_key_rotation")
+    shared_source.admin("TRUNCATE public.marker, public.decision, public.claim", "rds_key_rotation")
 
 
 @pytest.fixture(scope="session")

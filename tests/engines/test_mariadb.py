@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
+from unittest.mock import patch
 
 import pymysql
 import pytest
@@ -523,10 +524,24 @@ def test_of_two_rotations_one_is_at_work_on_a_source(source: Endpoint) -> None:
     assert other.claim("other") == "one"
 
     one.decide("one", "rollback", ())
-    assert [other.claim("other"), one.claim("one")] == ["other", "other"]
-    assert [one.claim("one", instead_of="another"), one.claim("one", instead_of="other")] == ["other", "one"]
+    assert other.claim("other") == "one", "what was decided is not over: the source may have to be opened"
+    assert [other.claim("other", instead_of="another"), other.claim("other", instead_of="one")] == ["one", "other"]
     one.drop_control_database("one")
     one.ensure_control_database()
+    other.claim("other")
+    with patch.object(one, "_database", one._database.having(resource_id="db-COPY")):
+        assert one.claim("one") == "one", "what came with a copy is nobody's"
+    one.drop_control_database("one")
+    one.ensure_control_database()
+
+
+def test_a_claim_is_taken_in_safe_update_mode(source: Endpoint) -> None:
+    engine = source.engine()
+    with engine._control_session() as sql:
+        sql.run("SET SESSION sql_safe_updates = 1")
+    assert (engine.claim("one"), engine.claim("other")) == ("one", "one")
+    engine.drop_control_database("one")
+    engine.ensure_control_database()
 
 
 def test_the_control_database_is_removed_and_can_be_made_again(source: Endpoint) -> None:

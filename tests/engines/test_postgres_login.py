@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -165,10 +166,37 @@ def test_of_two_rotations_one_is_at_work_on_a_source(source: Endpoint) -> None:
     assert other.claim("other") == "one"
 
     one.decide("one", "rollback", ())
-    assert [other.claim("other"), one.claim("one")] == ["other", "other"]
-    assert [one.claim("one", instead_of="another"), one.claim("one", instead_of="other")] == ["other", "one"]
+    assert other.claim("other") == "one", "what was decided is not over: the source may have to be opened"
+    assert [other.claim("other", instead_of="another"), other.claim("other", instead_of="one")] == ["one", "other"]
     one.drop_control_database("one")
     one.ensure_control_database()
+    other.claim("other")
+    with patch.object(one, "_database", one._database.having(resource_id="db-COPY")):
+        assert one.claim("one") == "one", "what came with a copy is nobody's"
+    one.drop_control_database("one")
+    one.ensure_control_database()
+
+
+def test_a_removal_that_was_interrupted_is_finished(source: Endpoint) -> None:
+    """Nobody can connect to such a database any more (PostgreSQL 14.9, 15.4, 16 and later)."""
+    engine = source.engine()
+    engine.claim("r")
+    source.admin(f"UPDATE pg_database SET datconnlimit = -2 WHERE datname = '{CONTROL_DATABASE}'")
+
+    engine.drop_control_database("r")
+
+    assert [] == source.admin(f"SELECT 1 FROM pg_database WHERE datname = '{CONTROL_DATABASE}'")
+
+
+def test_a_control_database_that_another_one_has_claimed_stays_under_its_fence(source: Endpoint) -> None:
+    """Nobody gets into the maintenance database meanwhile, and nobody need."""
+    one, other = source.engine(), source.engine()
+    one.claim("one")
+    one.raise_fence("one", one.plan_fence(()), 10)
+
+    other.drop_control_database("other")
+
+    assert one.claim("one") == "one"
 
 
 def test_of_two_claims_at_the_same_time_one_stands(source: Endpoint) -> None:
@@ -177,7 +205,7 @@ def test_of_two_claims_at_the_same_time_one_stands(source: Endpoint) -> None:
     first.ensure_control_database()
     with first._control_session() as sql, ThreadPoolExecutor(1) as pool:
         with sql.transaction():
-            sql.run("INSERT INTO public.claim (rotation_id) VALUES ('first')")
+            sql.run("INSERT INTO public.claim VALUES (1, 'first', 'db-1')")
             claimed = pool.submit(second.claim, "second")
             with pytest.raises(TimeoutError):
                 claimed.result(0.3)

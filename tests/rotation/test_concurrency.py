@@ -313,8 +313,11 @@ def test_what_another_stack_is_rotating_is_left_to_it(customer: Customer, tmp_pa
     for database, statement in (
         ("postgres", f"CREATE DATABASE {CONTROL_DATABASE} TEMPLATE template0"),
         ("postgres", f"COMMENT ON DATABASE {CONTROL_DATABASE} IS '{OURS}'"),
-        (CONTROL_DATABASE, "CREATE TABLE claim (only_one int PRIMARY KEY DEFAULT 1, rotation_id text)"),
-        (CONTROL_DATABASE, "INSERT INTO claim VALUES (1, 'another')"),
+        (
+            CONTROL_DATABASE,
+            "CREATE TABLE claim (only_one int PRIMARY KEY, rotation_id text, resource_id text)",
+        ),
+        (CONTROL_DATABASE, f"INSERT INTO claim VALUES (1, 'another', '{built.resource_id}')"),
     ):
         as_master(customer, built, built.identifier, statement, database)
 

@@ -66,6 +66,10 @@ def test_the_way_back_is_what_the_way_forward_has_not(tmp_path: Path) -> None:
         ("ALTER DATABASE ? ALLOW_CONNECTIONS false", "error-before lost-answer killed zombie"),
         ("COMMIT", "error-before lost-answer killed zombie"),
         ("SELECT pg_is_in_recovery()", "error-before"),
+        (
+            "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots",
+            "error-before lost-answer killed zombie",
+        ),
     ],
 )
 def test_every_kind_that_shows_something_new(what: str, kinds: str) -> None:

@@ -703,6 +703,19 @@ def test_the_successor_takes_a_name_that_was_given_away_whatever_becomes_of_the_
     assert (TARGET, NEW_KEY) == (at(ports, REPORTS).replica_of, at(ports, REPORTS).database.kms_key_arn)
 
 
+def test_what_serves_readers_is_released_though_the_old_one_is_gone() -> None:
+    """A later rotation would take it for something left behind."""
+    ports, rotation = cut_over(REPORTS)
+    while "swap" not in _stages(rotation):
+        rotation = visit(rebuild_replicas, rotation, ports)
+        rds_goes_on(ports)
+    del ports.rds.instances[REPORTS]
+
+    to_the_end(ports, rotation)
+
+    assert ROTATION_ID == at(ports, REPORTS).tags[RELEASED_TAG]
+
+
 def test_a_successor_that_somebody_deletes_is_made_anew() -> None:
     """Like the old one, under whichever name that has by then."""
     ports, rotation = cut_over(REPORTS)
@@ -950,7 +963,7 @@ def test_an_old_replica_whose_mark_somebody_has_taken_away_stays_and_keeps_the_s
 def test_an_old_replica_with_replicas_of_its_own_stays() -> None:
     """RDS would promote them."""
     ports, rotation = after_grace(REPORTS)
-    ports.rds.alter(replaced(REPORTS), raw={"ReadReplicaDBInstanceIdentifiers": ["child"]})
+    ports.rds.add_replica("child", of=replaced(REPORTS))
 
     with pytest.raises(RetirementRefused, match="has replicas, which RDS would promote: child"):
         visit(decommission, rotation, ports)

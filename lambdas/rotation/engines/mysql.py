@@ -189,29 +189,37 @@ class MariadbEngine:
                 "CREATE TABLE IF NOT EXISTS decision (rotation_id VARCHAR(100) PRIMARY KEY, "
                 "verdict ENUM('release', 'rollback') NOT NULL, decided_at TIMESTAMP(6) DEFAULT CURRENT_TIMESTAMP(6))"
             )
-            sql.run("CREATE TABLE IF NOT EXISTS claim (only_one INT PRIMARY KEY, rotation_id VARCHAR(100) NOT NULL)")
+            sql.run(
+                "CREATE TABLE IF NOT EXISTS claim "
+                "(only_one INT PRIMARY KEY, rotation_id VARCHAR(100) NOT NULL, resource_id VARCHAR(100) NOT NULL)"
+            )
 
     def claim(self, rotation_id: str, instead_of: str = "") -> str:
         with self._control_session() as sql:
-            sql.run("INSERT IGNORE INTO claim VALUES (1, %(own)s)", own=rotation_id)
+            here = self._database.resource_id
+            sql.run("INSERT IGNORE INTO claim VALUES (1, %(own)s, %(here)s)", own=rotation_id, here=here)
             # One statement: of two at the same time the second one waits for the first, and finds another holder.
+            # By the key, for servers in safe update mode.
             sql.run(
-                "UPDATE claim SET rotation_id = %(own)s WHERE rotation_id = %(over)s "
-                "OR rotation_id IN (SELECT rotation_id FROM decision)",
+                "UPDATE claim SET rotation_id = %(own)s, resource_id = %(here)s "
+                "WHERE only_one = 1 AND (rotation_id = %(over)s OR resource_id <> %(here)s)",
                 own=rotation_id,
                 over=instead_of,
+                here=here,
             )
             return str(sql.value("SELECT rotation_id FROM claim"))
 
     def drop_control_database(self, rotation_id: str) -> None:
         self._disconnect()
         with self._session() as sql:
-            if self._control_state(sql) == "ours" and self._holder() in (None, rotation_id):
+            if self._control_state(sql) == "ours" and self._holder(sql) in (None, rotation_id):
                 sql.run(f"DROP DATABASE IF EXISTS {quoted(CONTROL_DATABASE)}")
 
-    def _holder(self) -> str | None:
-        with suppress_states(*NOT_THERE), self._session() as sql:
-            return next((holder for (holder,) in sql.rows("SELECT rotation_id FROM claim")), None)
+    def _holder(self, sql: "Session") -> str | None:
+        """Of the claim on this server, or None."""
+        claimed = "SELECT rotation_id FROM claim WHERE resource_id = %(here)s"
+        with suppress_states(*NOT_THERE):
+            return next((holder for (holder,) in sql.rows(claimed, here=self._database.resource_id)), None)
         return None
 
     def _control_state(self, sql: "Session") -> str:

@@ -87,6 +87,8 @@ WHERE locktype = 'object' AND classid = 'pg_database'::regclass AND granted AND 
 """
 
 _NOT_THERE = ("3D000", "42P01")  # no such database, no such table
+_HALF_DROPPED = "55000"
+"""What nobody can connect to any more, because its removal was interrupted (since PostgreSQL 14.9 and 15.4)."""
 _BUSY = ("55P03", "57014", "40001", "40P01", "XX000")  # lock or statement timeout, "tuple concurrently updated"
 _CUT_OFF = ("08", "57P", "53", "25P03")  # connection, shutdown or termination, resources, idle in transaction
 _ELSEWHERE = "25006"
@@ -283,7 +285,7 @@ class PostgresEngine:
             )
             sql.run(
                 "CREATE TABLE IF NOT EXISTS public.claim "
-                "(only_one int PRIMARY KEY DEFAULT 1, rotation_id text NOT NULL)"
+                "(only_one int PRIMARY KEY, rotation_id text NOT NULL, resource_id text NOT NULL)"
             )
             if state != "ours":
                 # Last: from here on the database is known to be complete, and ours.
@@ -294,28 +296,38 @@ class PostgresEngine:
             # One statement, so of two claims at the same time the second one waits for the first, and sees it.
             sql.run(
                 """
-                INSERT INTO public.claim AS standing (rotation_id) VALUES (:own)
-                ON CONFLICT (only_one) DO UPDATE SET rotation_id = excluded.rotation_id
-                WHERE standing.rotation_id = :over
-                   OR EXISTS (SELECT FROM public.decision d WHERE d.rotation_id = standing.rotation_id)
+                INSERT INTO public.claim AS standing VALUES (1, :own, :here)
+                ON CONFLICT (only_one) DO UPDATE
+                SET rotation_id = excluded.rotation_id, resource_id = excluded.resource_id
+                WHERE standing.rotation_id = :over OR standing.resource_id <> excluded.resource_id
                 """,
                 own=rotation_id,
                 over=instead_of,
+                here=self._database.resource_id,
             )
             return str(sql.value("SELECT rotation_id FROM public.claim"))
 
     def drop_control_database(self, rotation_id: str) -> None:
         self._disconnect()
+        # First: where another's fence stands, nobody gets into the maintenance database.
+        if self._holder() not in (None, rotation_id):
+            return
         with self._session(MAINTENANCE_DATABASE, SLOW_STATEMENT_SECONDS) as sql:
-            if self._control_state(sql) == "ours" and self._holder() in (None, rotation_id):
+            if self._control_state(sql) == "ours":
                 since_13 = sql.value("SELECT current_setting('server_version_num')::int >= 130000")
                 force = "WITH (FORCE)" if since_13 else ""
                 with suppress_states("3D000"):
                     sql.run(f"DROP DATABASE {quoted(CONTROL_DATABASE)} {force}")
 
     def _holder(self) -> str | None:
-        with suppress_states(*_NOT_THERE), self._session(CONTROL_DATABASE) as sql:
-            return next((holder for (holder,) in sql.rows("SELECT rotation_id FROM public.claim")), None)
+        """Of the claim on this server; None where there is none, or nobody may look."""
+        claimed = "SELECT rotation_id FROM public.claim WHERE resource_id = :here"
+        with (
+            suppress(LoginRefused),  # somebody else's database of that name
+            suppress_states(*_NOT_THERE, _HALF_DROPPED),
+            self._session(CONTROL_DATABASE) as sql,
+        ):
+            return next((holder for (holder,) in sql.rows(claimed, here=self._database.resource_id)), None)
         return None
 
     def _control_state(self, sql: "Session") -> str:
