@@ -225,6 +225,8 @@ class FakeServer:
         """Databases that somebody creates, one at each fence."""
         self.system_identifier = "7000000000000000001"
         self.commits: list[Commit] = []
+        self.followed_by: dict[str, str] = {}
+        """Logical replication slots that no rotation has made -> the database of each."""
         self.slots: dict[str, Slot] = {}
         self.subscriptions: dict[str, Slot] = {}
         """Of a copy, by database."""
@@ -328,6 +330,10 @@ class FakeEngine:
         self._reach("limitations")
         accepted = {"".join(part.title() for part in word.split("-")) for word in accept}
         return [finding for finding in self._server.found if finding.name not in accepted]
+
+    def logical_slots(self) -> Mapping[str, str]:
+        self._reach("logical_slots")
+        return self._server.followed_by
 
     def warnings(self) -> Sequence[Finding]:
         self._reach("warnings")

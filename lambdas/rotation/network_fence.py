@@ -318,6 +318,9 @@ class NetworkFence:
 
     # -- what needs a login --
 
+    def logical_slots(self) -> Mapping[str, str]:
+        self._needs_login("logical_slots")
+
     def mark(self, token: str) -> Position:
         self._needs_login("mark")
 

@@ -530,6 +530,13 @@ class Engine(Protocol):
         """What in the databases forbids a rotation (prepared transactions, logical slots, unlogged relations, …)."""
         ...
 
+    def logical_slots(self) -> Mapping[str, str]:
+        """Logical replication slots of this server that no rotation has made -> the database of each.
+
+        A replica of PostgreSQL 16 and later may have some of its own.
+        """
+        ...
+
     def warnings(self) -> Sequence[Finding]: ...
 
     def ensure_control_database(self) -> None: ...

@@ -33,7 +33,6 @@ ACCEPTED: Mapping[str, Sequence[str]] = {
     f"{dialects.MULTI_AZ_POSTGRES}/snapshot": ["reader-endpoint"],
     "aurora-postgresql/blue-green": ["logical-copy"],
     "replicas": ["replicas-away"],
-    "replicas/postgres/catch-up": ["logical-slots"],  # which a replica may have in the group that lets one follow
     "fence/network": ["internal-jobs", "logical-slots", "memory-tables", "unlogged-tables"],
 }
 """Risks without which it is refused: of a strategy, of an engine by one, of replicas, or of a fence."""
@@ -345,9 +344,8 @@ def main(argv: Sequence[str]) -> int:
 
 def accepted(options: argparse.Namespace, built: world.World) -> list[str]:
     """The risks of what is asked for."""
-    way = f"{options.engine}/{options.strategy}"
-    replicas = ["replicas", f"replicas/{way}"] if options.replicas else []
-    names = (options.strategy, way, *replicas, f"fence/{built.fence}")
+    replicas = ["replicas"] if options.replicas else []
+    names = (options.strategy, f"{options.engine}/{options.strategy}", *replicas, f"fence/{built.fence}")
     return [risk for name in names for risk in ACCEPTED.get(name, ())]
 
 

@@ -3,7 +3,7 @@
 import contextlib
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 from unittest.mock import patch
 
@@ -101,6 +101,19 @@ def test_logical_slots(permissive_source: Endpoint) -> None:
         assert "LogicalSlots" == finding.name
         assert "follower of database orders" in finding.message
         assert [] == list(source.engine().limitations(("logical-slots",)))
+
+
+def test_logical_slots_of_a_replica_are_its_own(world: World, permissive_source: Endpoint) -> None:
+    """What the primary says of itself tells nothing about them."""
+    source, replica = permissive_source, world.replica(permissive_source)
+    slot = "pg_create_logical_replication_slot('to_the_warehouse', 'pgoutput')"
+    with ThreadPoolExecutor(1) as pool:
+        created = pool.submit(replica.admin, f"SELECT {slot}", "orders")  # it waits for something to begin at
+        while wait([created], timeout=0.1).not_done:
+            source.admin("SELECT pg_log_standby_snapshot()")
+
+    assert {"to_the_warehouse": "orders"} == replica.engine().logical_slots()
+    assert {} == source.engine().logical_slots()
 
 
 def test_active_cron_jobs(source: Endpoint) -> None:

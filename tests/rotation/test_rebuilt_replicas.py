@@ -31,7 +31,7 @@ from tests.rotation.support import Customer
 
 ACCEPTED = {"Accept": ["replicas-away"]}
 BY_A_COPY = {**BY_SNAPSHOT, "Accept": ["downtime", "replicas-away"]}
-BY_CATCH_UP = {"Strategy": "catch-up", "Accept": ["replicas-away", "logical-slots"]}  # its replica has its group
+BY_CATCH_UP = {"Strategy": "catch-up", "Accept": ["replicas-away"]}
 CREATE, MODIFY, TAG = "rds.CreateDBInstanceReadReplica", "rds.ModifyDBInstance", "rds.AddTagsToResource"
 
 

@@ -126,7 +126,7 @@ UNSEEN = ["internal-jobs", "logical-slots", "memory-tables", "unlogged-tables"]
         ("--engine aurora-mysql --strategy snapshot", "network", ["downtime", "reader-endpoint", *UNSEEN]),
         ("--engine mysql --strategy blue-green", None, []),
         ("--strategy snapshot --replicas 2", None, ["downtime", "replicas-away"]),
-        ("--strategy catch-up --replicas 2", None, ["replicas-away", "logical-slots"]),
+        ("--strategy catch-up --replicas 2", None, ["replicas-away"]),
     ],
 )
 def test_the_demo_accepts_the_risks_of_what_it_asks_for(words: str, fence: Any, risks: list[str]) -> None:

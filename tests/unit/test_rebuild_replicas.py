@@ -191,8 +191,6 @@ def grouped(engine: str, version: str, parameters: dict[str, str]) -> FakePorts:
         ("postgres", "max_standby_streaming_delay", "-1", "ReplicaApart"),
         ("postgres", "max_standby_archive_delay", "-1", "ReplicaApart"),
         ("postgres", "max_standby_streaming_delay", "30000", None),
-        ("postgres", "rds.logical_replication", "1", "LogicalSlots"),
-        ("postgres", "rds.logical_replication", "0", None),
     ],
 )
 def test_refuses_what_its_parameters_keep_from_the_fence_or_from_a_successor(
@@ -209,12 +207,48 @@ def test_refuses_what_its_parameters_keep_from_the_fence_or_from_a_successor(
         assert "of-readers" in found[name]
 
 
-@pytest.mark.parametrize(("version", "accept"), [("16.14", ["logical-slots"]), ("15.18", [])])
-def test_a_replica_without_slots_that_matter_passes(version: str, accept: list[str]) -> None:
+def decoding(version: str = "16.14", value: str = "1") -> FakePorts:
+    return grouped("postgres", version, {"rds.logical_replication": value})
+
+
+@pytest.mark.parametrize("strategy", ["read-replica", "snapshot", "catch-up"])
+def test_looks_into_a_replica_for_slots_that_its_successor_would_not_have(strategy: str) -> None:
+    ports = decoding()
+    asked = {"Strategy": strategy, "Accept": ["downtime", *ACCEPTED]}
+    rotation = started(ports, **asked)
+    assert preflight(rotation, ports).preflight is not None
+
+    ports.rds.servers[REPORTS].followed_by = {"to_the_warehouse": "orders"}
+
+    assert "slot to_the_warehouse of database orders" in refusals(rotation, ports)["LogicalSlots"]
+
+
+@pytest.mark.parametrize(("version", "value", "accept"), [
+    ("16.14", "1", ["logical-slots"]), ("16.14", "0", []), ("15.18", "1", []),
+])  # fmt: skip
+def test_does_not_look_for_slots_that_may_go_or_cannot_be(version: str, value: str, accept: list[str]) -> None:
     """An older PostgreSQL has none on a replica."""
-    ports = grouped("postgres", version, {"rds.logical_replication": "1"})
+    ports = decoding(version, value)
+    ports.rds.servers[REPORTS].reachable = False
 
     assert preflight(started(ports, Accept=[*ACCEPTED, *accept]), ports).preflight is not None
+
+
+def test_slots_that_nobody_could_look_for_may_be_there() -> None:
+    ports = decoding()
+    ports.rds.servers[REPORTS].reachable = False
+
+    found = refusals(started(ports, Accept=ACCEPTED), ports)
+
+    assert ["LogicalSlots"] == list(found)
+    assert f"of-readers, so {REPORTS}, a replica, may have" in found["LogicalSlots"]
+    assert f"nobody could look: {REPORTS} does not answer" in found["LogicalSlots"]
+
+
+def test_without_a_login_nobody_looks_for_slots() -> None:
+    ports = decoding()
+
+    assert {"LogicalSlots", "NoLoginSecret"} <= set(refusals(started(ports, LoginSecret=None, Accept=ACCEPTED), ports))
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 
 from lambdas.preflight.checks import instance
+from lambdas.rotation.errors import DatabaseUnreachable, LoginRefused
 from lambdas.rotation.names import RELEASED_TAG, ROTATION_ID_TAG, TAGS_OF_A_DATABASE
 from lambdas.rotation.ports import Instance, Ports
 from lambdas.rotation.state import Finding, Rotation
@@ -40,7 +41,7 @@ def each(rotation: Rotation, source: Instance, ports: Ports) -> Iterator[tuple[I
             replica = ports.rds.describe_instance(name)
             found = list(_unfit(name, identifier, replica))
             if replica is not None:
-                found += _lost_with(rotation, replica, _groups(replica, parameters_of))
+                found += _lost_with(rotation, replica, _groups(replica, parameters_of), ports)
             yield replica, found
 
 
@@ -64,7 +65,7 @@ def _unfit(name: str, source: str, replica: Instance | None) -> Iterator[Finding
         )
 
 
-def _lost_with(rotation: Rotation, replica: Instance, groups: Groups) -> Iterator[Finding]:
+def _lost_with(rotation: Rotation, replica: Instance, groups: Groups, ports: Ports) -> Iterator[Finding]:
     """What only the old one has: its successor is made of the target, or RDS's of green."""
     plan, _ = rotation.planned()
     identifier, engine = replica.database.identifier, replica.database.engine
@@ -75,7 +76,6 @@ def _lost_with(rotation: Rotation, replica: Instance, groups: Groups) -> Iterato
             "left behind",
             advice=f"where no rotation {other} is at work, and nobody reads it, delete it",
         )
-    has_slots = engine == "postgres" and int(replica.database.engine_version.partition(".")[0]) >= _DECODES_FROM
     for group, said in groups.items():
         if engine in ("mariadb", "mysql") and said.get("read_only", "").lower() in ("0", "off"):
             yield Finding(
@@ -85,15 +85,37 @@ def _lost_with(rotation: Rotation, replica: Instance, groups: Groups) -> Iterato
                 advice="move what is its own elsewhere, and set read_only back to {TrueIfReplica}; or delete it, and "
                 "make it anew after the rotation",
             )
-        decodes = said.get("rds.logical_replication", "").lower() in ("1", "on")
-        if has_slots and decodes and "logical-slots" not in plan.accept:
-            yield Finding(
-                name="LogicalSlots",
-                message=f"rds.logical_replication is on in {group}, so {identifier}, a replica, may have logical "
-                "replication slots, which its successor would not have",
-                advice='recreate them on its successor, and accept it: "Accept": ["logical-slots"]; or give it a '
-                "parameter group without",
-            )
+    if "logical-slots" not in plan.accept:
+        yield from _logical_slots(rotation, replica, groups, ports)
+
+
+def _logical_slots(rotation: Rotation, replica: Instance, groups: Groups, ports: Ports) -> Iterator[Finding]:
+    """Its parameters say whether there may be one; whether there is, only the replica itself."""
+    plan, _ = rotation.planned()
+    one = replica.database
+    decoding = [name for name in groups if groups[name].get("rds.logical_replication", "").lower() in ("1", "on")]
+    if one.engine != "postgres" or int(one.engine_version.partition(".")[0]) < _DECODES_FROM or not decoding:
+        return
+    unseen = f"strategy {plan.strategy} does not log in to look"
+    if plan.strategy != "blue-green" and plan.login_secret is not None:
+        try:
+            for name, database in ports.engine(one, plan).logical_slots().items():
+                yield Finding(
+                    name="LogicalSlots",
+                    message=f"{one.identifier}, a replica, has the logical replication slot {name} of database "
+                    f"{database}, which its successor would not have",
+                    advice='recreate it there, and accept it: "Accept": ["logical-slots"]',
+                )
+            return
+        except (DatabaseUnreachable, LoginRefused) as refused:
+            unseen = f"nobody could look: {refused}"
+    yield Finding(
+        name="LogicalSlots",
+        message=f"rds.logical_replication is on in {', '.join(decoding)}, so {one.identifier}, a replica, may have "
+        f"logical replication slots, which its successor would not have; {unseen}",
+        advice='look for them, recreate them on its successor, and accept it: "Accept": ["logical-slots"]; or give it '
+        "a parameter group without",
+    )
 
 
 def rebuilt(rotation: Rotation, source: Instance, ports: Ports) -> Iterator[Finding]:

@@ -134,6 +134,9 @@ class MariadbEngine:
                 findings.append(CONTROL_DATABASE_TAKEN)
         return findings
 
+    def logical_slots(self) -> Mapping[str, str]:
+        return {}  # a binary log is everybody's
+
     def warnings(self) -> Sequence[Finding]:
         with self._session() as sql:
             long = sql.rows(

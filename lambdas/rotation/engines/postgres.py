@@ -187,13 +187,7 @@ class PostgresEngine:
         return findings
 
     def _logical_replication(self, sql: "Session") -> Iterator[Finding]:
-        for name, database in sql.rows(
-            """
-            SELECT slot_name, database FROM pg_replication_slots
-            WHERE slot_type = 'logical' AND (:ours = '' OR left(slot_name, length(:ours)) <> :ours) ORDER BY 1
-            """,
-            ours=self.OUR_SLOTS,
-        ):
+        for name, database in self._logical_slots(sql).items():
             yield Finding(
                 name="LogicalSlots",
                 message=f"logical replication slot {name} of database {database} does not survive a promotion",
@@ -207,6 +201,20 @@ class PostgresEngine:
                 message=f"subscription {name} of database {database} keeps a slot on another server",
                 advice='disable it before the cutover, enable it after, and accept it: "Accept": ["logical-slots"]',
             )
+
+    def logical_slots(self) -> Mapping[str, str]:
+        with self._session(MAINTENANCE_DATABASE) as sql:
+            return self._logical_slots(sql)
+
+    def _logical_slots(self, sql: "Session") -> Mapping[str, str]:
+        rows = sql.rows(
+            """
+            SELECT slot_name, database FROM pg_replication_slots
+            WHERE slot_type = 'logical' AND (:ours = '' OR left(slot_name, length(:ours)) <> :ours) ORDER BY 1
+            """,
+            ours=self.OUR_SLOTS,
+        )
+        return {str(name): str(database) for name, database in rows}
 
     def _limitations_inside(self, database: str, accept: Sequence[str]) -> Iterator[Finding]:
         with self._session(database) as sql:
