@@ -1,7 +1,9 @@
 """What the documentation names exists, and what somebody will look up in it is there."""
 
+import ast
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -64,6 +66,28 @@ def found(pattern: str, *paths: Path) -> list[str]:
 
 
 # -- what somebody will look up --
+
+EXTENDING = ROOT / "docs" / "extending.md"
+ENGINES = re.compile(r"(aurora-)?(postgres(ql)?|mysql|mariadb)|(oracle|sqlserver|db2)(-.*)?")
+STRATEGIES = re.compile("read-replica|blue-green|catch-up")  # `snapshot` is the name of other things, too
+
+
+@pytest.mark.parametrize(("chapter", "names"), [("An engine", ENGINES), ("A strategy", STRATEGIES)])
+def test_whoever_decides_by_the_name_of_an_engine_or_a_strategy_is_written_down(
+    chapter: str, names: re.Pattern[str]
+) -> None:
+    """One module and one line, one fragment and one branch: what else there is to change has a reason, and is known."""
+    ships = [path for path in (*SHIPPED, *ROOT.glob("infra/*.py")) if "engines" not in path.parts]
+    decides = {page_name(path) for path in ships if any(map(names.fullmatch, strings(path)))}
+    section = text(EXTENDING).partition(f"## {chapter}\n")[2].partition("\n## ")[0]
+
+    assert sorted(decides) == sorted(re.findall(r"^\| `([\w/.]+)`", section, re.MULTILINE))
+
+
+def strings(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(text(path))):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.value
 
 
 @pytest.mark.parametrize(
