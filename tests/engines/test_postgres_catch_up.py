@@ -327,6 +327,7 @@ class Cutover:
     of_the_source: dict[str, dict[str, Counter[str]]]
     next_of_the_source: dict[str, list[int]]
     outage_seconds: float
+    said_where_room_was_left: str | None
 
 
 def next_numbers(endpoint: Endpoint, database: str) -> list[int]:
@@ -349,6 +350,28 @@ def overtaken(done: CatchUp) -> PostgresCatchUp:
     return slow
 
 
+def leave_room(copy: PostgresCatchUp, database: str) -> None:
+    """An attempt that dies before it is in."""
+    with copy._control_session() as sql:
+        copy._leave_room(sql, database, 20)
+
+
+def written_where_room_was_left(done: CatchUp) -> str | None:
+    """What the server says to whoever takes it; the worker that applies begins anew, and finds the same."""
+    leave_room(done.follower, "orders")
+    worker = "SELECT pid FROM pg_stat_activity WHERE backend_type LIKE 'logical replication%' AND datname = 'orders'"
+    before = done.copy.admin(worker)
+    assert before
+    done.copy.admin(f"SELECT pg_terminate_backend({before[0][0]})")
+    wait_until(lambda: done.copy.admin(worker) not in ([], before))
+    with contextlib.closing(done.copy.connect("orders")) as sql:
+        try:
+            sql.run("INSERT INTO journal VALUES (-6)")
+        except pg8000.exceptions.DatabaseError as refused:
+            return str(refused.args[0]["C"])
+    return None
+
+
 @pytest.fixture(scope="module")
 def cutover(world: World, shared_source: Endpoint) -> Iterator[Cutover]:
     source = shared_source
@@ -365,6 +388,7 @@ def cutover(world: World, shared_source: Endpoint) -> Iterator[Cutover]:
                 with pytest.raises(pg8000.exceptions.DatabaseError) as refused:
                     done.copy.connect(database, user)
                 refusals.append(refused.value.args[0]["C"])
+        said = written_where_room_was_left(done)
         pooled = {name: stack.enter_context(contextlib.closing(source.connect(name))) for name in DATABASES}
         for sql in pooled.values():
             for statement in statements(CHANGES):
@@ -383,6 +407,7 @@ def cutover(world: World, shared_source: Endpoint) -> Iterator[Cutover]:
                 sql.run("COMMIT")
         done.drain(position)
         overtaken(done).take_over("r1", done.name)
+        leave_room(done.follower, AWKWARD)  # somebody late
         wait_until(lambda: done.publisher.dismiss_senders(done.name))
         twice(lambda: done.follower.raise_fence("r1", plan, 5))
         breaches = done.publisher.fence_breach(plan), done.follower.fence_breach(plan)
@@ -399,6 +424,7 @@ def cutover(world: World, shared_source: Endpoint) -> Iterator[Cutover]:
             {name: contents(source, name) for name in DATABASES},
             {name: next_numbers(source, name) for name in DATABASES},
             outage_seconds,
+            said,
         )  # fmt: skip
         tidy(source)
         yield seen
@@ -431,6 +457,16 @@ def test_sequences_are_carried_once(cutover: Cutover) -> None:
 
 def test_the_copy_lets_nobody_in_before_its_release(cutover: Cutover) -> None:
     assert ["53300"] * 10 == cutover.refusals
+
+
+def test_whoever_finds_room_that_was_left_may_only_read_and_what_applies_goes_on(cutover: Cutover) -> None:
+    assert "25006" == cutover.said_where_room_was_left
+
+
+def test_a_copy_that_was_released_is_written_to_by_default(cutover: Cutover) -> None:
+    assert [] == cutover.catch_up.copy.admin("SELECT setconfig FROM pg_db_role_setting")
+    with contextlib.closing(cutover.catch_up.copy.connect(AWKWARD)) as sql:
+        sql.run("INSERT INTO kept DEFAULT VALUES")
 
 
 def test_both_sides_are_proven_to_be_closed_before_the_release(cutover: Cutover) -> None:
@@ -629,6 +665,7 @@ CHANGES_OF_SCHEMA = (
     ("SELECT lo_create(0)", "pg_largeobject_metadata"),
     ("CREATE PUBLICATION theirs FOR TABLE kept", "pg_publication"),
     ("ALTER DATABASE orders SET work_mem = '8MB'", "pg_db_role_setting"),
+    ("ALTER DATABASE orders SET default_transaction_read_only = on", "pg_db_role_setting"),
     ("CREATE ROLE newcomer", "pg_roles"),
     ("CREATE ROLE newcomer; GRANT newcomer TO master WITH SET FALSE", "pg_auth_members"),
     ("UPDATE of_an_extension SET n = n + 1", "public.of_an_extension"),
@@ -1023,6 +1060,12 @@ def test_a_source_as_it_should_be_is_not_refused(source: Endpoint) -> None:
             "ALTER DATABASE orders RESET ALL",
             "StatementsLogged",
             "kept in orders",
+        ),
+        (
+            "ALTER DATABASE orders SET default_transaction_read_only = off",
+            "ALTER DATABASE orders RESET ALL",
+            "NotReplicable",
+            "1 setting(s)",
         ),
         (
             "ALTER DATABASE orders SET pgaudit.log = 'ddl'",

@@ -611,7 +611,12 @@ class PostgresEngine:
                 for fence in reopen:
                     if fence.name in existing:  # one that was dropped must not keep the others closed
                         self._reopen(sql, fence)
+                        if verdict == "release":
+                            self._released(sql, fence)
         return standing
+
+    def _released(self, sql: "Session", fence: DatabaseFence) -> None:
+        """What else has to end for a target that serves, in the transaction of the verdict."""
 
     def _reopen(self, sql: "Session", fence: DatabaseFence) -> None:
         # Both: a copy that catches up is closed by the limit before it is closed altogether.

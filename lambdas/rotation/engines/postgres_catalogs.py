@@ -18,6 +18,11 @@ _TABLES = f"""
 _TABLES_AND_SEQUENCES = f"{_RELATIONS} WHERE relkind IN ('r', 'S') AND relpersistence <> 't' AND {_CUSTOMERS}"
 _TABLES_OF_EXTENSIONS = f"{_RELATIONS} WHERE relkind = 'r' AND relpersistence = 'p' AND {_OF_AN_EXTENSION}"
 
+_READ_ONLY_BY_DEFAULT = """
+FROM pg_db_role_setting JOIN pg_database d ON d.oid = setdatabase, unnest(setconfig) one
+WHERE setrole = 0 AND datname = current_database() AND one LIKE 'default_transaction_read_only=%'
+"""
+
 # What a session makes for itself comes and goes with it; and a table that is rewritten gets another toast table.
 _PASSING = "(SELECT oid FROM pg_namespace WHERE nspname ~ '^pg_(toast|temp_)')"
 _OF_PASSING = f"(SELECT oid FROM pg_class WHERE relnamespace IN {_PASSING})"
@@ -79,7 +84,10 @@ _COMPARED = {
     f"WHERE deptype = 'e' OR objid IN (SELECT seqrelid FROM pg_sequence) AND objid NOT IN {_OF_PASSING}",
     "pg_roles": f"* FROM pg_roles WHERE oid NOT IN {_RDSS_ROLES}",
     "pg_auth_members": f"* FROM pg_auth_members WHERE member NOT IN {_RDSS_ROLES}",
-    "pg_db_role_setting": f"* FROM pg_db_role_setting WHERE setrole NOT IN {_RDSS_ROLES}",
+    # On a copy the rotation sets one itself, of each database that it makes room in.
+    "pg_db_role_setting": "setdatabase, setrole, one FROM pg_db_role_setting, unnest(setconfig) one "
+    f"WHERE setrole NOT IN {_RDSS_ROLES} "
+    "AND NOT (CAST(:copied AS boolean) AND setrole = 0 AND one = 'default_transaction_read_only=on')",
     "pg_database": "oid, datname, datdba, encoding, datistemplate, datacl FROM pg_database",
 }  # fmt: skip
 # Of all rows in whatever order. No md5: a server in FIPS mode has none.
@@ -89,13 +97,15 @@ _CATALOGS = " UNION ALL ".join(
 )
 
 
-def catalogs_of(sql: Session) -> str:
+def catalogs_of(sql: Session, *, copied: bool = False) -> str:
     """Digest of everything that is not replicated and must not have changed: JSON, catalog -> digest.
+
+    ``copied``: of a copy that is kept closed.
 
     The content of extensions' tables is in it as well: they belong to whoever made the extension, and cannot be
     published.
     """
-    digests = dict(sql.rows(_CATALOGS))
+    digests = dict(sql.rows(_CATALOGS, copied=copied))
     for (table,) in sql.rows(f"SELECT format('%I.%I', nspname, relname) {_TABLES_OF_EXTENSIONS} ORDER BY 1"):
         digests[table] = sql.value(f"SELECT {_DIGEST} FROM {table} one")
     return json.dumps(digests, sort_keys=True)
@@ -256,6 +266,11 @@ def limitations(sql: Session, database: str, accept: Sequence[str]) -> Iterator[
             AND NOT EXISTS (
                 SELECT FROM pg_depend WHERE classid = 'pg_event_trigger'::regclass AND objid = e.oid AND deptype = 'e')
             """,
+        ),
+        (
+            "setting(s) of the database by which the copy keeps others from writing while the rotation logs in to it",
+            "ALTER DATABASE … RESET default_transaction_read_only until the cutover, or set it for roles",
+            f"SELECT one {_READ_ONLY_BY_DEFAULT}",
         ),
         (
             "large object(s), which are not replicated",

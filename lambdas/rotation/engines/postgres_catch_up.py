@@ -80,6 +80,9 @@ _STANDING = """
 SELECT verdict FROM public.decision
 WHERE rotation_id = (SELECT rotation_id FROM public.canary ORDER BY left_at DESC LIMIT 1)
 """
+# Sessions begin with it; one may override it. Workers that apply never ask (they go past the executor's check).
+_ONLY_READ = "ALTER DATABASE {} SET default_transaction_read_only = on"
+_WRITE_BY_DEFAULT = "ALTER DATABASE {} RESET default_transaction_read_only"
 _INTRUDERS = """
 SELECT pid FROM pg_stat_activity
 WHERE datname = :name AND backend_type = 'client backend'
@@ -497,6 +500,11 @@ class PostgresCatchUp(PostgresEngine):
             for (standing,) in sql.rows(_STANDING):
                 raise DecisionLost(f"'{standing}' stands for the rotation that this copy was made for")
             sql.run(f"ALTER DATABASE {quoted(database)} CONNECTION LIMIT {sessions}")
+            # Whoever takes the room, or finds it where an attempt has died, may read: what applies asks nobody.
+            sql.run(_WRITE_BY_DEFAULT.format(quoted(database)) if not sessions else _ONLY_READ.format(quoted(database)))
+
+    def _released(self, sql: Session, fence: DatabaseFence) -> None:
+        sql.run(_WRITE_BY_DEFAULT.format(quoted(fence.name)))  # an attempt may have left room, and died
 
     def _end_intruders(self, sql: Session, database: str) -> None:
         # Not the rotation's own: the context of what is ended in the middle is logged, and could be the password's.
@@ -590,7 +598,7 @@ class PostgresCatchUp(PostgresEngine):
                 found.append(f"database {database}")
                 continue
             with self._inside(database) as sql:
-                found += [f"{one} of {database}" for one in differing(catalogs, catalogs_of(sql))]
+                found += [f"{one} of {database}" for one in differing(catalogs, catalogs_of(sql, copied=True))]
         return found
 
     def _databases(self) -> set[str]:
@@ -630,7 +638,7 @@ class PostgresCatchUp(PostgresEngine):
                     rotation_id=rotation_id,
                     name=database,
                 ):
-                    if changed := differing(catalogs, catalogs_of(inside)):
+                    if changed := differing(catalogs, catalogs_of(inside, copied=True)):
                         raise TargetMismatch(f"{database} was changed since the snapshot: {', '.join(changed)}")
                     inside.rows(CARRY_SEQUENCES, sequences=sequences)
                     _unsubscribe(inside, name)
