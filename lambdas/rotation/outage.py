@@ -39,9 +39,17 @@ def look_again_seconds(rotation: Rotation, ports: Ports) -> int:
 
 
 def hangs(left: Rotation, now: datetime) -> bool:
-    """Whether a running execution holds the fence for longer than any of its steps may take."""
-    if left.fence is None or left.release is not None:
+    """Whether a running execution holds the fence for longer than any of its steps may take.
+
+    A way back may begin as late as the last of them fails, and waits for what that may have begun. Once it has opened
+    the source nobody is kept waiting.
+    """
+    undo = left.undo
+    if left.fence is None or left.release is not None or (undo is not None and undo.ended_at is not None):
         return False
-    if left.promotion is not None:
-        return now >= left.promotion.requested_at + PROMOTION_MAY_TAKE
-    return now >= left.outage_ends_by + FENCE_MARGIN
+    ends_by = (
+        left.promotion.requested_at + PROMOTION_MAY_TAKE
+        if left.promotion is not None
+        else left.outage_ends_by + FENCE_MARGIN
+    )
+    return now >= (ends_by if undo is None else max(ends_by, undo.not_before + FENCE_MARGIN))

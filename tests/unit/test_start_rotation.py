@@ -13,6 +13,7 @@ from lambdas.rotation.names import BASE_NAME_TAG
 from lambdas.rotation.policy import TASK_TOKEN
 from lambdas.rotation.ports import Watchers
 from lambdas.rotation.state import Decommission, Failure, Finding, Moment, Release, Rotation, Undo, Verification
+from lambdas.rotation.undoing import SLOWEST_FUNCTION, taken_over
 from lambdas.start_rotation.handler import start_rotation
 from tests.fakes import (
     EXECUTION,
@@ -422,6 +423,36 @@ def test_a_holder_hangs_exactly_from_when_its_schedule_fires() -> None:
     ports.clock.advance(timedelta(seconds=180).total_seconds())
 
     assert start_rotation(recovery(), ports).route == "rollback"
+
+
+def test_a_way_back_that_is_at_work_does_not_hang() -> None:
+    """It may begin at the end of the budget, and waits for whatever the failed step has begun."""
+    ports = FakePorts()
+    left = fenced_rotation(ports, write_outage_budget_seconds=120)
+    ports.clock.advance(119)
+    left = taken_over(left, ports)
+    assert left.undo is not None
+    waits = left.undo.not_before - ports.clock.now()
+    assert waits == SLOWEST_FUNCTION, "longer than until the schedule fires"
+
+    ports.clock.advance((waits + outage.FENCE_MARGIN).total_seconds() - 1)
+    assert start_rotation(recovery(), ports).route == "closed"
+    assert not any(call.startswith("workflow.stop") for call in ports.calls)
+
+    ports.clock.advance(1)
+    assert start_rotation(recovery(), ports).route == "rollback"
+
+
+def test_a_way_back_that_has_opened_the_source_hangs_nowhere() -> None:
+    """It waits for RDS to remove the target, and nobody for it."""
+    ports = FakePorts()
+    left = taken_over(fenced_rotation(ports), ports)
+    assert left.undo is not None
+    ports.ledger.record(left.having(undo=left.undo.having(ended_at=ports.clock.now())))
+    ports.clock.advance(7 * 24 * 3600)
+
+    assert start_rotation(recovery(), ports).route == "closed"
+    assert not any(call.startswith("workflow.stop") for call in ports.calls)
 
 
 def test_a_promotion_may_take_longer_than_the_fence() -> None:
