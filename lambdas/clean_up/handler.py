@@ -29,11 +29,16 @@ _NEVER = (AccessRefused, LoginRefused, RetirementRefused)
 
 _PSQL = "psql postgres -c 'DROP DATABASE {} WITH (FORCE)'"
 _DROP = {"aurora-postgresql": _PSQL, "mariadb": "mariadb -e 'DROP DATABASE {}'", "postgres": _PSQL}
-_OF_A_CAPTURE = "FROM pg_replication_slots WHERE starts_with(slot_name, '{0}')"
 _END_CAPTURE = {
     "mariadb": "mariadb -e \"CALL mysql.rds_set_configuration('binlog retention hours', NULL)\"",
-    "postgres": f'psql postgres -c "SELECT pg_terminate_backend(active_pid) {_OF_A_CAPTURE} AND active" '
-    f'-c "SELECT pg_drop_replication_slot(slot_name) {_OF_A_CAPTURE}"',
+    "postgres": (
+        'psql postgres -c "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots '
+        "WHERE starts_with(slot_name, '{0}') AND active\" "
+        '-c "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots '
+        "WHERE starts_with(slot_name, '{0}')\"; "
+        'psql postgres -Atc "SELECT datname FROM pg_database WHERE datallowconn" | '
+        "while read -r name; do psql \"$name\" -c 'DROP PUBLICATION IF EXISTS {0}'; done"
+    ),
 }
 
 Chore = Callable[[Rotation, Ports], str | None]

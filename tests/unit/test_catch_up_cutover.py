@@ -655,7 +655,9 @@ def test_a_capture_that_is_left_over_comes_with_a_command_that_removes_it(refuse
         'psql postgres -c "SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots '
         f"WHERE starts_with(slot_name, '{CAPTURE}') AND active\" "
         '-c "SELECT pg_drop_replication_slot(slot_name) FROM pg_replication_slots '
-        f"WHERE starts_with(slot_name, '{CAPTURE}')\""
+        f"WHERE starts_with(slot_name, '{CAPTURE}')\"; "
+        'psql postgres -Atc "SELECT datname FROM pg_database WHERE datallowconn" | '
+        f"while read -r name; do psql \"$name\" -c 'DROP PUBLICATION IF EXISTS {CAPTURE}'; done"
     )
     assert str(refused) in reason
     assert f"rds.request_instance_deletion {TARGET}" in deeds(ports), "which lets nobody connect to the slots any more"
