@@ -39,7 +39,9 @@ def discard_new_key(rotation: Rotation, ports: Ports) -> Rotation:
             deletion_at = ports.kms.schedule_key_deletion(arn, PENDING_WINDOW_DAYS)
             logger.info("deletion of the new key scheduled", key=arn, deletion_at=deletion_at.isoformat())
             return rotation.having(undo=undo.having(key_discarded=True))
-        reason = "it is used by " + ", ".join(f"{user.kind} {user.identifier}" for user in users)
+        reason = "not before nothing uses it any more: it is used by " + ", ".join(
+            f"{user.kind} {user.identifier}" for user in users
+        )
     except (AccessRefused, AwsRefused) as refused:
         return _left_over(rotation, undo, arn, str(refused))
     since, now = undo.ended_at or undo.started_at, ports.clock.now()

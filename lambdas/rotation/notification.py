@@ -36,14 +36,20 @@ _COULD_NOT_BEGIN = (
     "`failure`, remove its cause, and start the rotation of that database again."
 )
 
+_ONLY_THE_OLD_KEY_IS_LEFT = (
+    "Applications write to the target, and the source is gone; only the old key is left. Read `failure`, remove its "
+    'cause, and start `{"Recover": "<execution>"}` with the `execution` of this message. Starting the rotation of the '
+    "database would begin another one, with another write outage."
+)
+
 _WHAT_TO_DO: Mapping[Moment, str] = {
     Moment.REFUSED: "Remove the reasons that `failure` lists, then start the rotation again.",
     Moment.PLANNED: "Start the same rotation without DryRun when the plan and its warnings are acceptable.",
     Moment.ROLLED_BACK: "Applications write to the source as before. Read `failure`, remove the cause, start again; "
-    "run the commands under `leftovers`, if any.",
-    Moment.UNDECIDED: "Make the target reachable, or delete it: the rotation looks again by itself and finishes. If "
-    "`execution` has ended, read `failure`, and start the rotation of the same database again. Open neither side by "
-    "hand.",
+    "go through `leftovers`, if any: what stands behind a `#` says whether its command may be run yet.",
+    Moment.UNDECIDED: "Make the target reachable: the rotation looks again by itself and finishes. If `execution` has "
+    "ended, read `failure`, and start the rotation of the same database again. Open neither side by hand, and delete "
+    "neither: applications may have written to the target.",
     Moment.CUT_OVER: "Watch the applications. The source stays, closed to writes, until the grace period ends.",
     Moment.ATTENTION: "Applications write to the target if `released` is set, else to the source. Read `failure`, then "
     "start the rotation of the same database again: it takes up this one.",
@@ -129,6 +135,8 @@ def _what_to_do(rotation: Rotation, moment: Moment) -> str:
         return _WHILE_RDS_OPENS
     if moment is Moment.ATTENTION and rotation.plan is None:
         return _COULD_NOT_BEGIN
+    if moment is Moment.ATTENTION and rotation.decommission is not None and rotation.decommission.complete:
+        return _ONLY_THE_OLD_KEY_IS_LEFT
     return _WHAT_TO_DO[moment]
 
 

@@ -9,7 +9,18 @@ from lambdas.notify.handler import notify
 from lambdas.rotation.errors import AwsUnavailable
 from lambdas.rotation.notification import message_of
 from lambdas.rotation.policy import TASK_TOKEN
-from lambdas.rotation.state import Deployment, Failure, KeyUser, Moment, NotTaken, Release, Retirement, Rotation, Undo
+from lambdas.rotation.state import (
+    Decommission,
+    Deployment,
+    Failure,
+    KeyUser,
+    Moment,
+    NotTaken,
+    Release,
+    Retirement,
+    Rotation,
+    Undo,
+)
 from lambdas.rotation.step import metrics
 from tests.fakes import EXECUTION, RECOVERY, SOURCE, FakePorts, failed, journaled, planned_rotation, switched_rotation
 
@@ -134,6 +145,19 @@ def test_who_cannot_write_hears_what_it_waits_for_and_that_nobody_may_be_looking
     message = ports.notifier.sent[0][2]
     assert "the target does not answer" == message["waiting_for"]
     assert "If `execution` has ended" in message["what_to_do"]
+    assert "delete neither" in message["what_to_do"]  # the target may have been released, with the answer lost
+
+
+def test_where_only_the_old_key_is_left_nobody_is_told_to_start_another_rotation() -> None:
+    ports = FakePorts()
+    progress = Decommission(stage="done", started_at=ports.clock.now(), complete=True)
+
+    notify(failed(cut_over(ports).having(decommission=progress), "RetirementRefused"), ports)
+
+    [(moment, _, message)] = ports.notifier.sent
+    assert "AttentionNeeded" == moment
+    assert '{"Recover": "<execution>"}' in message["what_to_do"]
+    assert "another write outage" in message["what_to_do"]
 
 
 def test_while_rds_switches_over_nobody_is_told_to_delete_a_side() -> None:
