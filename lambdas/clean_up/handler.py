@@ -41,6 +41,11 @@ _END_CAPTURE = {
     ),
 }
 
+
+class _LastCopy(Exception):
+    """Somebody has deleted the source meanwhile: RDS has promoted the target then, if that was a replica of it."""
+
+
 Chore = Callable[[Rotation, Ports], str | None]
 """Asks for one removal. Returns what is still being waited for, None when there is nothing left to remove."""
 
@@ -49,7 +54,8 @@ def clean_up(rotation: Rotation, ports: Ports) -> Rotation:
     """Look once at everything that the rotation made, and ask for the removal of what is left.
 
     What cannot be removed, or not within two hours, is left over with the command that removes it; it holds nobody up.
-    Frees the lock at the end, unless another strategy may follow. Nothing that lacks this rotation's tag is touched.
+    Frees the lock at the end, unless another strategy may follow. Nothing that lacks this rotation's tag is touched,
+    and where the source is gone no copy of its data: it may be the last one.
     """
     undo = rotation.undo
     if undo is None or undo.outcome != "rolled-back":
@@ -66,6 +72,10 @@ def clean_up(rotation: Rotation, ports: Ports) -> Rotation:
             waiting = chore(rotation, ports)
         except _LATER as later:
             waiting = f"{type(later).__name__}: {later}"
+        except _LastCopy as last:
+            logger.warning("not removed", reason=str(last))
+            leftovers.append(str(last))  # and no command
+            continue
         except _NEVER as never:
             logger.warning("not removed", reason=str(never), command=command)
             leftovers.append(f"{command}  # {never}")
@@ -120,7 +130,7 @@ def _chores(rotation: Rotation) -> list[tuple[Chore, str]]:
     for snapshot in made:
         kind = "db-cluster-snapshot" if source.is_cluster else "db-snapshot"
         command = f"aws rds delete-{kind} --{kind}-identifier {snapshot}"
-        chores.append((partial(snapshots.request_removal, snapshot), command))
+        chores.append((partial(_snapshot, snapshot), command))
     return chores
 
 
@@ -148,6 +158,7 @@ def _target(rotation: Rotation, ports: Ports) -> str | None:
     target = _ours(rotation, ports)
     if target is None:
         return None
+    _refuse_the_last_copy(target.database.identifier, rotation, ports)
     # A cluster goes when its instances are gone; until then RDS refuses, and the next visit asks again.
     for one in databases.to_be_deleted_with(target, ports):
         if one.deletion_protection:
@@ -155,6 +166,23 @@ def _target(rotation: Rotation, ports: Ports) -> str | None:
         elif one.status != "deleting":
             databases.request_deletion(one.database, ports, keep_automated_backups=False)
     return f"{target.database.identifier} to be deleted (it is {target.status})"
+
+
+def _snapshot(identifier: str, rotation: Rotation, ports: Ports) -> str | None:
+    _, source = rotation.planned()
+    found = databases.describe_snapshot(source, identifier, ports)
+    if found is not None and snapshots.is_ours(found, rotation):
+        _refuse_the_last_copy(f"snapshot {identifier}", rotation, ports)
+    return snapshots.request_removal(identifier, rotation, ports)
+
+
+def _refuse_the_last_copy(identifier: str, rotation: Rotation, ports: Ports) -> None:
+    _, source = rotation.planned()
+    live = databases.by_resource_id(source.resource_id, ports)
+    if live is None or live.status == "deleting":
+        raise _LastCopy(
+            f"{identifier} is kept: somebody has deleted {source.identifier}, and this may be the last copy of its data"
+        )
 
 
 def _ours(rotation: Rotation, ports: Ports) -> Instance | None:

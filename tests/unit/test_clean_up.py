@@ -92,6 +92,26 @@ def test_an_instance_without_our_tag_is_not_touched() -> None:
     assert not any("instance_deletion" in call for call in ports.calls)
 
 
+@pytest.mark.parametrize("status", [None, "deleting"])
+def test_the_last_copy_of_a_source_that_somebody_has_deleted_is_kept(status: str | None) -> None:
+    """RDS promotes the replicas of what is deleted: the target has all that there is, and nobody fenced anything."""
+    ports = FakePorts()
+    rotation = rolled_back(ports)
+    if status is None:
+        del ports.rds.instances[SOURCE]
+    else:
+        ports.rds.alter(SOURCE, status=status)
+
+    rotation = cleaned(rotation, ports)
+
+    assert TARGET in ports.rds.instances
+    assert not any("instance_deletion" in call or "deletion_protection" in call for call in ports.calls)
+    assert rotation.undo is not None
+    assert rotation.undo.clean
+    assert f"{TARGET} is kept: somebody has deleted {SOURCE}" in rotation.undo.leftovers[0]
+    assert "aws rds delete" not in " ".join(rotation.undo.leftovers)
+
+
 def test_a_target_that_somebody_has_renamed_is_ours_all_the_same() -> None:
     """By its name it would be gone, the lock free, and a replica and its key left over that nobody knows of."""
     ports = FakePorts()

@@ -601,6 +601,19 @@ def test_a_snapshot_of_that_name_that_is_not_ours_stays() -> None:
     assert [KEPT] == list(ports.rds.snapshots)
 
 
+def test_the_last_copy_of_a_source_that_somebody_has_deleted_is_kept() -> None:
+    ports, rotation = after(*REQUESTED)
+    rotation = back(failed(rotation, "BudgetSpent"), ports)
+    del ports.rds.instances[SOURCE]
+
+    rotation = visit(clean_up, rotation, ports)
+
+    assert {TEMPORARY, KEPT} <= set(ports.rds.snapshots)
+    assert TARGET in ports.rds.instances
+    assert rotation.undo is not None
+    assert 3 == sum("may be the last copy" in one for one in rotation.undo.leftovers)
+
+
 def test_a_snapshot_that_rds_is_still_making_is_waited_for() -> None:
     ports, rotation = after(*COPIED)
     rotation = back(failed(rotation, "BudgetSpent"), ports)
