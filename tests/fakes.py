@@ -1275,8 +1275,10 @@ class FakeKms:
     def key_state(self, key_arn: str) -> str:
         return self.describe_key(key_arn).state
 
-    def ensure_key(self, alias: str, description: str, tags: Mapping[str, str], like: KeyFacts | None) -> str:
-        ours = [one.arn for one in self.keys.values() if one.tags.get(ROTATION_ID_TAG) == tags[ROTATION_ID_TAG]]
+    def ensure_key(
+        self, alias: str, description: str, tags: Mapping[str, str], like: KeyFacts | None, since: datetime | None
+    ) -> str:
+        ours = self._ours(tags[ROTATION_ID_TAG], since)
         if not ours:
             with self._calls.change("kms.ensure_key", f"{alias} {self._region}".rstrip()):
                 made = ACCOUNT.format(service="kms", name=f"key/made-{next(self._names)}")
@@ -1285,10 +1287,13 @@ class FakeKms:
         self.aliases[alias] = ours[0]
         return ours[0]
 
-    def find_key(self, alias: str, rotation_id: str) -> str | None:
+    def find_key(self, alias: str, rotation_id: str, since: datetime | None) -> str | None:
         self._calls.ask("kms.find_key")
-        ours = (one.arn for one in self.keys.values() if one.tags.get(ROTATION_ID_TAG) == rotation_id)
-        return next(ours, None)
+        return next(iter(self._ours(rotation_id, since)), None)
+
+    def _ours(self, rotation_id: str, since: datetime | None) -> list[str]:
+        tagged = (one for one in self.keys.values() if one.tags.get(ROTATION_ID_TAG) == rotation_id)
+        return [one.arn for one in tagged if since is None or one.created_at >= since]
 
     def delete_alias(self, alias: str) -> None:
         with self._calls.change("kms.delete_alias", alias):

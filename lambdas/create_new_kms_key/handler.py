@@ -20,7 +20,8 @@ def create_new_kms_key(rotation: Rotation, ports: Ports) -> Rotation:
     old = ports.kms.describe_key(source.kms_key_arn) if source.kms_key_arn is not None else None
     if rotation.new_key is None:
         # CreateKey has no client token: of two deliveries at the same time only one gets further than this.
-        rotation = rotation.having(key_requested_at=ports.clock.now())
+        now = ports.clock.now()
+        rotation = rotation.having(key_requested_at=now, key_first_requested_at=rotation.key_first_requested_at or now)
         ports.ledger.record(rotation)
     key = new_key.make(rotation, old, ports.kms)
     logger.info("new key ready", old_key=old.arn if old else None, new_key=key.arn)

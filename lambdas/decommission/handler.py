@@ -138,9 +138,16 @@ def _delete_source(rotation: Rotation, progress: Decommission, source: Instance 
 
 
 def _is_kept(copy: str, rotation: Rotation, ports: Ports) -> bool:
-    """Asked anew before each deletion: days may lie between the copy and this, and somebody may have deleted it."""
+    """Asked anew before each deletion: days may lie between the copy and this, and somebody may have deleted it.
+
+    Raises:
+        RetirementRefused: terminal; somebody else has made a snapshot of that name.
+    """
     _, database = rotation.planned()
-    return snapshots.is_copied(databases.describe_snapshot(database, copy, ports), rotation)
+    found = databases.describe_snapshot(database, copy, ports)
+    if found is not None and not snapshots.is_ours(found, rotation):
+        raise RetirementRefused(f"snapshot {copy} is not of this rotation's: delete it, or give it another name")
+    return snapshots.is_copied(found, rotation)
 
 
 def _rekey_kept(rotation: Rotation, progress: Decommission, source: Instance | None, ports: Ports) -> Decommission:
@@ -167,10 +174,10 @@ def _rekey_kept(rotation: Rotation, progress: Decommission, source: Instance | N
 
 def _finished(rotation: Rotation, progress: Decommission, ports: Ports) -> Decommission:
     plan, _ = rotation.planned()
-    target = rotation.synced_target()
-    # Only a fence needs a control database.
-    if rotation.fence is not None and databases.by_resource_id(target.resource_id, ports) is not None:
-        ports.engine(target, plan).drop_control_database(rotation.rotation_id)
+    live = databases.by_resource_id(rotation.synced_target().resource_id, ports)
+    # Only a fence needs a control database. The target may have another name, and with it another address, by now.
+    if rotation.fence is not None and live is not None:
+        ports.engine(live.database, plan).drop_control_database(rotation.rotation_id)
     done = progress.having(stage="done", complete=True, source_deleted_at=ports.clock.now())
     # Before the lock is free: what is not complete would be done again, to the control database of the next rotation.
     ports.ledger.record(rotation.having(decommission=done))

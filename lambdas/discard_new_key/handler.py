@@ -17,15 +17,16 @@ PENDING_WINDOW_DAYS = 7
 def discard_new_key(rotation: Rotation, ports: Ports) -> Rotation:
     """Look for this rotation's key, and schedule its deletion once nothing depends on it.
 
-    The key is looked for by alias and tag, because the step that made it may have died before it could write it down.
-    A key that is still used after two hours, or that may not be deleted, stays, with the command that deletes it.
-    Repeatable. A key that another rotation made is never found here.
+    Where the step that made it may have died before it could write it down, it is looked for by alias and tag; where
+    none was asked for there is none, whatever tags a key has. A key that is still used after two hours, or that may not
+    be deleted, stays, with the command that deletes it. Repeatable. A key that another rotation made is never found
+    here.
     """
     plan, _ = rotation.planned()
     undo = rotation.undo
     assert undo is not None  # the state machine comes here from CleanUp only
     alias = names.key_alias(plan.base_name, rotation.rotation_id)
-    arn = ports.kms.find_key(alias, rotation.rotation_id)
+    arn = _new_key(rotation, alias, ports)
     if arn is None:
         return rotation.having(undo=undo.having(key_discarded=True))
     rotation = rotation.having(new_key=Key(arn=arn, manager="CUSTOMER", alias=alias))
@@ -50,6 +51,12 @@ def discard_new_key(rotation: Rotation, ports: Ports) -> Rotation:
         again = backing_off_seconds(since, now, often=OFTEN_SECONDS, seldom=SELDOM_SECONDS)
         return rotation.having(undo=undo.having(waiting_for=(f"{arn}: {reason}",), look_again_seconds=again))
     return _left_over(rotation, undo, arn, reason)
+
+
+def _new_key(rotation: Rotation, alias: str, ports: Ports) -> str | None:
+    if rotation.key_first_requested_at is None and rotation.new_key is None:
+        return None
+    return ports.kms.find_key(alias, rotation.rotation_id, rotation.key_first_requested_at)
 
 
 def _left_over(rotation: Rotation, undo: Undo, arn: str, reason: str) -> Rotation:

@@ -11,7 +11,7 @@ def make(rotation: Rotation, like: KeyFacts | None, kms: Kms) -> Key:
     Idempotent by alias and tag.
 
     Raises:
-        NameTaken: terminal; the alias leads to somebody else's key.
+        NameTaken: terminal; the alias leads to somebody else's key, or one with this rotation's tag is older than it.
     """
     plan, _ = rotation.planned()
     alias = names.key_alias(plan.base_name, rotation.rotation_id)
@@ -20,5 +20,6 @@ def make(rotation: Rotation, like: KeyFacts | None, kms: Kms) -> Key:
         f"RDS {plan.base_name}, rotation {rotation.rotation_id}",
         names.our_tags(plan.base_name, rotation.rotation_id),
         like=like,
+        since=rotation.key_first_requested_at,
     )
     return Key(arn=arn, manager="CUSTOMER", alias=alias)

@@ -332,14 +332,16 @@ class Kms(Protocol):
         """``Enabled``, ``Disabled``, ``PendingDeletion``, …; needs less permission than its description."""
         ...
 
-    def ensure_key(self, alias: str, description: str, tags: Mapping[str, str], like: KeyFacts | None) -> str:
+    def ensure_key(
+        self, alias: str, description: str, tags: Mapping[str, str], like: KeyFacts | None, since: datetime | None
+    ) -> str:
         """The ARN of this rotation's key: the one carrying its tag, or a new one with policy, rotation and alias.
 
-        ``like`` None: there was no key before.
+        ``like`` None: there was no key before. ``since``: when one was first asked for.
         """
         ...
 
-    def find_key(self, alias: str, rotation_id: str) -> str | None:
+    def find_key(self, alias: str, rotation_id: str, since: datetime | None) -> str | None:
         """The ARN of the key that this rotation made, by alias, else by tag; None when it made none."""
         ...
 

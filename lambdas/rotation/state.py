@@ -524,6 +524,8 @@ class Rotation(_Part):
     first_look: FirstLook | None = None
     preflight: Preflight | None = None
     old_key: Key | None = None
+    key_first_requested_at: AwareDatetime | None = None
+    """No key that was there before is the rotation's, whatever tags it has."""
     key_requested_at: AwareDatetime | None = None
     new_key: Key | None = None
     target_identifier: str | None = None

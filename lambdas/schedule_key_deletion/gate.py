@@ -30,8 +30,11 @@ def reason_to_keep(rotation: Rotation, key: KeyFacts, ports: Ports) -> str | Non
         return "it is a multi-Region key with replica keys"
     if plan.retire_key == "false":
         return "key-rotation:retire-key is false"
-    if plan.retire_key == "auto" and not _made_by_a_rotation(key, ports):
-        return "no rotation made it; key-rotation:retire-key=true would retire it"
+    marked = names.ROTATION_ID_TAG in key.tags
+    if (plan.retire_key == "auto" or marked) and not _made_by_a_rotation(key, ports):
+        # The right to retire a key of any name is bound to that tag: it must not stand for the stack's list.
+        unknown = f"its tag {names.ROTATION_ID_TAG} names no rotation of this stack's that has made it"
+        return unknown if marked else "no rotation made it; key-rotation:retire-key=true would retire it"
     return None
 
 

@@ -1,6 +1,7 @@
 """One new key per rotation, as strict as the old one, and no key touched by mistake."""
 
 import json
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -55,11 +56,11 @@ def test_a_lost_answer_leaves_one_key(kms: AwsKms, old: KeyFacts) -> None:
     events.register_first("before-send.kms.CreateKey", lose_the_answer)
     try:
         with pytest.raises(AwsUnavailable):
-            kms.ensure_key(ALIAS, "d", OURS, like=old)
+            kms.ensure_key(ALIAS, "d", OURS, like=old, since=None)
     finally:
         events.unregister("before-send.kms.CreateKey", lose_the_answer)
 
-    assert [kms.ensure_key(ALIAS, "d", OURS, like=old)] == lost
+    assert [kms.ensure_key(ALIAS, "d", OURS, like=old, since=None)] == lost
 
 
 @pytest.fixture
@@ -76,9 +77,9 @@ def test_facts_of_a_key(kms: AwsKms, old: KeyFacts) -> None:
 def test_makes_one_key_with_alias_tags_and_rotation(kms: AwsKms, old: KeyFacts) -> None:
     client("kms").enable_key_rotation(KeyId=old.arn)
 
-    arn = kms.ensure_key(ALIAS, "orders", OURS, like=old)
+    arn = kms.ensure_key(ALIAS, "orders", OURS, like=old, since=None)
 
-    assert arn == kms.ensure_key(ALIAS, "orders", OURS, like=old)
+    assert arn == kms.ensure_key(ALIAS, "orders", OURS, like=old, since=None)
     assert kms.describe_key(ALIAS).arn == arn
     assert kms.describe_key(arn).tags == {"team": "pay", **OURS}
     assert client("kms").get_key_rotation_status(KeyId=arn)["KeyRotationEnabled"] is True
@@ -89,15 +90,28 @@ def test_a_key_whose_alias_was_never_made_is_found_by_its_tag(kms: AwsKms, old: 
     """CreateKey's answer got lost; a second key would cost money until somebody finds it."""
     lost = made(Tags=[{"TagKey": name, "TagValue": value} for name, value in OURS.items()])
 
-    assert lost == kms.ensure_key(ALIAS, "orders", OURS, like=old)
+    assert lost == kms.ensure_key(ALIAS, "orders", OURS, like=old, since=None)
     assert kms.describe_key(ALIAS).arn == lost
+
+
+def test_a_key_that_was_there_before_is_not_the_rotations_whatever_its_tag(kms: AwsKms, old: KeyFacts) -> None:
+    """The id of a rotation can be known before it begins."""
+    planted = made(Tags=[{"TagKey": name, "TagValue": value} for name, value in OURS.items()])
+    since = kms.describe_key(planted).created_at + timedelta(minutes=6)
+
+    assert kms.find_key(ALIAS, OURS[ROTATION_ID_TAG], since) is None
+    assert planted != kms.ensure_key(ALIAS, "orders", OURS, like=old, since=since)
+    client("kms").delete_alias(AliasName=ALIAS)
+    client("kms").create_alias(AliasName=ALIAS, TargetKeyId=planted.rpartition("/")[2])
+    with pytest.raises(NameTaken, match=ALIAS):
+        kms.ensure_key(ALIAS, "orders", OURS, like=old, since=since)
 
 
 def test_somebody_elses_alias_is_not_taken(kms: AwsKms, old: KeyFacts) -> None:
     client("kms").create_alias(AliasName=ALIAS, TargetKeyId=made().rpartition("/")[2])
 
     with pytest.raises(NameTaken, match=ALIAS):
-        kms.ensure_key(ALIAS, "orders", OURS, like=old)
+        kms.ensure_key(ALIAS, "orders", OURS, like=old, since=None)
 
 
 @pytest.mark.parametrize("as_list", [False, True])
@@ -106,7 +120,7 @@ def test_the_policy_is_copied_and_names_the_new_key(kms: AwsKms, as_list: bool) 
     arn = made(Policy=policy("*"))
     client("kms").put_key_policy(KeyId=arn, PolicyName="default", Policy=policy([arn] if as_list else arn))
 
-    new = kms.ensure_key(ALIAS, "orders", OURS, like=kms.describe_key(arn))
+    new = kms.ensure_key(ALIAS, "orders", OURS, like=kms.describe_key(arn), since=None)
 
     assert json.loads(policy("*")) == policy_of(new)
 
@@ -123,7 +137,7 @@ def test_a_policy_that_kms_refuses_is_not_copied(kms: AwsKms, old: KeyFacts) -> 
         new = "arn:aws:kms:r:1:key/new"
         stub.add_response("enable_key_rotation", {}, {"KeyId": new, "RotationPeriodInDays": 180})
 
-        arn = kms.ensure_key(ALIAS, "orders", OURS, like=old)
+        arn = kms.ensure_key(ALIAS, "orders", OURS, like=old, since=None)
 
     assert arn == "arn:aws:kms:r:1:key/new"
 
@@ -131,7 +145,7 @@ def test_a_policy_that_kms_refuses_is_not_copied(kms: AwsKms, old: KeyFacts) -> 
 def test_an_aws_managed_key_is_followed_by_one_that_rotates_yearly(kms: AwsKms, old: KeyFacts) -> None:
     of_aws = KeyFacts(**{**old.__dict__, "manager": "AWS", "tags": {}})
 
-    arn = kms.ensure_key(ALIAS, "orders", OURS, like=of_aws)
+    arn = kms.ensure_key(ALIAS, "orders", OURS, like=of_aws, since=None)
 
     assert client("kms").get_key_rotation_status(KeyId=arn)["KeyRotationEnabled"] is True
 

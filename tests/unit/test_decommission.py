@@ -325,12 +325,29 @@ def test_a_later_target_is_as_good_a_successor() -> None:
 
 def test_a_copy_under_the_wrong_key_stops_everything() -> None:
     ports, rotation = after_grace()
-    ports.rds.snapshots[KEPT] = {"Status": "available", "KmsKeyId": OLD_KEY}
+    ports.rds.snapshots[KEPT] = _kept(KEPT, OLD_KEY, SOURCE, ROTATION_ID)
 
     with pytest.raises(SnapshotFailed, match="not under the new key"):
         to_the_end(ports, rotation)
 
     assert SOURCE in ports.rds.instances
+
+
+def test_a_target_that_somebody_has_renamed_is_asked_under_its_new_address() -> None:
+    """RDS gives the old one to nobody: the lock would never be free, and the old key never retired."""
+    ports, rotation = after_grace()
+    live = ports.rds.instances[TARGET]
+    assert rotation.target is not None
+    stale = rotation.target.having(address="gone.example.com")
+    rotation = journaled(ports, rotation.having(target=stale))
+    asked: list[str] = []
+    engine = ports.engine
+    ports.engine = lambda database, plan: (asked.append(database.address), engine(database, plan))[1]  # type: ignore[method-assign, func-returns-value]
+
+    to_the_end(ports, rotation)
+
+    assert "gone.example.com" not in asked
+    assert live.database.address in asked
 
 
 def test_a_copy_that_is_not_available_is_waited_for() -> None:
@@ -392,12 +409,23 @@ def test_what_rds_deletes_already_needs_no_right_any_more() -> None:
 
 def test_a_copy_that_is_there_already_is_not_made_again() -> None:
     ports, rotation = after_grace()
-    ports.rds.snapshots[KEPT] = _kept(KEPT, NEW_KEY, SOURCE)
+    ports.rds.snapshots[KEPT] = _kept(KEPT, NEW_KEY, SOURCE, ROTATION_ID)
 
     to_the_end(ports, rotation)
 
     assert not [call for call in ports.calls if call.startswith("rds.request_snapshot")]
     assert SOURCE not in ports.rds.instances
+
+
+def test_somebody_elses_snapshot_of_that_name_is_not_taken_for_the_copy() -> None:
+    """It may be of any database, and the source would be deleted for it."""
+    ports, rotation = after_grace()
+    ports.rds.snapshots[KEPT] = _kept(KEPT, NEW_KEY, "invoices")
+
+    with pytest.raises(RetirementRefused, match="not of this rotation's"):
+        to_the_end(ports, rotation)
+
+    assert SOURCE in ports.rds.instances
 
 
 def test_an_instance_that_had_no_key_is_copied_under_the_new_one_like_any_other() -> None:
@@ -696,7 +724,7 @@ def test_an_earlier_copy_is_not_deleted_for_one_under_the_wrong_key() -> None:
     earlier = "orders-rot-00000000-kept"
     rekeyed = f"{earlier}-rekeyed-{ROTATION_ID}"
     ports.rds.snapshots[earlier] = _kept(earlier, OLD_KEY, "orders")
-    ports.rds.snapshots[rekeyed] = _kept(rekeyed, "arn:another", "orders")
+    ports.rds.snapshots[rekeyed] = _kept(rekeyed, "arn:another", "orders", ROTATION_ID)
 
     with pytest.raises(SnapshotFailed, match="arn:another"):
         to_the_end(ports, rotation)
@@ -744,5 +772,5 @@ def test_a_snapshot_that_its_owner_took_of_a_target_is_not_ours(name: str) -> No
     assert ports.ledger.locks == {}
 
 
-def _kept(name: str, key_arn: str, base_name: str | None) -> dict[str, Any]:
-    return snapshot(name, key_arn, {} if base_name is None else our_tags(base_name, "00000000"), Catalog())
+def _kept(name: str, key_arn: str, base_name: str | None, rotation_id: str = "00000000") -> dict[str, Any]:
+    return snapshot(name, key_arn, {} if base_name is None else our_tags(base_name, rotation_id), Catalog())

@@ -14,6 +14,7 @@ from tests.fakes import (
     TARGET,
     FakePorts,
     failed,
+    journaled,
     planned_rotation,
     rolled_back,
     visit,
@@ -75,13 +76,32 @@ def test_the_alias_goes_also_when_somebody_else_has_scheduled_the_key() -> None:
 def test_a_key_that_its_maker_could_not_write_down_is_found() -> None:
     """CreateNewKMSKey made it and died: the journal knows nothing of it, and it would cost money for ever."""
     ports = FakePorts(with_target=False)
-    rotation = visit(rollback, failed(planned_rotation(ports), "AccessRefused"), ports, takes_over=True)
+    asked_for = planned_rotation(ports).having(key_first_requested_at=ports.clock.now())
+    rotation = visit(rollback, failed(journaled(ports, asked_for), "AccessRefused"), ports, takes_over=True)
     ports.kms.add(NEW_KEY, tags=our_tags("orders", ROTATION_ID))
 
     rotation = discarded(rotation.having(new_key=None), ports)
 
     assert "PendingDeletion" == ports.kms.keys[NEW_KEY].state
     assert Moment.ROLLED_BACK == rotation.moment, "something had been created, so it was not just refused"
+
+
+@pytest.mark.parametrize("asked", [False, True])
+def test_a_key_that_was_there_before_is_not_discarded_for_its_tag(asked: bool) -> None:
+    """A rotation's id can be known before it begins, and set on a key that protects something else."""
+    ports = FakePorts(with_target=False)
+    ports.kms.add(NEW_KEY, tags=our_tags("orders", ROTATION_ID))
+    ports.clock.advance(600)
+    planned = planned_rotation(ports)
+    if asked:
+        planned = journaled(ports, planned.having(key_first_requested_at=ports.clock.now()))
+    rotation = visit(rollback, failed(planned, "PreflightRefused"), ports, takes_over=True)
+
+    rotation = discarded(rotation.having(new_key=None), ports, visits=1)
+
+    assert rotation.undo is not None
+    assert rotation.undo.key_discarded
+    assert "Enabled" == ports.kms.keys[NEW_KEY].state
 
 
 def test_a_refused_rotation_made_no_key() -> None:

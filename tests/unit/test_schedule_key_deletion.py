@@ -322,15 +322,16 @@ def test_auto_retires_what_an_earlier_rotation_made() -> None:
     assert ("soaking", False) == verdict(visit(ports, rotation))
 
 
+@pytest.mark.parametrize("retire_key", ["auto", "true"])
 @pytest.mark.parametrize("made", [NEW_KEY, None])
-def test_auto_does_not_trust_a_tag_alone(made: str | None) -> None:
-    """Tags can be copied; the ledger has to say the same."""
-    ports, rotation = decommissioned(retire_key="auto")
+def test_a_tag_alone_is_not_trusted(made: str | None, retire_key: str) -> None:
+    """Tags can be copied, and the right to retire a key is bound to one; the ledger has to say the same."""
+    ports, rotation = decommissioned(retire_key=retire_key)
     ports.kms.add(OLD_KEY, tags=our_tags(SOURCE, "earlier"))
     if made is not None:
         ports.ledger.open(rotation.having(rotation_id="earlier", new_key=Key(arn=made, manager="CUSTOMER")))
 
-    assert "no rotation made it" in _kept(ports, rotation)
+    assert "names no rotation of this stack's that has made it" in _kept(ports, rotation)
 
 
 def test_false_keeps_it() -> None:

@@ -181,9 +181,15 @@ def _integrations(key: _Key, clock: Clock) -> Iterator[KeyUser]:
             yield KeyUser(kind="zero-etl-integration", identifier=raw["IntegrationName"])
 
 
+CUSTOM_ENGINES = (
+    "custom-oracle-ee", "custom-oracle-ee-cdb", "custom-oracle-se2", "custom-oracle-se2-cdb", "custom-sqlserver-ee",
+    "custom-sqlserver-se", "custom-sqlserver-web", "custom-sqlserver-dev",
+)  # fmt: skip
+
+
 def _custom_engine_versions(key: _Key, clock: Clock) -> Iterator[KeyUser]:
     """Only custom engine versions have a key; asking for every version of every engine would be thousands."""
-    for engine in ("custom-oracle-ee", "custom-oracle-se2", "custom-sqlserver-ee", "custom-sqlserver-se"):
+    for engine in CUSTOM_ENGINES:
         for raw in pages("rds", "describe_db_engine_versions", "DBEngineVersions", Engine=engine, IncludeAll=True):
             if raw.get("KMSKeyId") in key:
                 yield KeyUser(kind="custom-engine-version", identifier=f"{engine} {raw['EngineVersion']}")

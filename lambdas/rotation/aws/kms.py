@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from lambdas.rotation import names
@@ -13,6 +13,8 @@ from lambdas.rotation.ports import KeyFacts
 from lambdas.rotation.step import logger
 
 _USABLE = frozenset({"Enabled", "Creating", "Updating"})
+_APART = timedelta(minutes=5)
+"""By which KMS's clock may be behind that of a function."""
 
 
 class AwsKms:
@@ -40,8 +42,13 @@ class AwsKms:
     def key_state(self, key_arn: str) -> str:
         return str(self._metadata(key_arn)["KeyState"])
 
-    def ensure_key(self, alias: str, description: str, tags: Mapping[str, str], like: KeyFacts | None) -> str:
+    def ensure_key(
+        self, alias: str, description: str, tags: Mapping[str, str], like: KeyFacts | None, since: datetime | None
+    ) -> str:
         """The ARN of this rotation's key: found by its alias, else by its tag, else made.
+
+        A rotation's id can be known before the rotation, and its tag set on any key: one that was there before a key
+        was first asked for (``since``) is somebody else's.
 
         CreateKey has no client token: a key whose answer got lost is found again by the tag that was set with it, by
         the step's next attempt. (The SDK's own would come before KMS shows the first one's tag, and make another.)
@@ -50,31 +57,35 @@ class AwsKms:
         Raises:
             NameTaken: terminal; the alias leads to a key that this rotation did not make.
         """
-        rotation_id = tags[names.ROTATION_ID_TAG]
-        arn = self._by_alias(alias, rotation_id) or self._by_tag(rotation_id) or self._create(description, tags, like)
+        found = self._found(alias, tags[names.ROTATION_ID_TAG], since)
+        arn = found or self._create(description, tags, like)
         self._ensure_alias(alias, arn)
         self._ensure_rotation(arn, like)
         return arn
 
-    def find_key(self, alias: str, rotation_id: str) -> str | None:
+    def find_key(self, alias: str, rotation_id: str, since: datetime | None) -> str | None:
         """The key that this rotation made, also one that waits for its deletion; None when it made none."""
         try:
-            return self._by_alias(alias, rotation_id) or self._by_tag(rotation_id)
+            return self._found(alias, rotation_id, since)
         except NameTaken:
-            return self._by_tag(rotation_id)
+            return self._by_tag(rotation_id, since)
 
-    def _by_alias(self, alias: str, rotation_id: str) -> str | None:
+    def _found(self, alias: str, rotation_id: str, since: datetime | None) -> str | None:
+        return self._by_alias(alias, rotation_id, since) or self._by_tag(rotation_id, since)
+
+    def _by_alias(self, alias: str, rotation_id: str, since: datetime | None) -> str | None:
         try:
-            arn = str(self._metadata(alias)["Arn"])
+            key = self._metadata(alias)
         except AwsRefused as refused:
             if refused.code == "NotFoundException":
                 return None
             raise
-        if self._tags(arn).get(names.ROTATION_ID_TAG) != rotation_id:
+        arn = str(key["Arn"])
+        if self._tags(arn).get(names.ROTATION_ID_TAG) != rotation_id or _was_there(key, since):
             raise NameTaken(f"{alias} leads to a key that this rotation did not make")
         return arn
 
-    def _by_tag(self, rotation_id: str) -> str | None:
+    def _by_tag(self, rotation_id: str, since: datetime | None) -> str | None:
         found = pages(
             "resourcegroupstaggingapi",
             "get_resources",
@@ -83,8 +94,9 @@ class AwsKms:
             TagFilters=[{"Key": names.ROTATION_ID_TAG, "Values": [rotation_id]}],
             ResourceTypeFilters=["kms:key"],
         )
-        keys = sorted(resource["ResourceARN"] for resource in found)
-        return next((arn for arn in keys if self._metadata(arn)["KeyState"] in _USABLE), None)
+        keys = [self._metadata(arn) for arn in sorted(resource["ResourceARN"] for resource in found)]
+        ours = (str(key["Arn"]) for key in keys if key["KeyState"] in _USABLE and not _was_there(key, since))
+        return next(ours, None)
 
     def _create(self, description: str, tags: Mapping[str, str], like: KeyFacts | None) -> str:
         inherited = names.owners_tags(like.tags) if like is not None else {}
@@ -201,6 +213,10 @@ class AwsKms:
             statement["Resource"] = "*"
         # As it was written, or with nothing between its parts: a policy may fill all of KMS's 32 KB.
         return json.dumps(document, separators=(",", ":")) if named else text
+
+
+def _was_there(key: Mapping[str, Any], since: datetime | None) -> bool:
+    return since is not None and key["CreationDate"] < since - _APART
 
 
 def _matches(pattern: str, arn: str) -> bool:
