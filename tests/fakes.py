@@ -1276,7 +1276,13 @@ class FakeKms:
         return self.describe_key(key_arn).state
 
     def ensure_key(
-        self, alias: str, description: str, tags: Mapping[str, str], like: KeyFacts | None, since: datetime | None
+        self,
+        alias: str,
+        description: str,
+        tags: Mapping[str, str],
+        like: KeyFacts | None,
+        since: datetime | None,
+        default_policy: bool,
     ) -> str:
         ours = self._ours(tags[ROTATION_ID_TAG], since)
         if not ours:

@@ -13,6 +13,7 @@ def create_new_kms_key(rotation: Rotation, ports: Ports) -> Rotation:
 
     Raises:
         JournalMoved: retryable; another attempt is making the key.
+        DefaultKeyPolicy: terminal; the new key would be open to others than the old one.
         NameTaken: terminal; the alias leads to somebody else's key.
     """
     _, source = rotation.planned()

@@ -4,7 +4,14 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 
 from lambdas.rotation import new_key
-from lambdas.rotation.errors import AccessRefused, AwsRefused, AwsUnavailable, BackupsNotReplicated, NameTaken
+from lambdas.rotation.errors import (
+    AccessRefused,
+    AwsRefused,
+    AwsUnavailable,
+    BackupsNotReplicated,
+    DefaultKeyPolicy,
+    NameTaken,
+)
 from lambdas.rotation.ports import KeyFacts, Kms, Ports
 from lambdas.rotation.state import BackupReplication, Database, Key, ReplicatedBackup, Rotation
 from lambdas.rotation.step import logger, step
@@ -53,7 +60,7 @@ def replicate_backups(rotation: Rotation, ports: Ports) -> Rotation:
         except AccessRefused as refused:
             reason = str(refused)
             denied.append(refused)
-        except (AwsRefused, AwsUnavailable, NameTaken) as refused:
+        except (AwsRefused, AwsUnavailable, DefaultKeyPolicy, NameTaken) as refused:
             reason = str(refused)
         if reason is not None:
             pending.append(f"{region}: {reason}")

@@ -114,6 +114,10 @@ class NameTaken(Terminal):
     """A resource of the intended name exists and was not made by this rotation."""
 
 
+class DefaultKeyPolicy(Terminal):
+    """The new key would get KMS's own policy: the old key's cannot be read, or KMS does not take it for a new key."""
+
+
 class ReplicaKeyRefused(Terminal):
     """RDS does not make a replica of this database under another KMS key (facts: run-time probe P1)."""
 

@@ -11,6 +11,7 @@ def make(rotation: Rotation, like: KeyFacts | None, kms: Kms) -> Key:
     Idempotent by alias and tag.
 
     Raises:
+        DefaultKeyPolicy: terminal; unless `default-key-policy` is accepted.
         NameTaken: terminal; the alias leads to somebody else's key, or one with this rotation's tag is older than it.
     """
     plan, _ = rotation.planned()
@@ -21,5 +22,6 @@ def make(rotation: Rotation, like: KeyFacts | None, kms: Kms) -> Key:
         names.our_tags(plan.base_name, rotation.rotation_id),
         like=like,
         since=rotation.key_first_requested_at,
+        default_policy="default-key-policy" in plan.accept,
     )
     return Key(arn=arn, manager="CUSTOMER", alias=alias)

@@ -333,11 +333,18 @@ class Kms(Protocol):
         ...
 
     def ensure_key(
-        self, alias: str, description: str, tags: Mapping[str, str], like: KeyFacts | None, since: datetime | None
+        self,
+        alias: str,
+        description: str,
+        tags: Mapping[str, str],
+        like: KeyFacts | None,
+        since: datetime | None,
+        default_policy: bool,
     ) -> str:
         """The ARN of this rotation's key: the one carrying its tag, or a new one with policy, rotation and alias.
 
-        ``like`` None: there was no key before. ``since``: when one was first asked for.
+        ``like`` None: there was no key before. ``since``: when one was first asked for. ``default_policy``: take KMS's
+        own where the old key's cannot be given to it.
         """
         ...
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from lambdas.rotation.aws.client import client, client_that_asks_once
 from lambdas.rotation.aws.kms import AwsKms
-from lambdas.rotation.errors import AwsRefused, AwsUnavailable, NameTaken
+from lambdas.rotation.errors import AwsRefused, AwsUnavailable, DefaultKeyPolicy, NameTaken
 from lambdas.rotation.names import ROTATION_ID_TAG, our_tags
 from lambdas.rotation.ports import KeyFacts
 from tests.fakes import START
@@ -56,11 +56,11 @@ def test_a_lost_answer_leaves_one_key(kms: AwsKms, old: KeyFacts) -> None:
     events.register_first("before-send.kms.CreateKey", lose_the_answer)
     try:
         with pytest.raises(AwsUnavailable):
-            kms.ensure_key(ALIAS, "d", OURS, like=old, since=None)
+            kms.ensure_key(ALIAS, "d", OURS, like=old, since=None, default_policy=False)
     finally:
         events.unregister("before-send.kms.CreateKey", lose_the_answer)
 
-    assert [kms.ensure_key(ALIAS, "d", OURS, like=old, since=None)] == lost
+    assert [kms.ensure_key(ALIAS, "d", OURS, like=old, since=None, default_policy=False)] == lost
 
 
 @pytest.fixture
@@ -77,9 +77,9 @@ def test_facts_of_a_key(kms: AwsKms, old: KeyFacts) -> None:
 def test_makes_one_key_with_alias_tags_and_rotation(kms: AwsKms, old: KeyFacts) -> None:
     client("kms").enable_key_rotation(KeyId=old.arn)
 
-    arn = kms.ensure_key(ALIAS, "orders", OURS, like=old, since=None)
+    arn = kms.ensure_key(ALIAS, "orders", OURS, like=old, since=None, default_policy=False)
 
-    assert arn == kms.ensure_key(ALIAS, "orders", OURS, like=old, since=None)
+    assert arn == kms.ensure_key(ALIAS, "orders", OURS, like=old, since=None, default_policy=False)
     assert kms.describe_key(ALIAS).arn == arn
     assert kms.describe_key(arn).tags == {"team": "pay", **OURS}
     assert client("kms").get_key_rotation_status(KeyId=arn)["KeyRotationEnabled"] is True
@@ -90,7 +90,7 @@ def test_a_key_whose_alias_was_never_made_is_found_by_its_tag(kms: AwsKms, old: 
     """CreateKey's answer got lost; a second key would cost money until somebody finds it."""
     lost = made(Tags=[{"TagKey": name, "TagValue": value} for name, value in OURS.items()])
 
-    assert lost == kms.ensure_key(ALIAS, "orders", OURS, like=old, since=None)
+    assert lost == kms.ensure_key(ALIAS, "orders", OURS, like=old, since=None, default_policy=False)
     assert kms.describe_key(ALIAS).arn == lost
 
 
@@ -100,18 +100,18 @@ def test_a_key_that_was_there_before_is_not_the_rotations_whatever_its_tag(kms: 
     since = kms.describe_key(planted).created_at + timedelta(minutes=6)
 
     assert kms.find_key(ALIAS, OURS[ROTATION_ID_TAG], since) is None
-    assert planted != kms.ensure_key(ALIAS, "orders", OURS, like=old, since=since)
+    assert planted != kms.ensure_key(ALIAS, "orders", OURS, like=old, since=since, default_policy=False)
     client("kms").delete_alias(AliasName=ALIAS)
     client("kms").create_alias(AliasName=ALIAS, TargetKeyId=planted.rpartition("/")[2])
     with pytest.raises(NameTaken, match=ALIAS):
-        kms.ensure_key(ALIAS, "orders", OURS, like=old, since=since)
+        kms.ensure_key(ALIAS, "orders", OURS, like=old, since=since, default_policy=False)
 
 
 def test_somebody_elses_alias_is_not_taken(kms: AwsKms, old: KeyFacts) -> None:
     client("kms").create_alias(AliasName=ALIAS, TargetKeyId=made().rpartition("/")[2])
 
     with pytest.raises(NameTaken, match=ALIAS):
-        kms.ensure_key(ALIAS, "orders", OURS, like=old, since=None)
+        kms.ensure_key(ALIAS, "orders", OURS, like=old, since=None, default_policy=False)
 
 
 @pytest.mark.parametrize("as_list", [False, True])
@@ -120,12 +120,29 @@ def test_the_policy_is_copied_and_names_the_new_key(kms: AwsKms, as_list: bool) 
     arn = made(Policy=policy("*"))
     client("kms").put_key_policy(KeyId=arn, PolicyName="default", Policy=policy([arn] if as_list else arn))
 
-    new = kms.ensure_key(ALIAS, "orders", OURS, like=kms.describe_key(arn), since=None)
+    new = kms.ensure_key(ALIAS, "orders", OURS, like=kms.describe_key(arn), since=None, default_policy=False)
 
     assert json.loads(policy("*")) == policy_of(new)
 
 
-def test_a_policy_that_kms_refuses_is_not_copied(kms: AwsKms, old: KeyFacts) -> None:
+@pytest.mark.parametrize("call", ["get_key_policy", "create_key"])
+def test_a_policy_that_cannot_be_copied_makes_no_key_that_is_open_to_others(
+    kms: AwsKms, old: KeyFacts, call: str
+) -> None:
+    """KMS's own policy, which it would get instead, lets in whomever IAM lets in."""
+    with Stubber(client("kms")) as stub, Stubber(client_that_asks_once("kms")) as creation:
+        stub.add_client_error("describe_key", "NotFoundException")
+        if call == "get_key_policy":
+            stub.add_client_error(call, "AccessDeniedException")
+        else:
+            stub.add_response("get_key_policy", {"Policy": policy("*")})
+            creation.add_client_error(call, "MalformedPolicyDocumentException")
+
+        with pytest.raises(DefaultKeyPolicy, match="default-key-policy"):
+            kms.ensure_key(ALIAS, "orders", OURS, like=old, since=None, default_policy=False)
+
+
+def test_a_policy_that_kms_refuses_is_not_copied_where_that_is_accepted(kms: AwsKms, old: KeyFacts) -> None:
     """It names principals that are gone, or would lock everybody out."""
     with Stubber(client("kms")) as stub, Stubber(client_that_asks_once("kms")) as creation:
         stub.add_client_error("describe_key", "NotFoundException")
@@ -137,7 +154,7 @@ def test_a_policy_that_kms_refuses_is_not_copied(kms: AwsKms, old: KeyFacts) -> 
         new = "arn:aws:kms:r:1:key/new"
         stub.add_response("enable_key_rotation", {}, {"KeyId": new, "RotationPeriodInDays": 180})
 
-        arn = kms.ensure_key(ALIAS, "orders", OURS, like=old, since=None)
+        arn = kms.ensure_key(ALIAS, "orders", OURS, like=old, since=None, default_policy=True)
 
     assert arn == "arn:aws:kms:r:1:key/new"
 
@@ -145,7 +162,7 @@ def test_a_policy_that_kms_refuses_is_not_copied(kms: AwsKms, old: KeyFacts) -> 
 def test_an_aws_managed_key_is_followed_by_one_that_rotates_yearly(kms: AwsKms, old: KeyFacts) -> None:
     of_aws = KeyFacts(**{**old.__dict__, "manager": "AWS", "tags": {}})
 
-    arn = kms.ensure_key(ALIAS, "orders", OURS, like=of_aws, since=None)
+    arn = kms.ensure_key(ALIAS, "orders", OURS, like=of_aws, since=None, default_policy=False)
 
     assert client("kms").get_key_rotation_status(KeyId=arn)["KeyRotationEnabled"] is True
 
@@ -235,7 +252,7 @@ def test_what_holds_for_the_old_key_holds_for_the_new_one(written: Any, escaped:
     text = json.dumps(policy, ensure_ascii=escaped, separators=(",", ":"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(client("kms"), "get_key_policy", lambda **asked: {"Policy": text})
-        carried = AwsKms()._policy_for_a_new_key(facts_of(KEY))
+        carried = AwsKms()._policy_for_a_new_key(facts_of(KEY), False)
 
     assert carried is not None
     assert len(carried) <= max(len(text), len(json.dumps(policy, separators=(",", ":"))))
@@ -252,7 +269,7 @@ def test_a_policy_that_fills_what_kms_takes_still_fits() -> None:
     text = json.dumps(policy, separators=(",", ":"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(client("kms"), "get_key_policy", lambda **asked: {"Policy": text})
-        carried = AwsKms()._policy_for_a_new_key(facts_of(KEY))
+        carried = AwsKms()._policy_for_a_new_key(facts_of(KEY), False)
 
     assert 32_000 < len(text) <= 32_768
     assert carried is not None

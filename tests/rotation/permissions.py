@@ -40,7 +40,6 @@ GRANTS = "grants"
 
 PATIENCE_SECONDS = 180.0
 KEY_ROTATION_DAYS = 180
-POLICY_MARK = "OnlyInTheOldKeysPolicy"
 BYSTANDERS_BASE = "elsewhere"
 IDLE_LOOKS = 4
 UNFINISHED_RULE = CONFIG.name("ended-unfinished")
@@ -150,9 +149,6 @@ class Lab:
         (region,) = CONFIG.backup_regions
         key = world.replicate_backups(self.customer.account, built.identifier, region, retention_days=1)
         kms = self.customer.client("kms", region)
-        policy = json.loads(kms.get_key_policy(KeyId=key, PolicyName="default")["Policy"])
-        policy["Statement"][0]["Sid"] = POLICY_MARK
-        kms.put_key_policy(KeyId=key, PolicyName="default", Policy=json.dumps(policy))
         kms.enable_key_rotation(KeyId=key, RotationPeriodInDays=KEY_ROTATION_DAYS)
         self._built.append(built)
         return built
@@ -201,9 +197,6 @@ class Lab:
         account, rds, kms = self.customer.account, self.customer.client("rds"), self.customer.client("kms")
         built = self.customer.build(identifier, rows=20, writers=1, databases=("orders",), **more)
         self.lend_roles_to(built.identifier)
-        policy = json.loads(kms.get_key_policy(KeyId=built.key_arn, PolicyName="default")["Policy"])
-        policy["Statement"][0]["Sid"] = POLICY_MARK
-        kms.put_key_policy(KeyId=built.key_arn, PolicyName="default", Policy=json.dumps(policy))
         kms.enable_key_rotation(KeyId=built.key_arn, RotationPeriodInDays=KEY_ROTATION_DAYS)
         rds.modify_db_instance(
             DBInstanceIdentifier=identifier,
@@ -437,7 +430,7 @@ class Lab:
         return {**json.loads(left[0]["state"]["S"]), **columns, "epoch": int(columns["epoch"])}
 
     def new_key(self) -> dict[str, Any]:
-        """The key that the last rotation has made and discarded: its policy, tags, and days between rotations."""
+        """The key that the last rotation has made and discarded: its tags, and days between rotations."""
         kms, latest = self.customer.client("kms"), max(self.entries(), key=lambda entry: entry["opened_at"]["S"])
         arn = latest["new_key"]["S"]
         if self.customer.key_state(arn) == "PendingDeletion":
@@ -453,7 +446,6 @@ class Lab:
     def _facts_of_key(self, arn: str) -> dict[str, Any]:
         kms = self.customer.client("kms", region_of(arn))
         return {
-            "policy": kms.get_key_policy(KeyId=arn, PolicyName="default")["Policy"],
             "tags": self.tags_of_key(arn),
             "days": kms.get_key_rotation_status(KeyId=arn).get("RotationPeriodInDays"),
         }

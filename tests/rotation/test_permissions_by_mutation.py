@@ -19,7 +19,6 @@ from sandbox.sweep.boundaries import BY_NETWORK, BY_SNAPSHOT, CLUSTER_BY_NETWORK
 from tests.rotation.permissions import (
     KEY_ROTATION_DAYS,
     PERMISSIONS,
-    POLICY_MARK,
     TASKS,
     Ended,
     Lab,
@@ -473,7 +472,6 @@ UNUSUAL: Mapping[Permission, Way] = {
     ("StartRotation", "states:StopExecution"): undecided,
     ("Preflight", "rds:DescribeBlueGreenDeployments"): planned_deployment,
     ("Preflight", "rds:DescribeDBParameters"): planned_deployment,
-    ("CreateNewKMSKey", "kms:GetKeyPolicy"): back_with_a_key,
     ("CreateNewKMSKey", "kms:GetKeyRotationStatus"): back_with_a_key,
     ("CreateNewKMSKey", "kms:ListResourceTags"): back_with_a_key,
     ("WaitForReplicationSync", "rds:AddTagsToResource"): tagged_meanwhile,
@@ -616,10 +614,8 @@ RDS_DOES_NOT_SAY: Mapping[str, tuple[str, ...]] = {
 
 SHOWS_OTHERWISE: Mapping[Permission, Callable[[Lab, Ended], bool]] = {
     # The new key has what can be read of the old one.
-    ("CreateNewKMSKey", "kms:GetKeyPolicy"): lambda lab, ended: POLICY_MARK not in lab.new_key()["policy"],
     ("CreateNewKMSKey", "kms:GetKeyRotationStatus"): lambda lab, ended: lab.new_key()["days"] != KEY_ROTATION_DAYS,
     ("CreateNewKMSKey", "kms:ListResourceTags"): lambda lab, ended: "owner" not in lab.new_key()["tags"],
-    ("ReplicateBackups", "kms:GetKeyPolicy"): lambda lab, _: POLICY_MARK not in lab.new_key_abroad()["policy"],
     ("ReplicateBackups", "kms:GetKeyRotationStatus"): lambda lab, _: lab.new_key_abroad()["days"] != KEY_ROTATION_DAYS,
     ("ReplicateBackups", "kms:ListResourceTags"): lambda lab, _: "owner" not in lab.new_key_abroad()["tags"],
     # Tags say which keys may be retired without asking.

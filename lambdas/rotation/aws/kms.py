@@ -8,7 +8,7 @@ from typing import Any
 
 from lambdas.rotation import names
 from lambdas.rotation.aws.client import calls, client, client_that_asks_once, pages
-from lambdas.rotation.errors import AccessRefused, AwsRefused, NameTaken
+from lambdas.rotation.errors import AccessRefused, AwsRefused, DefaultKeyPolicy, NameTaken
 from lambdas.rotation.ports import KeyFacts
 from lambdas.rotation.step import logger
 
@@ -43,7 +43,13 @@ class AwsKms:
         return str(self._metadata(key_arn)["KeyState"])
 
     def ensure_key(
-        self, alias: str, description: str, tags: Mapping[str, str], like: KeyFacts | None, since: datetime | None
+        self,
+        alias: str,
+        description: str,
+        tags: Mapping[str, str],
+        like: KeyFacts | None,
+        since: datetime | None,
+        default_policy: bool,
     ) -> str:
         """The ARN of this rotation's key: found by its alias, else by its tag, else made.
 
@@ -52,13 +58,15 @@ class AwsKms:
 
         CreateKey has no client token: a key whose answer got lost is found again by the tag that was set with it, by
         the step's next attempt. (The SDK's own would come before KMS shows the first one's tag, and make another.)
-        The new key gets the old one's policy, tags and rotation of key material where they can be read.
+        The new key gets the old one's policy, and its tags and rotation of key material where they can be read.
 
         Raises:
+            DefaultKeyPolicy: terminal; the old key's policy cannot be read, or names principals that are gone, or
+                would lock the function out. KMS's own would let in whomever IAM lets in.
             NameTaken: terminal; the alias leads to a key that this rotation did not make.
         """
         found = self._found(alias, tags[names.ROTATION_ID_TAG], since)
-        arn = found or self._create(description, tags, like)
+        arn = found or self._create(description, tags, like, default_policy)
         self._ensure_alias(alias, arn)
         self._ensure_rotation(arn, like)
         return arn
@@ -98,7 +106,7 @@ class AwsKms:
         ours = (str(key["Arn"]) for key in keys if key["KeyState"] in _USABLE and not _was_there(key, since))
         return next(ours, None)
 
-    def _create(self, description: str, tags: Mapping[str, str], like: KeyFacts | None) -> str:
+    def _create(self, description: str, tags: Mapping[str, str], like: KeyFacts | None, default_policy: bool) -> str:
         inherited = names.owners_tags(like.tags) if like is not None else {}
         parameters: dict[str, Any] = {
             "Description": description,
@@ -108,15 +116,14 @@ class AwsKms:
         }
         if like is not None and like.multi_region:
             parameters["MultiRegion"] = True
-        policy = self._policy_for_a_new_key(like) if like is not None else None
+        policy = self._policy_for_a_new_key(like, default_policy) if like is not None else None
         if like is not None and policy is not None:
             try:
                 return self._create_with(parameters | {"Policy": policy})
             except AwsRefused as refused:
                 if refused.code != "MalformedPolicyDocumentException":
                     raise
-                # It names principals that are gone, or would lock us out: KMS's own policy (the account) is used.
-                logger.warning("policy of the old key not copied", old_key=like.arn, refusal=str(refused))
+                _refuse_unless(default_policy, like, refused)
         return self._create_with(parameters)
 
     def _create_with(self, parameters: Mapping[str, Any]) -> str:
@@ -193,15 +200,18 @@ class AwsKms:
             return {}
         return {tag["TagKey"]: tag["TagValue"] for tag in found}
 
-    def _policy_for_a_new_key(self, like: KeyFacts) -> str | None:
-        """The old key's policy for a key that does not exist yet: what it says of the old key it says of "this key"."""
+    def _policy_for_a_new_key(self, like: KeyFacts, default_policy: bool) -> str | None:
+        """The old key's policy for a key that does not exist yet: what it says of the old key it says of "this key".
+
+        None of a key of AWS's, which has no policy of an owner's, and where KMS's own will do.
+        """
         if like.manager != "CUSTOMER":
             return None
         try:
             with calls("kms:GetKeyPolicy"):
                 text = str(client("kms", *self._region).get_key_policy(KeyId=like.arn, PolicyName="default")["Policy"])
         except (AccessRefused, AwsRefused) as refused:
-            logger.warning("policy of the old key not copied", old_key=like.arn, refusal=str(refused))
+            _refuse_unless(default_policy, like, refused)
             return None
         document = json.loads(text)
         named = [
@@ -213,6 +223,16 @@ class AwsKms:
             statement["Resource"] = "*"
         # As it was written, or with nothing between its parts: a policy may fill all of KMS's 32 KB.
         return json.dumps(document, separators=(",", ":")) if named else text
+
+
+def _refuse_unless(accepted: bool, like: KeyFacts, refused: Exception) -> None:
+    """KMS's own policy lets in whomever IAM lets in."""
+    if not accepted:
+        raise DefaultKeyPolicy(
+            f"the policy of {like.arn} cannot be given to a new key: {refused}. Correct it, or accept KMS's own: "
+            '"Accept": ["default-key-policy"]'
+        ) from refused
+    logger.warning("policy of the old key not copied", old_key=like.arn, refusal=str(refused))
 
 
 def _was_there(key: Mapping[str, Any], since: datetime | None) -> bool:
