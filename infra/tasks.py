@@ -739,7 +739,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
         ),
         Task(
             "VerifySwitchover",
-            "Compares the members after RDS has switched over, marks the sources for removal, ends the deployment",
+            "Compares the members after RDS has switched over, marks the sources, ends an instance's deployment",
             (
                 journal,
                 see_db,
@@ -791,6 +791,9 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 ),
                 allow("rds:DeleteDBClusterSnapshot", on=our_cluster_snapshot, when=MADE_BY_A_ROTATION),
                 allow("rds:ModifyDBCluster", "rds:DeleteDBCluster", on=any_cluster, when=MARKED_FOR_REMOVAL),
+                # Of a cluster by blue/green, which its deployment keeps from being written to until now.
+                see_deployments,
+                allow("rds:DeleteBlueGreenDeployment", on=any_deployment, when=MADE_BY_A_ROTATION),
                 # Of a cluster of which RDS copies no snapshot under a key, and restores one.
                 *restore_cluster(interim_cluster, interim_instances),
                 allow(

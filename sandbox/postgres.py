@@ -486,6 +486,7 @@ class PostgresServer(LocalServer):
 
     def allow_writes(self) -> None:
         self.promote()
+        self.accept_writes()
 
     def position(self) -> str:
         """After everything that was committed, also what is not on the disk yet."""

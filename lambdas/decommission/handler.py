@@ -5,7 +5,7 @@ from typing import Literal
 
 from lambdas.decommission import interim
 from lambdas.decommission.right import establish, left_behind, orphans
-from lambdas.rotation import databases, names, snapshots
+from lambdas.rotation import databases, names, snapshots, switchover
 from lambdas.rotation.errors import RetirementRefused
 from lambdas.rotation.polling import look_again_seconds
 from lambdas.rotation.ports import Instance, Ports
@@ -55,12 +55,29 @@ def _counted(rotation: Rotation, now: datetime) -> Decommission:
     progress = rotation.decommission
     if progress is None:
         temporary, kept = snapshots.pair_of(rotation)
-        is_early = rotation.capture is not None or rotation.pre_copy is not None
-        first: Literal["early", "snapshot"] = "early" if is_early else "snapshot"
+        first = _first_stage(rotation)
         progress = Decommission(stage=first, temporary_snapshot=temporary, kept_snapshot=kept, started_at=now)
     if progress.execution_arn == rotation.execution_arn:
         return progress
     return progress.having(execution_arn=rotation.execution_arn, started_at=now)
+
+
+def _first_stage(rotation: Rotation) -> Literal["end-deployment", "early", "snapshot"]:
+    _, database = rotation.planned()
+    if rotation.deployment is not None and database.is_cluster:
+        return "end-deployment"
+    return "early" if rotation.capture is not None or rotation.pre_copy is not None else "snapshot"
+
+
+def _end_deployment(rotation: Rotation, progress: Decommission, source: Instance | None, ports: Ports) -> Decommission:
+    """Before anything of the source is removed: RDS deletes no member of a deployment.
+
+    Written down first: from here on RDS lets sessions write to the source. What they write before the snapshot is in
+    that. A deployment that somebody has deleted is gone, and what RDS refuses is asked for again.
+    """
+    ports.ledger.record(rotation.having(decommission=progress))
+    left = switchover.left_of(rotation.deployed(), ports)
+    return progress if left else progress.having(stage="snapshot")
 
 
 def _early(rotation: Rotation, progress: Decommission, source: Instance | None, ports: Ports) -> Decommission:
@@ -186,6 +203,7 @@ def _finished(rotation: Rotation, progress: Decommission, ports: Ports) -> Decom
 
 
 _STAGES = {
+    "end-deployment": _end_deployment,
     "early": _early,
     "snapshot": _snapshot,
     "copy": _copy,

@@ -434,7 +434,9 @@ class ReplicaRebuild(_Part):
 class Decommission(_Part):
     """Progress of removing the source; ``stage`` says what is being waited for."""
 
-    stage: Literal["early", "snapshot", "copy", "delete-snapshot", "delete-source", "rekey-kept", "done"]
+    stage: Literal[
+        "end-deployment", "early", "snapshot", "copy", "delete-snapshot", "delete-source", "rekey-kept", "done"
+    ]
     temporary_snapshot: str | None = None
     kept_snapshot: str | None = None
     started_at: AwareDatetime

@@ -1,11 +1,14 @@
-"""Which side of a blue/green deployment serves: decided from what RDS shows now, never from the execution's state."""
+"""Which side of a blue/green deployment serves: decided from what RDS shows now, never from the execution's state.
+
+And the end of a deployment that was switched over.
+"""
 
 from datetime import timedelta
 from typing import Literal
 
 from lambdas.rotation import databases
 from lambdas.rotation.ports import BlueGreenDeployment, Ports
-from lambdas.rotation.state import Member, Rotation
+from lambdas.rotation.state import Deployment, Member, Rotation
 
 Serving = Literal["source", "target", "undecided"]
 
@@ -52,3 +55,13 @@ def _is_still_called(primary: Member, ports: Ports) -> bool:
     """An answer of RDS's may be a moment old. Whoever acted on that name would take production for the source."""
     former = databases.by_resource_id(primary.source_resource_id, ports)
     return former is not None and former.database.arn == primary.source_arn
+
+
+def left_of(deployment: Deployment, ports: Ports) -> str | None:
+    """Asks for its end, without its target: that is production now. None when nothing of it is left."""
+    live = ports.blue_green.describe(deployment.name)
+    if live is None:
+        return None
+    if live.status != DELETING:
+        ports.blue_green.request_deletion(live.identifier, with_target=False)
+    return f"{live.name} is to be deleted (it is {live.status})"

@@ -2,23 +2,23 @@
 
 from collections.abc import Iterator
 
-from lambdas.rotation import databases
+from lambdas.rotation import databases, switchover
 from lambdas.rotation.ports import Instance, Ports
-from lambdas.rotation.state import Deployment, Member, Rotation
-from lambdas.rotation.switchover import DELETING
+from lambdas.rotation.state import Member, Rotation
 
 NOT_COMPARED = ("Performance Insights key",)
 """RDS copies Performance Insights with the key that it has."""
 
 
-def deployment_is_gone(deployment: Deployment, ports: Ports) -> str | None:
-    """Asks for its end, without its target: that is production now."""
-    live = ports.blue_green.describe(deployment.name)
-    if live is None:
-        return None
-    if live.status != DELETING:
-        ports.blue_green.request_deletion(live.identifier, with_target=False)
-    return f"{live.name} is to be deleted (it is {live.status})"
+def deployment(rotation: Rotation, ports: Ports) -> str | None:
+    """That of an instance is to go: its end changes nothing there, and RDS deletes none of its members before it.
+
+    That of a cluster stays until Decommission: only as long as there is one does RDS keep the former production from
+    being written to (Aurora User Guide: deleting a blue/green deployment). Whoever comes by a stale address would
+    commit there, and lose it.
+    """
+    _, source = rotation.planned()
+    return None if source.is_cluster else switchover.left_of(rotation.deployed(), ports)
 
 
 def names_are_exchanged(one: Member, source: Instance | None, target: Instance | None) -> Iterator[str | None]:

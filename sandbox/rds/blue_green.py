@@ -61,11 +61,7 @@ class Clusterable(Switchable, Protocol):
         ...
 
     def allow_writes(self) -> None:
-        """The end of :meth:`forbid_writes`. The setting stays by which :meth:`refuse_writes` keeps sessions from it.
-
-        That an Aurora cluster is read-only until the deployment is deleted, also without that setting, is documented;
-        not that RDS takes the setting away.
-        """
+        """The end of :meth:`forbid_writes` and of :meth:`refuse_writes`: any session writes, also one of before."""
         ...
 
 
@@ -409,7 +405,8 @@ class BlueGreen(MultiAzClusters):
             if green.source and green.server:
                 self._make_primary(green)
         elif deployment.clusters:
-            # RDS protects the former production cluster only as long as there is a deployment.
+            # RDS protects the former production cluster only as long as there is a deployment (Aurora User Guide:
+            # deleting a blue/green deployment); an instance it leaves as it is (RDS User Guide: the same).
             assert isinstance(blue.server, Clusterable)
             blue.server.allow_writes()
 

@@ -120,8 +120,13 @@ class Onlooker:
         return found + [endpoint.name for endpoint in known[-1:] if found and self._writable(endpoint)]
 
     def _should_be_closed(self) -> bool:
-        """All but one; of a source that nobody has fenced the target is open until WaitForRestore has seen it."""
+        """All but one; of a source that nobody has fenced the target is open until WaitForRestore has seen it.
+
+        And what was a cluster's blue side from when Decommission asks for the end of its deployment (docs/limits.md).
+        """
         state = _latest_state(self._customer, self._built.identifier)
+        if self._built.is_cluster and state.get("deployment") and state.get("decommission"):
+            return False
         if not state.get("capture"):
             return True
         is_made = (state.get("restoration") or {}).get("stage") == "done"

@@ -52,6 +52,14 @@ FORWARD = [
     Scenario("bg-mariadb", ends="forward", world=MARIADB),
     Scenario("bg-mysql", ends="forward", world=MYSQL),
     Scenario("bg-cluster", ends="forward", request=LOGICALLY, world=AURORA),
+    # At the end of its grace period, too, only one side takes writes.
+    Scenario(
+        "bg-cluster-kept",
+        ({"kind": "held", "function": "decommission", "seconds": 5},),
+        ends="forward",
+        request={**LOGICALLY, "GraceDays": 1},
+        world=AURORA,
+    ),
     Scenario(
         "bg-cluster-stopped-at-request",
         ({"kind": "stopped", "function": "switch-over", "call": SWITCHOVER, "seconds": 1},),

@@ -490,6 +490,8 @@ UNUSUAL: Mapping[Permission, Way] = {
     ("RebuildReplicas", "rds:DeleteDBInstance"): without_readers,
     ("RestoreTarget", "rds:CreateDBInstance"): of_a_multi_az_cluster,
     ("Decommission", "rds:CreateDBInstance"): of_a_multi_az_cluster,
+    ("Decommission", "rds:DeleteBlueGreenDeployment"): of_a_cluster,
+    ("Decommission", "rds:DescribeBlueGreenDeployments"): of_a_cluster,
     ("Decommission", "rds:RestoreDBClusterFromSnapshot"): of_a_multi_az_cluster,
     ("Notify", "states:SendTaskFailure"): refused_and_answered,
     ("Notify", "states:SendTaskSuccess"): answered,

@@ -135,6 +135,8 @@ def test_a_switchover_under_writes_loses_nothing_and_exchanges_names_and_keys(sa
     assert code_of(sandbox.rds.delete_db_instance, **protected) == "InvalidDBInstanceState"
     sandbox.rds.delete_blue_green_deployment(**deletion)
     gone(sandbox, identifier)
+    with sandbox.session(left) as sql, pytest.raises(pg8000.exceptions.DatabaseError, match="25006"):
+        sql.run("INSERT INTO t VALUES (0)")  # that it is an instance's changes nothing for blue
     sandbox.rds.delete_db_instance(**protected)
     sandbox.gone("orders-old1")
 

@@ -110,13 +110,13 @@ def test_a_switchover_under_writes_loses_nothing_and_exchanges_names_and_keys(sa
     deletion = {"BlueGreenDeploymentIdentifier": identifier}
     assert code_of(sandbox.rds.delete_blue_green_deployment, **deletion, DeleteTarget=True) != ""
     assert code_of(sandbox.rds.delete_db_instance, DBInstanceIdentifier="orders-1-old1") == "InvalidDBInstanceState"
-    sandbox.rds.delete_blue_green_deployment(**deletion)
-    gone(sandbox, identifier)
+    with sandbox.session_at(left["Endpoint"]) as idle:
+        assert idle.run("SHOW transaction_read_only") == [["on"]]
+        sandbox.rds.delete_blue_green_deployment(**deletion)
+        gone(sandbox, identifier)
+        idle.run("INSERT INTO t VALUES (0)")  # only the deployment protected it from that
     with sandbox.session_at(left["Endpoint"]) as sql:
-        with pytest.raises(pg8000.exceptions.DatabaseError, match=READ_ONLY):
-            sql.run("INSERT INTO t VALUES (0)")
-        sql.run("SET default_transaction_read_only = off")
-        sql.run("INSERT INTO t VALUES (0)")  # only the deployment protected it from that
+        sql.run("INSERT INTO t VALUES (-1)")
     for name in ("orders-1-old1", "orders-2-old1"):
         sandbox.rds.delete_db_instance(DBInstanceIdentifier=name)
     sandbox.rds.delete_db_cluster(DBClusterIdentifier="orders-old1", SkipFinalSnapshot=True)

@@ -11,6 +11,7 @@ from lambdas.preflight.handler import preflight
 from lambdas.roll_back_deployment.handler import roll_back_deployment
 from lambdas.rotation import names
 from lambdas.rotation.errors import (
+    AwsUnavailable,
     InputRefused,
     PreflightRefused,
     RetirementRefused,
@@ -22,6 +23,7 @@ from lambdas.rotation.errors import (
 from lambdas.rotation.names import DECOMMISSION_TAG, DEPLOYMENT_TAG, GREEN_TAG
 from lambdas.rotation.ports import Instance
 from lambdas.rotation.state import Key, Rotation
+from lambdas.rotation.switchover import COMPLETED
 from lambdas.rotation.undoing import SLOWEST_FUNCTION
 from lambdas.start_rotation.handler import start_rotation
 from lambdas.switch_over.handler import switch_over
@@ -399,6 +401,109 @@ def test_afterwards_the_name_is_the_targets_and_the_owners_tags_are_on_it() -> N
     assert OWNERS_TAGS.items() <= ports.rds.instances[SHOP].tags.items()
     assert ports.rds.instances[f"{SHOP}-old1"].tags[DECOMMISSION_TAG] == ROTATION_ID
     assert ports.ledger.successor(SHOP) == rotation.synced_target().resource_id
+
+
+DELETION = "blue_green.request_deletion bgd-1 with_target=False"
+
+
+def after_grace(ports: FakePorts) -> Rotation:
+    rotation = visit(verify_switchover, switched(ports), ports)
+    assert rotation.verification is not None
+    assert rotation.verification.complete, rotation.verification.pending
+    ports.clock.advance(7 * 86400)
+    ports.calls.clear()
+    return rotation
+
+
+def stage_of(rotation: Rotation) -> str:
+    assert rotation.decommission is not None
+    return rotation.decommission.stage
+
+
+def test_the_deployment_stands_for_the_whole_grace_period() -> None:
+    """Only as long does RDS keep the source from being written to: whoever comes by a stale address commits there."""
+    ports = ports_of()
+    rotation = visit(verify_switchover, switched(ports), ports)
+    ports.clock.advance(7 * 86400 - 1)
+
+    with pytest.raises(RetirementRefused, match="the grace period of shop-old1 is not over"):
+        visit(decommission, rotation, ports)
+    assert ports.blue_green.live is not None
+    assert ports.blue_green.live.status == COMPLETED
+    assert DELETION not in ports.calls
+
+
+def test_the_end_of_the_deployment_comes_before_the_end_of_the_source() -> None:
+    """RDS deletes none of its members before."""
+    ports = ports_of()
+    rotation = after_grace(ports)
+    for _ in range(2):
+        rotation = visit(decommission, rotation, ports)
+        assert stage_of(rotation) == "end-deployment"
+        assert [DELETION] == deeds(ports)
+    rotation = visit(decommission, rotation, ports)
+    assert stage_of(rotation) == "snapshot"
+    assert [DELETION] == deeds(ports)
+
+    visit(decommission, rotation, ports)
+
+    assert len(deeds(ports)) == 2
+    assert ports.rds.snapshots
+
+
+def deeds(ports: FakePorts) -> list[str]:
+    """What was asked of RDS."""
+    return [call for call in ports.calls if "request_" in call]
+
+
+def test_a_deployment_that_somebody_has_deleted_is_gone() -> None:
+    ports = ports_of()
+    rotation = after_grace(ports)
+    ports.blue_green.live = None
+
+    rotation = visit(decommission, rotation, ports)
+
+    assert (stage_of(rotation), deeds(ports)) == ("snapshot", [])
+
+
+def test_a_deployment_that_does_not_go_keeps_the_source() -> None:
+    """What RDS refuses is asked for again, for seven days; then a person looks at it."""
+    ports = ports_of()
+    rotation = after_grace(ports)
+    ports.blue_green.becomes("SWITCHOVER_IN_PROGRESS")
+    rotation = visit(decommission, rotation, ports)
+    ports.clock.advance(7 * 86400)
+    rotation = visit(decommission, rotation, ports)
+    assert (stage_of(rotation), deeds(ports)) == ("end-deployment", [])
+    ports.clock.advance(1)
+
+    with pytest.raises(RetirementRefused, match="end-deployment of shop-old1 is not done after 7 days"):
+        visit(decommission, rotation, ports)
+    assert not ports.rds.snapshots
+
+
+def test_that_the_source_may_be_written_to_is_in_the_journal_before_rds_is_asked() -> None:
+    """Whoever looks for what wrote there finds since when it could."""
+    ports = ports_of()
+    rotation = after_grace(ports)
+    ports.fail("blue_green.request_deletion", AwsUnavailable("lost"), when="after")
+
+    with pytest.raises(AwsUnavailable):
+        visit(decommission, rotation, ports)
+
+    assert stage_of(ports.ledger.current(rotation)) == "end-deployment"
+
+
+def test_a_deployment_whose_source_has_the_name_again_is_left_alone() -> None:
+    """Somebody has gone back by hand: it may be what keeps the target from being written to."""
+    ports = ports_of()
+    rotation = after_grace(ports)
+    old = ports.rds.instances[f"{SHOP}-old1"].database
+    ports.rds.alter(f"{SHOP}-old1", database=old.having(arn=rotation.deployed().primary.source_arn))
+
+    with pytest.raises(RetirementRefused, match="has the name that applications use again"):
+        visit(decommission, rotation, ports)
+    assert deeds(ports) == []
 
 
 def decommissioned(rotation: Rotation, ports: FakePorts) -> Rotation:
