@@ -50,9 +50,7 @@ def _followers(source: Instance, rotation: Rotation, ports: Ports) -> list[Insta
         known = [member.source_resource_id for member in rotation.deployment.members[1:]]
         found = [ports.rds.describe_instance_by_resource_id(resource_id) for resource_id in known]
     else:
-        instances = [one["DBInstanceIdentifier"] for one in source.raw.get("DBClusterMembers") or ()]
-        followers = instances or source.raw.get("ReadReplicaDBInstanceIdentifiers") or ()
-        found = [ports.rds.describe_instance(identifier) for identifier in followers]
+        found = [ports.rds.describe_instance(identifier) for identifier in databases.followers_of(source)]
     if None in found:
         raise UnknownDatabase(f"what belongs to {source.database.identifier} has changed meanwhile; start again")
     return [follower for follower in found if follower is not None]

@@ -20,6 +20,8 @@ def limitation(rotation: Rotation, source: Instance, ports: Ports) -> str | None
         return f"{identifier} is not marked for removal by this rotation ({names.DECOMMISSION_TAG})"
     if (taken_back := _taken_back(rotation, source, ports)) is not None:
         return taken_back
+    if strangers := _unmarked(rotation, source, ports):
+        return f"{identifier} has instances that this rotation has not marked for removal: {', '.join(strangers)}"
     successor_id = ports.ledger.successor(plan.base_name)
     if successor_id is None or successor_id == source.database.resource_id:
         return f"{plan.base_name} leads to {identifier} itself"
@@ -62,6 +64,18 @@ def _taken_back(rotation: Rotation, source: Instance, ports: Ports) -> str | Non
         if followers := _live(replica.raw.get("ReadReplicaDBInstanceIdentifiers") or (), ports):
             return f"{identifier} has replicas, which RDS would promote: {', '.join(sorted(followers))}"
     return None
+
+
+def _unmarked(rotation: Rotation, source: Instance, ports: Ports) -> list[str]:
+    """Instances that have joined an old cluster, which nobody has fenced: somebody may use them, and RDS deletes no
+    cluster that has any."""
+    if rotation.deployment is None:
+        return []
+    return [
+        one.database.identifier
+        for one in databases.instances_of(source, ports)
+        if one.status != "deleting" and one.tags.get(names.DECOMMISSION_TAG) != rotation.rotation_id
+    ]
 
 
 def _live(names: Iterable[str], ports: Ports) -> set[str]:

@@ -68,6 +68,12 @@ def instances_of(cluster: Instance, ports: Ports) -> list[Instance]:
     return [instance for instance in found if instance is not None]
 
 
+def followers_of(database: Instance) -> list[str]:
+    """What RDS lists of a cluster's instances, or of an instance's replicas: names, of another Region ARNs."""
+    instances = [str(one["DBInstanceIdentifier"]) for one in database.raw.get("DBClusterMembers") or ()]
+    return instances or [str(one) for one in database.raw.get("ReadReplicaDBInstanceIdentifiers") or ()]
+
+
 def parts_of(database: Instance, ports: Ports) -> list[Instance]:
     """Itself, then the instances of a cluster, the writer first."""
     return [database, *instances_of(database, ports)]

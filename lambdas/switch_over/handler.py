@@ -1,5 +1,7 @@
 """SwitchOver: the commit point. RDS is asked to let green take blue's place."""
 
+from collections.abc import Iterator, Sequence
+
 from lambdas.rotation import databases, switchover
 from lambdas.rotation.errors import SwitchoverFailed, TargetMismatch, WrongKey
 from lambdas.rotation.ports import BlueGreenDeployment, Instance, Ports
@@ -10,6 +12,9 @@ SHORTEST_TIMEOUT_SECONDS = 30
 """RDS takes 30 to 3600 seconds."""
 ASKED_FOR = (switchover.UNDER_WAY, switchover.COMPLETED)
 
+Side = tuple[Instance, Instance]
+"""A member and its copy."""
+
 
 def switch_over(rotation: Rotation, ports: Ports) -> Rotation:
     """Ask RDS for the switchover, provided that every member is what it has to be at this moment. Does not wait.
@@ -18,6 +23,7 @@ def switch_over(rotation: Rotation, ports: Ports) -> Rotation:
     stops writes, lets green catch up, and exchanges the names, or rolls all of it back within the write outage budget.
 
     Where a member is not available (its daily backup has begun) nothing is asked, and the deployment no longer ready.
+    The same where an instance that has joined blue meanwhile is on its way out again.
     Idempotent: one that is under way or done is left as it is. A request whose answer got lost is made again, which RDS
     refuses while the first one is being worked on; of that it may show nothing yet. So a refusal decides nothing:
     WaitForSwitchover looks for two minutes whether a switchover begins.
@@ -64,12 +70,32 @@ def _seen_once_more(rotation: Rotation, live: BlueGreenDeployment, ports: Ports)
     state = ports.kms.key_state(rotation.keyed().arn)
     if state != "Enabled":
         raise TargetMismatch(f"the key of {live.name} is {state}: it could soon not be read")
-    return tuple(
+    sides = [_both_sides(rotation, member, ports) for member in deployment.members]
+    return *_leaving(sides, ports), *(
         f"{instance.database.identifier} to be available (it is {instance.status})"
-        for member in deployment.members
-        for instance in _both_sides(rotation, member, ports)
+        for pair in sides
+        for instance in pair
         if instance.status != "available"
     )
+
+
+def _leaving(sides: Sequence[Side], ports: Ports) -> Iterator[str]:
+    """Instances that have joined blue since its copy was asked for (a person's, or Auto Scaling's), and leave it again.
+
+    Raises: TargetMismatch for one that stays. It has no copy, and RDS would leave it behind, with those who read there.
+    """
+    known = {one.database.identifier for pair in sides for one in pair if not one.database.is_cluster}
+    listed = {name: source for source, _ in sides for name in databases.followers_of(source)}
+    for name in sorted(set(listed) - known):
+        elsewhere = ":" in name  # an ARN, of another Region
+        found = None if elsewhere else ports.rds.describe_instance(name)
+        if elsewhere or (found is not None and found.status != "deleting"):
+            raise TargetMismatch(
+                f"{name} has joined {listed[name].database.identifier} meanwhile, and has no copy: applications that "
+                "read from it would go on reading from what is left behind; delete it, and make it anew afterwards"
+            )
+        if found is not None:
+            yield f"{name} to be gone (it is {found.status})"
 
 
 def _both_sides(rotation: Rotation, member: Member, ports: Ports) -> tuple[Instance, Instance]:

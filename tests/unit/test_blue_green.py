@@ -397,6 +397,36 @@ def test_a_member_that_somebody_has_made_anew_is_another_one(name: str, why: str
     assert SWITCHOVER not in ports.calls
 
 
+def followed_by(ports: FakePorts, name: str, *followers: str) -> None:
+    """As RDS lists replicas."""
+    raw = {**ports.rds.instances[name].raw, "ReadReplicaDBInstanceIdentifiers": [*followers]}
+    ports.rds.alter(name, raw=raw)
+
+
+@pytest.mark.parametrize("of", [SOURCE, f"{SOURCE}-r1"])
+@pytest.mark.parametrize("name", [f"{SOURCE}-r2", "arn:aws:rds:us-east-1:1:db:orders-far"])
+def test_a_replica_that_has_joined_blue_meanwhile_ends_the_rotation(of: str, name: str) -> None:
+    """It has no copy: after the switchover it would follow what is left behind, and its readers with it."""
+    ports = ports_of(replica=True)
+    rotation = ready(ports)
+    if ":" not in name:
+        ports.rds.add(name, key_arn=OLD_KEY, replica_of=of)
+    followed_by(ports, of, *ports.rds.instances[of].raw.get("ReadReplicaDBInstanceIdentifiers", ()), name)
+
+    with pytest.raises(TargetMismatch, match=f"^{name} has joined {of} meanwhile, and has no copy"):
+        visit(switch_over, rotation, ports)
+    assert SWITCHOVER not in ports.calls
+    assert ports.ledger.current(rotation).deployed().switchover_requested_at is None, "it goes back"
+
+
+def test_green_follows_blue_and_has_not_joined_it() -> None:
+    ports = ports_of(replica=True)
+    rotation = ready(ports)
+    followed_by(ports, SOURCE, f"{SOURCE}-r1", GREEN)
+
+    assert visit(switch_over, rotation, ports).deployed().switchover_requested_at
+
+
 def test_what_was_asked_for_once_is_asked_for_again_whatever_a_member_does() -> None:
     """It may be the switchover that it is busy with; to wait for it anew would be to forget that RDS was asked."""
     ports = ports_of()

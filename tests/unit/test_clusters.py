@@ -138,7 +138,7 @@ def test_a_cluster_that_can_be_copied_is_not_refused() -> None:
     rotation = preflight(planned(ports), ports)
 
     assert rotation.preflight is not None
-    assert ["SwitchoverByRds"] == [warning.name for warning in rotation.preflight.warnings]
+    assert ["SwitchoverByRds", "AutoScaling"] == [warning.name for warning in rotation.preflight.warnings]
 
 
 def test_warns_of_policies_that_name_the_resource_id() -> None:
@@ -148,7 +148,9 @@ def test_warns_of_policies_that_name_the_resource_id() -> None:
     rotation = preflight(planned(ports), ports)
 
     assert rotation.preflight is not None
-    assert ["SwitchoverByRds", "ResourceIdChanges"] == [warning.name for warning in rotation.preflight.warnings]
+    assert ["SwitchoverByRds", "ResourceIdChanges", "AutoScaling"] == [
+        warning.name for warning in rotation.preflight.warnings
+    ]
 
 
 @pytest.mark.parametrize("strategy", ["read-replica", "catch-up"])
@@ -378,8 +380,44 @@ def test_roles_that_rds_does_not_copy_are_asked_for_and_waited_for() -> None:
     assert visit(wait_for_green, rotation, ports).deployed().ready
 
 
-def test_an_instance_that_came_meanwhile_ends_the_rotation() -> None:
-    """It has no copy: RDS would leave it behind, and applications that read from it with it."""
+def joined(ports: FakePorts, name: str, cluster: str = SHOP) -> None:
+    """Somebody, or Auto Scaling, adds an instance to a cluster."""
+    if name not in ports.rds.instances:
+        ports.rds.add(name, key_arn=OLD_KEY)
+    members = [*ports.rds.instances[cluster].raw["DBClusterMembers"], {"DBInstanceIdentifier": name}]
+    ports.rds.alter(cluster, **having(ports.rds.instances[cluster], DBClusterMembers=members))
+
+
+@pytest.mark.parametrize("name", ["application-autoscaling-1", "shop"])
+def test_an_instance_that_has_joined_blue_ends_the_rotation(name: str) -> None:
+    """It has no copy: RDS would leave it behind, and applications that read from it with it. It may have any name."""
+    ports = ports_of()
+    rotation = ready(ports)
+    joined(ports, name)
+
+    with pytest.raises(TargetMismatch, match=f"^{name} has joined shop meanwhile, and has no copy"):
+        visit(switch_over, rotation, ports)
+    assert not [call for call in ports.calls if "request_switchover" in call]
+    assert ports.ledger.current(rotation).deployed().switchover_requested_at is None, "it goes back"
+
+
+def test_an_instance_that_leaves_blue_again_is_waited_for() -> None:
+    """To undo a copy of hours because of it would be for nothing."""
+    ports = ports_of()
+    rotation = ready(ports)
+    joined(ports, "shop-3")
+    ports.rds.alter("shop-3", status="deleting")
+
+    rotation = visit(switch_over, rotation, ports)
+
+    assert not rotation.deployed().ready
+    assert rotation.deployed().waiting_for == ("shop-3 to be gone (it is deleting)",)
+    assert rotation.deployed().switchover_requested_at is None
+    del ports.rds.instances["shop-3"]  # RDS may list it for a moment longer
+    assert visit(switch_over, visit(wait_for_green, rotation, ports), ports).deployed().switchover_requested_at
+
+
+def test_a_member_that_rds_has_added_ends_the_rotation() -> None:
     ports = ports_of()
     rotation = ready(ports)
     ports.blue_green.pairs.append(("db-SHOP", "db-SHOP"))
@@ -528,6 +566,24 @@ def test_the_old_cluster_goes_after_its_instances_and_its_last_snapshot_stays() 
     assert [f"{WRITER}-old1", f"{READER}-old1", f"{SHOP}-old1"] == list(dict.fromkeys(deletions))
     assert {f"shop-rot-{ROTATION_ID}-kept": NEW_KEY} == {n: one["KmsKeyId"] for n, one in ports.rds.snapshots.items()}
     assert not [call for call in ports.calls if call.startswith("engine.")], "no login is needed"
+
+
+@pytest.mark.parametrize("marked", [{}, {DECOMMISSION_TAG: "another"}])
+def test_an_instance_that_has_joined_the_old_cluster_keeps_it(marked: dict[str, str]) -> None:
+    """Somebody may use it. RDS deletes no cluster that has an instance: all the others would be gone for nothing."""
+    ports = ports_of()
+    rotation = after_grace(ports)
+    joined(ports, "shop-3", f"{SHOP}-old1")
+    ports.rds.alter("shop-3", tags=marked)
+
+    with pytest.raises(
+        RetirementRefused, match=r"^shop-old1 has instances that this rotation has not marked for removal: shop-3$"
+    ):
+        visit(decommission, rotation, ports)
+    assert deeds(ports) == []
+
+    ports.rds.alter("shop-3", status="deleting")
+    assert stage_of(visit(decommission, rotation, ports)) == "end-deployment"
 
 
 def test_a_cluster_that_another_one_follows_is_not_removed() -> None:

@@ -261,6 +261,13 @@ def warnings_of_blue_green(source: Instance) -> Iterator[Finding]:
         advice="compare counts of your own before the grace period ends",
     )
     yield from resource_id_changes(source)
+    yield Finding(
+        name="AutoScaling",
+        message=f"scaling policies of {source.database.identifier} are not copied to green, and nobody has looked for "
+        "any; an instance that one adds before the switchover ends the rotation, and one that it adds to what is left "
+        "behind keeps that from being removed",
+        advice="take them away until the switchover, and configure them anew after it",
+    )
 
 
 def warnings_of_snapshot(rotation: Rotation, source: Instance, ports: Ports) -> Iterator[Finding]:
