@@ -17,6 +17,28 @@ def changes_pending(instance: Instance) -> Iterator[Finding]:
         )
 
 
+def ways_around_a_fence(cluster: Instance) -> Iterator[Finding]:
+    """By which somebody could write to a cluster that lets nobody in; nor does a restore bring them along.
+
+    Of an instance there are none. Asked before a fence, and again while one stands.
+    """
+    identifier = cluster.database.identifier
+    if cluster.raw.get("HttpEndpointEnabled"):
+        yield Finding(
+            name="DataApi",
+            message=f"the Data API of {identifier} is on: it comes in past any security group, and is not carried over",
+            advice="switch it off, and on again for the target",
+        )
+    # Not only is it lost: whoever sits on a reader could write past the fence, which nobody has tried on that.
+    if (forwarding := cluster.raw.get("LocalWriteForwardingStatus") or "disabled") != "disabled":
+        yield Finding(
+            name="WriteForwarding",
+            message=f"local write forwarding of {identifier} is {forwarding}; that is not carried over: who writes "
+            "through a reader could not after the cutover",
+            advice="switch it off (ModifyDBCluster EnableLocalWriteForwarding=false), and on again for the target",
+        )
+
+
 def refuse_if_limited(engine: Engine, plan: Plan) -> None:
     """Raises: PreflightRefused (terminal); something came up since Preflight. The message lists all of it."""
     if reasons := engine.limitations(plan.accept):

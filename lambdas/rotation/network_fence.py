@@ -22,7 +22,7 @@ from lambdas.rotation.errors import (
     DecisionLost,
     StateIncomplete,
 )
-from lambdas.rotation.limitations import changes_pending
+from lambdas.rotation.limitations import changes_pending, ways_around_a_fence
 from lambdas.rotation.ports import ISOLATION_GROUP, ControlView, Instance, Lag, Ports, StillClosed
 from lambdas.rotation.state import Database, DatabaseFence, Finding, Plan, Position, Verdict
 
@@ -145,6 +145,7 @@ class NetworkFence:
                     "which the fence would leave open",
                     advice="remove these groups from the options for the time of the rotation",
                 )
+        yield from ways_around_a_fence(live)
         for one in parts:  # a change of the groups, or the restart, would bring them into force
             yield from changes_pending(one)
         if pending := sorted({group for one in parts for group in _waiting_for_a_restart(one)}):
@@ -228,6 +229,9 @@ class NetworkFence:
                 shown = ", ".join(f"{name} ({status})" for name, status in sorted(groups.items()))
                 whose = "its" if one is parts[0] else f"{one.database.identifier}'s"
                 return f"{whose} security groups are {shown}, not {group} alone"
+        # Preflight has refused them. Whoever switches one on while the fence stands opens a way that no group closes.
+        for way in ways_around_a_fence(parts[0]):
+            return way.message
         if rules := self._ports.security_groups.inbound_rules(str(group)):
             return f"its security group {group} has inbound rules: {', '.join(rules)}"
         if open_at := [host for (host, _), accepts in self._tried(parts).items() if accepts]:

@@ -13,6 +13,7 @@ from lambdas.preflight.handler import preflight
 from lambdas.restore_target.handler import restore_target
 from lambdas.resume_writes.handler import resume_writes
 from lambdas.rollback.handler import rollback
+from lambdas.rotation import reach
 from lambdas.rotation.errors import (
     AwsRefused,
     AwsUnavailable,
@@ -341,6 +342,34 @@ def test_what_a_second_delivery_has_begun_to_close_is_no_reason_to_go_back() -> 
         isolate_source(rotation, ports)
 
 
+WAYS_AROUND: dict[str, dict[str, object]] = {
+    "the Data API of shop is on": {"HttpEndpointEnabled": True},
+    "local write forwarding of shop is enabling": {"LocalWriteForwardingStatus": "enabling"},
+    "local write forwarding of shop is enabled": {"LocalWriteForwardingStatus": "enabled"},
+}
+"""What lets somebody write to a cluster whose security group lets nobody in: what is said of it -> what RDS shows."""
+
+
+@pytest.mark.parametrize("way", WAYS_AROUND)
+def test_a_way_around_the_fence_that_came_since_preflight_closes_nothing(way: str) -> None:
+    ports, rotation = after(wait_for_source)
+    having(ports, SHOP, **WAYS_AROUND[way])
+
+    with pytest.raises(PreflightRefused, match=way):
+        reach.network_fence(rotation, ports)
+    with pytest.raises(PreflightRefused, match=way):
+        visit(isolate_source, rotation, ports)
+
+    assert [APP, ADMIN] == groups(ports, SHOP)
+
+
+def test_ways_that_rds_shows_to_be_closed_are_none() -> None:
+    ports, rotation = after(wait_for_source)
+    having(ports, SHOP, HttpEndpointEnabled=False, LocalWriteForwardingStatus="disabled")
+
+    assert is_complete(done(isolate_source, rotation, ports))
+
+
 # -- the fence ---------------------------------------------------------------------------------------------------------
 
 
@@ -590,6 +619,24 @@ def test_nothing_is_snapshotted_of_a_cluster_that_is_given_other_groups() -> Non
         visit(take_snapshot, rotation, ports)
 
 
+@pytest.mark.parametrize("way", WAYS_AROUND)
+def test_a_way_around_the_fence_that_somebody_opens_while_it_stands_ends_the_rotation(way: str) -> None:
+    """It needs no security group: what comes in by it after the snapshot would be lost."""
+    ports, rotation = after(wait_for_source)
+    rotation = visit(isolate_source, closed(ports, rotation), ports)
+    restarted(ports, WRITER, READER)
+    having(ports, SHOP, **WAYS_AROUND[way])
+    with pytest.raises(FenceBroken, match=f"shop: {way}"):
+        visit(isolate_source, rotation, ports)
+
+    ports, rotation = after(*FENCED)
+    having(ports, SHOP, **WAYS_AROUND[way])
+    with pytest.raises(FenceBroken, match=f"shop: {way}"):
+        visit(take_snapshot, rotation, ports)
+
+    assert {} == ports.rds.snapshots
+
+
 def _is_leaving(ports: FakePorts) -> None:
     members(ports, WRITER, "shop-3", READER)
     ports.rds.alter("shop-3", status="deleting")
@@ -664,6 +711,15 @@ def test_a_side_of_which_an_instance_is_open_is_not_switched(key: str) -> None:
     ports.rds.put_groups(key, APP)
 
     with pytest.raises(TargetMismatch, match=r"the fence of the (source|target) does not hold"):
+        visit(check_target, rotation, ports)
+
+
+@pytest.mark.parametrize("way", WAYS_AROUND)
+def test_a_side_with_a_way_around_its_fence_is_not_switched(way: str) -> None:
+    ports, rotation = after(*RESTORED)
+    having(ports, SHOP, **WAYS_AROUND[way])
+
+    with pytest.raises(TargetMismatch, match=f"the fence of the source does not hold: {way}"):
         visit(check_target, rotation, ports)
 
 
@@ -786,6 +842,16 @@ def test_a_writer_that_is_still_closed_is_no_open_target() -> None:
     ports.network.lingering.add(TARGET)
 
     assert not visit(resume_writes, rotation, ports).release.open  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("way", WAYS_AROUND)
+def test_a_way_around_the_fence_of_the_source_is_told_at_once(way: str) -> None:
+    ports, rotation = after(*SWITCHED)
+    rotation = opened(ports, rotation)
+    having(ports, SHOP, **WAYS_AROUND[way])
+
+    with pytest.raises(VerificationFailed, match=way):
+        visit(verify, rotation, ports)
 
 
 def test_a_reader_of_the_source_that_somebody_opens_is_told_at_once() -> None:

@@ -16,6 +16,7 @@ from lambdas.preflight.checks.instance import (
 )
 from lambdas.rotation import databases, names, snapshots
 from lambdas.rotation.engines import ENGINES
+from lambdas.rotation.limitations import ways_around_a_fence
 from lambdas.rotation.names import TAGS_OF_A_MEMBER, tags_of_a_source
 from lambdas.rotation.ports import Instance, Ports
 from lambdas.rotation.state import Finding, Rotation
@@ -178,21 +179,8 @@ def quotas(source: Instance, ports: Ports) -> Iterator[Finding]:
 def restorable(rotation: Rotation, source: Instance) -> Iterator[Finding]:
     """What a restore would leave behind, or lead astray."""
     plan, database = rotation.planned()
-    raw, identifier = source.raw, database.identifier
-    if raw.get("HttpEndpointEnabled"):
-        yield Finding(
-            name="DataApi",
-            message=f"the Data API of {identifier} is on; that is not carried over",
-            advice="switch it off, and on again for the target",
-        )
-    # Not only is it lost: whoever sits on a reader could write past the fence, which nobody has tried on that.
-    if (forwarding := raw.get("LocalWriteForwardingStatus") or "disabled") != "disabled":
-        yield Finding(
-            name="WriteForwarding",
-            message=f"local write forwarding of {identifier} is {forwarding}; that is not carried over: who writes "
-            "through a reader could not after the cutover",
-            advice="switch it off (ModifyDBCluster EnableLocalWriteForwarding=false), and on again for the target",
-        )
+    raw = source.raw
+    yield from ways_around_a_fence(source)
     yield from carriable(source, tags_of_a_source(plan.fence))
     if not database.is_multi_az_cluster:  # RDS names the instances of one itself
         yield from _member_names(rotation, source)
