@@ -415,7 +415,13 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
         Task(
             "PauseApplicationWrites",
             "Raises the fence on the source; the write outage starts",
-            (journal, *log_in, see_recovery, *set_recovery),
+            (
+                journal,
+                *log_in,
+                see_cluster,  # which of its instances writes
+                see_recovery,
+                *set_recovery,
+            ),
             connects_to_databases=True,
         ),
         Task(
@@ -468,11 +474,11 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 journal,
                 see_key_state,
                 *log_in,
+                see_cluster,  # which of its instances writes
                 # Behind a network fence RDS is asked, and nobody logs in.
                 see_isolation,
                 allow("rds:DescribeDBInstances", on=fenced_db),
                 allow("rds:DescribeDBSnapshots", on=(fenced_db, any_snapshot) if fenced_db else ()),
-                allow("rds:DescribeDBClusters", on=fenced_cluster),
                 allow(
                     "rds:DescribeDBClusterSnapshots",
                     on=(fenced_cluster, any_cluster_snapshot) if fenced_cluster else (),

@@ -1,6 +1,6 @@
 """CheckTarget: is the target, promoted or restored, the continuation of the source?"""
 
-from lambdas.rotation import arrival, reach
+from lambdas.rotation import arrival, fenced_writer, reach
 from lambdas.rotation.errors import StateIncomplete, TargetMismatch
 from lambdas.rotation.ports import ControlView, Ports
 from lambdas.rotation.state import Rotation, TargetCheck
@@ -31,6 +31,9 @@ def check_target(rotation: Rotation, ports: Ports) -> Rotation:
     if (state := ports.kms.key_state(key_arn)) != "Enabled":
         # RDS notices it late, and then the target would go away with everything that was written to it.
         reasons.append(f"the new key {key_arn} is {state}; whoever did that has to know of this rotation")
+    # Last: from here on only who removes the source looks at it again.
+    if changed := fenced_writer.taken_over_now(source, fence, ports):
+        reasons.append(changed)
     if missing := {one.name for one in fence.databases} - {*there.databases, *there.roles}:
         reasons.append(f"what was fenced is missing: {', '.join(sorted(missing))}")
     if reasons:
@@ -68,4 +71,6 @@ def _differences(source: ControlView, target: ControlView) -> list[str]:
     return reasons
 
 
-handler = step(check_target, reaches=(reach.isolation_group, reach.source_server, reach.target_server, reach.new_key))
+handler = step(
+    check_target, reaches=(reach.isolation_group, reach.source_server, reach.writer, reach.target_server, reach.new_key)
+)

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from lambdas.rotation import databases, names
+from lambdas.rotation import databases, fenced_writer, names
 from lambdas.rotation.errors import ConnectivityChanged, RetirementRefused
 from lambdas.rotation.ports import Instance, Ports
 from lambdas.rotation.state import Rotation
@@ -18,6 +18,10 @@ def limitation(rotation: Rotation, source: Instance, ports: Ports) -> str | None
         return f"the grace period of {identifier} is not over"
     if source.tags.get(names.DECOMMISSION_TAG) != rotation.rotation_id:
         return f"{identifier} is not marked for removal by this rotation ({names.DECOMMISSION_TAG})"
+    # Aurora's is not asked: there a reader that takes over ends its sessions, and while the instances are removed, one
+    # by one, another one writes.
+    if source.database.is_multi_az_cluster and (changed := fenced_writer.taken_over(rotation.fence, source)):
+        return changed
     if (taken_back := _taken_back(rotation, source, ports)) is not None:
         return taken_back
     if strangers := _unmarked(rotation, source, ports):

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 
-from lambdas.rotation import reach
+from lambdas.rotation import fenced_writer, reach
 from lambdas.rotation.errors import FenceIncomplete, StateIncomplete
 from lambdas.rotation.limitations import refuse_before_fence
 from lambdas.rotation.ports import CatchUpEngine, Engine, Ports
@@ -24,7 +24,7 @@ def pause_application_writes(rotation: Rotation, ports: Ports) -> Rotation:
     databases that are already closed.
 
     Raises:
-        PreflightRefused: terminal; something came up since Preflight. Nothing was closed.
+        PreflightRefused, UnknownDatabase: terminal; something came up since Preflight. Nothing was closed.
         FenceIncomplete: terminal; somebody did not let go in time. Rollback re-opens.
         DecisionLost: terminal; this rotation was decided, and a late attempt closes nothing.
         JournalMoved: retryable; another attempt has begun to close.
@@ -87,10 +87,11 @@ def _written_down(rotation: Rotation, engine: Engine, ports: Ports) -> tuple[Rot
         return rotation, rotation.fence
     refuse_before_fence(rotation, engine, ports)
     databases = engine.plan_fence(rotation.sync.superuser_databases if rotation.sync else ())
-    fence = Fence(databases=databases, requested_at=ports.clock.now())
+    writer = fenced_writer.to_be_fenced(rotation.planned()[1], ports)
+    fence = Fence(databases=databases, writer=writer, requested_at=ports.clock.now())
     rotation = rotation.having(fence=fence)
     ports.ledger.record(rotation)
     return rotation, fence
 
 
-handler = step(pause_application_writes, reaches=(reach.source_server, reach.recovery_schedule))
+handler = step(pause_application_writes, reaches=(reach.source_server, reach.writer, reach.recovery_schedule))

@@ -49,6 +49,13 @@ def source_server(rotation: Rotation, ports: Ports) -> None:
     ports.engine(source, plan).verdict(rotation.rotation_id)
 
 
+def writer(rotation: Rotation, ports: Ports) -> None:
+    """Of a cluster: which of its instances writes, RDS is asked."""
+    _, source = rotation.planned()
+    if source.is_cluster:
+        ports.clusters.describe_by_resource_id(source.resource_id)
+
+
 def target_server(rotation: Rotation, ports: Ports) -> None:
     plan, _ = rotation.planned()
     ports.engine(rotation.target_or_source, plan).verdict(rotation.rotation_id)

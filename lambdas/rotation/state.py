@@ -247,6 +247,8 @@ class Fence(_Part):
     """The enforced inability of the source to commit. Written down (without a position) before it is raised."""
 
     databases: tuple[DatabaseFence, ...]
+    writer: str | None = None
+    """Of a cluster that is fenced by a login: the instance that wrote then. Sessions on the others did not end."""
     requested_at: AwareDatetime
     raised_at: AwareDatetime | None = None
     position: Position | None = None

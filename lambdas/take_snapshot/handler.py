@@ -1,6 +1,6 @@
 """TakeSnapshot: the source, fenced or captured, as it is, under the old key."""
 
-from lambdas.rotation import databases, reach, snapshots
+from lambdas.rotation import databases, fenced_writer, reach, snapshots
 from lambdas.rotation.errors import FenceBroken, UnknownDatabase
 from lambdas.rotation.outage import look_again_seconds, refuse_if_spent
 from lambdas.rotation.ports import Ports
@@ -57,6 +57,8 @@ def _ask(rotation: Rotation, snapshot: str, ports: Ports) -> None:
         fence, _ = rotation.fenced_source()
         if breach := ports.engine(database, plan).fence_breach(fence.databases):
             raise FenceBroken(f"{database.identifier}: {breach}")
+        if changed := fenced_writer.taken_over(fence, source):  # CheckTarget would say so, hours later
+            raise FenceBroken(changed)
     # Written down before the call: whatever becomes of its answer, a rollback has to look for this snapshot.
     ports.ledger.record(rotation)
     databases.request_snapshot(source.database, snapshot, snapshots.tags(rotation), ports)

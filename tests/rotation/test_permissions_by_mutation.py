@@ -453,7 +453,6 @@ UNUSUAL: Mapping[Permission, Way] = {
     ("Rollback", "rds:ModifyDBInstance"): back_by_network,
     ("IsolateSource", "rds:DescribeDBClusters"): of_a_cluster_by_network,
     ("IsolateSource", "rds:ModifyDBCluster"): of_a_cluster_by_network,
-    ("CheckTarget", "rds:DescribeDBClusters"): of_a_cluster_by_network,
     ("CheckTarget", "rds:DescribeDBClusterSnapshots"): of_a_cluster_by_network,
     ("ResumeWrites", "rds:DescribeDBClusters"): of_a_cluster_by_network,
     ("ResumeWrites", "rds:ModifyDBCluster"): of_a_cluster_by_network,
@@ -535,7 +534,7 @@ WAY_OF_A_CLUSTER: Mapping[str, Way] = {
     "RollBackDeployment": back_with_a_green_cluster,
     "ListOptedInDatabases": fleet,
     **dict.fromkeys(("WaitForSource", "TakeSnapshot", "RestoreTarget", "WaitForRestore"), of_a_cluster_by_snapshot),
-    "Verify": of_a_cluster_by_snapshot,
+    **dict.fromkeys(("PauseApplicationWrites", "CheckTarget", "Verify"), of_a_cluster_by_snapshot),
     **dict.fromkeys(("Rollback", "CleanUp"), back_with_a_cluster),
 }
 OF_A_CLUSTER: Mapping[Permission, Way] = {

@@ -55,6 +55,13 @@ def after(
     return ports, rotation
 
 
+def failed_over(ports: FakePorts, cluster: str, writer: str | None) -> None:
+    """Another instance writes; None: RDS shows none for a moment."""
+    raw = ports.rds.instances[cluster].raw
+    listed = [{**one, "IsClusterWriter": one["DBInstanceIdentifier"] == writer} for one in raw["DBClusterMembers"]]
+    ports.rds.alter(cluster, raw={**raw, "DBClusterMembers": listed})
+
+
 def rolled_back(ports: FakePorts, rotation: Rotation) -> Rotation:
     """The restore has failed, and nobody of that rotation is alive any more."""
     rotation = visit(rollback, failed(rotation, "RestoreFailed"), ports)

@@ -20,6 +20,7 @@ from lambdas.rotation.errors import (
     RetirementRefused,
     SettingsNotCarried,
     SnapshotFailed,
+    TargetMismatch,
     WrongKey,
 )
 from lambdas.rotation.names import CLUSTER, CONTROL_DATABASE, DECOMMISSION_TAG, RELEASED_TAG, ROTATION_ID_TAG, our_tags
@@ -478,6 +479,25 @@ def test_the_source_goes_instance_by_instance_and_a_copy_of_the_snapshot_stays()
     assert not {SHOP, WRITER, READER} & set(ports.rds.instances)
     assert [KEPT] == list(ports.rds.snapshots)
     assert ports.rds.snapshots[KEPT]["KmsKeyId"] == NEW_KEY
+
+
+def test_nobody_is_led_away_from_a_source_in_which_another_instance_writes() -> None:
+    ports, rotation = after(*RESTORED)
+    by_snapshot.failed_over(ports, SHOP, READER)
+
+    with pytest.raises(TargetMismatch, match=f"{READER} writes in shop, not {WRITER}"):
+        visit(check_target, rotation, ports)
+
+
+def test_one_that_fails_over_in_the_grace_period_is_removed_all_the_same() -> None:
+    """Aurora ends the sessions of a reader that takes over; and so does each deletion of a writer, one by one."""
+    ports, rotation = verified()
+    ports.clock.advance(8 * 24 * 3600)
+    by_snapshot.failed_over(ports, SHOP, READER)
+
+    by_snapshot.decommissioned(ports, rotation)
+
+    assert not {SHOP, WRITER, READER} & set(ports.rds.instances)
 
 
 @pytest.mark.parametrize("tags", [{}, {DECOMMISSION_TAG: "another"}])

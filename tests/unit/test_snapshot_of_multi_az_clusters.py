@@ -10,8 +10,19 @@ from lambdas.pause_application_writes.handler import pause_application_writes
 from lambdas.preflight.handler import preflight
 from lambdas.restore_target.handler import restore_target
 from lambdas.resume_writes.handler import resume_writes
-from lambdas.rotation import names
-from lambdas.rotation.errors import PreflightRefused, RestoreFailed, RetirementRefused, WrongKey
+from lambdas.rotation import names, reach
+from lambdas.rotation.errors import (
+    AccessRefused,
+    DatabaseUnreachable,
+    FenceBroken,
+    FenceIncomplete,
+    PreflightRefused,
+    RestoreFailed,
+    RetirementRefused,
+    TargetMismatch,
+    UnknownDatabase,
+    WrongKey,
+)
 from lambdas.rotation.names import CLUSTER, CONTROL_DATABASE, DECOMMISSION_TAG, RELEASED_TAG, our_tags
 from lambdas.rotation.ports import Step
 from lambdas.rotation.state import Key, Rotation
@@ -30,7 +41,7 @@ from tests.fakes import (
     visit,
 )
 from tests.unit import by_snapshot
-from tests.unit.by_snapshot import deeds, refusals
+from tests.unit.by_snapshot import deeds, failed_over, refusals
 
 BOOKS = f"{CLUSTER}books"
 MEMBERS = ("books-instance-1", "books-instance-2", "books-instance-3")
@@ -202,6 +213,112 @@ def test_an_instance_that_is_not_what_it_has_to_be_ends_the_rotation(error: type
 
     with pytest.raises(error):
         visit(wait_for_restore, rotation, ports)
+
+
+# -- a reader that takes the writer's place ----------------------------------------------------------------------------
+
+
+def test_who_writes_is_written_down_before_anything_is_closed() -> None:
+    """Whoever takes its place from then on is another one: also between that and the fence, and for a retry."""
+    ports, rotation = after(wait_for_source)
+    ports.fail("engine.raise_fence", FenceIncomplete("somebody stays"))
+
+    with pytest.raises(FenceIncomplete):
+        visit(pause_application_writes, rotation, ports)
+    in_the_journal = ports.ledger.journal[ROTATION_ID].rotation.fence
+    failed_over(ports, BOOKS, MEMBERS[1])
+    rotation = visit(pause_application_writes, rotation, ports)
+
+    assert in_the_journal is not None
+    assert rotation.fence is not None
+    assert (MEMBERS[0], MEMBERS[0]) == (in_the_journal.writer, rotation.fence.writer)
+
+
+def test_nothing_is_closed_while_nobody_knows_who_writes() -> None:
+    ports, rotation = after(wait_for_source)
+    failed_over(ports, BOOKS, None)
+
+    with pytest.raises(DatabaseUnreachable, match="no instance of books that writes"):
+        visit(pause_application_writes, rotation, ports)
+
+    assert ports.ledger.journal[ROTATION_ID].rotation.fence is None
+    assert ports.rds.servers["books"].accepts_applications()
+
+
+def test_nothing_is_closed_of_a_cluster_that_is_gone() -> None:
+    ports, rotation = after(wait_for_source)
+    del ports.rds.instances[BOOKS]
+
+    with pytest.raises(UnknownDatabase, match="books is gone"):
+        visit(pause_application_writes, rotation, ports)
+
+
+def test_of_a_source_that_has_failed_over_behind_its_fence_no_snapshot_is_taken() -> None:
+    """Its sessions of before stay, and may write: the rotation would go back after hours, so it does so now."""
+    ports, rotation = after(*REQUESTED[:2])
+    failed_over(ports, BOOKS, MEMBERS[2])
+
+    with pytest.raises(FenceBroken, match=f"{MEMBERS[2]} writes in books, not {MEMBERS[0]} as when the fence was"):
+        visit(take_snapshot, rotation, ports)
+
+    assert {} == ports.rds.snapshots
+
+
+@pytest.mark.parametrize(("writer", "who"), [(MEMBERS[1], MEMBERS[1]), (None, "no instance")])
+def test_nobody_is_led_away_from_a_source_in_which_another_one_writes(writer: str | None, who: str) -> None:
+    """What a session of before has written there since the snapshot is on no target."""
+    ports, rotation = after(*REQUESTED, wait_for_restore)
+    failed_over(ports, BOOKS, writer)
+
+    with pytest.raises(TargetMismatch, match=f"{who} writes in books, not {MEMBERS[0]}"):
+        visit(check_target, rotation, ports)
+    rotation = by_snapshot.rolled_back(ports, rotation)
+
+    assert rotation.undo is not None
+    assert "rolled-back" == rotation.undo.outcome
+    assert ports.rds.servers["books"].accepts_applications()
+
+
+def test_nobody_is_led_away_from_a_source_that_is_gone() -> None:
+    ports, rotation = after(*REQUESTED, wait_for_restore)
+    del ports.rds.instances[BOOKS]
+
+    with pytest.raises(TargetMismatch, match="books is gone"):
+        visit(check_target, rotation, ports)
+
+
+def test_a_fence_from_before_the_writer_was_written_down_stands_as_it_did() -> None:
+    """Executions wait for weeks while deployments go on."""
+    ports, rotation = after(*REQUESTED, wait_for_restore)
+    assert rotation.fence is not None
+    rotation = journaled(ports, rotation.having(fence=rotation.fence.having(writer=None)))
+    failed_over(ports, BOOKS, MEMBERS[1])
+
+    assert visit(check_target, rotation, ports).target_check is not None
+
+
+def test_a_source_in_which_another_one_writes_is_not_removed_before_somebody_has_looked() -> None:
+    """Whoever has, lets the instance write again that did at the fence."""
+    ports, rotation = verified()
+    ports.clock.advance(8 * 24 * 3600)
+    failed_over(ports, BOOKS, MEMBERS[1])
+    ports.calls.clear()
+
+    with pytest.raises(RetirementRefused, match=f"{MEMBERS[1]} writes in books, not {MEMBERS[0]}"):
+        visit(decommission, rotation, ports)
+    assert [] == deeds(ports)
+    failed_over(ports, BOOKS, MEMBERS[0])
+    decommissioned(ports, rotation)
+
+    assert BOOKS not in ports.rds.instances
+
+
+def test_whether_rds_says_who_writes_is_proven_before_the_fence() -> None:
+    ports, rotation = after(wait_for_source)
+    ports.fail("rds.describe_instance_by_resource_id", AccessRefused("no"))
+
+    with pytest.raises(AccessRefused):
+        reach.writer(rotation, ports)
 
 
 # -- and back ----------------------------------------------------------------------------------------------------------

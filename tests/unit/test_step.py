@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
+from lambdas.check_target.handler import handler as check_target
 from lambdas.notify import handler as notify
+from lambdas.pause_application_writes.handler import handler as pause_application_writes
 from lambdas.rotation import reach, step
 from lambdas.rotation.errors import DatabaseUnreachable, EpochSuperseded
 from lambdas.rotation.ports import Ports
@@ -96,6 +98,13 @@ def test_a_rehearsal_fails_as_the_real_call_would(ports: FakePorts) -> None:
 
     with pytest.raises(DatabaseUnreachable):
         called(step.step(forbidden, reaches=(reach.source_server,)), {"prove_reach": rotation.to_state()})
+
+
+@pytest.mark.parametrize("handler", [pause_application_writes, check_target])
+def test_who_asks_rds_which_instance_writes_proves_that_it_can(ports: FakePorts, handler: Any) -> None:
+    rotation = fenced_rotation(ports)
+
+    assert "writer" in called(handler, {"prove_reach": rotation.to_state()})["reached"]
 
 
 def test_every_probe_changes_nothing(ports: FakePorts) -> None:
