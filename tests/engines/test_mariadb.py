@@ -120,8 +120,8 @@ def test_what_was_acknowledged_is_on_the_drained_replica_and_nothing_comes_after
     assert replica.written() == at_the_fence
     eventually(lambda: all(LOCKED in writer.refused for writer in writers))
     assert source.engine().fence_breach(fence) is None
-    assert replica.engine().fence_breach(fence) is None, "the target is born fenced"
     replica.server.promote()
+    assert replica.engine().fence_breach(fence) is None, "the target is born fenced"
     assert (source.written(), replica.written()) == (at_the_fence, at_the_fence)
 
     assert replica.engine().decide(OURS, "release", fence) == "release"
@@ -327,6 +327,7 @@ def test_an_application_under_the_rotations_account_is_a_breach(source: Endpoint
         (("SET GLOBAL slave_run_triggers_for_rbr = 'ENFORCE'",), "TriggersRunTwice"),
         (("SET GLOBAL replicate_events_marked_for_skip = 'FILTER_ON_SLAVE'",), "ReplicationFilters"),
         (("SET GLOBAL replicate_ignore_db = 'shop'",), "ReplicationFilters"),
+        (("CHANGE MASTER TO MASTER_HOST = 'elsewhere'",), "Subscriptions"),
         (("DROP DATABASE rds_key_rotation", "CREATE DATABASE rds_key_rotation"), "ControlDatabaseTaken"),
     ],
 )
@@ -336,6 +337,27 @@ def test_what_a_rotation_cannot_carry_is_refused(source: Endpoint, statements: t
         source.admin(statement)
 
     assert [one.name for one in source.engine().limitations(())] == [name]
+
+
+def test_what_another_server_feeds_is_not_fenced(world: World, source: Endpoint) -> None:
+    """Its writes need no account here: they would be lost behind the fence position, without anybody's error."""
+    fed = world.replica(source)  # as by mysql.rds_set_external_master: RDS knows nothing of it, and its customer does
+    try:
+        fed.admin("SET GLOBAL read_only = 0")
+        source.engine().mark("seen")
+        eventually(lambda: fed.engine().shows_marker("seen"))
+        fence = fenced(fed)
+        at_the_fence = fed.written()
+        with source.connect() as connection:
+            insert(connection)
+        eventually(lambda: fed.written() > at_the_fence)
+
+        assert "it replicates from 1 other server(s)" in (fed.engine().fence_breach(fence) or "")
+        assert "Subscriptions" in [one.name for one in fed.engine().limitations(())]
+        fed.admin("STOP ALL SLAVES")
+        assert fed.engine().fence_breach(fence), "it starts again with the server"
+    finally:
+        fed.server.destroy()
 
 
 def test_without_a_binary_log_there_is_none_to_be_behind(source: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:

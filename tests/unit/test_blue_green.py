@@ -1,6 +1,7 @@
 """Blue/green: RDS decides, so every step goes by what RDS shows, and nothing that serves is ever deleted."""
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -27,7 +28,7 @@ from lambdas.rotation.errors import (
 )
 from lambdas.rotation.names import DECOMMISSION_TAG, DEPLOYMENT_TAG, GREEN_TAG, RELEASED_TAG, ROTATION_ID_TAG
 from lambdas.rotation.ports import Instance
-from lambdas.rotation.state import Key, Rotation, Undo
+from lambdas.rotation.state import Finding, Key, Rotation, Undo
 from lambdas.rotation.step import metrics
 from lambdas.rotation.switchover import COMPLETED, SHOWN_WITHIN, UNDER_WAY, serving
 from lambdas.rotation.undoing import PAGE_AFTER, SLOWEST_FUNCTION
@@ -1343,6 +1344,17 @@ def test_says_what_nobody_has_looked_for(engine: str, login: str | None, name: s
 
     assert seen is not None
     assert [name, "SwitchoverByRds"] == [warning.name for warning in seen.warnings]
+
+
+@pytest.mark.parametrize(("name", "is_refused"), [("Subscriptions", True), ("NotDurable", False)])
+def test_with_a_login_it_refuses_what_green_would_not_have(name: str, is_refused: bool) -> None:
+    """Not what a fence of our own would not hold, which this strategy has none of."""
+    ports = ports_of()
+    ports.source_server.found = [Finding(name=name, message="m", advice="a")]
+    rotation = planned_rotation(ports, strategy="blue-green", login_secret="login", connectivity=(), dns_record=None)
+
+    with pytest.raises(PreflightRefused, match=name) if is_refused else nullcontext():
+        preflight(rotation, ports)
 
 
 def test_what_another_rotation_left_behind_is_no_database_to_rotate() -> None:

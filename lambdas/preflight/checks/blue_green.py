@@ -14,7 +14,7 @@ from lambdas.rotation.state import Finding, Rotation
 ENGINES = ("postgres", "mariadb", "mysql")
 NOT_COPIED = (
     "LogicalSlots", "UnloggedTables", "MemoryTables", "EventsEnabled", "StatementReplication", "ReplicationFilters",
-    "ReplicationErrorsSkipped", "TriggersRunTwice",
+    "ReplicationErrorsSkipped", "TriggersRunTwice", "Subscriptions",
 )  # fmt: skip
 """Of what an engine finds inside; the rest of that is about a fence of our own."""
 

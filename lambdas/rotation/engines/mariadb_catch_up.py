@@ -446,12 +446,6 @@ def _of_replication(sql: Session) -> Iterator[Finding]:
             message="gtid_strict_mode is on: the copy has written a few transactions of its own before it catches up",
             advice="set it to OFF in the parameter group until the cutover",
         )
-    if channels := sql.named("SHOW ALL SLAVES STATUS"):
-        yield Finding(
-            name="Subscriptions",
-            message=f"it replicates from {len(channels)} other server(s), and its copy would, too",
-            advice="end that before the rotation and begin it again afterwards, or choose another strategy",
-        )
 
 
 def _tables_apart(sql: Session) -> Iterator[Finding]:

@@ -6,8 +6,9 @@ under way then, so none is cut off between its effect and its answer, and no cli
 The proof that nobody is left is the process list: MariaDB enters a client's name there before it looks at the account,
 so whoever is not in the list by name after the lock meets it.
 
-What a locked account cannot stop is refused by `limitations`: events, which run without a session, and prepared
-transactions. Everything is done from the control database, under an account that only the rotation uses.
+What a locked account cannot stop is refused by `limitations`: events, which run without a session, prepared
+transactions, and a replication from elsewhere. Everything is done from the control database, under an account that only
+the rotation uses.
 """
 
 import ssl
@@ -117,7 +118,7 @@ class MariadbEngine:
 
     def limitations(self, accept: Sequence[str]) -> Sequence[Finding]:
         with self._session() as sql:
-            findings = [*_prepared_transactions(sql), *_events(sql), *_durability(sql)]
+            findings = [*_prepared_transactions(sql), *_events(sql), *_fed_from_elsewhere(sql), *_durability(sql)]
             findings += _replication_settings(sql, self.LOG_FORMATS)
             if "memory-tables" not in accept:
                 findings += _memory_tables(sql)
@@ -544,6 +545,9 @@ def _listed(sessions: Iterable[Row]) -> str:
 
 
 def _breach(sql: Session, fences: Sequence[DatabaseFence]) -> str | None:
+    """Asked of the source, and of a target that is no replica any more."""
+    for fed in _fed_from_elsewhere(sql):
+        return fed.message
     now = dict(accounts_of(sql))
     fenced = {fence.name for fence in fences}
     for account, locked in now.items():
@@ -601,6 +605,17 @@ def _events(sql: Session) -> Iterator[Finding]:
             name="EventsEnabled",
             message=f"event {schema}.{name} needs no session, so no lock of an account stops its writes",
             advice="disable it, or the scheduler (parameter event_scheduler), and enable it on the target afterwards",
+        )
+
+
+def _fed_from_elsewhere(sql: Session) -> Iterator[Finding]:
+    """Also where it stands still: the server starts it again when it is restarted."""
+    if channels := sql.named("SHOW ALL SLAVES STATUS"):
+        yield Finding(
+            name="Subscriptions",
+            message=f"it replicates from {len(channels)} other server(s): no lock of an account stops those writes, "
+            "and a copy need not go on with them",
+            advice="end that (mysql.rds_reset_external_master), and begin it on the target after the cutover",
         )
 
 
