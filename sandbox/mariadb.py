@@ -69,6 +69,12 @@ SETTINGS = {
     "slave-net-timeout": "10",
 }
 
+# RDS's own, which every server has (RDS User Guide, SHOW SLAVE STATUS); one option for each.
+NOT_REPLICATED = (
+    "mysql.rds_sysinfo", "mysql.rds_history", "mysql.rds_replication_status", "mysql.plugin",
+    "innodb_memcache.cache_policies", "innodb_memcache.config_options",
+)  # fmt: skip
+
 # Parameters of a DB parameter group that the sandbox keeps for itself.
 NOT_OURS = re.compile(
     "|".join(re.escape(name.replace("-", "_")) for name in SETTINGS)
@@ -769,6 +775,7 @@ class MariadbServer(LocalServer):
             "ssl-key": str(self._certificate),
         }
         lines = [f"{name} = {value}\n" for name, value in (options | self._running).items()]
+        lines += [f"replicate-ignore-table = {table}\n" for table in NOT_REPLICATED]
         self._options.write_text("".join(["[mariadbd]\n", *lines]))
         give(self._options)
 

@@ -327,6 +327,8 @@ def test_an_application_under_the_rotations_account_is_a_breach(source: Endpoint
         (("SET GLOBAL slave_run_triggers_for_rbr = 'ENFORCE'",), "TriggersRunTwice"),
         (("SET GLOBAL replicate_events_marked_for_skip = 'FILTER_ON_SLAVE'",), "ReplicationFilters"),
         (("SET GLOBAL replicate_ignore_db = 'shop'",), "ReplicationFilters"),
+        (("SET GLOBAL replicate_ignore_table = 'mysql.rds_history,shop.kept'",), "ReplicationFilters"),
+        (("SET GLOBAL replicate_wild_ignore_table = 'mysql.rds%'",), "ReplicationFilters"),
         (("CHANGE MASTER TO MASTER_HOST = 'elsewhere'",), "Subscriptions"),
         (("DROP DATABASE rds_key_rotation", "CREATE DATABASE rds_key_rotation"), "ControlDatabaseTaken"),
     ],
@@ -367,6 +369,24 @@ def test_without_a_binary_log_there_is_none_to_be_behind(source: Endpoint, monke
     source.server.restart()
 
     assert "NotDurable" not in [one.name for one in source.engine().limitations(())]
+
+
+def test_what_rds_itself_does_not_replicate_is_no_filter(source: Endpoint, replica: Endpoint) -> None:
+    """And nothing else is left out by it: the fence and the verdict are statements about accounts."""
+    [[of_rds]] = source.admin("SELECT @@global.replicate_ignore_table")
+    assert "mysql.rds_history" in of_rds
+    assert source.engine().limitations(()) == []
+
+    source.admin("CREATE USER late IDENTIFIED BY 'secret' ACCOUNT LOCK")
+    source.admin("RENAME USER late TO later")
+    source.admin("GRANT SELECT ON shop.* TO later")
+    position = source.engine().mark(OURS)
+    eventually(lambda: replica.engine().has_replayed(position))
+
+    accounts = "SELECT user, priv FROM mysql.global_priv WHERE user LIKE 'late%'"
+    granted = "SELECT user, select_priv FROM mysql.db WHERE user = 'later'"
+    assert replica.admin(accounts) == source.admin(accounts) != []
+    assert replica.admin(granted) == [("later", "Y")]
 
 
 @pytest.mark.parametrize("statement", ["SET GLOBAL event_scheduler = 0", "ALTER EVENT shop.tick DISABLE"])

@@ -11,6 +11,7 @@ transactions, and a replication from elsewhere. Everything is done from the cont
 the rotation uses.
 """
 
+import re
 import ssl
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -73,6 +74,8 @@ WHERE id <> CONNECTION_ID() AND user NOT IN %(internal)s
 """
 NOT_THERE = ("1046", "1049", "1146")  # no database selected, no such database, no such table
 GONE = "1094"  # unknown thread id: it has ended by itself
+# What RDS lists in replicate_ignore_table of each of its servers, under no parameter group's name.
+_NOT_REPLICATED_BY_RDS = re.compile(r" *(mysql\.(rds_\w+|plugin)|innodb_memcache\.\w+) *")
 _NO_RIGHT = (1044, 1045, 1141, 1142, 1143, 1227, 1370, 1698, 3118, 4151)
 _PASSING = (1040, 1053, 1203, 1205, 1213, 1317, 1927, 1969, 2003, 2006, 2013, 2055)
 """No connection, too many of them, shutdown, lock waits, killed, timed out, gone."""
@@ -666,8 +669,7 @@ def _replication_settings(sql: Session, formats: Sequence[str]) -> Iterator[Find
     filters = [
         name
         for name, value in sql.rows("SHOW GLOBAL VARIABLES LIKE 'replicate\\_%%'")
-        if (value and any(part in name for part in ("_do_", "_ignore_", "_rewrite_")))
-        or (name == "replicate_events_marked_for_skip" and value != "REPLICATE")
+        if _leaves_out(name, value or "")
     ]
     if filters:
         yield Finding(
@@ -675,6 +677,21 @@ def _replication_settings(sql: Session, formats: Sequence[str]) -> Iterator[Find
             message=f"a replica would leave out what {', '.join(filters)} says",
             advice="remove the filters from the parameter group",
         )
+
+
+def _leaves_out(name: str, value: str) -> bool:
+    """Whether a replica with this setting lacks something of its source's; RDS sets one for tables of its own.
+
+    >>> _leaves_out("replicate_ignore_table", "mysql.rds_history,innodb_memcache.cache_policies")
+    False
+    >>> _leaves_out("replicate_ignore_table", "mysql.rds_history,shop.orders"), _leaves_out("replicate_do_db", "shop")
+    (True, True)
+    """
+    if name == "replicate_ignore_table":
+        return any(_NOT_REPLICATED_BY_RDS.fullmatch(table) is None for table in value.split(",") if table)
+    if name == "replicate_events_marked_for_skip":
+        return value != "REPLICATE"
+    return value != "" and any(part in name for part in ("_do_", "_ignore_", "_rewrite_"))
 
 
 def _meaning(error: MySQLError, what: str) -> RotationError:
