@@ -472,6 +472,24 @@ def test_memory_tables_can_be_accepted(source: Endpoint) -> None:
     assert source.engine().limitations(("memory-tables",)) == []
 
 
+@pytest.mark.parametrize(
+    "made",
+    [
+        "TABLE shop.old (x INT) ENGINE = MyISAM",
+        "TABLE shop.old (x INT) WITH SYSTEM VERSIONING ENGINE = Aria",
+        "SEQUENCE shop.old ENGINE = MyISAM",
+    ],
+)
+def test_tables_that_know_no_transactions_are_worth_a_warning(source: Endpoint, made: str) -> None:
+    source.admin("CREATE SEQUENCE shop.numbers")
+    source.admin("CREATE VIEW shop.few AS SELECT id FROM shop.kept LIMIT 3")
+    assert source.engine().warnings() == []
+
+    source.admin(f"CREATE {made}")
+
+    assert [one.name for one in source.engine().warnings()] == ["NoTransactions"]
+
+
 def test_what_is_asked_of_a_login_suffices(source: Endpoint) -> None:
     """Preflight lets it pass; it must not meet a missing right when applications stand still."""
     asked = ", ".join(mysql.PRIVILEGES).replace("REPLICA MONITOR", "SLAVE MONITOR")

@@ -485,6 +485,9 @@ def test_a_capture_that_has_not_begun_can_be_ended(source: Endpoint) -> None:
 
 
 def test_a_plain_server_is_not_refused(source: Endpoint) -> None:
+    source.admin("CREATE TABLE shop.kept_for_ever (x INT) WITH SYSTEM VERSIONING")
+    source.admin("CREATE SEQUENCE shop.numbers")
+    source.admin("CREATE VIEW shop.few AS SELECT id FROM shop.kept LIMIT 3")
     engine = source.catching_up()
 
     assert [*engine.login_limitations(), *engine.limitations(())] == []
@@ -499,6 +502,10 @@ def test_a_plain_server_is_not_refused(source: Endpoint) -> None:
         (("SET GLOBAL gtid_strict_mode = 1",), "GtidStrictMode"),
         (("CHANGE MASTER TO MASTER_HOST = 'elsewhere'",), "Subscriptions"),
         (("CREATE TABLE shop.old (x INT) ENGINE = MyISAM",), "TablesNotRecovered"),
+        (("CREATE TABLE shop.old (x INT) ENGINE = MyISAM PARTITION BY HASH (x)",), "TablesNotRecovered"),
+        # Neither of them is a BASE TABLE to the server.
+        (("CREATE TABLE shop.old (x INT) WITH SYSTEM VERSIONING ENGINE = Aria",), "TablesNotRecovered"),
+        (("CREATE SEQUENCE shop.numbers ENGINE = MyISAM",), "TablesNotRecovered"),
         (("SET GLOBAL general_log = 1",), "StatementsLogged"),
         # Also when it is empty: what the copy lacks may be gone again when somebody looks.
         (("CREATE TABLE shop.m (x INT) ENGINE = MEMORY",), "TablesNotRecovered"),

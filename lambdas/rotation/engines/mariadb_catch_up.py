@@ -20,6 +20,7 @@ from lambdas.rotation.engines.mysql import (
     INTERNAL_USERS,
     NOT_THERE,
     PRIVILEGES,
+    STORED_NOWHERE,
     MariadbEngine,
     Session,
     account_sql,
@@ -450,8 +451,10 @@ def _of_replication(sql: Session) -> Iterator[Finding]:
 
 def _tables_apart(sql: Session) -> Iterator[Finding]:
     for schema, engine, count in sql.rows(
-        "SELECT table_schema, engine, COUNT(*) FROM information_schema.tables WHERE table_type = 'BASE TABLE' "
-        "AND engine <> 'InnoDB' AND table_schema NOT IN %(internal)s GROUP BY 1, 2 ORDER BY 1, 2",
+        "SELECT table_schema, engine, COUNT(*) FROM information_schema.tables "
+        "WHERE table_type NOT IN %(stored_nowhere)s AND engine <> 'InnoDB' AND table_schema NOT IN %(internal)s "
+        "GROUP BY 1, 2 ORDER BY 1, 2",
+        stored_nowhere=STORED_NOWHERE,
         internal=INTERNAL_DATABASES,
     ):
         yield Finding(

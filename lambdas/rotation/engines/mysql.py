@@ -45,6 +45,9 @@ Not ``root``: on RDS that is nobody's, or the name that somebody has given to th
 """
 INTERNAL_DATABASES = ("mysql", "sys", "information_schema", "performance_schema", CONTROL_DATABASE)
 
+STORED_NOWHERE = ("VIEW", "SYSTEM VIEW", "TEMPORARY")
+"""Types of a table, of which MariaDB has more than BASE TABLE: SYSTEM VERSIONED, and SEQUENCE, have content, too."""
+
 STATEMENT_SECONDS = 10
 SESSION = (
     "SET SESSION autocommit = 1, sql_mode = 'STRICT_ALL_TABLES', lock_wait_timeout = 2, innodb_lock_wait_timeout = 2, "
@@ -150,10 +153,11 @@ class MariadbEngine:
                 seconds=LONG_TRANSACTION_SECONDS,
             )
             others = sql.rows(
-                "SELECT engine, COUNT(*) FROM information_schema.tables WHERE table_type = 'BASE TABLE' "
+                "SELECT engine, COUNT(*) FROM information_schema.tables WHERE table_type NOT IN %(stored_nowhere)s "
                 "AND engine NOT IN ('InnoDB', 'MEMORY') AND table_schema NOT IN %(internal)s "
                 "GROUP BY engine ORDER BY 1",
                 internal=INTERNAL_DATABASES,
+                stored_nowhere=STORED_NOWHERE,
             )
         return [
             *(
