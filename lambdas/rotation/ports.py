@@ -1061,7 +1061,13 @@ class AwsPorts:
             return NetworkFence(database, plan, self)
         if plan.strategy == "catch-up":
             return self.catching_up(database, plan)
-        return engine_for(database, self._login(plan), ca_bundle=self.settings["CA_BUNDLE"], clock=self.clock)
+        return engine_for(
+            database,
+            self._login(plan),
+            ca_bundle=self.settings["CA_BUNDLE"],
+            clock=self.clock,
+            replicates=plan.strategy in ("read-replica", "blue-green"),
+        )
 
     def catching_up(self, database: Database, plan: Plan) -> CatchUpEngine:
         from lambdas.rotation.engines import catch_up_engine_for

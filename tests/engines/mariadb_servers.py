@@ -50,9 +50,11 @@ class Endpoint:
             **({"database": "shop", "autocommit": True} | options),
         )
 
-    def engine(self, user: str = ROTATION, **facts: Any) -> MariadbEngine:
-        database = self.database(**facts)
-        engine = engine_for(database, (user, self.passwords[user]), ca_bundle=str(self.bundle), clock=SystemClock())
+    def engine(self, user: str = ROTATION, *, replicates: bool = True, **facts: Any) -> MariadbEngine:
+        login = (user, self.passwords[user])
+        engine = engine_for(
+            self.database(**facts), login, ca_bundle=str(self.bundle), clock=SystemClock(), replicates=replicates
+        )
         assert isinstance(engine, MariadbEngine)
         return engine
 

@@ -1346,7 +1346,9 @@ def test_says_what_nobody_has_looked_for(engine: str, login: str | None, name: s
     assert [name, "SwitchoverByRds"] == [warning.name for warning in seen.warnings]
 
 
-@pytest.mark.parametrize(("name", "is_refused"), [("Subscriptions", True), ("NotDurable", False)])
+@pytest.mark.parametrize(
+    ("name", "is_refused"), [("Subscriptions", True), ("TablesNotRecovered", True), ("NotDurable", False)]
+)
 def test_with_a_login_it_refuses_what_green_would_not_have(name: str, is_refused: bool) -> None:
     """Not what a fence of our own would not hold, which this strategy has none of."""
     ports = ports_of()

@@ -81,11 +81,19 @@ AFTER, BEFORE = NOTES
 
 
 @pytest.mark.parametrize(
-    ("strategy", "engine"),
-    [("catch-up", "PostgresCatchUp"), ("snapshot", "PostgresEngine")],
+    ("strategy", "engine", "made_by"),
+    [
+        ("catch-up", "postgres", "PostgresCatchUp"),
+        ("snapshot", "postgres", "PostgresEngine"),
+        ("read-replica", "postgres", "PostgresEngine"),
+        ("catch-up", "mariadb", "MariadbCatchUp"),
+        ("snapshot", "mariadb", "MariadbEngine"),
+        ("read-replica", "mariadb", "MariadbReplica"),
+        ("blue-green", "mariadb", "MariadbReplica"),
+    ],
 )
-def test_every_step_of_the_strategy_logs_in_by_the_engine_that_catches_up(
-    strategy: str, engine: str, monkeypatch: pytest.MonkeyPatch
+def test_every_step_of_a_strategy_logs_in_by_the_engine_that_knows_it(
+    strategy: str, engine: str, made_by: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Preflight asks it what cannot be replicated; the fence of any other would end the senders."""
     fakes, rotation = prepared()
@@ -95,9 +103,9 @@ def test_every_step_of_the_strategy_logs_in_by_the_engine_that_catches_up(
     ports = AwsPorts()
     ports.secrets = fakes.secrets
 
-    made = ports.engine(database, plan.model_copy(update={"strategy": strategy}))
+    made = ports.engine(database.having(engine=engine), plan.model_copy(update={"strategy": strategy}))
 
-    assert engine == type(made).__name__
+    assert made_by == type(made).__name__
     with pytest.raises(StateIncomplete, match="no engine for mysql"):
         ports.catching_up(database.having(engine="mysql"), plan)
 

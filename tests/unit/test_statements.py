@@ -7,10 +7,11 @@ from importlib import import_module
 
 import pytest
 
-from lambdas.rotation.engines import CATCHING_UP, ENGINES
+from lambdas.rotation.engines import CATCHING_UP, ENGINES, REPLICATING
 from lambdas.rotation.state import DatabaseFence
 
-MODULES = sorted({where.split(":")[0] for where in (*ENGINES.values(), *CATCHING_UP.values())})
+MODULES = sorted({where.split(":")[0] for where in (*ENGINES.values(), *REPLICATING.values(), *CATCHING_UP.values())})
+HAVE_NONE = ("lambdas.rotation.engines.mariadb_replica",)
 QUOTING = {"quoted", "account_sql", "int"}
 """They make of any text an identifier, an account, or a number; each has tests of its own with hostile names."""
 QUOTED_BY_THE_SERVER = {"', '.join(tables)"}
@@ -126,4 +127,4 @@ def test_no_statement_has_anything_in_it_but_constants_and_quoted_names(name: st
     ]
 
     assert unsafe == []
-    assert len(made) > 20
+    assert len(made) > 20 or name in HAVE_NONE

@@ -14,7 +14,7 @@ from lambdas.rotation.state import Finding, Rotation
 ENGINES = ("postgres", "mariadb", "mysql")
 NOT_COPIED = (
     "LogicalSlots", "UnloggedTables", "MemoryTables", "EventsEnabled", "StatementReplication", "ReplicationFilters",
-    "ReplicationErrorsSkipped", "TriggersRunTwice", "Subscriptions",
+    "ReplicationErrorsSkipped", "TriggersRunTwice", "Subscriptions", "TablesNotRecovered",
 )  # fmt: skip
 """Of what an engine finds inside; the rest of that is about a fence of our own."""
 
@@ -85,14 +85,16 @@ UNSEEN: Mapping[str, Finding] = {
     ),
     "mariadb": Finding(
         name="MemoryUnseen",
-        message="without a login nobody has looked for MEMORY tables, whose content does not get to green",
-        advice="look for information_schema.tables.engine = 'MEMORY', or give a login (key-rotation:login-secret)",
+        message="without a login nobody has looked for MEMORY tables, whose content does not get to green, nor for "
+        "MyISAM and the like, of which green may lack rows",
+        advice="look for another information_schema.tables.engine than InnoDB, or give a login "
+        "(key-rotation:login-secret)",
     ),
     "mysql": Finding(
         name="MemoryUnseen",
         message="a rotation does not log in to MySQL: nobody has looked for MEMORY tables, whose content does not get "
-        "to green",
-        advice="look for information_schema.tables.engine = 'MEMORY'",
+        "to green, nor for MyISAM and the like, of which green may lack rows",
+        advice="look for another information_schema.tables.engine than InnoDB",
     ),
 }
 

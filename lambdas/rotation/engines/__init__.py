@@ -15,19 +15,25 @@ ENGINES = {
     "postgres": "lambdas.rotation.engines.postgres:PostgresEngine",
 }
 
+# Where that differs: whose target RDS makes of the running server, and replicates.
+REPLICATING = ENGINES | {"mariadb": "lambdas.rotation.engines.mariadb_replica:MariadbReplica"}
+
 CATCHING_UP = {
     "mariadb": "lambdas.rotation.engines.mariadb_catch_up:MariadbCatchUp",
     "postgres": "lambdas.rotation.engines.postgres_catch_up:PostgresCatchUp",
 }
 
 
-def engine_for(database: Database, login: tuple[str, str], *, ca_bundle: str, clock: Clock) -> Engine:
-    """The engine of one database server. Connects on first use.
+def engine_for(
+    database: Database, login: tuple[str, str], *, ca_bundle: str, clock: Clock, replicates: bool = False
+) -> Engine:
+    """The engine of one database server, whose target is its replica or not. Connects on first use.
 
     Raises:
         StateIncomplete: terminal; Preflight refuses engines that are not in the registry.
     """
-    made: Engine = _class_of(ENGINES, database)(database, login, ca_bundle=ca_bundle, clock=clock)
+    registry = REPLICATING if replicates else ENGINES
+    made: Engine = _class_of(registry, database)(database, login, ca_bundle=ca_bundle, clock=clock)
     return made
 
 

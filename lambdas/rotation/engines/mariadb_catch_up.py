@@ -20,11 +20,11 @@ from lambdas.rotation.engines.mysql import (
     INTERNAL_USERS,
     NOT_THERE,
     PRIVILEGES,
-    STORED_NOWHERE,
     MariadbEngine,
     Session,
     account_sql,
     gtids,
+    tables_apart,
     turn,
     verdict_of,
 )
@@ -450,13 +450,7 @@ def _of_replication(sql: Session) -> Iterator[Finding]:
 
 
 def _tables_apart(sql: Session) -> Iterator[Finding]:
-    for schema, engine, count in sql.rows(
-        "SELECT table_schema, engine, COUNT(*) FROM information_schema.tables "
-        "WHERE table_type NOT IN %(stored_nowhere)s AND engine <> 'InnoDB' AND table_schema NOT IN %(internal)s "
-        "GROUP BY 1, 2 ORDER BY 1, 2",
-        stored_nowhere=STORED_NOWHERE,
-        internal=INTERNAL_DATABASES,
-    ):
+    for schema, engine, count in tables_apart(sql, besides=("InnoDB",)):
         yield Finding(
             name="TablesNotRecovered",
             message=f"{count} table(s) of engine {engine} in {schema}: after a recovery they may be ahead of the "

@@ -45,7 +45,7 @@ Not ``root``: on RDS that is nobody's, or the name that somebody has given to th
 """
 INTERNAL_DATABASES = ("mysql", "sys", "information_schema", "performance_schema", CONTROL_DATABASE)
 
-STORED_NOWHERE = ("VIEW", "SYSTEM VIEW", "TEMPORARY")
+_STORED_NOWHERE = ("VIEW", "SYSTEM VIEW", "TEMPORARY")
 """Types of a table, of which MariaDB has more than BASE TABLE: SYSTEM VERSIONED, and SEQUENCE, have content, too."""
 
 STATEMENT_SECONDS = 10
@@ -125,7 +125,7 @@ class MariadbEngine:
     def limitations(self, accept: Sequence[str]) -> Sequence[Finding]:
         with self._session() as sql:
             findings = [*_prepared_transactions(sql), *_events(sql), *_fed_from_elsewhere(sql), *_durability(sql)]
-            findings += _replication_settings(sql, self.LOG_FORMATS)
+            findings += _replication_settings(sql, self._log_formats(sql))
             if "memory-tables" not in accept:
                 findings += _memory_tables(sql)
             if shared := [one for one in _sessions(sql) if one[1] == self._user]:
@@ -141,6 +141,9 @@ class MariadbEngine:
                 findings.append(CONTROL_DATABASE_TAKEN)
         return findings
 
+    def _log_formats(self, sql: "Session") -> Sequence[str]:
+        return self.LOG_FORMATS
+
     def logical_slots(self) -> Mapping[str, str]:
         return {}  # a binary log is everybody's
 
@@ -152,13 +155,7 @@ class MariadbEngine:
                 "WHERE trx_started < NOW() - INTERVAL %(seconds)s SECOND ORDER BY trx_started",
                 seconds=LONG_TRANSACTION_SECONDS,
             )
-            others = sql.rows(
-                "SELECT engine, COUNT(*) FROM information_schema.tables WHERE table_type NOT IN %(stored_nowhere)s "
-                "AND engine NOT IN ('InnoDB', 'MEMORY') AND table_schema NOT IN %(internal)s "
-                "GROUP BY engine ORDER BY 1",
-                internal=INTERNAL_DATABASES,
-                stored_nowhere=STORED_NOWHERE,
-            )
+            apart = tables_apart(sql, besides=("InnoDB", "MEMORY"))
         return [
             *(
                 Finding(
@@ -171,10 +168,11 @@ class MariadbEngine:
             *(
                 Finding(
                     name="NoTransactions",
-                    message=f"{count} table(s) of engine {engine} know no transactions",
-                    advice="a statement that the fence ends may have been half done; make them InnoDB",
+                    message=f"{count} table(s) of engine {engine} in {schema} know no transactions",
+                    advice="a statement that the fence ends may have been half done, and a snapshot may have them "
+                    "damaged; make them InnoDB",
                 )
-                for engine, count in others
+                for schema, engine, count in apart
             ),
         ]
 
@@ -635,6 +633,18 @@ def _durability(sql: Session) -> Iterator[Finding]:
             "give their numbers to others, which a copy that follows the log then passes over",
             advice="set it to 1 in the parameter group",
         )
+
+
+def tables_apart(sql: Session, besides: Sequence[str]) -> list[Row]:
+    """Of each database and each engine but those: how many tables it has."""
+    return sql.rows(
+        "SELECT table_schema, engine, COUNT(*) FROM information_schema.tables "
+        "WHERE table_type NOT IN %(stored_nowhere)s AND engine NOT IN %(besides)s AND table_schema NOT IN %(internal)s "
+        "GROUP BY 1, 2 ORDER BY 1, 2",
+        stored_nowhere=_STORED_NOWHERE,
+        besides=tuple(besides),
+        internal=INTERNAL_DATABASES,
+    )
 
 
 def _memory_tables(sql: Session) -> Iterator[Finding]:
