@@ -644,6 +644,20 @@ def test_a_claim_is_taken_in_safe_update_mode(source: Endpoint) -> None:
     engine.ensure_control_database()
 
 
+def test_the_control_database_is_innodb_whatever_is_the_default(world: World) -> None:
+    """A decision that a crash undoes, or that is half there, would open both sides."""
+    source = world.primary()
+    source.admin("SET GLOBAL default_storage_engine = 'MyISAM'")
+    source.admin(f"GRANT REPLICATION SLAVE, BINLOG MONITOR ON *.* TO {account(ROTATION)}")
+    source.catching_up().begin_capture("capture")
+
+    made = source.admin("SELECT table_name, engine FROM information_schema.tables WHERE table_schema LIKE 'rds_key%'")
+
+    assert len(made) == 8
+    assert {engine for _, engine in made} == {"InnoDB"}
+    source.server.destroy()
+
+
 def test_the_control_database_is_removed_and_can_be_made_again(source: Endpoint) -> None:
     source.engine().drop_control_database("r")
     source.engine().drop_control_database("r")

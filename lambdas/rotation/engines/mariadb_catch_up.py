@@ -49,14 +49,14 @@ RETENTION = "binlog retention hours"
 _CONTROL_TABLES = (
     # Without a key, so that a row could be there twice.
     "CREATE TABLE IF NOT EXISTS note (rotation_id VARCHAR(100) NOT NULL, note VARCHAR(100) NOT NULL, "
-    "left_at TIMESTAMP(6) DEFAULT CURRENT_TIMESTAMP(6))",
+    "left_at TIMESTAMP(6) DEFAULT CURRENT_TIMESTAMP(6)) ENGINE = InnoDB",
     # How long the binary log was kept before a capture began.
-    "CREATE TABLE IF NOT EXISTS capture (name VARCHAR(100) PRIMARY KEY, retention VARCHAR(20))",
+    "CREATE TABLE IF NOT EXISTS capture (name VARCHAR(100) PRIMARY KEY, retention VARCHAR(20)) ENGINE = InnoDB",
     # The rest is written on copies only. That replication was once begun, and must not begin there again.
-    "CREATE TABLE IF NOT EXISTS begun (name VARCHAR(100) PRIMARY KEY)",
+    "CREATE TABLE IF NOT EXISTS begun (name VARCHAR(100) PRIMARY KEY) ENGINE = InnoDB",
     # How many sessions an account might have before the copy was closed.
     "CREATE TABLE IF NOT EXISTS room (account VARCHAR(400) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PRIMARY KEY, "
-    "sessions INT NOT NULL)",
+    "sessions INT NOT NULL) ENGINE = InnoDB",
 )
 _ROOM = """
 SELECT CONCAT(user, '@', host), COALESCE(JSON_VALUE(priv, '$.max_user_connections'), 0)

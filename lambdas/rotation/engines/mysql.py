@@ -191,16 +191,24 @@ class MariadbEngine:
             # One statement makes it ours, so an attempt that dies after it has nothing left to be told apart by.
             sql.run(f"CREATE DATABASE IF NOT EXISTS {name} COMMENT %(ours)s", ours=OURS)
             sql.run(f"USE {name}")
-            sql.run("CREATE TABLE IF NOT EXISTS marker (token VARCHAR(100) PRIMARY KEY, marks INT NOT NULL)")
-            sql.run("CREATE TABLE IF NOT EXISTS identity (only_one INT PRIMARY KEY, uuid VARCHAR(36) NOT NULL)")
+            # Each of them InnoDB, whatever is the default: a verdict that a crash undid would open the other side, too.
+            sql.run(
+                "CREATE TABLE IF NOT EXISTS marker (token VARCHAR(100) PRIMARY KEY, marks INT NOT NULL) ENGINE = InnoDB"
+            )
+            sql.run(
+                "CREATE TABLE IF NOT EXISTS identity (only_one INT PRIMARY KEY, uuid VARCHAR(36) NOT NULL) "
+                "ENGINE = InnoDB"
+            )
             sql.run("INSERT IGNORE INTO identity VALUES (1, UUID())")
             sql.run(
                 "CREATE TABLE IF NOT EXISTS decision (rotation_id VARCHAR(100) PRIMARY KEY, "
-                "verdict ENUM('release', 'rollback') NOT NULL, decided_at TIMESTAMP(6) DEFAULT CURRENT_TIMESTAMP(6))"
+                "verdict ENUM('release', 'rollback') NOT NULL, decided_at TIMESTAMP(6) DEFAULT CURRENT_TIMESTAMP(6)) "
+                "ENGINE = InnoDB"
             )
             sql.run(
                 "CREATE TABLE IF NOT EXISTS claim "
-                "(only_one INT PRIMARY KEY, rotation_id VARCHAR(100) NOT NULL, resource_id VARCHAR(100) NOT NULL)"
+                "(only_one INT PRIMARY KEY, rotation_id VARCHAR(100) NOT NULL, resource_id VARCHAR(100) NOT NULL) "
+                "ENGINE = InnoDB"
             )
 
     def claim(self, rotation_id: str, instead_of: str = "") -> str:
