@@ -51,9 +51,9 @@ ALTER TABLE journal REPLICA IDENTITY FULL;
 CREATE TABLE "Order ""lines"" 2" (id int GENERATED ALWAYS AS IDENTITY PRIMARY KEY, text text, size int DEFAULT 1);
 INSERT INTO "Order ""lines"" 2" (text) SELECT string_agg(md5(n::text || m::text), '')
     FROM generate_series(1, 20) n, generate_series(1, 200) m GROUP BY n;
-ALTER TABLE "Order ""lines"" 2" ADD COLUMN fast int DEFAULT 7;
 CREATE TABLE emptied (id int PRIMARY KEY);
 INSERT INTO emptied VALUES (1), (2);
+ALTER TABLE emptied ADD COLUMN fast int DEFAULT 7;
 CREATE SEQUENCE never;
 CREATE SEQUENCE used;
 CREATE SEQUENCE "set ""back"" 2";
@@ -66,6 +66,7 @@ CREATE TABLE parent (id int PRIMARY KEY);
 CREATE TABLE child (PRIMARY KEY (id)) INHERITS (parent);
 CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS
     $$ BEGIN INSERT INTO journal VALUES (-NEW.id); RETURN NEW; END $$;
+CREATE TYPE mood AS ENUM ('sad', 'glad');
 CREATE TABLE slimmed (id int PRIMARY KEY, text text);
 ALTER TABLE slimmed DROP COLUMN text;
 CREATE RULE ruled AS ON INSERT TO emptied DO ALSO INSERT INTO journal VALUES (-2000);
@@ -654,7 +655,7 @@ CHANGES_OF_SCHEMA = (
     ("GRANT CREATE ON SCHEMA public TO PUBLIC", "pg_namespace"),
     ("GRANT TEMPORARY ON DATABASE orders TO master", "pg_database"),
     ("ALTER DEFAULT PRIVILEGES GRANT SELECT ON TABLES TO PUBLIC", "pg_default_acl"),
-    ("CREATE TYPE mood AS ENUM ('sad')", "pg_enum"),
+    ("CREATE TYPE colour AS ENUM ('red')", "pg_enum"),
     ("CREATE DOMAIN positive AS int CHECK (VALUE > 0)", "pg_type"),
     ("ALTER SEQUENCE never INCREMENT 2", "pg_sequence"),
     ("ALTER SEQUENCE never OWNED BY kept.id", "pg_depend"),
@@ -669,6 +670,24 @@ CHANGES_OF_SCHEMA = (
     ("CREATE ROLE newcomer", "pg_roles"),
     ("CREATE ROLE newcomer; GRANT newcomer TO master WITH SET FALSE", "pg_auth_members"),
     ("UPDATE of_an_extension SET n = n + 1", "public.of_an_extension"),
+    # There and back: what is written in between goes elsewhere, or is not sent.
+    ('ALTER TABLE "Order ""lines"" 2" ALTER text TYPE text USING upper(text)', "pg_attribute"),
+    ("ALTER TABLE kept RENAME id TO swapped; ALTER TABLE kept RENAME swapped TO id", "pg_attribute"),
+    ("ALTER TABLE kept RENAME TO swapped; ALTER TABLE swapped RENAME TO kept", "pg_type"),
+    (
+        "CREATE SCHEMA aside; ALTER TABLE kept SET SCHEMA aside; ALTER TABLE aside.kept SET SCHEMA public; "
+        "DROP SCHEMA aside",
+        "pg_type",
+    ),
+    ("ALTER SCHEMA public RENAME TO swapped; ALTER SCHEMA swapped RENAME TO public", "pg_namespace"),
+    ("ALTER TYPE mood RENAME VALUE 'sad' TO 'swapped'; ALTER TYPE mood RENAME VALUE 'swapped' TO 'sad'", "pg_enum"),
+    (
+        "ALTER PUBLICATION ours SET (publish = 'insert'); "
+        "ALTER PUBLICATION ours SET (publish = 'insert, update, delete, truncate')",
+        "pg_publication",
+    ),
+    # So does a table that is written anew where a column was added without that.
+    ("CLUSTER emptied USING emptied_pkey", "pg_attribute"),
 )
 NO_CHANGES_OF_SCHEMA = (
     "CREATE TEMP TABLE mine (id serial PRIMARY KEY, t text UNIQUE CHECK (t > ''), FOREIGN KEY (id) REFERENCES mine)",
@@ -690,8 +709,10 @@ def test_every_change_that_is_not_replicated_is_noticed(source: Endpoint) -> Non
         "CREATE EXTENSION vector; CREATE TABLE of_an_extension (n int); GRANT ALL ON of_an_extension TO master; "
         "INSERT INTO of_an_extension VALUES (1); ALTER EXTENSION vector ADD TABLE of_an_extension"
     )
+    publication = "CREATE PUBLICATION ours FOR TABLE kept; ALTER PUBLICATION ours OWNER TO master"
     with (
         altered(source, extension, "DROP EXTENSION vector", "orders"),
+        altered(source, publication, "DROP PUBLICATION ours", "orders"),
         source.catching_up()._session("orders") as sql,
     ):
         sql.run("SET search_path = public")
@@ -723,6 +744,33 @@ def test_a_copy_does_not_take_over_what_has_changed(world: World, source: Endpoi
         assert "pg_class of orders" not in changed
         assert [[4]] == done.copy.admin("SELECT count(*) FROM pg_subscription"), "it is as it was"
         assert [[6, False]] == done.copy.admin("SELECT count(*), bool_or(carried) FROM evidence", CONTROL_DATABASE)
+
+
+SWAPPED = """
+ALTER TABLE kept RENAME TO swapped; ALTER TABLE parent RENAME TO kept; ALTER TABLE swapped RENAME TO parent;
+INSERT INTO kept (id) VALUES (-7);
+ALTER TABLE parent RENAME TO swapped; ALTER TABLE kept RENAME TO parent; ALTER TABLE swapped RENAME TO kept
+"""
+REWRITTEN = 'ALTER TABLE "Order ""lines"" 2" ALTER text TYPE text USING upper(text) || id'
+
+
+def test_a_copy_does_not_take_over_what_was_changed_and_changed_back(world: World, source: Endpoint) -> None:
+    """The catalogs are as they were, and the rows are not: all that tells is who changed them last."""
+    with catching_up(world, source, "r8") as done:
+        for change, database in ((SWAPPED, "orders"), (REWRITTEN, AWKWARD)):
+            with contextlib.closing(source.connect(database)) as sql:
+                for statement in change.split("; "):
+                    sql.run(statement)
+        for catalog in ("pg_attribute", "pg_type"):  # freezing takes nothing away
+            source.admin(f"VACUUM FULL FREEZE {catalog}", LONG)
+        done.come_close()
+        changed = done.follower.differing_catalogs(done.publisher.catalogs(done.name))
+        wait_until(lambda: done.copy.admin("SELECT FROM kept WHERE id = -7", "orders"))
+
+        assert [[1]] == source.admin("SELECT count(*) FROM parent WHERE id = -7", "orders")
+        assert contents(source, AWKWARD) != contents(done.copy, AWKWARD)
+        assert {"pg_type of orders", f"pg_attribute of {AWKWARD}"} == {*changed}
+    source.admin("DELETE FROM parent WHERE id = -7", "orders")
 
 
 def test_a_copy_takes_nothing_over_that_nobody_testified(standing: CatchUp) -> None:

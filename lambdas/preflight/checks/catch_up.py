@@ -29,7 +29,7 @@ def warnings(source: Instance) -> Iterator[Finding]:
         name="SchemaStands",
         message=f"until the cutover, hours perhaps, no table, function or grant of {identifier} may be changed or "
         "made, or the rotation goes back",
-        advice="start it when no migration is due, and stop what makes partitions",
+        advice="start it when no migration is due, and stop what makes partitions, VACUUM FULL and CLUSTER",
     )
     yield Finding(
         name="RolesAreCopied",

@@ -29,6 +29,10 @@ _OF_PASSING = f"(SELECT oid FROM pg_class WHERE relnamespace IN {_PASSING})"
 # What the server was made with has lower oids (FirstNormalObjectId, access/transam.h). Nobody but RDS alters that, and
 # most rows are of it. 2200: the schema public, which a customer may comment on.
 _CUSTOMERS_OWN = ">= 16384"
+# What was renamed and is as before, or was written anew (ALTER COLUMN … TYPE … USING): rows are sent by names, and of
+# what is written anew none is. Every change leaves its transaction in the row, and freezing leaves it there. Not of
+# what the server was made with: RDS may grant once more there what is granted.
+_CHANGED_BY = f"CASE WHEN oid {_CUSTOMERS_OWN} OR oid = 2200 THEN xmin END"
 # RDS's own roles are RDS's own affair.
 _RDSS_ROLES = "(SELECT oid FROM pg_roles WHERE rolname ~ '^(pg_|rds)')"
 
@@ -39,9 +43,9 @@ _COMPARED = {
         catalog: f"* FROM {catalog}"
         for catalog in (
             "pg_aggregate", "pg_am", "pg_amop", "pg_amproc", "pg_cast", "pg_collation", "pg_conversion",
-            "pg_default_acl", "pg_enum", "pg_event_trigger", "pg_extension", "pg_foreign_data_wrapper",
+            "pg_default_acl", "pg_event_trigger", "pg_extension", "pg_foreign_data_wrapper",
             "pg_foreign_server", "pg_foreign_table", "pg_language", "pg_largeobject_metadata", "pg_opclass",
-            "pg_operator", "pg_opfamily", "pg_partitioned_table", "pg_publication", "pg_publication_rel", "pg_range",
+            "pg_operator", "pg_opfamily", "pg_partitioned_table", "pg_publication_rel", "pg_range",
             "pg_seclabel", "pg_shdescription", "pg_shseclabel", "pg_tablespace", "pg_transform", "pg_ts_config",
             "pg_ts_config_map", "pg_ts_dict", "pg_ts_parser", "pg_ts_template", "pg_user_mappings",
         )
@@ -61,20 +65,23 @@ _COMPARED = {
         catalog: f"* FROM {catalog} WHERE {namespace} NOT IN {_PASSING}"
         for catalog, namespace in (
             ("pg_constraint", "connamespace"),
-            ("pg_namespace", "oid"),
             ("pg_proc", "pronamespace"),
-            ("pg_type", "typnamespace"),
         )
     },
+    "pg_enum": f"{_CHANGED_BY}, * FROM pg_enum",
+    "pg_namespace": f"{_CHANGED_BY}, * FROM pg_namespace WHERE oid NOT IN {_PASSING}",
+    "pg_publication": f"{_CHANGED_BY}, * FROM pg_publication",
+    # Of every table there is one, which is renamed and moved with it.
+    "pg_type": f"{_CHANGED_BY}, * FROM pg_type WHERE typnamespace NOT IN {_PASSING}",
     "pg_description": f"* FROM pg_description WHERE (objoid {_CUSTOMERS_OWN} OR objoid = 2200) "
     f"AND objoid NOT IN {_OF_PASSING}",
     "pg_rewrite": f"* FROM pg_rewrite WHERE ev_class {_CUSTOMERS_OWN} AND ev_class NOT IN {_OF_PASSING}",
     "pg_class": "oid, relname, relnamespace, reltype, reloftype, relowner, relam, reltablespace, relpersistence, "
     "relkind, relnatts, relchecks, relrowsecurity, relforcerowsecurity, relreplident, relispartition, relacl, "
     f"reloptions, relpartbound FROM pg_class WHERE relnamespace NOT IN {_PASSING}",
-    "pg_attribute": "attrelid, attname, atttypid, attstattarget, attnum, attndims, atttypmod, attstorage, attnotnull, "
-    "atthasdef, attidentity, attgenerated, attisdropped, attislocal, attinhcount, attcollation, attcompression, "
-    f"attacl, attoptions, attfdwoptions FROM pg_attribute WHERE attrelid {_CUSTOMERS_OWN} "
+    "pg_attribute": "xmin, attrelid, attname, atttypid, attstattarget, attnum, attndims, atttypmod, attstorage, "
+    "attnotnull, atthasdef, attidentity, attgenerated, attisdropped, attislocal, attinhcount, attcollation, "
+    f"attcompression, attacl, attoptions, attfdwoptions FROM pg_attribute WHERE attrelid {_CUSTOMERS_OWN} "
     f"AND attrelid NOT IN {_OF_PASSING}",
     "pg_index": "indexrelid, indrelid, indisunique, indisprimary, indisexclusion, indimmediate, indisvalid, "
     "indisreplident, indkey, indcollation, indclass, indoption, indexprs, indpred "
