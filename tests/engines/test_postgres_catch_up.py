@@ -18,7 +18,7 @@ import pg8000.exceptions
 import pg8000.native
 import pytest
 
-from lambdas.rotation.engines import postgres_catch_up
+from lambdas.rotation.engines import postgres_catalogs, postgres_catch_up
 from lambdas.rotation.engines.postgres import Session
 from lambdas.rotation.engines.postgres_catalogs import catalogs_of, differing
 from lambdas.rotation.engines.postgres_catch_up import PostgresCatchUp
@@ -1132,6 +1132,44 @@ def test_what_would_be_lost_or_would_not_work_is_refused(
     assert name == finding.name
     assert message in finding.message
     assert "orders" in finding.message or name == "Subscriptions"
+
+
+@pytest.mark.parametrize(
+    ("version", "compares"),
+    [(140007, True), (140008, False), (150000, True), (150002, True), (150003, False), (160000, False)],
+)
+def test_a_version_that_does_not_find_rows_is_known(source: Endpoint, version: int, compares: bool) -> None:
+    """It compares columns of which nothing is sent, and goes on when no row is like that."""
+    setting = "current_setting('server_version_num')"
+    asked = postgres_catalogs._COMPARES_WHAT_IS_NOT_SENT.replace(setting, f"'{version}'")
+
+    assert setting not in asked
+    assert [[compares]] == source.admin(f"SELECT {asked}")
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        "CREATE TABLE bare (n int, m int); ALTER TABLE bare DROP COLUMN m",
+        "CREATE TABLE bare (n int, m int GENERATED ALWAYS AS (n * 2) STORED)",
+        "CREATE TABLE bare (n int PRIMARY KEY DEFERRABLE, m int); ALTER TABLE bare DROP COLUMN m",
+    ],
+)
+def test_rows_that_such_a_version_would_not_find_are_refused(
+    source: Endpoint, table: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its updates and deletes would be missing on the copy, and nothing would say so."""
+    keyed = "CREATE TABLE keyed (n int PRIMARY KEY, m int); ALTER TABLE keyed DROP COLUMN m"
+    full = "ALTER TABLE bare REPLICA IDENTITY FULL; ALTER TABLE keyed REPLICA IDENTITY FULL"
+    with altered(source, f"{table}; {keyed}; {full}", "DROP TABLE bare, keyed", "orders"):
+        assert [] == list(source.catching_up().limitations(()))
+        monkeypatch.setattr(postgres_catalogs, "_COMPARES_WHAT_IS_NOT_SENT", "true")
+
+        [finding] = source.catching_up().limitations(())
+
+    assert "NotReplicable" == finding.name
+    assert finding.message.startswith("1 table(s) whose rows this version")
+    assert finding.message.endswith("in orders: public.bare")
 
 
 def test_materialized_views_are_refused_unless_they_are_accepted(source: Endpoint) -> None:

@@ -219,6 +219,17 @@ pg_index WHERE indrelid = c.oid AND indisvalid
 WITHOUT_IDENTITY = f"""
 SELECT format('%I.%I', nspname, relname) {_TABLES} AND relreplident <> 'f' AND NOT EXISTS (SELECT FROM {_IDENTITY})
 """
+# By all of a row the copy looks for it: there is no identity, and no key either, which it would take instead.
+_BY_ALL_OF_A_ROW = """
+relreplident = 'f' AND NOT EXISTS (
+    SELECT FROM pg_index WHERE indrelid = c.oid AND indisprimary AND indisvalid AND indimmediate
+)
+"""
+# It takes a column for different that is not sent, finds no row, and goes on (release notes of 14.8 and 15.3).
+_COMPARES_WHAT_IS_NOT_SENT = """
+current_setting('server_version_num')::int < 140008
+OR current_setting('server_version_num')::int BETWEEN 150000 AND 150002
+"""
 # Of PostgreSQL's own types; an extension's that has none is met by the worker that applies, and it goes no further.
 _WITHOUT_EQUALITY = "json|xml|point|line|lseg|box|path|polygon|circle"
 
@@ -235,12 +246,22 @@ def limitations(sql: Session, database: str, accept: Sequence[str]) -> Iterator[
             "table(s) whose rows the copy could not find: a column of a type without equality, and no primary key",
             "give them a primary key, and REPLICA IDENTITY DEFAULT",
             f"""
-            SELECT format('%I.%I', nspname, relname) {_TABLES} AND relreplident = 'f'
-            AND NOT EXISTS (SELECT FROM pg_index WHERE indrelid = c.oid AND indisprimary AND indisvalid)
+            SELECT format('%I.%I', nspname, relname) {_TABLES} AND {_BY_ALL_OF_A_ROW}
             AND EXISTS (
                 SELECT FROM pg_attribute JOIN pg_type t ON t.oid = atttypid WHERE attrelid = c.oid AND attnum > 0
                 AND (CASE typtype WHEN 'd' THEN typbasetype ELSE t.oid END)::regtype::text
                     ~ '^({_WITHOUT_EQUALITY})(\\[\\])?$'
+            )
+            """,
+        ),
+        (
+            "table(s) whose rows this version of PostgreSQL could not find on the copy: a column that was dropped or "
+            "is generated, and no primary key",
+            "upgrade to 14.8 or 15.3, or give them a primary key",
+            f"""
+            SELECT format('%I.%I', nspname, relname) {_TABLES} AND {_BY_ALL_OF_A_ROW} AND ({_COMPARES_WHAT_IS_NOT_SENT})
+            AND EXISTS (
+                SELECT FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND (attisdropped OR attgenerated <> '')
             )
             """,
         ),
