@@ -72,5 +72,5 @@ def _seen(rotation: Rotation, ports: Ports) -> Instance | None:
 
 def _unserved(like: Instance) -> Instance:
     """Nobody logs in to it, reads its logs, or needs it for longer than a snapshot takes."""
-    not_needed = ("DeletionProtection", "EnabledCloudwatchLogsExports", "PubliclyAccessible")
+    not_needed = ("BacktrackWindow", "DeletionProtection", "EnabledCloudwatchLogsExports", "PubliclyAccessible")
     return replace(like, raw={name: value for name, value in like.raw.items() if name not in not_needed})

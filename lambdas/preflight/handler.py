@@ -116,6 +116,7 @@ def _checks(rotation: Rotation, source: Instance, ports: Ports) -> tuple[Check, 
             "blue-green": (
                 lambda: blue_green.room_in_a_deployment(source, ports),
                 lambda: cluster.replication(rotation, source, ports),
+                lambda: cluster.backtracked(source),
                 lambda: instance.backups(source),
             ),
             "snapshot": (

@@ -46,6 +46,8 @@ INSTANCES = 3
 """Of a cluster: a writer, and readers."""
 LETS_FOLLOW = {dialects.AURORA_MYSQL: ("binlog_format", "ROW")}
 """By engine, if it is not PostgreSQL's: the parameter of a cluster that lets a copy follow."""
+BY_ENGINE: Mapping[str, Mapping[str, Any]] = {dialects.AURORA_MYSQL: {"BacktrackWindow": 3600}}
+"""What only a cluster of this engine has."""
 OF_MULTI_AZ = {"DBClusterInstanceClass": "db.m6gd.large", "AllocatedStorage": 100, "Iops": 1000}
 KEY_KNOWN_WITHIN_SECONDS = 30.0
 
@@ -254,7 +256,7 @@ def make_cluster(account: Account, identifier: str, database: str, common: Mappi
     multi_az = not common["Engine"].startswith("aurora")
     once_rds_sees_the_key(
         account, rds.create_db_cluster, DBClusterIdentifier=identifier, DatabaseName=database, **group, **common,
-        **(OF_MULTI_AZ if multi_az else {}),
+        **(OF_MULTI_AZ if multi_az else {}), **BY_ENGINE.get(common["Engine"], {}),
     )  # fmt: skip
     wait_available(account, identifier, cluster=True)
     # Those of a Multi-AZ DB cluster came with it.

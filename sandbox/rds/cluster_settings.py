@@ -11,6 +11,7 @@ from sandbox.rds.resources import View
 from sandbox.rds.settings import IDENTIFIER
 
 CLUSTER_QUOTA = 40
+BACKTRACK_SECONDS = range(259_201)
 # Each has what the other has not (API reference: CreateDBCluster).
 NOT_FOR_MULTI_AZ = (
     "EngineMode", "MaxAllocatedStorage", "NetworkType", "OptionGroupName", "ServerlessV2ScalingConfiguration",
@@ -69,6 +70,8 @@ class ClusterSettings(ClusterMembers):
                     f"{kind.family}"
                 )
             chosen["ParameterGroup"] = found.name
+        if (window := params.get("BacktrackWindow")) is not None:
+            chosen["BacktrackWindow"] = _backtrack_window(int(window), kind)
         if scaling := params.get("ServerlessV2ScalingConfiguration"):
             chosen["ServerlessV2ScalingConfiguration"] = {
                 member: scaling[member]
@@ -80,3 +83,11 @@ class ClusterSettings(ClusterMembers):
     def _enter_cluster(self, cluster: Cluster) -> None:
         self.clusters[cluster.name] = cluster
         self.keys.hold(cluster.kms_key_id, cluster.storage_id, "cluster")
+
+
+def _backtrack_window(seconds: int, kind: Kind) -> int:
+    if not kind.can_be_backtracked:
+        raise invalid_combination(f"Backtrack isn't supported for DB engine {kind.name}.")
+    if seconds not in BACKTRACK_SECONDS:
+        raise invalid_value(f"Invalid backtrack window: {seconds}. Must be between 0 and {BACKTRACK_SECONDS.stop - 1}.")
+    return seconds

@@ -22,7 +22,7 @@ from sandbox.rds.settings import check_master_password, check_password, tags_of
 
 # Settings that ModifyDBCluster changes at once, whatever ApplyImmediately says.
 AT_ONCE = (
-    "AutoMinorVersionUpgrade", "BackupRetentionPeriod", "CopyTagsToSnapshot", "DatabaseInsightsMode",
+    "AutoMinorVersionUpgrade", "BackupRetentionPeriod", "BacktrackWindow", "CopyTagsToSnapshot", "DatabaseInsightsMode",
     "DeletionProtection", "EngineLifecycleSupport", "PreferredBackupWindow", "PreferredMaintenanceWindow",
 )  # fmt: skip
 
@@ -89,6 +89,9 @@ class Clusters(ClusterBackups):
             if "PreferredBackupWindow" in chosen or "PreferredMaintenanceWindow" in chosen:
                 together = cluster.settings | chosen
                 self._check_windows(together["PreferredMaintenanceWindow"], together["PreferredBackupWindow"])
+            if chosen.get("BacktrackWindow") and not cluster.settings.get("BacktrackWindow"):
+                # Aurora User Guide: only for one that was created, or restored, with it.
+                raise invalid_combination(f"Backtrack is not enabled for cluster {cluster.name}.")
             later: View = {}
             if (name := params.get("NewDBClusterIdentifier")) and name.lower() != cluster.name:
                 later["DBClusterIdentifier"] = self._new_cluster_name(name, renaming=True)

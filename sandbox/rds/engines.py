@@ -53,6 +53,7 @@ class Kind:
     default_database: str | None = None
     has_read_replicas: bool = True
     has_blue_green_deployments: bool = True
+    can_be_backtracked: bool = False
     log_file: str | None = None
     """The name of an hour's log, for `strftime`; None: nobody has looked yet what RDS calls it."""
 
@@ -150,6 +151,7 @@ def _aurora_mysql() -> Kind:
         reserved_masters=frozenset({"rdsadmin", "rdsrepladmin", "mysql.sys", "mysql.session", "root"}),
         parameters={},
         cluster_parameters={"binlog_format": Parameter("OFF", "ROW,STATEMENT,MIXED,OFF", True, "string")},
+        can_be_backtracked=True,
         has_blue_green_deployments=False,  # RDS has; what follows here would be PostgreSQL's
     )
 

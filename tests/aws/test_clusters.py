@@ -10,6 +10,7 @@ from botocore import xform_name
 from botocore.awsrequest import AWSResponse
 from botocore.stub import Stubber
 
+from lambdas.rotation.aws import carried_settings
 from lambdas.rotation.aws.carried_cluster_settings import OF_MULTI_AZ, SETTINGS
 from lambdas.rotation.aws.carried_settings import Setting
 from lambdas.rotation.aws.client import client, client_that_asks_once
@@ -115,7 +116,7 @@ FULL: dict[str, object] = {
     "IAMDatabaseAuthenticationEnabled": True, "EnabledCloudwatchLogsExports": ["postgresql"],
     "CopyTagsToSnapshot": True, "StorageType": "aurora-iopt1", "NetworkType": "DUAL",
     "ServerlessV2ScalingConfiguration": {"MinCapacity": 1.0, "MaxCapacity": 2.0},
-    "EngineLifecycleSupport": "open-source-rds-extended-support-disabled",
+    "EngineLifecycleSupport": "open-source-rds-extended-support-disabled", "BacktrackWindow": 3600,
 }  # fmt: skip
 AT_RESTORE = {
     "EngineVersion": "16.14", "Port": 5433, "BackupRetentionPeriod": 9, "PreferredBackupWindow": "01:00-01:30",
@@ -123,7 +124,7 @@ AT_RESTORE = {
     "DeletionProtection": True, "EnableIAMDatabaseAuthentication": True, "EnableCloudwatchLogsExports": ["postgresql"],
     "CopyTagsToSnapshot": True, "StorageType": "aurora-iopt1", "NetworkType": "DUAL",
     "ServerlessV2ScalingConfiguration": {"MinCapacity": 1.0, "MaxCapacity": 2.0},
-    "EngineLifecycleSupport": "open-source-rds-extended-support-disabled",
+    "EngineLifecycleSupport": "open-source-rds-extended-support-disabled", "BacktrackWindow": 3600,
 }  # fmt: skip
 FULL_OF_MULTI_AZ: dict[str, object] = {
     "DBClusterInstanceClass": "db.m6gd.large", "Iops": 3000, "AllocatedStorage": 200, "PubliclyAccessible": True,
@@ -157,6 +158,18 @@ def test_everything_that_a_restore_takes_is_given_and_the_key(clusters: AwsClust
 
     restoration = client("rds").meta.service_model.operation_model("RestoreDBClusterFromSnapshot").input_shape.members
     assert not set(AFTERWARDS) & set(restoration)
+
+
+@pytest.mark.parametrize(("of_source", "of_target"), [(None, 0), (0, None)])
+def test_what_cannot_be_backtracked_is_asked_for_no_window_and_is_not_taken_for_different(
+    clusters: AwsClusters, of_source: int | None, of_target: int | None
+) -> None:
+    """RDS takes none for Aurora PostgreSQL, and need not show one that is 0."""
+    make()
+    source, target = seen(clusters, BacktrackWindow=of_source), seen(clusters, BacktrackWindow=of_target)
+
+    assert {} == clusters.settings_differences(source, target)
+    assert "BacktrackWindow" not in carried_settings.restoration_parameters(source.raw, SETTINGS)
 
 
 def test_a_restored_cluster_is_adopted_and_a_strangers_is_not(clusters: AwsClusters) -> None:

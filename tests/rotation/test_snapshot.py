@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from sandbox.demo.connection import Login
-from sandbox.demo.world import World, wait_available
+from sandbox.demo.dialects import AURORA_MYSQL
+from sandbox.demo.world import BY_ENGINE, World, wait_available
 from sandbox.sweep.boundaries import BY_NETWORK, BY_SNAPSHOT, CLUSTER_BY_NETWORK, CLUSTER_BY_SNAPSHOT
 from tests.rotation.scenarios import (
     ROWS,
@@ -271,6 +272,10 @@ def test_one_side_serves_and_nothing_is_lost(customer: Customer, tmp_path: Path,
     if scenario.ends == "forward":
         assert outcome.last.status == "SUCCEEDED", outcome.story
         assert kept == [outcome.last.output["new_key"]["arn"]], "one copy, under the new key"
+        if scenario.world.get("engine") == AURORA_MYSQL:
+            name = outcome.state["target"]["identifier"]
+            (target,) = rds.describe_db_clusters(DBClusterIdentifier=name)["DBClusters"]
+            assert target["BacktrackWindow"] == BY_ENGINE[AURORA_MYSQL]["BacktrackWindow"]
     else:
         assert kept == []
         assert outcome.shut_out_seconds < BY_SNAPSHOT["WriteOutageBudgetSeconds"], "RDS was not waited for"

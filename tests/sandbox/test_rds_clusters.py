@@ -131,6 +131,8 @@ def test_tags_of_a_cluster(sandbox: Sandbox, orders: str) -> None:
         ({"DBSubnetGroupName": "nowhere"}, "DBSubnetGroupNotFoundFault"),
         ({"KmsKeyId": "alias/aws/rds"}, "InvalidParameterCombination"),
         ({"StorageEncrypted": True, "KmsKeyId": "alias/nowhere"}, "KMSKeyNotAccessibleFault"),
+        ({"BacktrackWindow": 3600}, "InvalidParameterCombination"),
+        ({"Engine": "aurora-mysql", "BacktrackWindow": 259_201}, "InvalidParameterValue"),
     ],
 )
 def test_what_rds_makes_no_cluster_of(sandbox: Sandbox, orders: str, changes: dict[str, Any], code: str) -> None:
@@ -352,6 +354,21 @@ def test_modify_and_rename(sandbox: Sandbox) -> None:
     assert sandbox.address(before["Endpoint"]) is None
     with sandbox.session_at(after["Endpoint"], password="another-horse") as sql:
         assert sql.run("SELECT x FROM t") == [[1]]
+
+
+def test_only_a_cluster_that_was_made_with_backtracking_has_it(sandbox: Sandbox) -> None:
+    """Aurora User Guide: it is switched on when a cluster is created, or restored."""
+    by_mysql: dict[str, Any] = {"Engine": "aurora-mysql"}
+    assert sandbox.create_cluster("rewound", BacktrackWindow=3600, **by_mysql)["BacktrackWindow"] == 3600
+    assert "BacktrackWindow" not in sandbox.create_cluster("straight", **by_mysql)
+
+    modify = sandbox.rds.modify_db_cluster
+    assert (
+        code_of(modify, DBClusterIdentifier="straight", BacktrackWindow=3600, ApplyImmediately=True)
+        == "InvalidParameterCombination"
+    )
+    modify(DBClusterIdentifier="rewound", BacktrackWindow=7200, ApplyImmediately=True)
+    assert sandbox.cluster_available("rewound")["BacktrackWindow"] == 7200
 
 
 def test_rds_keeps_the_password_in_secrets_manager(sandbox: Sandbox) -> None:

@@ -186,6 +186,7 @@ def having(instance: Instance, **members: object) -> dict[str, object]:
         ("ActivityStream", {"ActivityStreamStatus": "started"}),
         ("CustomEndpoints", {"CustomEndpoints": ["reporting"]}),
         ("NoInstances", {"DBClusterMembers": []}),
+        ("BacktrackEnabled", {"BacktrackWindow": 3600}),
     ],
 )
 def test_refuses_what_rds_does_not_copy_or_carry(name: str, members: dict[str, object]) -> None:
@@ -193,6 +194,13 @@ def test_refuses_what_rds_does_not_copy_or_carry(name: str, members: dict[str, o
     ports.rds.alter(SHOP, **having(ports.rds.instances[SHOP], **members))
 
     assert [name] == refusals(ports)
+
+
+def test_a_window_of_nothing_is_no_backtracking() -> None:
+    ports = ports_of()
+    ports.rds.alter(SHOP, **having(ports.rds.instances[SHOP], BacktrackWindow=0))
+
+    assert preflight(planned(ports), ports).preflight is not None
 
 
 @pytest.mark.parametrize(

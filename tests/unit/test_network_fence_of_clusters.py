@@ -156,6 +156,14 @@ def test_nothing_speaks_against_an_aurora_mysql_cluster(key_arn: str | None) -> 
     assert {"NotBornFenced", "AutoScaling"} == {warning.name for warning in seen.warnings}
 
 
+def test_backtracking_is_carried_over_and_no_reason_to_refuse() -> None:
+    """By blue/green it would be lost."""
+    ports, rotation = prepared()
+    having(ports, SHOP, BacktrackWindow=3600)
+
+    assert preflight(rotation, ports).preflight is not None
+
+
 def test_a_multi_az_db_cluster_is_refused_by_name() -> None:
     ports, rotation = prepared("postgres")
 

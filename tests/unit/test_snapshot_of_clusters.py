@@ -554,6 +554,16 @@ def test_the_copy_that_is_kept_of_an_unencrypted_cluster_is_of_a_restore_of_its_
     assert not {SHOP, WRITER, READER, CLUSTER + INTERIM} & set(ports.rds.instances)
 
 
+def test_nobody_pays_for_backtracking_the_cluster_in_between() -> None:
+    ports, rotation = at_the_end_of_grace()
+    having(ports, SHOP, BacktrackWindow=3600, StorageType="aurora-iopt1")
+
+    with_the_interim(ports, rotation)
+
+    like = ports.clusters.restored_like[INTERIM]
+    assert ("aurora-iopt1", False) == (like["StorageType"], "BacktrackWindow" in like)
+
+
 def test_nothing_of_the_source_goes_before_that_copy_is_there() -> None:
     ports, rotation = at_the_end_of_grace()
     rotation = visit(decommission, visit(decommission, rotation, ports), ports)

@@ -241,6 +241,18 @@ def replication(rotation: Rotation, source: Instance, ports: Ports) -> Iterator[
         )
 
 
+def backtracked(source: Instance) -> Iterator[Finding]:
+    """Green follows by the binary log, which backtracking does not go with, and cannot get it later."""
+    if seconds := int(source.raw.get("BacktrackWindow") or 0):
+        yield Finding(
+            name="BacktrackEnabled",
+            message=f"{source.database.identifier} can be backtracked by {seconds} s, and green could not: RDS makes "
+            "it without that",
+            advice="rotate it by snapshot behind a network fence, which carries it over; or give it up "
+            "(ModifyDBCluster BacktrackWindow=0)",
+        )
+
+
 def warnings_of_blue_green(source: Instance) -> Iterator[Finding]:
     yield Finding(
         name="SwitchoverByRds",

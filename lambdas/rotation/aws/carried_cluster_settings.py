@@ -68,6 +68,12 @@ SETTINGS: tuple[Setting, ...] = (
     _both("serverless capacity", "ServerlessV2ScalingConfiguration"),
     _both("network type", "NetworkType"),
     _named("Extended Support", "EngineLifecycleSupport", restore="EngineLifecycleSupport"),
+    Setting(
+        "backtrack window",
+        seen=lambda raw: int(raw.get("BacktrackWindow") or 0),
+        restore=lambda wanted: when(wanted, BacktrackWindow=wanted),  # other engines' take not even 0
+        repair=lambda wanted, seen: {"BacktrackWindow": wanted},
+    ),
 )
 
 OF_MULTI_AZ: tuple[Setting, ...] = (
