@@ -398,12 +398,28 @@ def test_accounts_that_differ_by_case_alone_keep_what_is_theirs(restored: CatchU
     twice(restored.follower.keep_closed)
 
     restored.follower.take_over(OURS, NAME)
-    restored.follower.decide(OURS, "release", ())
+    fenced = restored.follower.plan_fence(())
+    twice(lambda: restored.follower.decide(OURS, "release", fenced))
 
     found = restored.copy.admin(
         "SELECT CONCAT(user, '@', host), JSON_VALUE(priv, '$.max_user_connections') FROM mysql.global_priv"
     )
     assert limits == {name: int(sessions) for name, sessions in found if name in limits}
+    assert limits.keys() <= restored.follower.inspect().keys(), "it was closed before, and is as open as it was"
+
+
+def test_what_an_earlier_rotation_wrote_down_is_not_taken_for_this_ones(world: World, source: Endpoint) -> None:
+    """Its control database may have been left over, on what is the source now."""
+    source.catching_up().begin_capture("earlier")
+    source.admin(f"INSERT INTO rds_key_rotation.room VALUES ('{APPLICATION}@%', 7)")
+    with copied(world, source) as done:
+        done.subscribe()
+        source.catching_up().begin_capture(NAME)  # a delivery that comes late takes nothing from the copy
+        done.delivered(done.publisher.mark(OURS))
+        done.follower.take_over(OURS, NAME)
+        done.follower.decide(OURS, "release", ())
+
+        assert done.copy.admin(ROOM) == [("0",)]
 
 
 def test_a_password_is_in_no_error(restored: CatchUp) -> None:

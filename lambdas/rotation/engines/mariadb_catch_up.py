@@ -54,7 +54,7 @@ _CONTROL_TABLES = (
     "CREATE TABLE IF NOT EXISTS capture (name VARCHAR(100) PRIMARY KEY, retention VARCHAR(20)) ENGINE = InnoDB",
     # The rest is written on copies only. That replication was once begun, and must not begin there again.
     "CREATE TABLE IF NOT EXISTS begun (name VARCHAR(100) PRIMARY KEY) ENGINE = InnoDB",
-    # How many sessions an account might have before the copy was closed.
+    # How many sessions an account might have before the copy was closed; -1 where somebody else had closed it.
     "CREATE TABLE IF NOT EXISTS room (account VARCHAR(400) CHARACTER SET utf8mb4 COLLATE utf8mb4_bin PRIMARY KEY, "
     "sessions INT NOT NULL) ENGINE = InnoDB",
 )
@@ -105,6 +105,9 @@ class MariadbCatchUp(MariadbEngine):
         with self._control_session() as sql:
             for statement in _CONTROL_TABLES:
                 sql.run(statement)
+            # An earlier rotation's, when this server was its copy. Once, before there is another copy: it replicates.
+            if _written_down(sql):
+                sql.run("TRUNCATE room")
             with turn(sql):
                 # One that an earlier rotation could not give back is older than what is set now.
                 found = sql.rows("SELECT retention FROM capture")
@@ -184,7 +187,7 @@ class MariadbCatchUp(MariadbEngine):
         with self._control_session() as sql:
             with turn(sql):
                 _refuse_decided(sql)
-                written_down = {account for (account,) in sql.rows("SELECT account FROM room")}
+                written_down = _written_down(sql)
                 for account, sessions in _rooms(sql).items():
                     if account not in written_down:
                         sql.run(
@@ -200,17 +203,19 @@ class MariadbCatchUp(MariadbEngine):
         standing = super().decide(rotation_id, verdict, reopen)
         if standing == verdict == "release":
             with suppress_states(*NOT_THERE), self._control_session() as sql, turn(sql):
-                room: dict[str, int] = dict(sql.rows("SELECT account, sessions FROM room"))
+                # It goes with the control database, not before: a release that comes again must find the same.
+                room = _written_down(sql)
                 closed = {account for account, sessions in _rooms(sql).items() if sessions == -1}
                 # One that was renamed at the source has its new name among those that the fence closed.
                 for account in closed & {*room, *(fence.name for fence in reopen)}:
                     _give_room(sql, account, room.get(account, 0))
-                sql.run("TRUNCATE room")
         return standing
 
     def inspect(self) -> Mapping[str, Any]:
         with self._control_session() as sql:
             closed = {account for account, sessions in _rooms(sql).items() if sessions == -1}
+            with suppress_states(*NOT_THERE):
+                closed -= {account for account, sessions in _written_down(sql).items() if sessions == -1}
         return {name: seen for name, seen in super().inspect().items() if name not in closed}
 
     def is_untouched(self) -> bool:
@@ -338,6 +343,11 @@ def _refuse_decided(sql: Session) -> None:
 def _rooms(sql: Session) -> dict[str, int]:
     """How many sessions each account may have that is not the server's, RDS's or ours; 0 is any number, -1 none."""
     return {account: int(sessions) for account, sessions in sql.rows(_ROOM, internal=INTERNAL_USERS)}
+
+
+def _written_down(sql: Session) -> dict[str, int]:
+    """The same of before a copy was closed."""
+    return dict(sql.rows("SELECT account, sessions FROM room"))
 
 
 def _give_room(sql: Session, account: str, sessions: int) -> None:
