@@ -305,6 +305,50 @@ def test_a_session_behind_the_fence_is_seen(source: Endpoint) -> None:
         assert f"Sleep of {APPLICATION}" in (source.engine().fence_breach(fence) or "")
 
 
+def test_clients_that_are_being_refused_are_no_breach(source: Endpoint) -> None:
+    """A pool that connects again and again would roll every cutover back; each of its clients meets the lock."""
+    stopped = threading.Event()
+
+    def storm() -> None:
+        while not stopped.is_set():
+            with contextlib.suppress(pymysql.MySQLError, OSError):
+                source.connect().close()
+
+    clients = [threading.Thread(target=storm) for _ in range(8)]
+    for client in clients:
+        client.start()
+    try:
+        fence = fenced(source)
+        with source.engine()._control_session() as sql:
+            eventually(lambda: bool(mysql._sessions(sql)))
+        engine = source.engine()
+        assert {engine.fence_breach(fence) for _ in range(300)} == {None}
+    finally:
+        stopped.set()
+        for client in clients:
+            client.join()
+
+
+def test_a_client_that_stays_on_its_way_in_is_a_breach(source: Endpoint) -> None:
+    """It has told its name, before the fence perhaps, and may get in yet."""
+    Hesitant.told, Hesitant.proceed = threading.Event(), threading.Event()
+    fence = fenced(source)
+
+    def log_in() -> None:
+        tls = ssl.create_default_context(cafile=str(source.bundle))
+        with contextlib.suppress(pymysql.MySQLError, OSError):
+            Hesitant(host=source.address, user=APPLICATION, password=source.passwords[APPLICATION], ssl=tls)
+
+    client = threading.Thread(target=log_in)
+    client.start()
+    assert Hesitant.told.wait(20)
+    assert f"Connect of {APPLICATION}" in (source.engine().fence_breach(fence) or "")
+    Hesitant.proceed.set()
+    client.join()
+
+    assert source.engine().fence_breach(fence) is None
+
+
 def test_an_application_under_the_rotations_account_is_a_breach(source: Endpoint) -> None:
     """That account stays open, so nothing else may use it."""
     fence = fenced(source)

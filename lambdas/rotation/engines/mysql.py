@@ -55,6 +55,8 @@ SESSION = (
 )
 TURN_SECONDS = 5
 """A fence and a decision of the same server take turns; each of them takes milliseconds."""
+REFUSAL_SECONDS = 2
+"""Longer than a client takes that is refused, or was killed, to be off the list."""
 LONG_TRANSACTION_SECONDS = 60
 
 PRIVILEGES = ("CREATE USER", "PROCESS", "SELECT", "INSERT", "UPDATE", "CREATE", "DROP", "REPLICA MONITOR", "EXECUTE")
@@ -75,6 +77,8 @@ WHERE id <> CONNECTION_ID() AND user NOT IN %(internal)s
   AND NOT (user = SUBSTRING_INDEX(CURRENT_USER(), '@', 1) AND COALESCE(db, '') = %(control)s)
   AND command NOT LIKE 'Binlog Dump%%'
 """
+_COMES_OR_GOES = ("Connect", "Killed", "Busy")
+"""Commands of who has no session, or none any more; Busy is one that changes while it is looked at."""
 NOT_THERE = ("1046", "1049", "1146")  # no database selected, no such database, no such table
 GONE = "1094"  # unknown thread id: it has ended by itself
 # What RDS lists in replicate_ignore_table of each of its servers, under no parameter group's name.
@@ -301,7 +305,7 @@ class MariadbEngine:
 
     def fence_breach(self, databases: Sequence[DatabaseFence]) -> str | None:
         with self._control_session() as sql:
-            return _breach(sql, databases)
+            return _breach(sql, databases, self._clock)
 
     # -- position, marker, replication --
 
@@ -360,7 +364,7 @@ class MariadbEngine:
                 marker_seen=_marked(sql, rotation_id),
                 databases=tuple(name for (name,) in names),
                 roles=tuple(account for (account,) in accounts),
-                fence_breach=_breach(sql, databases),
+                fence_breach=_breach(sql, databases, self._clock),
             )
 
     def decide(self, rotation_id: str, verdict: Verdict, reopen: Sequence[DatabaseFence]) -> Verdict:
@@ -557,7 +561,22 @@ def _listed(sessions: Iterable[Row]) -> str:
     return ", ".join(f"{command} of {user} (connection {thread})" for thread, user, command in sessions)
 
 
-def _breach(sql: Session, fences: Sequence[DatabaseFence]) -> str | None:
+def _staying(sql: Session, clock: Clock) -> list[Row]:
+    """Sessions, and whoever is on the way in and stays there. Only once all accounts were seen locked.
+
+    Who is being refused is on the list for a moment, too, and where many clients connect there is always one. But who
+    is not on the first list meets the lock; and of those who were, who is gone has no session.
+    """
+    met = _sessions(sql)
+    deadline = clock.monotonic() + REFUSAL_SECONDS
+    while met and all(command in _COMES_OR_GOES for *_, command in met) and clock.monotonic() < deadline:
+        clock.pause(0.05)
+        there = {thread for thread, *_ in met}
+        met = [one for one in _sessions(sql) if one[0] in there]
+    return met
+
+
+def _breach(sql: Session, fences: Sequence[DatabaseFence], clock: Clock) -> str | None:
     """Asked of the source, and of a target that is no replica any more."""
     for fed in _fed_from_elsewhere(sql):
         return fed.message
@@ -568,7 +587,7 @@ def _breach(sql: Session, fences: Sequence[DatabaseFence]) -> str | None:
             return f"account {account} {'is open' if account in fenced else 'was never locked'}"
     if gone := fenced - set(now):
         return f"account {min(gone)} is gone"
-    if met := _sessions(sql):
+    if met := _staying(sql, clock):
         return _listed(met)
     return None
 
