@@ -496,6 +496,26 @@ def test_a_prepared_transaction_is_refused_and_ends_the_fence(source: Endpoint) 
         cursor.execute("XA ROLLBACK 'x'")
 
 
+def test_what_is_prepared_while_the_fence_rises_ends_it(source: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between the look for it and the end of its session, which it outlasts."""
+    engine = source.engine()
+    fence, end_sessions = engine.plan_fence(()), MariadbEngine._end_sessions
+    preparing = source.connect()
+
+    def ended(self: MariadbEngine, *arguments: Any) -> None:
+        with preparing.cursor() as cursor:
+            for statement in ("XA START 'x'", "INSERT INTO kept VALUES ()", "XA END 'x'", "XA PREPARE 'x'"):
+                cursor.execute(statement)
+        end_sessions(self, *arguments)
+
+    monkeypatch.setattr(MariadbEngine, "_end_sessions", ended)
+
+    with pytest.raises(FenceIncomplete, match="1 prepared"):
+        engine.raise_fence(OURS, fence, 10)
+
+    source.admin("XA ROLLBACK 'x'")
+
+
 def test_an_event_that_was_enabled_meanwhile_ends_the_fence(source: Endpoint) -> None:
     """An earlier attempt has looked for them; until this one locked all accounts somebody could enable one."""
     source.admin("SET GLOBAL event_scheduler = 1")

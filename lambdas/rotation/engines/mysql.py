@@ -277,13 +277,13 @@ class MariadbEngine:
                     raise DecisionLost(f"'{standing}' stands for rotation {rotation_id}; no fence is due")
                 for fence in databases:
                     sql.run(f"ALTER USER IF EXISTS {account_sql(fence.name)} ACCOUNT LOCK")
-            if prepared := sql.rows("XA RECOVER"):
-                # They never end by themselves, so there is nothing to wait for while applications stand still.
-                raise FenceIncomplete(f"{len(prepared)} prepared transaction(s)")
+            # They never end by themselves, so there is nothing to wait for while applications stand still.
+            for prepared in _prepared_transactions(sql):
+                raise FenceIncomplete(prepared.message)
             self._end_sessions(sql, deadline)
-            # Now that nobody can enable another one: an attempt of before may have looked when somebody still could.
-            for event in _events(sql):
-                raise FenceIncomplete(event.message)
+            # Now that nobody can enable an event or prepare a transaction: at an earlier look somebody still could.
+            for outlasts in (*_events(sql), *_prepared_transactions(sql)):
+                raise FenceIncomplete(outlasts.message)
 
     def _end_sessions(self, sql: "Session", deadline: float) -> None:
         """Until the list was empty twice: whoever it shows has passed its account's lock, or is about to meet it."""
