@@ -243,6 +243,34 @@ def test_the_replica_stays_fenced_when_it_is_restarted(source: Endpoint, replica
     assert replica.engine().fence_breach(fence) is None
 
 
+@pytest.mark.parametrize("keeps_binary_logs", [True, False])
+def test_what_is_restored_under_the_fence_has_everything(
+    source: Endpoint, world: World, monkeypatch: pytest.MonkeyPatch, keeps_binary_logs: bool
+) -> None:
+    """Whatever RDS restores of the binary log, however many domains were written in: the marker tells."""
+    with source.server.session(binlog=True) as sql:
+        sql.run("SET SESSION gtid_domain_id = 7")
+        sql.run("INSERT INTO shop.kept (worker) VALUES (1)")
+    monkeypatch.setattr(world.servers, "restores_binary_logs", keeps_binary_logs)
+    fence = fenced(source)
+    position = source.engine(replicates=False).mark(OURS)
+    copy = world.restored(source)
+    try:
+        target = copy.engine(replicates=False)
+        for _ in range(2):
+            assert (target.has_replayed(position), target.shows_marker(OURS)) == (True, True)
+            target.raise_fence(OURS, fence, 5)
+            copy.server.heartbeat()
+
+        # A snapshot from before the fence: its own log says so, where it is there, and there is no marker.
+        source.engine().mark("later")
+        later = source.engine().mark("later")
+        assert target.has_replayed(later) is not keeps_binary_logs
+        assert not target.shows_marker("later")
+    finally:
+        copy.server.destroy()
+
+
 def test_the_first_verdict_stands(source: Endpoint) -> None:
     fence = fenced(source)
 

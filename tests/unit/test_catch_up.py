@@ -87,7 +87,7 @@ AFTER, BEFORE = NOTES
         ("snapshot", "postgres", "PostgresEngine"),
         ("read-replica", "postgres", "PostgresEngine"),
         ("catch-up", "mariadb", "MariadbCatchUp"),
-        ("snapshot", "mariadb", "MariadbEngine"),
+        ("snapshot", "mariadb", "MariadbSnapshot"),
         ("read-replica", "mariadb", "MariadbReplica"),
         ("blue-green", "mariadb", "MariadbReplica"),
     ],

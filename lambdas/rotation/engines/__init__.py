@@ -11,7 +11,7 @@ from lambdas.rotation.state import Database
 # RDS's engine name -> class. Imported on use, so that a function loads one driver, or none.
 ENGINES = {
     "aurora-postgresql": "lambdas.rotation.engines.postgres:AuroraPostgresEngine",
-    "mariadb": "lambdas.rotation.engines.mysql:MariadbEngine",
+    "mariadb": "lambdas.rotation.engines.mariadb_snapshot:MariadbSnapshot",
     "postgres": "lambdas.rotation.engines.postgres:PostgresEngine",
 }
 
