@@ -5,15 +5,16 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 from unittest.mock import patch
 
 import pymysql
 import pytest
 
 from lambdas.rotation.engines import mysql
-from lambdas.rotation.engines.mysql import MariadbEngine
+from lambdas.rotation.engines.mysql import MariadbEngine, Session
 from lambdas.rotation.errors import DatabaseUnreachable, DecisionLost, FenceIncomplete, LoginRefused, NameTaken
+from lambdas.rotation.ports import SystemClock
 from lambdas.rotation.state import DatabaseFence
 from sandbox.mariadb import SETTINGS
 from tests.engines.mariadb_servers import APPLICATION, MASTER, ROTATION, Endpoint, World, account
@@ -300,6 +301,57 @@ def test_a_verdict_can_be_carried_out_again(source: Endpoint) -> None:
 
     with source.connect() as connection:
         insert(connection)
+
+
+class Slow(Session):
+    """Each statement about accounts takes a second, by the engine's clock; the first attempt's second one fails."""
+
+    seconds: ClassVar[float] = 0
+    locked: ClassVar[list[str]] = []
+
+    def run(self, statement: str, **parameters: Any) -> None:
+        if statement.startswith("ALTER USER"):
+            Slow.seconds += 1
+            if Slow.seconds == 2:
+                raise DatabaseUnreachable("the connection ended")
+            Slow.locked += [part.partition("`@")[0] for part in statement.split("`a ")[1:]]
+        super().run(statement, **parameters)
+
+
+class ByStatements(SystemClock):
+    def monotonic(self) -> float:
+        return Slow.seconds
+
+
+def test_many_accounts_are_closed_and_opened_attempt_by_attempt(
+    source: Endpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With a statement for each, all of them anew every time, thousands would never be closed, or opened again."""
+    for at in range(120):
+        source.admin(f"CREATE USER `a {at}`")
+    monkeypatch.setattr(mysql, "Session", Slow)
+    monkeypatch.setattr(Slow, "seconds", 0)
+    monkeypatch.setattr(Slow, "locked", [])
+    engine = source.engine()
+    engine._clock = ByStatements()
+    fence = (*engine.plan_fence(()), DatabaseFence(name="gone@%", kind="account-lock"))
+
+    with pytest.raises(DatabaseUnreachable):
+        engine.raise_fence(OURS, fence, 1)
+    before = len(Slow.locked)
+    engine.raise_fence(OURS, fence, 1)  # the second in which sessions have to end begins when all is locked
+
+    assert 40 < before < 120
+    assert sorted(Slow.locked) == sorted(str(at) for at in range(120)), "each of them once"
+    assert Slow.seconds <= 5
+    assert engine.plan_fence(()) == ()
+    assert source.admin("SELECT COUNT(*) FROM mysql.global_priv WHERE JSON_VALUE(priv, '$.account_locked')") >= [(122,)]
+
+    engine.decide(OURS, "rollback", fence)
+    engine.decide(OURS, "rollback", fence)
+
+    assert Slow.seconds <= 8
+    assert {one.name for one in engine.plan_fence(())} == {one.name for one in fence} - {"gone@%"}
 
 
 def test_accounts_of_rds_of_the_rotation_and_locked_ones_are_left_alone(source: Endpoint) -> None:

@@ -12,7 +12,7 @@ from lambdas.rotation.state import DatabaseFence
 
 MODULES = sorted({where.split(":")[0] for where in (*ENGINES.values(), *REPLICATING.values(), *CATCHING_UP.values())})
 HAVE_FEW = ("lambdas.rotation.engines.mariadb_replica", "lambdas.rotation.engines.mariadb_snapshot")
-QUOTING = {"quoted", "account_sql", "int"}
+QUOTING = {"quoted", "account_sql", "accounts_sql", "int"}
 """They make of any text an identifier, an account, or a number; each has tests of its own with hostile names."""
 QUOTED_BY_THE_SERVER = {"', '.join(tables)"}
 """What tables_of has from PostgreSQL's own ``format('%I.%I', …)``, or constants of ours."""

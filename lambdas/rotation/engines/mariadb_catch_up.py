@@ -193,7 +193,8 @@ class MariadbCatchUp(MariadbEngine):
                         sql.run(
                             "INSERT INTO room VALUES (%(account)s, %(sessions)s)", account=account, sessions=sessions
                         )
-                    _give_room(sql, account, -1)
+                    if sessions != -1:
+                        _give_room(sql, account, -1)
             try:
                 self._end_sessions(sql, self._clock.monotonic() + _CLOSING_SECONDS)
             except FenceIncomplete as incomplete:

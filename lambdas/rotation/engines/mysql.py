@@ -55,6 +55,8 @@ SESSION = (
 )
 TURN_SECONDS = 5
 """A fence and a decision of the same server take turns; each of them takes milliseconds."""
+ACCOUNTS_AT_A_TIME = 50
+"""In one statement, which may take STATEMENT_SECONDS."""
 REFUSAL_SECONDS = 2
 """Longer than a client takes that is refused, or was killed, to be off the list."""
 LONG_TRANSACTION_SECONDS = 60
@@ -270,13 +272,13 @@ class MariadbEngine:
             )
 
     def raise_fence(self, rotation_id: str, databases: Sequence[DatabaseFence], within_seconds: float) -> None:
-        deadline = self._clock.monotonic() + within_seconds
         with self._control_session() as sql:
             with turn(sql):
                 if (standing := verdict_of(sql, rotation_id)) is not None:
                     raise DecisionLost(f"'{standing}' stands for rotation {rotation_id}; no fence is due")
-                for fence in databases:
-                    sql.run(f"ALTER USER IF EXISTS {account_sql(fence.name)} ACCOUNT LOCK")
+                for some in _not_yet(sql, databases, locked=True):
+                    sql.run(f"ALTER USER IF EXISTS {accounts_sql(some)} ACCOUNT LOCK")
+            deadline = self._clock.monotonic() + within_seconds
             # They never end by themselves, so there is nothing to wait for while applications stand still.
             for prepared in _prepared_transactions(sql):
                 raise FenceIncomplete(prepared.message)
@@ -368,7 +370,7 @@ class MariadbEngine:
             )
 
     def decide(self, rotation_id: str, verdict: Verdict, reopen: Sequence[DatabaseFence]) -> Verdict:
-        """The row first, the accounts after it, one by one: DDL knows no transaction here. All of it is repeatable."""
+        """The row first, the accounts after it, some at a time: DDL knows no transaction here. All is repeatable."""
         with self._control_session() as sql, turn(sql):
             sql.run(
                 "INSERT IGNORE INTO decision (rotation_id, verdict) VALUES (%(rotation_id)s, %(verdict)s)",
@@ -378,8 +380,8 @@ class MariadbEngine:
             standing = verdict_of(sql, rotation_id)
             assert standing is not None
             if standing == verdict:
-                for fence in reopen:
-                    sql.run(f"ALTER USER IF EXISTS {account_sql(fence.name)} ACCOUNT UNLOCK")
+                for some in _not_yet(sql, reopen, locked=False):
+                    sql.run(f"ALTER USER IF EXISTS {accounts_sql(some)} ACCOUNT UNLOCK")
         return standing
 
     def verdict(self, rotation_id: str) -> Verdict | None:
@@ -511,6 +513,15 @@ def account_sql(name: str) -> str:
     return "@".join(quoted(part) for part in _user_and_host(name))
 
 
+def accounts_sql(names: Iterable[str]) -> str:
+    """Several of them.
+
+    >>> print(accounts_sql(["app@%", "`, x@%"]))
+    `app`@`%`, ```, x`@`%`
+    """
+    return ", ".join(account_sql(name) for name in names)
+
+
 def _user_and_host(account: str) -> tuple[str, str]:
     user, _, host = account.rpartition("@")
     return user, host
@@ -550,6 +561,17 @@ def _no_commits(sql: Session) -> Iterator[None]:
 def accounts_of(sql: Session) -> list[tuple[str, bool]]:
     """What a fence closes: every account that is not the server's, RDS's or ours, and whether it is locked."""
     return [(account, bool(locked)) for account, locked in sql.rows(_ACCOUNTS, internal=INTERNAL_USERS)]
+
+
+def _not_yet(sql: Session, fences: Sequence[DatabaseFence], *, locked: bool) -> Iterator[Sequence[str]]:
+    """Accounts that are not known to be as they shall be, as many at a time as one statement takes.
+
+    So every attempt gets further than the one before it, however many there are.
+    """
+    now = dict(accounts_of(sql))
+    names = [fence.name for fence in fences if now.get(fence.name) is not locked]
+    for at in range(0, len(names), ACCOUNTS_AT_A_TIME):
+        yield names[at : at + ACCOUNTS_AT_A_TIME]
 
 
 def _sessions(sql: Session) -> list[Row]:
