@@ -687,7 +687,8 @@ class CatchUpEngine(Engine, Protocol):
         """Source: sessions from before the fence; call what it gives under the fence, before the position is taken.
 
         Raises: JournalMoved (retryable) when another attempt has testified, or has begun after this one.
-            DecisionLost (terminal) when a verdict of this rotation stands. What it gives, also:
+            DecisionLost (terminal) when a verdict of this rotation stands. TargetMismatch (terminal) when there is a
+            captured database that accepts no connections any more. What it gives, also:
             FenceBroken (terminal) when the fence does not hold; TargetMismatch (terminal) when there is what was never
             captured.
         """

@@ -148,6 +148,7 @@ def shared_source(world: World) -> Iterator[Endpoint]:
         with contextlib.closing(source.connect(database)) as sql:
             for statement in statements(TABLES):
                 sql.run(statement)
+    source.admin("CREATE DATABASE closed ALLOW_CONNECTIONS false")
     for setting in (
         "log_statement = 'all'",
         "log_min_duration_statement = 0",
@@ -744,6 +745,31 @@ def test_a_copy_does_not_take_over_what_has_changed(world: World, source: Endpoi
         assert "pg_class of orders" not in changed
         assert [[4]] == done.copy.admin("SELECT count(*) FROM pg_subscription"), "it is as it was"
         assert [[6, False]] == done.copy.admin("SELECT count(*), bool_or(carried) FROM evidence", CONTROL_DATABASE)
+
+
+def test_a_copy_does_not_take_over_where_nobody_could_look_into_a_database(world: World, source: Endpoint) -> None:
+    """One that was closed when the capture began has no slot; what was written to it since is on the source alone."""
+    allow = "ALTER DATABASE {} ALLOW_CONNECTIONS {}"
+
+    def changed() -> set[str]:
+        return {*done.follower.differing_catalogs(done.publisher.catalogs(done.name))}
+
+    with catching_up(world, source, "r9") as done:
+        done.come_close()
+        plan = done.publisher.plan_fence(())
+        with altered(source, allow.format(quoted(LONG), "false"), allow.format(quoted(LONG), "true")):
+            assert "pg_database of orders" in changed()
+            fewer = tuple(fence for fence in plan if fence.name != LONG)
+            with pytest.raises(TargetMismatch, match=f"{LONG} accepted connections when the capture began"):
+                done.raise_fence(fewer)
+        assert set() == changed()
+        with altered(source, allow.format("closed", "true"), allow.format("closed", "false")):
+            source.admin("CREATE TABLE IF NOT EXISTS written (n int)", "closed")
+        assert {f"pg_database of {fence.name}" for fence in plan} == changed()
+
+        done.drain(done.raise_fence(plan))
+        with pytest.raises(TargetMismatch, match=r"was changed since the snapshot: pg_database$"):
+            done.follower.take_over("r9", done.name)
 
 
 SWAPPED = """

@@ -2,7 +2,7 @@
 documentation: Logical Replication, Restrictions)."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from lambdas.rotation.engines.postgres import Session
 from lambdas.rotation.state import Finding
@@ -95,7 +95,11 @@ _COMPARED = {
     "pg_db_role_setting": "setdatabase, setrole, one FROM pg_db_role_setting, unnest(setconfig) one "
     f"WHERE setrole NOT IN {_RDSS_ROLES} "
     "AND NOT (CAST(:copied AS boolean) AND setrole = 0 AND one = 'default_transaction_read_only=on')",
-    "pg_database": "oid, datname, datdba, encoding, datistemplate, datacl FROM pg_database",
+    # Nobody can look into one that accepts no connections: it must not have been opened since the snapshot, and nobody
+    # but the fence may close one.
+    "pg_database": "oid, datname, datdba, encoding, datistemplate, datacl, CASE WHEN NOT datallowconn "
+    "AND datname NOT IN ('template0', 'rdsadmin') AND NOT CAST(:fenced AS jsonb) ? datname::text THEN xmin END "
+    "FROM pg_database",
 }  # fmt: skip
 # Of all rows in whatever order. No md5: a server in FIPS mode has none.
 _DIGEST = "sum(hashtextextended(one::text, 0))::text"
@@ -104,15 +108,16 @@ _CATALOGS = " UNION ALL ".join(
 )
 
 
-def catalogs_of(sql: Session, *, copied: bool = False) -> str:
+def catalogs_of(sql: Session, *, fenced: Iterable[str] = (), copied: bool = False) -> str:
     """Digest of everything that is not replicated and must not have changed: JSON, catalog -> digest.
 
-    ``copied``: of a copy that is kept closed.
+    ``fenced``: databases that the rotation has closed, or on the copy would have. ``copied``: of a copy that is kept
+    closed.
 
     The content of extensions' tables is in it as well: they belong to whoever made the extension, and cannot be
     published.
     """
-    digests = dict(sql.rows(_CATALOGS, copied=copied))
+    digests = dict(sql.rows(_CATALOGS, copied=copied, fenced=json.dumps([*fenced])))
     for (table,) in sql.rows(f"SELECT format('%I.%I', nspname, relname) {_TABLES_OF_EXTENSIONS} ORDER BY 1"):
         digests[table] = sql.value(f"SELECT {_DIGEST} FROM {table} one")
     return json.dumps(digests, sort_keys=True)

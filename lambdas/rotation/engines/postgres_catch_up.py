@@ -418,12 +418,26 @@ class PostgresCatchUp(PostgresEngine):
         with ExitStack() as stack:
             with self._control_session() as sql:
                 attempt = self._open_once_more(sql, rotation_id, databases)
+            self._refuse_closed(name, databases)
             sessions = {
                 fence.name: stack.enter_context(self._session(fence.name, _COMPARE_SECONDS)) for fence in databases
             }
             self._witnesses = frozenset(one.value("SELECT pg_backend_pid()") for one in sessions.values())
             stack.callback(setattr, self, "_witnesses", frozenset())
             yield lambda: self._testify(rotation_id, attempt, name, databases, sessions)
+
+    def _refuse_closed(self, name: str, databases: Sequence[DatabaseFence]) -> None:
+        """Nobody can testify for a captured database that its owner has closed meanwhile."""
+        known = {CONTROL_DATABASE, *(fence.name for fence in databases)}
+        with self._control_session() as sql:
+            captured = {
+                database
+                for (database,) in sql.rows(
+                    "SELECT database::text FROM pg_replication_slots WHERE starts_with(slot_name, :name)", name=name
+                )
+            }
+        if closed := sorted(captured - known):
+            raise TargetMismatch(f"{named(closed)} accepted connections when the capture began, and does no more")
 
     def _open_once_more(self, sql: Session, rotation_id: str, databases: Sequence[DatabaseFence]) -> int:
         """The number of this attempt. The first one opens nothing: what is closed then, another has closed."""
@@ -473,7 +487,7 @@ class PostgresCatchUp(PostgresEngine):
                     "VALUES (:rotation_id, :database, :catalogs, CAST(:sequences AS jsonb))",
                     rotation_id=rotation_id,
                     database=fence.name,
-                    catalogs=catalogs_of(inside),
+                    catalogs=catalogs_of(inside, fenced=sessions),
                     sequences=sequences_of(inside),
                 )
 
@@ -619,7 +633,7 @@ class PostgresCatchUp(PostgresEngine):
             )
         if not testimony:
             raise TargetMismatch(f"the source has not testified for rotation {rotation_id}")
-        existing = self._databases()
+        existing, fenced = self._databases(), [database for database, *_ in testimony]
         for database, catalogs, sequences, carried in testimony:
             if carried:
                 continue
@@ -638,7 +652,7 @@ class PostgresCatchUp(PostgresEngine):
                     rotation_id=rotation_id,
                     name=database,
                 ):
-                    if changed := differing(catalogs, catalogs_of(inside, copied=True)):
+                    if changed := differing(catalogs, catalogs_of(inside, fenced=fenced, copied=True)):
                         raise TargetMismatch(f"{database} was changed since the snapshot: {', '.join(changed)}")
                     inside.rows(CARRY_SEQUENCES, sequences=sequences)
                     _unsubscribe(inside, name)
