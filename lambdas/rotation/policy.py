@@ -28,7 +28,7 @@ STARTED_BY = "AWS_STEP_FUNCTIONS_STARTED_BY_EXECUTION_ID"
 RISKS = (
     "logical-slots", "logical-copy", "unlogged-tables", "memory-tables", "pg-cron", "iac-owned", "downtime",
     "reader-endpoint", "managed-master-password", "materialized-views", "internal-jobs",
-    "replicas-away", "default-key-policy",
+    "replicas-away", "default-key-policy", "transaction-ids",
 )  # fmt: skip
 """What a person may accept in ``Accept``; Preflight's reason is the same word as a name (``LogicalSlots``)."""
 

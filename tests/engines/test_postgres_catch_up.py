@@ -1198,6 +1198,46 @@ def test_rows_that_such_a_version_would_not_find_are_refused(
     assert finding.message.endswith("in orders: public.bare")
 
 
+@pytest.mark.parametrize(
+    ("there", "back", "named"),
+    [
+        ("CREATE TABLE outbox (id int PRIMARY KEY, at xid8)", "DROP TABLE outbox", "public.outbox"),
+        ("CREATE TABLE outbox (id int PRIMARY KEY, at txid_snapshot[])", "DROP TABLE outbox", "public.outbox"),
+        (
+            "CREATE DOMAIN moment AS pg_snapshot; CREATE TABLE outbox (id int PRIMARY KEY, at moment)",
+            "DROP TABLE outbox; DROP DOMAIN moment",
+            "public.outbox",
+        ),
+        (
+            "CREATE TABLE outbox (id int PRIMARY KEY, at bigint DEFAULT txid_current())",
+            "DROP TABLE outbox",
+            "public.outbox",
+        ),
+        (
+            "CREATE FUNCTION stamp() RETURNS trigger LANGUAGE plpgsql AS "
+            "'BEGIN NEW.at = pg_current_xact_id(); RETURN NEW; END'",
+            "DROP FUNCTION stamp",
+            "public.stamp()",
+        ),
+        (
+            "CREATE FUNCTION seen() RETURNS xid8 LANGUAGE sql RETURN pg_snapshot_xmin(pg_current_snapshot())",
+            "DROP FUNCTION seen",
+            "public.seen()",
+        ),
+    ],
+)
+def test_ids_of_transactions_are_refused_unless_they_are_accepted(
+    source: Endpoint, there: str, back: str, named: str
+) -> None:
+    """On the copy they go back: whoever remembers how far he has read would pass over what is new."""
+    with altered(source, there, back, "orders"):
+        [finding] = source.catching_up().limitations(())
+
+        assert "TransactionIds" == finding.name
+        assert finding.message.endswith(f"on the copy: {named}")
+        assert [] == list(source.catching_up().limitations(("transaction-ids",)))
+
+
 def test_materialized_views_are_refused_unless_they_are_accepted(source: Endpoint) -> None:
     with altered(source, "CREATE MATERIALIZED VIEW sums AS SELECT 1", "DROP MATERIALIZED VIEW sums", "orders"):
         [finding] = source.catching_up().limitations(())

@@ -235,6 +235,24 @@ _COMPARES_WHAT_IS_NOT_SENT = """
 current_setting('server_version_num')::int < 140008
 OR current_setting('server_version_num')::int BETWEEN 150000 AND 150002
 """
+# The copy counts on from the snapshot, one for each transaction that it applies, so it gives out once more what the
+# source has given out; whoever remembers how far he has read by such a number would pass over what is new.
+_TRANSACTION_IDS = "'^(xid|xid8|txid_snapshot|pg_snapshot)(\\[\\])?$'"
+_ASKS_FOR_THEM = "'(txid|pg)_(current_(xact_id|snapshot)|snapshot_xm|visible_in_snapshot)|txid_current'"
+_WITH_TRANSACTION_IDS = f"""
+SELECT format('%I.%I', nspname, relname) {_TABLES} AND EXISTS (
+    SELECT FROM pg_attribute JOIN pg_type t ON t.oid = atttypid
+    WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped
+      AND (CASE typtype WHEN 'd' THEN typbasetype ELSE t.oid END)::regtype::text ~ {_TRANSACTION_IDS}
+)
+UNION SELECT format('%I.%I', nspname, relname) {_RELATIONS} JOIN pg_attrdef ON adrelid = c.oid
+WHERE {_CUSTOMERS} AND NOT {_OF_AN_EXTENSION} AND pg_get_expr(adbin, adrelid) ~* {_ASKS_FOR_THEM}
+UNION SELECT format('%I.%I()', nspname, proname) FROM pg_proc p JOIN pg_namespace n ON n.oid = pronamespace
+WHERE {_CUSTOMERS}
+  AND NOT EXISTS (SELECT FROM pg_depend WHERE classid = 'pg_proc'::regclass AND objid = p.oid AND deptype = 'e')
+  AND (prosrc ~* {_ASKS_FOR_THEM} OR pg_get_function_sqlbody(p.oid) ~* {_ASKS_FOR_THEM})
+ORDER BY 1
+"""
 # Of PostgreSQL's own types; an extension's that has none is met by the worker that applies, and it goes no further.
 _WITHOUT_EQUALITY = "json|xml|point|line|lseg|box|path|polygon|circle"
 
@@ -332,6 +350,13 @@ def limitations(sql: Session, database: str, accept: Sequence[str]) -> Iterator[
             name="PgCron",
             message=f"active pg_cron job(s) in database {database}: they would run on the copy, too, and write there",
             advice="deactivate them until the cutover (cron.alter_job)",
+        )
+    if "transaction-ids" not in accept and (users := [name for (name,) in sql.rows(_WITH_TRANSACTION_IDS)]):
+        yield Finding(
+            name="TransactionIds",
+            message=f"{database} has to do with ids of transactions, which go back on the copy: {named(users)}",
+            advice="let whoever remembers one begin anew after the cutover, and accept it: "
+            '"Accept": ["transaction-ids"]',
         )
     if "materialized-views" not in accept:
         views = [
