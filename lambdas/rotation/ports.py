@@ -659,7 +659,7 @@ class CatchUpEngine(Engine, Protocol):
 
         ``log_lines`` finds words in the copy's log. None: it does not say so yet.
 
-        Raises: CatchUpFailed (terminal); nobody can tell.
+        Raises: CatchUpFailed (terminal); nobody can tell, or what came with the snapshot would never let it catch up.
         """
         ...
 

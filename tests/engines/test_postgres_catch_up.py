@@ -959,6 +959,27 @@ def test_a_copy_that_somebody_wrote_to_is_not_untouched(standing: CatchUp) -> No
     assert is_closed(standing.copy, AWKWARD)
 
 
+def test_what_was_prepared_at_the_snapshot_ends_it(world: World) -> None:
+    """It came after the capture began. On the copy nobody ends it: what it has locked could not be applied."""
+    source = world.primary(wal_level="logical", max_slot_wal_keep_size="1024")
+    source.admin("ALTER SYSTEM SET max_prepared_transactions = 5")
+    source.server.restart()
+    _, begun = source.catching_up().begin_capture(capture_name("r10"))
+    with contextlib.closing(source.connect("orders")) as sql:
+        sql.run("BEGIN")
+        sql.run("INSERT INTO kept DEFAULT VALUES")
+        sql.run("PREPARE TRANSACTION 'one'")
+    copy = world.restored(source)
+
+    def lines(words: str) -> list[str]:
+        return [line for line in copy.server.log.read_text().splitlines() if words in line]
+
+    with pytest.raises(CatchUpFailed, match=r"prepared transaction\(s\) came with the snapshot, in orders"):
+        copy.catching_up().end_of_recovery(begun, lines)
+    copy.admin("ROLLBACK PREPARED 'one'", "orders")
+    assert end_of_recovery(copy) == copy.catching_up().end_of_recovery(begun, lines)
+
+
 # -- the copy, kept closed ---------------------------------------------------------------------------------------------
 
 

@@ -553,7 +553,17 @@ class PostgresCatchUp(PostgresEngine):
             yield inside
 
     def end_of_recovery(self, begun: Position, log_lines: Callable[[str], Iterable[str]]) -> Position | None:
-        return end_of_recovery(begun, log_lines)
+        position = end_of_recovery(begun, log_lines)
+        if position is not None:
+            self._refuse_prepared()
+        return position
+
+    def _refuse_prepared(self) -> None:
+        """What was prepared at the snapshot stays so: its end comes as a transaction of its own, and waits for it."""
+        with self._control_session() as sql:
+            found = [name for (name,) in sql.rows("SELECT DISTINCT database::text FROM pg_prepared_xacts ORDER BY 1")]
+        if found:
+            raise CatchUpFailed(f"prepared transaction(s) came with the snapshot, in {named(found)}: start anew")
 
     def is_subscribed(self, name: str, database: str) -> bool:
         with self._control_session() as sql:
