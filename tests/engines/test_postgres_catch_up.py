@@ -729,6 +729,28 @@ def test_every_change_that_is_not_replicated_is_noticed(source: Endpoint) -> Non
         assert [] == [(change, found) for change in NO_CHANGES_OF_SCHEMA if (found := noticed(change))]
 
 
+@pytest.mark.parametrize(
+    ("there", "back", "catalog"),
+    [
+        (
+            "GRANT SET ON PARAMETER work_mem TO master",
+            "REVOKE SET ON PARAMETER work_mem FROM master",
+            "pg_parameter_acl",
+        ),
+        (
+            "CREATE PUBLICATION wide FOR TABLES IN SCHEMA public",
+            "DROP PUBLICATION wide",
+            "pg_publication_namespace",
+        ),
+    ],
+)
+def test_what_only_a_superuser_changes_is_noticed(source: Endpoint, there: str, back: str, catalog: str) -> None:
+    with source.catching_up()._session("orders") as sql:
+        before = catalogs_of(sql)
+        with altered(source, there, back, "orders"):
+            assert catalog in differing(before, catalogs_of(sql))
+
+
 def test_a_copy_does_not_take_over_what_has_changed(world: World, source: Endpoint) -> None:
     with catching_up(world, source, "r4") as done:
         done.come_close()

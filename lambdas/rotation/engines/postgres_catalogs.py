@@ -106,6 +106,9 @@ _DIGEST = "sum(hashtextextended(one::text, 0))::text"
 _CATALOGS = " UNION ALL ".join(
     f"SELECT '{catalog}', {_DIGEST} FROM (SELECT {rows}) one" for catalog, rows in _COMPARED.items()
 )
+_CATALOGS_SINCE_15 = " UNION ALL ".join(
+    f"SELECT '{catalog}', {_DIGEST} FROM {catalog} one" for catalog in ("pg_parameter_acl", "pg_publication_namespace")
+)
 
 
 def catalogs_of(sql: Session, *, fenced: Iterable[str] = (), copied: bool = False) -> str:
@@ -118,6 +121,8 @@ def catalogs_of(sql: Session, *, fenced: Iterable[str] = (), copied: bool = Fals
     published.
     """
     digests = dict(sql.rows(_CATALOGS, copied=copied, fenced=json.dumps([*fenced])))
+    if sql.value("SELECT current_setting('server_version_num')::int >= 150000"):
+        digests |= dict(sql.rows(_CATALOGS_SINCE_15))
     for (table,) in sql.rows(f"SELECT format('%I.%I', nspname, relname) {_TABLES_OF_EXTENSIONS} ORDER BY 1"):
         digests[table] = sql.value(f"SELECT {_DIGEST} FROM {table} one")
     return json.dumps(digests, sort_keys=True)
