@@ -408,7 +408,8 @@ class BlueGreen(MultiAzClusters):
             # RDS protects the former production cluster only as long as there is a deployment (Aurora User Guide:
             # deleting a blue/green deployment); an instance it leaves as it is (RDS User Guide: the same).
             assert isinstance(blue.server, Clusterable)
-            blue.server.allow_writes()
+            with blue.server_lock:  # a backup that is under way comes first: here it would end as a standby's
+                blue.server.allow_writes()
 
     def delete_db_instance(self, db_instance_identifier: str, *arguments: Any, **options: Any) -> Instance:
         with self.lock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -169,6 +170,15 @@ def test_a_failover_of_blue_does_not_disturb_green(sandbox: Sandbox) -> None:
     with sandbox.session_at(blue["Endpoint"]) as sql:
         assert sql.run("SELECT x FROM t") == [[1]]
         sql.run("INSERT INTO t VALUES (2)")
+    # Nor does the end of the deployment disturb a backup of blue that is under way.
+    sandbox.rds.create_db_cluster_snapshot(DBClusterSnapshotIdentifier="last", DBClusterIdentifier="moving-old1")
+    time.sleep(0.1)  # until it has begun
+    sandbox.rds.delete_blue_green_deployment(BlueGreenDeploymentIdentifier=identifier)
+    gone(sandbox, identifier)
+    last = {"DBClusterSnapshotIdentifier": "last"}
+    sandbox.cluster_available("moving-old1")
+    [snapshot] = sandbox.rds.describe_db_cluster_snapshots(**last)["DBClusterSnapshots"]
+    assert snapshot["Status"] == "available"
 
 
 def test_what_rds_makes_no_deployment_of(sandbox: Sandbox) -> None:
