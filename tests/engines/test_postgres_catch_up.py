@@ -889,10 +889,10 @@ def test_nobody_opens_while_another_testifies(captured: Endpoint, monkeypatch: p
     one, of_one = attempt(captured, plan)
     reading, read_on = threading.Event(), threading.Event()
 
-    def slowly(sql: Session) -> str:
+    def slowly(sql: Session, **which: Any) -> str:
         reading.set()
         read_on.wait(10)
-        return catalogs_of(sql)
+        return catalogs_of(sql, **which)
 
     met: list[RotationError] = []
 
