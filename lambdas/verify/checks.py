@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from lambdas.rotation import databases
-from lambdas.rotation.errors import AwsUnavailable, ConnectivityChanged, DatabaseUnreachable, SqlRefused
+from lambdas.rotation.errors import AwsUnavailable, ConnectivityChanged, DatabaseUnreachable, LoginRefused, SqlRefused
 from lambdas.rotation.network_fence import groups_of
 from lambdas.rotation.ports import SECURITY_GROUPS, Instance, Ports
 from lambdas.rotation.state import Database, Rotation
@@ -111,13 +111,18 @@ def capture(rotation: Rotation, source: Instance | None, ports: Ports) -> str | 
     """Nothing captures any more. What the source keeps grows until its disk is full."""
     if rotation.capture is None:
         return None
-    plan, _ = rotation.planned()
+    # The one need not wait for the other.
     sides = [rotation.synced_target(), *([source.database] if source is not None else [])]
+    return next(filter(None, [_capture_of(side, rotation, ports) for side in sides]), None)
+
+
+def _capture_of(side: Database, rotation: Rotation, ports: Ports) -> str | None:
+    plan, _ = rotation.planned()
+    name = rotation.captured().name
     try:
-        for side in sides:
-            ports.catching_up(side, plan).end_capture(rotation.capture.name)
-    except (DatabaseUnreachable, SqlRefused) as unreachable:
-        return f"the capture {rotation.capture.name} could not be removed: {unreachable}"
+        ports.catching_up(side, plan).end_capture(name)
+    except (DatabaseUnreachable, LoginRefused, SqlRefused) as refused:
+        return f"the capture {name} could not be removed: {refused}"
     return None
 
 

@@ -17,8 +17,8 @@ PATIENCE = timedelta(minutes=30)
 def verify(rotation: Rotation, ports: Ports) -> Rotation:
     """Look once; what is not yet as it should be is ``pending``, and the state machine comes again.
 
-    Lets the base name lead to the target, and moves the opt-in there, before anything else: whatever is found here,
-    applications write to the target. Idempotent.
+    Ends the capture, lets the base name lead to the target, and moves the opt-in there, before anything else: whatever
+    is found here, applications write to the target. Idempotent.
 
     Raises:
         VerificationFailed: terminal; something stays wrong for 30 minutes, or the source accepts writes again.
@@ -34,6 +34,8 @@ def verify(rotation: Rotation, ports: Ports) -> Rotation:
     live_target = databases.by_resource_id(target.resource_id, ports)
     if live_target is None:
         raise VerificationFailed(f"{target.identifier} no longer exists, and applications write to it")
+    # First: where something below ends this for good, a slot would go on keeping what fills the source's disk.
+    captured = checks.capture(rotation, live_source, ports)
     advance(rotation, ports)
     move_opt_in(rotation, live_source, live_target, ports)
     source_members = databases.instances_of(live_source, ports) if live_source is not None else []
@@ -55,7 +57,7 @@ def verify(rotation: Rotation, ports: Ports) -> Rotation:
         checks.proxy(rotation, target, ports),
         unlike,
         unseen_fence,
-        checks.capture(rotation, live_source, ports),
+        captured,
     )
     verification = Verification(
         complete=not any(pending),

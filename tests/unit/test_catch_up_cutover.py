@@ -722,6 +722,28 @@ def test_a_capture_that_cannot_be_removed_is_looked_for_again(refused: Exception
     assert {} == ports.source_server.slots
 
 
+def test_what_keeps_the_target_from_ending_the_capture_does_not_keep_the_source() -> None:
+    """A password that was changed there, say. What the source keeps would fill its disk."""
+    ports, rotation = released()
+    ports.fail("engine.end_capture", LoginRefused("no such password"))
+
+    rotation = visit(verify, rotation, ports)
+
+    assert (f"the capture {CAPTURE} could not be removed: no such password",) == verification(rotation).pending
+    assert [f"engine.end_capture {SOURCE}"] == [call for call in deeds(ports) if "capture" in call]
+    assert {} == ports.source_server.slots
+
+
+def test_the_capture_ends_also_where_a_person_has_to_look() -> None:
+    ports, rotation = released()
+    ports.source_server.own.open["orders"] = True
+
+    with pytest.raises(VerificationFailed, match="accepts connections beside the target"):
+        visit(verify, rotation, ports)
+
+    assert {} == ports.source_server.slots
+
+
 def test_a_source_that_never_lets_go_of_the_capture_is_told() -> None:
     ports, rotation = released()
     ports.source_server.reachable = False
