@@ -347,7 +347,8 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
             (
                 journal,
                 see_db,
-                allow("rds:DescribeAccountAttributes", on="*"),  # no resource-level permissions
+                # No resource-level permissions.
+                allow("rds:DescribeAccountAttributes", "rds:DescribeOrderableDBInstanceOptions", on="*"),
                 allow("rds:DescribeDBProxies", on=any_proxy),
                 # AWS decides on the proxy and on the target group that leads to its databases.
                 allow("rds:DescribeDBProxyTargets", on=(any_proxy, config.arn("rds", "target-group:*"))),

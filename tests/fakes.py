@@ -681,6 +681,8 @@ class FakeRds:
         self.maintenance: dict[str, list[str]] = {}
         self.event_subscriptions: dict[str, list[str]] = {}
         self.options: dict[str, list[str]] = {}
+        self.no_longer_made: set[tuple[str, str, str]] = set()
+        """Engine, version and class."""
         self.restarts: dict[str, datetime] = {}
         self.busy = False
         """With whatever RDS does by itself: it takes no request then."""
@@ -890,6 +892,10 @@ class FakeRds:
 
     def account_quotas(self) -> Mapping[str, tuple[int, int]]:
         return self.quotas
+
+    def is_orderable(self, engine: str, version: str, instance_class: str) -> bool:
+        self._calls.ask("rds.is_orderable")
+        return (engine, version, instance_class) not in self.no_longer_made
 
     def parameter(self, group: str, name: str) -> str | None:
         self._calls.ask("rds.parameter")

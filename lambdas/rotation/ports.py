@@ -153,6 +153,10 @@ class Rds(Protocol):
         """Quota name (RDS's own word: ``DBInstances``, ``AllocatedStorage``, …) -> (used, maximum)."""
         ...
 
+    def is_orderable(self, engine: str, version: str, instance_class: str) -> bool:
+        """Whether RDS makes a new instance of exactly this version, of this class, in this Region."""
+        ...
+
     def parameter(self, group: str, name: str) -> str | None:
         """The value that a DB parameter group gives a parameter."""
         ...

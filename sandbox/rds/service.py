@@ -18,6 +18,7 @@ from sandbox.rds.cluster_settings import CLUSTER_QUOTA
 from sandbox.rds.cluster_wire import install_cluster_wire
 from sandbox.rds.durations import Durations
 from sandbox.rds.engines import Engines
+from sandbox.rds.orderable import orderable
 from sandbox.rds.resources import Instance
 from sandbox.rds.security_groups import install_security_groups
 from sandbox.rds.settings import INSTANCE_QUOTA, STORAGE_QUOTA_GIB
@@ -315,6 +316,10 @@ def _install_wire() -> None:
             versions = versions[:1]
         return ActionResult({"DBEngineVersions": versions})
 
+    def describe_orderable_db_instance_options(self: Any) -> ActionResult:
+        kinds = self.backend.engines.kinds.values()
+        return page(self, "OrderableDBInstanceOptions", orderable(kinds, self.params))
+
     def reset_db_parameter_group(self: Any) -> ActionResult:
         return ActionResult({"DBParameterGroupName": self.backend.reset_db_parameter_group(self.params).name})
 
@@ -334,7 +339,8 @@ def _install_wire() -> None:
         restore_db_instance_from_db_snapshot, describe_db_instances, create_db_snapshot, copy_db_snapshot,
         delete_db_snapshot, describe_db_snapshots, describe_db_instance_automated_backups,
         delete_db_instance_automated_backup, describe_account_attributes, describe_db_engine_versions,
-        describe_certificates, reset_db_parameter_group, describe_db_parameters, create_blue_green_deployment,
+        describe_orderable_db_instance_options, describe_certificates, reset_db_parameter_group,
+        describe_db_parameters, create_blue_green_deployment,
         describe_blue_green_deployments, switchover_blue_green_deployment, delete_blue_green_deployment,
         describe_db_log_files, download_db_log_file_portion, register_db_proxy_targets, deregister_db_proxy_targets,
         describe_db_proxy_targets, describe_events, start_db_instance_automated_backups_replication,

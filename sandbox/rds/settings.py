@@ -11,6 +11,7 @@ from sandbox.rds.engines import Kind
 from sandbox.rds.errors import instance_exists, invalid_combination, invalid_value, refuse
 from sandbox.rds.events import Events
 from sandbox.rds.operations import Params
+from sandbox.rds.orderable import classes_of
 from sandbox.rds.resources import DEFAULTS, View
 from sandbox.rds.security_groups import SecurityGroups
 from sandbox.rds.windows import DAYS, refusal
@@ -108,6 +109,11 @@ class Settings(SecurityGroups, Events):
             "StorageType", "AllocatedStorage",
         )  # fmt: skip
         chosen = {member: params[member] for member in same_name if params.get(member) is not None}
+        if (name := chosen.get("DBInstanceClass")) and name not in classes_of(kind):
+            raise invalid_combination(
+                "RDS does not support creating a DB instance with the following combination: "
+                f"DBInstanceClass={name}, Engine={kind.name}."
+            )
         licenses = (kind.license_model, *kind.other_license_models)
         if (license_model := chosen.get("LicenseModel", licenses[0])) not in licenses:
             raise invalid_combination(

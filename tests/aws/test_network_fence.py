@@ -138,6 +138,14 @@ def test_sql_server_is_restored_in_one_zone(engine: str, zones: bool | None, mon
     assert asked.get("MultiAZ") is zones
 
 
+@pytest.mark.parametrize(("options", "is_made"), [([{"Engine": "oracle-se2"}], True), ([], False)])
+def test_what_rds_makes_is_asked_for_by_version_and_class(options: list[dict[str, str]], is_made: bool) -> None:
+    asked = {"Engine": "oracle-se2", "EngineVersion": "19.0.0.0", "DBInstanceClass": "db.m5.large"}
+
+    with told("describe_orderable_db_instance_options", asked, {"OrderableDBInstanceOptions": options}):
+        assert is_made == AwsRds().is_orderable("oracle-se2", "19.0.0.0", "db.m5.large")
+
+
 # -- EC2 ---------------------------------------------------------------------------------------------------------------
 
 

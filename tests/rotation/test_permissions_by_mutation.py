@@ -445,6 +445,7 @@ UNUSUAL: Mapping[Permission, Way] = {
         for function in ("Preflight", "IsolateSource", "TakeSnapshot", "WaitForRestore", "CheckTarget", "Verify")
     },
     ("Preflight", "rds:DescribeOptionGroups"): by_network,
+    ("Preflight", "rds:DescribeOrderableDBInstanceOptions"): by_snapshot,
     ("WaitForSource", "rds:AddTagsToResource"): by_network,
     ("CheckTarget", "rds:DescribeDBInstances"): by_network,
     ("CheckTarget", "rds:DescribeDBSnapshots"): by_network,

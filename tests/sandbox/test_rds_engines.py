@@ -61,6 +61,34 @@ def test_the_default_option_group_is_there_and_has_no_options(sandbox: Sandbox) 
         assert (group["OptionGroupName"], group["Options"]) == (name, [])
 
 
+@pytest.mark.parametrize(
+    ("engine", "name", "is_made"),
+    [
+        ("postgres", "db.t4g.medium", True),
+        ("postgres", "db.m3.large", False),
+        ("postgres", "db.serverless", False),
+        ("oracle-se2", "db.m6g.large", True),
+        ("aurora-postgresql", "db.serverless", True),
+        ("aurora-postgresql", "db.m7g.large", False),
+    ],
+)
+def test_what_can_be_ordered_is_what_is_made(sandbox: Sandbox, engine: str, name: str, is_made: bool) -> None:
+    known = sandbox.rds.describe_db_engine_versions(Engine=engine)["DBEngineVersions"]
+
+    def options(**wanted: str) -> list[dict[str, Any]]:
+        found = sandbox.rds.get_paginator("describe_orderable_db_instance_options").paginate(Engine=engine, **wanted)
+        return [dict(one) for page in found for one in page["OrderableDBInstanceOptions"]]
+
+    made = {one["EngineVersion"] for one in options(DBInstanceClass=name)}
+    assert made == ({one["EngineVersion"] for one in known} if is_made else set())
+    assert [] == options(DBInstanceClass=name, EngineVersion="9.6.24")
+    assert name in {one["DBInstanceClass"] for one in options()} or not is_made
+    if not is_made and not engine.startswith("aurora"):
+        new = {"DBInstanceIdentifier": "odd", "Engine": engine, "AllocatedStorage": 20, "DBInstanceClass": name}
+        owner = {"MasterUsername": "dba", "MasterUserPassword": "correct-horse"}
+        assert code_of(sandbox.rds.create_db_instance, **new, **owner) == "InvalidParameterCombination"
+
+
 @pytest.mark.parametrize("engine", FOREIGN)
 def test_a_parameter_group_is_of_the_family_that_rds_names(sandbox: Sandbox, engine: str) -> None:
     family = FOREIGN[engine]["Family"]

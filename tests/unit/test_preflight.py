@@ -414,6 +414,42 @@ def test_all_reasons_come_together() -> None:
     assert ["Unencrypted", "BackupsOff", "NoConnectivity", "NoLoginSecret"] == refusal(ports, rotation)
 
 
+# -- what is restored --------------------------------------------------------------------------------------------------
+
+
+def no_longer_made(strategy: str, name: str = "db.m3.large") -> tuple[FakePorts, Rotation]:
+    """RDS makes instances of one class no more; the source is one of ``name``."""
+    ports, rotation = ready(strategy=strategy, accept=("downtime",))
+    ports.rds.alter(SOURCE, raw={"DBInstanceClass": name})
+    ports.rds.no_longer_made.add(("postgres", "16.14", "db.m3.large"))
+    return ports, rotation
+
+
+@pytest.mark.parametrize("strategy", ["snapshot", "catch-up"])
+def test_refuses_to_restore_what_rds_makes_no_more(strategy: str) -> None:
+    """RDS would say so when it is asked for the target: under the fence, or after hours."""
+    ports, rotation = no_longer_made(strategy)
+
+    with pytest.raises(PreflightRefused, match=r"makes no new db\.m3\.large of postgres 16\.14, as orders has it"):
+        preflight(rotation, ports)
+    assert ["NotOrderable"] == refusal(ports, rotation)
+
+
+@pytest.mark.parametrize(("strategy", "name"), [("read-replica", "db.m3.large"), ("snapshot", "db.m7g.large")])
+def test_whatever_else_rds_makes_no_more_is_no_reason(strategy: str, name: str) -> None:
+    """A replica is asked for before the fence, and RDS says so itself."""
+    ports, rotation = no_longer_made(strategy, name)
+
+    assert preflight(rotation, ports).preflight is not None
+
+
+def test_a_question_about_it_that_is_not_answered_is_a_reason() -> None:
+    ports, rotation = no_longer_made("snapshot")
+    ports.fail("rds.is_orderable", AccessRefused("rds:DescribeOrderableDBInstanceOptions"))
+
+    assert ["QuestionUnanswered"] == refusal(ports, rotation)
+
+
 # -- catch-up ----------------------------------------------------------------------------------------------------------
 
 

@@ -147,6 +147,18 @@ def test_refuses_what_a_restore_would_leave_behind(name: str, members: dict[str,
     assert [name] == refusals(ports, rotation)
 
 
+@pytest.mark.parametrize("instance", [WRITER, READER])
+def test_an_instance_of_which_rds_makes_no_more_is_refused(instance: str) -> None:
+    """Each is made anew, the readers' too, when nobody can write any more."""
+    ports, rotation = prepared()
+    having(ports, WRITER, DBInstanceClass="db.r6g.large")
+    having(ports, READER, DBInstanceClass="db.r6g.large")
+    having(ports, instance, DBInstanceClass="db.r3.large")
+    ports.rds.no_longer_made.add(("aurora-postgresql", "16.14", "db.r3.large"))
+
+    assert ["NotOrderable"] == refusals(ports, rotation)
+
+
 def test_no_write_forwarding_is_nothing_to_leave_behind() -> None:
     ports, rotation = prepared()
     having(ports, SHOP, LocalWriteForwardingStatus="disabled")

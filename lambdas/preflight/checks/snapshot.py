@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from lambdas.preflight.checks import login
+from lambdas.rotation import databases
 from lambdas.rotation.errors import AccessRefused, LoginRefused
 from lambdas.rotation.ports import Instance, Ports
 from lambdas.rotation.state import Finding, Rotation
@@ -19,6 +20,25 @@ def downtime(rotation: Rotation, source: Instance) -> Iterator[Finding]:
             f"{plan.write_outage_budget_seconds} s at most",
             advice='time it on a copy, set WriteOutageBudgetSeconds, then accept it: "Accept": ["downtime"]',
         )
+
+
+def orderable(source: Instance, ports: Ports) -> Iterator[Finding]:
+    """A restore makes new instances, of the version and the classes of today: RDS may have stopped making such ones.
+
+    Else RDS would say so when it is asked for the target: of a snapshot under the fence, of a catch-up hours later.
+    """
+    database = source.database
+    instances = databases.instances_of(source, ports) if database.is_cluster else [source]
+    classes = {one.raw["DBInstanceClass"] for one in instances if one.raw.get("DBInstanceClass")}
+    for name in sorted(classes):
+        if not ports.rds.is_orderable(database.engine, database.engine_version, name):
+            yield Finding(
+                name="NotOrderable",
+                message=f"RDS makes no new {name} of {database.engine} {database.engine_version}, as "
+                f"{database.identifier} has it",
+                advice="upgrade the version, or change the class, to what RDS still makes "
+                "(aws rds describe-orderable-db-instance-options)",
+            )
 
 
 def master_password(rotation: Rotation, source: Instance, ports: Ports) -> Iterator[Finding]:

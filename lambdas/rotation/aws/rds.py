@@ -260,6 +260,17 @@ class AwsRds:
             quotas = client("rds").describe_account_attributes()["AccountQuotas"]
         return {quota["AccountQuotaName"]: (int(quota["Used"]), int(quota["Max"])) for quota in quotas}
 
+    def is_orderable(self, engine: str, version: str, instance_class: str) -> bool:
+        options = pages(
+            "rds",
+            "describe_orderable_db_instance_options",
+            "OrderableDBInstanceOptions",
+            Engine=engine,
+            EngineVersion=version,
+            DBInstanceClass=instance_class,
+        )
+        return bool(options)
+
     def parameter(self, group: str, name: str) -> str | None:
         return self.parameters_of(group).get(name)
 
