@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.demo import progress
+from sandbox.demo.world import described
 from tests.infra.interpreters import recorded, second_opinions
 from tests.rotation.scenarios import (
     BUDGET_SECONDS,
@@ -19,6 +20,7 @@ from tests.rotation.scenarios import (
     params,
     play,
     sandbox_with,
+    servers_of,
     table_line,
     target_of,
 )
@@ -68,6 +70,7 @@ ANOTHER_DATABASE = Scenario(
     "another-database", ({"kind": "held", "function": "check-target", "seconds": 8},), error="TargetMismatch"
 )
 DENIED = Scenario("update-denied", error="AccessRefused")
+SOURCE_DELETED = Scenario("source-deleted", ({"kind": "held", "function": "wait-for-replication-sync", "seconds": 4},))
 
 STOPPED = [
     # Where a function is stopped in the middle, its next act comes after the recovery has begun.
@@ -88,7 +91,7 @@ STOPPED = [
 ]
 
 SAMPLE = {"replica-key-refused", "stopped-promoting"}
-ALL = [*REFUSED, ANOTHER_DATABASE, DENIED, *STOPPED]
+ALL = [*REFUSED, ANOTHER_DATABASE, DENIED, SOURCE_DELETED, *STOPPED]
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +153,35 @@ def test_a_switch_that_is_denied_for_good(customer: Customer, tmp_path: Path) ->
     print(table_line(outcome))
     assert_invariants(customer, outcome)
     assert "route53:ChangeResourceRecordSets" in str(outcome.first.cause)
+
+
+def test_the_last_copy_stays_where_somebody_deletes_the_source(customer: Customer) -> None:
+    """RDS promotes the replicas of what is deleted, so the target is all that there is of the data."""
+    built = customer.build(SOURCE_DELETED.name, rows=ROWS, writers=WRITERS)
+    rds = customer.client("rds")
+    gone: list[str] = []
+
+    def delete(run: progress.Run) -> None:
+        if run.current == "WaitForReplicationSync" and not gone:
+            rds.modify_db_instance(DBInstanceIdentifier=built.identifier, DeletionProtection=False)
+            customer.until(lambda: not built.describe(customer.account)["DeletionProtection"])
+            rds.delete_db_instance(DBInstanceIdentifier=built.identifier, SkipFinalSnapshot=True)
+            gone.append(built.identifier)
+
+    with customer.notifications() as inbox:
+        run = customer.rotate({**built.request, "GraceDays": 0}, seen=delete)
+        told = [json.loads(message["Message"]) for message in inbox.messages()]
+
+    assert gone
+    assert (run.status, run.current) == ("FAILED", "Failed")
+    [target] = servers_of(customer, built.identifier)
+    assert "available" == described(customer.account, target, cluster=False)["DBInstanceStatus"]
+    assert customer.key_state(described(customer.account, target, cluster=False)["KmsKeyId"]) == "Enabled"
+    database = built.databases[0]
+    assert [[built.rows]] == as_master(customer, built, target, "SELECT count(*) FROM items", database)
+    [leftovers] = [one["leftovers"] for one in told if one["moment"] == "RotationRolledBack"]
+    assert any(f"{target} is kept: somebody has deleted" in one for one in leftovers)
+    assert any("not before nothing uses it any more" in one for one in leftovers)
 
 
 @contextmanager
