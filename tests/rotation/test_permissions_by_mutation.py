@@ -59,6 +59,7 @@ def lab() -> Iterator[Lab]:
 
 # Missing as well, so that the rotation fails there and turns back.
 BEFORE_ANYTHING = ("Preflight", "rds:DescribeAccountAttributes")
+WITHOUT_A_KEY = ("CreateNewKMSKey", "kms:CreateKey")
 WITH_A_KEY = ("CreateEncryptedReadReplica", "rds:CreateDBInstanceReadReplica")
 WITH_A_TARGET = ("WaitForReplicationSync", "rds:AddRoleToDBInstance")
 FENCED = ("ConfirmDrained", "dynamodb:UpdateItem")
@@ -165,6 +166,8 @@ def back(from_: Permission, **request: Any) -> Way:
 
 
 refused = back(BEFORE_ANYTHING, DryRun=True)
+back_without_a_key = back(WITHOUT_A_KEY)
+"""One was asked for, so it is looked for."""
 back_with_a_target = back(WITH_A_TARGET)
 back_from_the_fence = back(FENCED)
 back_from_the_switch = back(SWITCHED)
@@ -472,6 +475,7 @@ UNUSUAL: Mapping[Permission, Way] = {
     ("StartRotation", "states:StopExecution"): undecided,
     ("Preflight", "rds:DescribeBlueGreenDeployments"): planned_deployment,
     ("Preflight", "rds:DescribeDBParameters"): planned_deployment,
+    ("DiscardNewKey", "tag:GetResources"): back_without_a_key,
     ("CreateNewKMSKey", "kms:GetKeyRotationStatus"): back_with_a_key,
     ("CreateNewKMSKey", "kms:ListResourceTags"): back_with_a_key,
     ("WaitForReplicationSync", "rds:AddTagsToResource"): tagged_meanwhile,
@@ -518,8 +522,7 @@ UNUSUAL: Mapping[Permission, Way] = {
     ("CleanUp", "secretsmanager:GetSecretValue"): back_with_a_target,
     ("DiscardNewKey", "dynamodb:GetItem"): refused,
     ("DiscardNewKey", "dynamodb:UpdateItem"): refused,
-    ("DiscardNewKey", "kms:DescribeKey"): refused,
-    ("DiscardNewKey", "tag:GetResources"): refused,
+    ("DiscardNewKey", "kms:DescribeKey"): back_without_a_key,
 }
 
 AFTER_THE_RELEASE = ("Verify", "Decommission", "ScheduleKeyDeletion")
