@@ -169,11 +169,8 @@ def _target(rotation: Rotation, ports: Ports) -> str | None:
 
 
 def _snapshot(identifier: str, rotation: Rotation, ports: Ports) -> str | None:
-    _, source = rotation.planned()
-    found = databases.describe_snapshot(source, identifier, ports)
-    if found is not None and snapshots.is_ours(found, rotation):
-        _refuse_the_last_copy(f"snapshot {identifier}", rotation, ports)
-    return snapshots.request_removal(identifier, rotation, ports)
+    refuse = partial(_refuse_the_last_copy, f"snapshot {identifier}", rotation, ports)
+    return snapshots.request_removal(identifier, rotation, ports, refuse=refuse)
 
 
 def _refuse_the_last_copy(identifier: str, rotation: Rotation, ports: Ports) -> None:

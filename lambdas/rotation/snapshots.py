@@ -1,7 +1,7 @@
 """A snapshot of the source and its copy under the new key, whichever step needs them: their names, and whether they are
 to be trusted."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lambdas.rotation import databases, names
@@ -62,12 +62,18 @@ def is_ours(snapshot: Mapping[str, Any], rotation: Rotation) -> bool:
     return mark in (snapshot.get("TagList") or ())
 
 
-def request_removal(identifier: str, rotation: Rotation, ports: Ports) -> str | None:
-    """Ask for the deletion of one that is ours. Returns what is then waited for, None when none is left to remove."""
+def request_removal(
+    identifier: str, rotation: Rotation, ports: Ports, *, refuse: Callable[[], None] = lambda: None
+) -> str | None:
+    """Ask for the deletion of one that is ours. Returns what is then waited for, None when none is left to remove.
+
+    ``refuse`` may raise before it is asked for, where there is one.
+    """
     _, database = rotation.planned()
     found = databases.describe_snapshot(database, identifier, ports)
     if found is None or not is_ours(found, rotation):
         return None
+    refuse()
     databases.request_snapshot_deletion(database, identifier, ports)
     return f"snapshot {identifier} to be deleted (it is {found.get('Status')})"
 

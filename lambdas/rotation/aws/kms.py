@@ -102,7 +102,7 @@ class AwsKms:
             TagFilters=[{"Key": names.ROTATION_ID_TAG, "Values": [rotation_id]}],
             ResourceTypeFilters=["kms:key"],
         )
-        keys = [self._metadata(arn) for arn in sorted(resource["ResourceARN"] for resource in found)]
+        keys = (self._metadata(arn) for arn in sorted(resource["ResourceARN"] for resource in found))
         ours = (str(key["Arn"]) for key in keys if key["KeyState"] in _USABLE and not _was_there(key, since))
         return next(ours, None)
 

@@ -131,7 +131,8 @@ class MariadbEngine:
     def limitations(self, accept: Sequence[str]) -> Sequence[Finding]:
         with self._session() as sql:
             findings = [*_prepared_transactions(sql), *_events(sql), *_fed_from_elsewhere(sql), *_durability(sql)]
-            findings += _replication_settings(sql, self._log_formats(sql))
+            formats, of_tables = self._by_tables(sql)
+            findings += [*_replication_settings(sql, formats), *of_tables]
             if "memory-tables" not in accept:
                 findings += _memory_tables(sql)
             if shared := [one for one in _sessions(sql) if one[1] == self._user]:
@@ -147,8 +148,9 @@ class MariadbEngine:
                 findings.append(CONTROL_DATABASE_TAKEN)
         return findings
 
-    def _log_formats(self, sql: "Session") -> Sequence[str]:
-        return self.LOG_FORMATS
+    def _by_tables(self, sql: "Session") -> tuple[Sequence[str], Sequence[Finding]]:
+        """By the engines of its tables: log formats that will do, and what stands in the way."""
+        return self.LOG_FORMATS, ()
 
     def logical_slots(self) -> Mapping[str, str]:
         return {}  # a binary log is everybody's

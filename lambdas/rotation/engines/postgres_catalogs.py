@@ -229,6 +229,8 @@ pg_index WHERE indrelid = c.oid AND indisvalid
 WITHOUT_IDENTITY = f"""
 SELECT format('%I.%I', nspname, relname) {_TABLES} AND relreplident <> 'f' AND NOT EXISTS (SELECT FROM {_IDENTITY})
 """
+_BASE_TYPE = "(CASE typtype WHEN 'd' THEN typbasetype ELSE t.oid END)::regtype::text"
+"""Of ``t``, or of what a domain is made of."""
 # By all of a row the copy looks for it: there is no identity, and no key either, which it would take instead.
 _BY_ALL_OF_A_ROW = """
 relreplident = 'f' AND NOT EXISTS (
@@ -248,7 +250,7 @@ _WITH_TRANSACTION_IDS = f"""
 SELECT format('%I.%I', nspname, relname) {_TABLES} AND EXISTS (
     SELECT FROM pg_attribute JOIN pg_type t ON t.oid = atttypid
     WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped
-      AND (CASE typtype WHEN 'd' THEN typbasetype ELSE t.oid END)::regtype::text ~ {_TRANSACTION_IDS}
+      AND {_BASE_TYPE} ~ {_TRANSACTION_IDS}
 )
 UNION SELECT format('%I.%I', nspname, relname) {_RELATIONS} JOIN pg_attrdef ON adrelid = c.oid
 WHERE {_CUSTOMERS} AND NOT {_OF_AN_EXTENSION} AND pg_get_expr(adbin, adrelid) ~* {_ASKS_FOR_THEM}
@@ -277,7 +279,7 @@ def limitations(sql: Session, database: str, accept: Sequence[str]) -> Iterator[
             SELECT format('%I.%I', nspname, relname) {_TABLES} AND {_BY_ALL_OF_A_ROW}
             AND EXISTS (
                 SELECT FROM pg_attribute JOIN pg_type t ON t.oid = atttypid WHERE attrelid = c.oid AND attnum > 0
-                AND (CASE typtype WHEN 'd' THEN typbasetype ELSE t.oid END)::regtype::text
+                AND {_BASE_TYPE}
                     ~ '^({_WITHOUT_EQUALITY})(\\[\\])?$'
             )
             """,

@@ -418,26 +418,13 @@ class PostgresCatchUp(PostgresEngine):
         with ExitStack() as stack:
             with self._control_session() as sql:
                 attempt = self._open_once_more(sql, rotation_id, databases)
-            self._refuse_closed(name, databases)
+                _refuse_closed(sql, name, databases)
             sessions = {
                 fence.name: stack.enter_context(self._session(fence.name, _COMPARE_SECONDS)) for fence in databases
             }
             self._witnesses = frozenset(one.value("SELECT pg_backend_pid()") for one in sessions.values())
             stack.callback(setattr, self, "_witnesses", frozenset())
             yield lambda: self._testify(rotation_id, attempt, name, databases, sessions)
-
-    def _refuse_closed(self, name: str, databases: Sequence[DatabaseFence]) -> None:
-        """Nobody can testify for a captured database that its owner has closed meanwhile."""
-        known = {CONTROL_DATABASE, *(fence.name for fence in databases)}
-        with self._control_session() as sql:
-            captured = {
-                database
-                for (database,) in sql.rows(
-                    "SELECT database::text FROM pg_replication_slots WHERE starts_with(slot_name, :name)", name=name
-                )
-            }
-        if closed := sorted(captured - known):
-            raise TargetMismatch(f"{named(closed)} accepted connections when the capture began, and does no more")
 
     def _open_once_more(self, sql: Session, rotation_id: str, databases: Sequence[DatabaseFence]) -> int:
         """The number of this attempt. The first one opens nothing: what is closed then, another has closed."""
@@ -761,6 +748,16 @@ def _conninfo(**parts: object) -> str:
 
 def _has_testified(sql: Session, rotation_id: str) -> bool:
     return bool(sql.value("SELECT count(*) FROM public.evidence WHERE rotation_id = :id", id=rotation_id))
+
+
+def _refuse_closed(sql: Session, name: str, databases: Sequence[DatabaseFence]) -> None:
+    """Nobody can testify for a captured database that its owner has closed meanwhile."""
+    known = {CONTROL_DATABASE, *(fence.name for fence in databases)}
+    captured = sql.rows(
+        "SELECT database::text FROM pg_replication_slots WHERE starts_with(slot_name, :name)", name=name
+    )
+    if closed := sorted({database for (database,) in captured} - known):
+        raise TargetMismatch(f"{named(closed)} accepted connections when the capture began, and does no more")
 
 
 def _refuse_testified(sql: Session, rotation_id: str) -> None:
