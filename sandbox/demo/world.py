@@ -42,6 +42,7 @@ APPLICATIONS = "10.0.0.0/8"
 """Where they are."""
 APP_USER = "app"
 CREATED_WITHIN_SECONDS = 120.0
+DELETED_WITHIN_SECONDS = 60.0
 INSTANCES = 3
 """Of a cluster: a writer, and readers."""
 LETS_FOLLOW = {dialects.AURORA_MYSQL: ("binlog_format", "ROW")}
@@ -491,11 +492,22 @@ def fill(account: Account, world: World, writers: int, *, follows: bool = False)
 
 
 def remove(account: Account, identifier: str) -> None:
-    """Ask for the end of a database and of all that was made of it; their servers would be in the way of the next."""
+    """End a database and all that was made of it; their servers, and their end, would be in the way of the next.
+
+    Raises:
+        TimeoutError: RDS did not delete them in time.
+    """
     rds = account.client("rds")
 
     def ours(name: str) -> bool:
         return name == identifier or name.startswith(f"{identifier}-")
+
+    def is_being_deleted() -> bool:
+        instances = rds.get_paginator("describe_db_instances").paginate().build_full_result()["DBInstances"]
+        return any(
+            one["Status"] == "deleting" and ours(one["DBClusterIdentifier"])
+            for one in rds.describe_db_clusters()["DBClusters"]
+        ) or any(one["DBInstanceStatus"] == "deleting" and ours(one["DBInstanceIdentifier"]) for one in instances)
 
     for page in rds.get_paginator("describe_db_instances").paginate():
         for name in filter(ours, (one["DBInstanceIdentifier"] for one in page["DBInstances"])):
@@ -510,6 +522,11 @@ def remove(account: Account, identifier: str) -> None:
             rds.modify_db_cluster(DBClusterIdentifier=name, DeletionProtection=False, ApplyImmediately=True)
         with suppress(ClientError):
             rds.delete_db_cluster(DBClusterIdentifier=name, SkipFinalSnapshot=True, DeleteAutomatedBackups=True)
+    deadline = time.monotonic() + DELETED_WITHIN_SECONDS
+    while is_being_deleted():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"{identifier} is still being deleted after {DELETED_WITHIN_SECONDS:.0f} s")
+        time.sleep(0.05)
 
 
 def _as_list(tags: Mapping[str, str]) -> list[dict[str, str]]:
