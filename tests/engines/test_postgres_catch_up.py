@@ -35,6 +35,7 @@ from lambdas.rotation.errors import (
 from lambdas.rotation.names import CONTROL_DATABASE, capture_name
 from lambdas.rotation.state import DatabaseFence, Position
 from sandbox.postgres import PORT, literal, quoted
+from tests import pg_cron
 from tests.engines.servers import APPLICATION, AWKWARD, DATABASES, LONG, MASTER, Endpoint, World
 from tests.engines.test_postgres_login import altered
 
@@ -1287,6 +1288,44 @@ def test_materialized_views_are_refused_unless_they_are_accepted(source: Endpoin
 
         assert "MaterializedViews" == finding.name
         assert [] == list(source.catching_up().limitations(("materialized-views",)))
+
+
+def test_jobs_that_the_login_sees_cannot_be_accepted_and_others_have_to_be(source: Endpoint) -> None:
+    """They would run on the copy, too. Their table is none that could be compared."""
+    engine = source.catching_up()
+    with altered(source, pg_cron.INSTALL, pg_cron.REMOVE, "orders"):
+        [finding] = engine.limitations(())
+        assert ("PgCron", True) == (finding.name, "no jobs of others" in finding.message)
+        assert [] == list(engine.limitations(("pg-cron",)))
+
+        source.admin(f"{pg_cron.SHOW_TO_ALL}; INSERT INTO cron.job VALUES (1, 'somebody', true)", "orders")
+        [finding] = engine.limitations(("pg-cron",))
+        assert ("PgCron", "1 active") == (finding.name, finding.message[:8])
+
+
+def test_nothing_of_an_extensions_owner_runs_with_the_logins_rights(source: Endpoint) -> None:
+    """A cast of a table's own to text, and the functions of its policies, are anybody's who owns it."""
+    source.admin("CREATE TABLE ran (by name, at timestamptz PRIMARY KEY DEFAULT clock_timestamp())", "orders")
+    source.admin("GRANT INSERT ON ran TO PUBLIC", "orders")
+    noting = "LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.ran VALUES (current_user); RETURN {}; END $$"
+    make = f"""
+        CREATE EXTENSION vector; CREATE TABLE bait (n int PRIMARY KEY); GRANT SELECT ON bait TO PUBLIC;
+        INSERT INTO bait VALUES (1); CREATE FUNCTION told(bait) RETURNS text {noting.format("''")};
+        CREATE CAST (bait AS text) WITH FUNCTION told(bait) AS ASSIGNMENT;
+        ALTER EXTENSION vector ADD TABLE bait
+    """
+    engine = source.catching_up()
+    with altered(source, make, "DROP EXTENSION vector CASCADE; DROP TABLE ran", "orders"):
+        assert [] == list(engine.limitations(()))
+        assert [] == source.admin("SELECT * FROM ran", "orders")
+
+        source.admin(f"CREATE FUNCTION mine() RETURNS bool {noting.format('true')}", "orders")
+        source.admin("CREATE POLICY own ON bait USING (public.mine())", "orders")
+        source.admin("ALTER TABLE bait ENABLE ROW LEVEL SECURITY", "orders")
+        [finding] = engine.limitations(())
+        assert ("NotReplicable", True) == (finding.name, "row security" in finding.message)
+        assert [] == source.admin("SELECT * FROM ran", "orders")
+        source.admin("DROP POLICY own ON bait; DROP FUNCTION mine", "orders")
 
 
 @pytest.fixture(scope="module")

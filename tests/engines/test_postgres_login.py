@@ -9,10 +9,11 @@ from unittest.mock import patch
 
 import pytest
 
-from lambdas.rotation.errors import DatabaseUnreachable, LoginRefused, NameTaken
+from lambdas.rotation.errors import DatabaseUnreachable, FenceIncomplete, LoginRefused, NameTaken
 from lambdas.rotation.names import CONTROL_DATABASE
-from sandbox.postgres import quoted
+from sandbox.postgres import ADMIN, PORT, quoted
 from sandbox.tls_front import CertificateAuthority
+from tests import pg_cron
 from tests.engines.servers import APPLICATION, MASTER, Endpoint, World
 
 
@@ -92,6 +93,12 @@ def test_unlogged_relations_with_content(source: Endpoint) -> None:
         assert [] == list(source.engine().limitations(("unlogged-tables",)))
 
 
+def test_unlogged_sequences(source: Endpoint) -> None:
+    """They count from their beginning on the target, and give out again what was given out."""
+    with altered(source, "CREATE UNLOGGED SEQUENCE quick", "DROP SEQUENCE quick", "orders"):
+        assert ["UnloggedTables"] == [finding.name for finding in source.engine().limitations(())]
+
+
 def test_logical_slots(permissive_source: Endpoint) -> None:
     source = permissive_source
     create = "SELECT pg_create_logical_replication_slot('follower', 'pgoutput')"
@@ -117,11 +124,88 @@ def test_logical_slots_of_a_replica_are_its_own(world: World, permissive_source:
 
 
 def test_active_cron_jobs(source: Endpoint) -> None:
-    source.admin("CREATE SCHEMA cron; CREATE TABLE cron.job (jobid int, active bool)", "orders")
-    source.admin("GRANT USAGE ON SCHEMA cron TO master; GRANT SELECT ON cron.job TO master", "orders")
-    with altered(source, "INSERT INTO cron.job VALUES (1, true)", "DROP SCHEMA cron CASCADE", "orders"):
-        assert ["PgCron"] == [finding.name for finding in source.engine().limitations(())]
+    with altered(source, f"{pg_cron.INSTALL}; {pg_cron.SHOW_TO_ALL}", pg_cron.REMOVE, "orders"):
+        assert [] == list(source.engine().limitations(()))
+        source.admin("INSERT INTO cron.job VALUES (1, 'somebody', true)", "orders")
+
+        [finding] = source.engine().limitations(())
+        assert ("PgCron", "1 active") == (finding.name, finding.message[:8])
         assert [] == list(source.engine().limitations(("pg-cron",)))
+
+
+def test_cron_jobs_that_only_their_owners_see(source: Endpoint) -> None:
+    """None of its own says nothing about others'."""
+    with altered(source, pg_cron.INSTALL, pg_cron.REMOVE, "orders"):
+        [finding] = source.engine().limitations(())
+
+        assert ("PgCron", True) == (finding.name, "no jobs of others" in finding.message)
+        assert [] == list(source.engine().limitations(("pg-cron",)))
+
+
+def test_a_worker_with_a_superusers_rights_is_no_agent_of_rdss(world: World) -> None:
+    """It goes on writing behind the fence, as that of a subscriber of pglogical does, and nobody can end it."""
+    source, publisher = world.primary(wal_level="logical"), world.primary(wal_level="logical")
+    for one in (source, publisher):
+        one.admin("CREATE TABLE sent (n int)", "orders")
+    publisher.admin("CREATE PUBLICATION all_of_it FOR TABLE sent", "orders")
+    publisher.admin("SELECT pg_create_logical_replication_slot('them', 'pgoutput')", "orders")
+    there = publisher.server
+    where = f"host={there.socket.parent} port={PORT} user={ADMIN} password={there._engine.admin_password} dbname=orders"
+    source.admin(
+        f"CREATE SUBSCRIPTION them CONNECTION '{where}' PUBLICATION all_of_it WITH (create_slot = false)", "orders"
+    )
+    engine = source.engine()
+    while not source.admin("SELECT pid FROM pg_stat_activity WHERE backend_type LIKE 'logical replication%worker'"):
+        time.sleep(0.05)
+    try:
+        found = {finding.name: finding.message for finding in engine.limitations(("logical-slots",))}
+        assert ["SuperuserWorkers"] == list(found)
+        assert "in database orders" in found["SuperuserWorkers"]
+        assert "orders" not in engine.databases_with_superuser_sessions()
+
+        engine.ensure_control_database()
+        with pytest.raises(FenceIncomplete, match="logical replication"):
+            engine.raise_fence("r", engine.plan_fence(["orders"]), 1.0)
+    finally:
+        source.admin("ALTER SUBSCRIPTION them DISABLE; ALTER SUBSCRIPTION them SET (slot_name = NONE)", "orders")
+        source.admin("DROP SUBSCRIPTION them", "orders")
+
+
+def test_nothing_that_customers_have_made_runs_with_the_logins_rights(source: Endpoint) -> None:
+    """PostgreSQL takes what fits exactly before what is on the path first, and a view's functions are its reader's."""
+    source.admin("CREATE TABLE ran (what text, by name); GRANT INSERT ON ran TO PUBLIC", "orders")
+    noting = "LANGUAGE plpgsql AS $$ BEGIN INSERT INTO public.ran VALUES ('{}', current_user); RETURN {}; END $$"
+    source.admin(
+        f"""
+        CREATE UNLOGGED TABLE bait (n int);
+        CREATE FUNCTION pg_relation_size(oid) RETURNS bigint {noting.format("pg_relation_size", "0")};
+        CREATE FUNCTION unlike(name, name) RETURNS bool {noting.format("unlike", "true")};
+        CREATE OPERATOR !~~ (FUNCTION = unlike, LEFTARG = name, RIGHTARG = name);
+        CREATE FUNCTION jobs() RETURNS bool {noting.format("jobs", "true")};
+        CREATE SCHEMA cron; CREATE VIEW cron.job AS SELECT public.jobs() AS active;
+        GRANT USAGE ON SCHEMA cron TO PUBLIC; GRANT SELECT ON cron.job TO PUBLIC
+        """,
+        "orders",
+    )
+    back = """
+        DROP SCHEMA cron CASCADE; DROP OPERATOR !~~ (name, name); DROP FUNCTION unlike; DROP FUNCTION jobs;
+        DROP FUNCTION pg_relation_size(oid); DROP TABLE bait, ran
+    """
+    with altered(source, "SELECT 1", back, "orders"):
+        engine = source.engine()
+        assert [] == list(engine.limitations(()))
+        engine.inspect()
+
+        assert [] == source.admin("SELECT * FROM ran", "orders")
+
+
+def test_strings_mean_the_same_whatever_a_database_is_set_to(source: Endpoint) -> None:
+    """pg\\_% is what is PostgreSQL's own; pg_% would be the customer's pgstuff, too, and nobody would look there."""
+    source.admin("CREATE SCHEMA pgstuff; CREATE TABLE pgstuff.theirs (n int)", "orders")
+    back = "ALTER DATABASE orders RESET ALL; DROP SCHEMA pgstuff CASCADE"
+    seen = source.engine().inspect()
+    with altered(source, "ALTER DATABASE orders SET standard_conforming_strings = off", back, "orders"):
+        assert seen == source.engine().inspect()
 
 
 def test_a_long_transaction_is_only_a_warning(source: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:

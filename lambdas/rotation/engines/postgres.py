@@ -41,9 +41,13 @@ NEVER_FENCED = (CONTROL_DATABASE, "rdsadmin")
 OURS = "made by rds-key-rotation"
 """The control database's comment: without it an existing database of that name is somebody else's."""
 
+# Nothing that a customer has made is found by a bare name: PostgreSQL prefers a function or an operator whose arguments
+# fit exactly, wherever on the path it is, and would run it with the login's rights (its manual, 10.3; CVE-2018-1058).
+# Nor is a policy's function run. A backslash is itself, whatever the database or the login is set to.
 SESSION = """
 SET lock_timeout = '2s'; SET idle_in_transaction_session_timeout = '10s'; SET synchronous_commit = {commit};
-SET search_path = pg_catalog, public; SET statement_timeout = '{seconds}s'
+SET search_path = pg_catalog, pg_temp; SET row_security = off; SET standard_conforming_strings = on;
+SET statement_timeout = '{seconds}s'
 """
 
 STATEMENT_SECONDS = 10
@@ -78,6 +82,21 @@ _SESSIONS = """
 SELECT pid, coalesce(rolname::text, 'nobody'), coalesce(rolsuper, false), coalesce(backend_type, 'session')
 FROM pg_stat_activity LEFT JOIN pg_roles r ON r.oid = usesysid
 WHERE datname = :name AND pid <> pg_backend_pid() AND coalesce(backend_type, '') NOT LIKE 'autovacuum%'
+"""
+_OF_SUPERUSERS = """
+SELECT datname::text, backend_type, count(*) FROM pg_stat_activity JOIN pg_roles r ON r.oid = usesysid
+WHERE rolsuper AND datname IS NOT NULL AND backend_type NOT LIKE 'autovacuum%' GROUP BY 1, 2 ORDER BY 1, 2
+"""
+_RDSS_KINDS = ("client backend", "parallel worker", "pg_cron launcher")
+"""Of a superuser's sessions those of RDS's own agent, which nobody else can end. Another worker may be anybody's: what
+pglogical receives is applied by one, and no fence keeps that out."""
+# Told by what it belongs to: anybody may have made a view of that name, whose functions would run with our rights.
+_CRON_JOBS = """
+SELECT row_security_active(c.oid) FROM pg_extension e
+JOIN pg_depend ON refclassid = 'pg_extension'::regclass AND refobjid = e.oid AND deptype = 'e'
+JOIN pg_class c ON classid = 'pg_class'::regclass AND objid = c.oid
+JOIN pg_namespace n ON n.oid = relnamespace
+WHERE extname = 'pg_cron' AND nspname = 'cron' AND relname = 'job' AND relkind = 'r'
 """
 # A session that has passed the check of its right to connect and is not yet in pg_stat_activity holds this lock.
 _STARTING = """
@@ -181,6 +200,17 @@ class PostgresEngine:
                 )
             if self._control_state(sql) == "foreign":
                 findings.append(CONTROL_DATABASE_TAKEN)
+            findings += [
+                Finding(
+                    name="SuperuserWorkers",
+                    message=f"{count} {kind} of a superuser in database {name}: nobody can end that, and it may write "
+                    "past the fence",
+                    advice="end what it serves until the cutover (of pglogical drop the node or the subscription), "
+                    "or rotate by strategy blue-green",
+                )
+                for name, kind, count in sql.rows(_OF_SUPERUSERS)
+                if kind not in _RDSS_KINDS
+            ]
             databases = [name for name, *_ in applications(sql)]
         for name in databases:
             findings += self._limitations_inside(name, accept)
@@ -222,23 +252,19 @@ class PostgresEngine:
                 unlogged = sql.value(
                     """
                     SELECT count(*) FROM pg_class
-                    WHERE relpersistence = 'u' AND relkind IN ('r', 'm') AND pg_relation_size(oid) > 0
+                    WHERE relpersistence = 'u' AND (relkind IN ('r', 'm') AND pg_relation_size(oid::regclass) > 0
+                                                    OR relkind = 'S')
                     """
                 )
                 if unlogged:
                     yield Finding(
                         name="UnloggedTables",
-                        message=f"{unlogged} unlogged relation(s) with content in {database}: empty on the target",
+                        message=f"{unlogged} unlogged relation(s) with content, or sequences, in {database}: empty on "
+                        "the target, or at their beginning",
                         advice='ALTER TABLE … SET LOGGED, or accept it: "Accept": ["unlogged-tables"]',
                     )
-            if "pg-cron" not in accept and sql.value("SELECT to_regclass('cron.job') IS NOT NULL"):
-                jobs = sql.value("SELECT count(*) FROM cron.job WHERE active")
-                if jobs:
-                    yield Finding(
-                        name="PgCron",
-                        message=f"{jobs} active pg_cron job(s) in database {database}, which need not obey a fence",
-                        advice='deactivate them (cron.alter_job), or accept it: "Accept": ["pg-cron"]',
-                    )
+            if "pg-cron" not in accept:
+                yield from cron_jobs(sql, database)
 
     def warnings(self) -> Sequence[Finding]:
         with self._session(MAINTENANCE_DATABASE) as sql:
@@ -361,16 +387,8 @@ class PostgresEngine:
 
     def databases_with_superuser_sessions(self) -> Sequence[str]:
         with self._any_session() as sql:
-            return [
-                name
-                for (name,) in sql.rows(
-                    """
-                    SELECT DISTINCT datname::text FROM pg_stat_activity JOIN pg_roles r ON r.oid = usesysid
-                    WHERE rolsuper AND datname IS NOT NULL AND backend_type NOT LIKE 'autovacuum%' ORDER BY 1
-                    """
-                )
-                if name not in NEVER_FENCED
-            ]
+            found = {name for name, kind, _ in sql.rows(_OF_SUPERUSERS) if kind in _RDSS_KINDS}
+        return sorted(found - set(NEVER_FENCED))
 
     def plan_fence(
         self, superuser_databases: Sequence[str], besides: Sequence[DatabaseFence] = ()
@@ -447,12 +465,13 @@ class PostgresEngine:
         return set()
 
     def _end_sessions(self, sql: "Session", database: str) -> tuple[list[str], list[str]]:
-        """Terminate every visible session; returns whom it met: superusers' sessions, and others."""
+        """Terminate every visible session; returns whom it met: RDS's own, and others."""
         spared = self._spared(sql, database)
         met = [session for session in sql.rows(_SESSIONS, name=database) if session[0] not in spared]
         self._terminate(sql, [pid for pid, *_ in met])
-        superusers = [f"{kind} of {user} (pid {pid})" for pid, user, is_superuser, kind in met if is_superuser]
-        others = [f"{kind} of {user} (pid {pid})" for pid, user, is_superuser, kind in met if not is_superuser]
+        superusers, others = list[str](), list[str]()
+        for pid, user, is_superuser, kind in met:
+            (superusers if _is_rdss(is_superuser, kind) else others).append(f"{kind} of {user} (pid {pid})")
         return superusers, others
 
     def _terminate(self, sql: "Session", pids: Iterable[int]) -> None:
@@ -518,7 +537,7 @@ class PostgresEngine:
             sessions = [
                 f"{kind} of {user} (pid {pid})"
                 for pid, user, is_superuser, kind in sql.rows(_SESSIONS, name=fence.name)
-                if not is_superuser and pid not in spared
+                if not _is_rdss(is_superuser, kind) and pid not in spared
             ]
             if sessions:
                 return f"database {fence.name} has {', '.join(sessions)}"
@@ -803,6 +822,32 @@ def quoted(identifier: str) -> str:
 def applications(sql: Session) -> list[Row]:
     """What a fence closes: all that accept connections, customers' templates included, but not half dropped ones."""
     return [row for row in sql.rows(_ACCEPTING) if row[0] not in NEVER_FENCED]
+
+
+def _is_rdss(is_superuser: bool, kind: str) -> bool:
+    return is_superuser and kind in _RDSS_KINDS
+
+
+def cron_jobs(sql: Session, database: str, *, unseen_accepted: bool = False) -> Iterator[Finding]:
+    """What pg_cron does in this database: it asks for no connection, so ``CONNECTION LIMIT 0`` stops none of its jobs.
+
+    Its policy shows everybody his own jobs only (pg_cron.sql); ``unseen_accepted`` does without the others.
+    """
+    for (hidden,) in sql.rows(_CRON_JOBS):
+        if hidden and not unseen_accepted:
+            yield Finding(
+                name="PgCron",
+                message=f"pg_cron in database {database} shows the login no jobs of others: they need not obey a fence",
+                advice="deactivate all of them (cron.alter_job, each as its owner) until the cutover, and accept it: "
+                '"Accept": ["pg-cron"]',
+            )
+        if not hidden and (jobs := sql.value("SELECT count(*) FROM cron.job WHERE active")):
+            yield Finding(
+                name="PgCron",
+                message=f"{jobs} active pg_cron job(s) in database {database}, which need not obey a fence",
+                advice='deactivate them until the cutover (cron.alter_job), or accept it: "Accept": ["pg-cron"]; by '
+                "catch-up, where they would run on the copy, too, and write there, they cannot be accepted",
+            )
 
 
 def verdict_of(sql: Session, rotation_id: str) -> Verdict | None:

@@ -4,7 +4,7 @@ documentation: Logical Replication, Restrictions)."""
 import json
 from collections.abc import Iterable, Iterator, Sequence
 
-from lambdas.rotation.engines.postgres import Session
+from lambdas.rotation.engines.postgres import Session, cron_jobs
 from lambdas.rotation.state import Finding
 
 _OF_AN_EXTENSION = (
@@ -16,7 +16,15 @@ _TABLES = f"""
 {_RELATIONS} WHERE relkind = 'r' AND relpersistence = 'p' AND {_CUSTOMERS} AND NOT {_OF_AN_EXTENSION}
 """
 _TABLES_AND_SEQUENCES = f"{_RELATIONS} WHERE relkind IN ('r', 'S') AND relpersistence <> 't' AND {_CUSTOMERS}"
-_TABLES_OF_EXTENSIONS = f"{_RELATIONS} WHERE relkind = 'r' AND relpersistence = 'p' AND {_OF_AN_EXTENSION}"
+# Of pg_cron's, which show everybody his own jobs, it is asked elsewhere (`cron_jobs`).
+_TABLES_OF_EXTENSIONS = f"""
+{_RELATIONS} WHERE relkind = 'r' AND relpersistence = 'p' AND {_OF_AN_EXTENSION} AND NOT (
+    nspname = 'cron' AND row_security_active(c.oid) AND EXISTS (
+        SELECT FROM pg_depend JOIN pg_extension e ON refclassid = 'pg_extension'::regclass AND refobjid = e.oid
+        WHERE extname = 'pg_cron' AND classid = 'pg_class'::regclass AND objid = c.oid AND deptype = 'e'
+    )
+)
+"""
 
 _READ_ONLY_BY_DEFAULT = """
 FROM pg_db_role_setting JOIN pg_database d ON d.oid = setdatabase, unnest(setconfig) one
@@ -124,7 +132,8 @@ def catalogs_of(sql: Session, *, fenced: Iterable[str] = (), copied: bool = Fals
     if sql.value("SELECT current_setting('server_version_num')::int >= 150000"):
         digests |= dict(sql.rows(_CATALOGS_SINCE_15))
     for (table,) in sql.rows(f"SELECT format('%I.%I', nspname, relname) {_TABLES_OF_EXTENSIONS} ORDER BY 1"):
-        digests[table] = sql.value(f"SELECT {_DIGEST} FROM {table} one")
+        # As rows of no type: its owner may have made a cast of the table's own to text, which ran with our rights.
+        digests[table] = sql.value(f"SELECT {_DIGEST} FROM (SELECT ROW(all_of.*) FROM {table} all_of) rows (one)")
     return json.dumps(digests, sort_keys=True)
 
 
@@ -336,11 +345,13 @@ def limitations(sql: Session, database: str, accept: Sequence[str]) -> Iterator[
             "SELECT oid::text FROM pg_largeobject_metadata",
         ),
         (
-            "table(s) of an extension that the login may not read, so that nobody could tell whether they have changed",
+            "table(s) of an extension of which the login may not read all (rights, or row security), so that nobody "
+            "could tell whether they have changed",
             "GRANT SELECT on them to the login, and USAGE on their schema; or choose another strategy",
             f"""
             SELECT format('%I.%I', nspname, relname) {_TABLES_OF_EXTENSIONS}
-            AND NOT (has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'))
+            AND (NOT (has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT'))
+                 OR row_security_active(c.oid))
             """,
         ),
     ):
@@ -351,13 +362,7 @@ def limitations(sql: Session, database: str, accept: Sequence[str]) -> Iterator[
                 message=f"{_counted(found)} {what}, in {database}: {named(found)}",
                 advice=advice,
             )
-    has_jobs = sql.value("SELECT to_regclass('cron.job') IS NOT NULL")
-    if has_jobs and sql.value("SELECT count(*) FROM cron.job WHERE active"):
-        yield Finding(
-            name="PgCron",
-            message=f"active pg_cron job(s) in database {database}: they would run on the copy, too, and write there",
-            advice="deactivate them until the cutover (cron.alter_job)",
-        )
+    yield from cron_jobs(sql, database, unseen_accepted="pg-cron" in accept)
     if "transaction-ids" not in accept and (users := [name for (name,) in sql.rows(_WITH_TRANSACTION_IDS)]):
         yield Finding(
             name="TransactionIds",

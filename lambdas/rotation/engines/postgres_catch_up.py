@@ -181,7 +181,7 @@ class PostgresCatchUp(PostgresEngine):
         return findings
 
     def limitations(self, accept: Sequence[str]) -> Sequence[Finding]:
-        # Jobs would run on the copy, too, from its first moment on: nobody can accept that.
+        # Jobs would run on the copy, too, from its first moment on: of those that are seen nobody can accept that.
         findings = list(super().limitations([*accept, "pg-cron"]))
         with self._session(MAINTENANCE_DATABASE) as sql:
             if not sql.value("SELECT current_setting('server_version_num')::int >= 140000"):
