@@ -437,6 +437,26 @@ def test_an_application_under_the_rotations_account_is_a_breach(source: Endpoint
         assert ROTATION in (source.engine().fence_breach(fence) or "")
 
 
+def test_another_function_of_the_rotation_shares_no_account(source: Endpoint) -> None:
+    """Of two deliveries one may still look into the databases, or be on its way to the control database."""
+    fence = fenced(source)
+    for ask in (lambda: source.engine().limitations(()), lambda: source.engine().fence_breach(fence)):
+        ending = threading.Timer(0.5, source.connect(ROTATION, database=None).close)
+        ending.start()
+        assert not ask()
+        ending.join()
+
+
+@pytest.mark.parametrize("name", ["event_scheduler@%", "mysql.session@10.0.0.%"])
+def test_accounts_that_a_fence_would_take_for_the_servers_are_refused(source: Endpoint, name: str) -> None:
+    source.admin(f"CREATE USER {mysql.account_sql(name)} IDENTIFIED BY 'secret'")
+    try:
+        [finding] = source.engine().limitations(())
+        assert (finding.name, name in finding.message) == ("AccountsInDisguise", True)
+    finally:
+        source.admin(f"DROP USER {mysql.account_sql(name)}")
+
+
 @pytest.mark.parametrize(
     ("statements", "name"),
     [

@@ -38,11 +38,14 @@ from lambdas.rotation.state import Database, DatabaseFence, Finding, Position, V
 OURS = "made by rds-key-rotation"
 """The comment of the control database: without it an existing database of that name is somebody else's."""
 
-INTERNAL_USERS = ("rdsadmin", "rdsrepladmin", "mariadb.sys", "mysql.sys", "mysql.session", "mysql.infoschema")
+_SERVERS = ("mariadb.sys", "mysql.sys", "mysql.session", "mysql.infoschema")
+INTERNAL_USERS = ("rdsadmin", "rdsrepladmin", *_SERVERS)
 """RDS's own and the server's; none of them is an application's, and the replica needs one of them.
 
 Not ``root``: on RDS that is nobody's, or the name that somebody has given to the master user.
 """
+_OF_NO_ACCOUNT = ("system user", "event_scheduler", "unauthenticated user")
+"""What the list of sessions calls threads of the server's own, and who has yet to say who he is."""
 INTERNAL_DATABASES = ("mysql", "sys", "information_schema", "performance_schema", CONTROL_DATABASE)
 
 _STORED_NOWHERE = ("VIEW", "SYSTEM VIEW", "TEMPORARY")
@@ -72,10 +75,15 @@ WHERE COALESCE(JSON_VALUE(priv, '$.is_role'), 0) <> 1 AND user NOT IN %(internal
   AND CONCAT(user, '@', host) <> CURRENT_USER()
 ORDER BY 1
 """
+# Of such a name the fence would take sessions for the server's. Its own accounts are of localhost.
+_ACCOUNTS_IN_DISGUISE = """
+SELECT CONCAT(user, '@', host) FROM mysql.global_priv
+WHERE user IN %(of_no_account)s OR user IN %(servers)s AND host <> 'localhost' ORDER BY 1
+"""
 _SESSIONS = """
-SELECT id, COALESCE(user, ''), command FROM information_schema.processlist
-WHERE id <> CONNECTION_ID() AND user NOT IN %(internal)s
-  AND user NOT IN ('system user', 'event_scheduler', 'unauthenticated user')
+SELECT id, COALESCE(user, ''), command, user = SUBSTRING_INDEX(CURRENT_USER(), '@', 1)
+FROM information_schema.processlist WHERE id <> CONNECTION_ID() AND user NOT IN %(internal)s
+  AND user NOT IN %(of_no_account)s
   AND NOT (user = SUBSTRING_INDEX(CURRENT_USER(), '@', 1) AND COALESCE(db, '') = %(control)s)
   AND command NOT LIKE 'Binlog Dump%%'
 """
@@ -135,7 +143,16 @@ class MariadbEngine:
             findings += [*_replication_settings(sql, formats), *of_tables]
             if "memory-tables" not in accept:
                 findings += _memory_tables(sql)
-            if shared := [one for one in _sessions(sql) if one[1] == self._user]:
+            if disguised := sql.rows(_ACCOUNTS_IN_DISGUISE, of_no_account=_OF_NO_ACCOUNT, servers=_SERVERS):
+                findings.append(
+                    Finding(
+                        name="AccountsInDisguise",
+                        message=f"{', '.join(account for (account,) in disguised)}: what the server does itself is "
+                        "called so, and a fence leaves that alone",
+                        advice="rename such accounts (RENAME USER), or drop them",
+                    )
+                )
+            if shared := _staying(sql, self._clock, only_own=True):
                 findings.append(
                     Finding(
                         name="LoginShared",
@@ -578,22 +595,23 @@ def _not_yet(sql: Session, fences: Sequence[DatabaseFence], *, locked: bool) -> 
 
 def _sessions(sql: Session) -> list[Row]:
     """Whoever is in, or on the way in, and is not the server's, RDS's or the rotation's."""
-    return sql.rows(_SESSIONS, internal=INTERNAL_USERS, control=CONTROL_DATABASE)
+    return sql.rows(_SESSIONS, internal=INTERNAL_USERS, of_no_account=_OF_NO_ACCOUNT, control=CONTROL_DATABASE)
 
 
 def _listed(sessions: Iterable[Row]) -> str:
-    return ", ".join(f"{command} of {user} (connection {thread})" for thread, user, command in sessions)
+    return ", ".join(f"{command} of {user} (connection {thread})" for thread, user, command, _ in sessions)
 
 
-def _staying(sql: Session, clock: Clock) -> list[Row]:
-    """Sessions, and whoever is on the way in and stays there. Only once all accounts were seen locked.
+def _staying(sql: Session, clock: Clock, *, only_own: bool = False) -> list[Row]:
+    """Sessions, and whoever is on the way in and stays there. Behind a fence only once all accounts were seen locked.
 
     Who is being refused is on the list for a moment, too, and where many clients connect there is always one. But who
-    is not on the first list meets the lock; and of those who were, who is gone has no session.
+    is not on the first list meets the lock; and of those who were, who is gone has no session. Of our own account
+    another function's session may have yet to enter the control database, or to end: an application's stays.
     """
-    met = _sessions(sql)
+    met = [one for one in _sessions(sql) if not only_own or one[-1]]
     deadline = clock.monotonic() + REFUSAL_SECONDS
-    while met and all(command in _COMES_OR_GOES for *_, command in met) and clock.monotonic() < deadline:
+    while met and all(own or command in _COMES_OR_GOES for *_, command, own in met) and clock.monotonic() < deadline:
         clock.pause(0.05)
         there = {thread for thread, *_ in met}
         met = [one for one in _sessions(sql) if one[0] in there]
