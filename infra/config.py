@@ -83,10 +83,23 @@ class Config(_Section):
     """Make the security group by which databases can be closed that nobody logs in to, and grant what that takes."""
     backup_regions: tuple[Region, ...] = Field((), max_length=10)
     """Where automated backups of databases may be replicated to: a rotation makes a key there, and begins anew."""
-    secret_names: tuple[str, ...] = ()
+    login_secret_names: tuple[str, ...] = ()
+    endpoint_secret_names: tuple[str, ...] = ()
+    """Those that functions may write to, too; what both lists name they may read."""
     secret_key_arns: tuple[Arn, ...] = ()
     secret_rotation_function_arns: tuple[Arn, ...] = ()
     hosted_zone_ids: tuple[str, ...] = ()
+    record_names: tuple[str, ...] = ()
+    """Of CNAMEs in those zones, ``*`` for anything: a zone holds others' names, too, and proofs of who owns it."""
+
+    @field_validator("record_names")
+    @classmethod
+    def _are_normalized(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        """As Route 53 compares them (Route 53 Developer Guide: normalized record names)."""
+        if any(name != name.lower() or name.endswith(".") for name in value):
+            raise ValueError("has to list names in small letters, without a dot at the end")
+        return value
+
     proxy_arns: tuple[Arn, ...] = ()
     monitoring_role_arns: tuple[Arn, ...] = ()
     associated_role_arns: tuple[Arn, ...] = ()

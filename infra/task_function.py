@@ -39,6 +39,8 @@ def environment_of(config: Config, isolation_group: str | None = None) -> dict[s
         "vpc_ids": [config.vpc.vpc_id] if config.vpc else [],
         "secret_rotation_function_arns": list(config.secret_rotation_function_arns),
         "isolation_group": isolation_group,
+        "record_names": list(config.record_names),
+        "endpoint_secret_names": list(config.endpoint_secret_names),
         "backup_regions": list(config.backup_regions),
     }
     return {

@@ -6,7 +6,7 @@ what the handlers call and with AWS's service authorization table; the sandbox e
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -156,6 +156,11 @@ def rotated_by(functions: tuple[str, ...]) -> Conditions:
     return {"ArnLike": {"secretsmanager:RotationLambdaARN": list(functions)}}
 
 
+def of_records(names: Iterable[str]) -> Conditions:
+    name = "route53:ChangeResourceRecordSetsNormalizedRecordNames"
+    return {"ForAllValues:StringLike": {name: list(names)}, "Null": {name: "false"}}
+
+
 def all_of(*conditions: Conditions) -> Conditions:
     """Every one of them has to hold."""
     merged: dict[str, dict[str, Any]] = {}
@@ -185,7 +190,11 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
     groups, cluster_groups = (subnets, pg, options), (subnets, cluster_pg, options)
     any_key, our_alias = config.arn("kms", "key/*"), config.arn("kms", "alias/rds-rotation/*")
     zones = tuple(f"arn:{config.partition}:route53:::hostedzone/{zone}" for zone in config.hosted_zone_ids)
-    secrets = tuple(config.arn("secretsmanager", f"secret:{_secret(name)}") for name in config.secret_names)
+    endpoint_secrets, login_secrets = (
+        tuple(config.arn("secretsmanager", f"secret:{_secret(name)}") for name in names)
+        for names in (config.endpoint_secret_names, config.login_secret_names)
+    )
+    secrets = tuple(dict.fromkeys((*login_secrets, *endpoint_secrets)))
     managed_secrets = config.arn("secretsmanager", "secret:rds!db-*")  # RDS names them itself
     secret_keys = config.secret_key_arns
     # A rotation of a secret that could not be switched on again is not switched off.
@@ -240,7 +249,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
         allow("kms:Decrypt", on=secret_keys, when=through_secrets),
     )
     write_endpoint = (
-        allow("secretsmanager:GetSecretValue", "secretsmanager:PutSecretValue", on=secrets),
+        allow("secretsmanager:GetSecretValue", "secretsmanager:PutSecretValue", on=endpoint_secrets),
         allow("kms:Decrypt", "kms:GenerateDataKey", on=secret_keys, when=through_secrets),
     )
     suspend_secret_rotation = allow("secretsmanager:CancelRotateSecret", on=rotated_secrets)
@@ -250,7 +259,11 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
         allow("lambda:InvokeFunction", on=rotators),  # RotateSecret asks for it: AWS tries the function
     )
     see_record = allow("route53:ListResourceRecordSets", on=zones)
-    write_record = allow("route53:ChangeResourceRecordSets", on=zones, when=ONE_CNAME_REPLACED)
+    write_record = allow(
+        "route53:ChangeResourceRecordSets",
+        on=zones if config.record_names else (),
+        when=all_of(ONE_CNAME_REPLACED, of_records(config.record_names)),
+    )
     # AWS decides on the proxy and on the target group that leads to its databases.
     see_proxy = allow("rds:DescribeDBProxyTargets", on=config.proxy_arns)
     target_groups = tuple(arn for arn in config.proxy_arns if ":target-group:" in arn)

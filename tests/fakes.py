@@ -149,7 +149,15 @@ class FakeClock:
 
 class FakeSettings:
     def __init__(self, **defaults: Any) -> None:
-        self.defaults: Mapping[str, Any] = defaults
+        self.defaults = defaults
+
+    @property
+    def defaults(self) -> Mapping[str, Any]:
+        return {"record_names": ["*"], "endpoint_secret_names": ["*"]} | self._given
+
+    @defaults.setter
+    def defaults(self, given: dict[str, Any]) -> None:
+        self._given = given
 
 
 # -- the database server -----------------------------------------------------------------------------------------------

@@ -35,6 +35,8 @@ def test_account_and_region_are_all_that_is_needed(tmp_path: Path) -> None:
         (MINIMAL + "schedule: {expression: quarterly}\n", r"schedule\.expression: .*has to be cron"),
         (MINIMAL + "vpc: {vpc_id: vpc-1}\n", r"vpc\.subnets: Field required"),
         (MINIMAL + "hosted_zone_ids: Z1\n", "hosted_zone_ids"),
+        (MINIMAL + "record_names: [Orders.example.com]\n", "in small letters"),
+        (MINIMAL + "record_names: [orders.example.com.]\n", "without a dot at the end"),
         (MINIMAL + "proxy_arns: ['arn:aws:rds:a:123456789012:db-proxy:prx-1']\n", "each db-proxy with its"),
         (MINIMAL + "proxy_arns: ['arn:aws:rds:a:123456789012:proxy:prx-1']\n", "each db-proxy with its"),
         (MINIMAL + "backup_regions: [ireland]\n", r"backup_regions\.0: "),

@@ -92,8 +92,8 @@ REASONS: dict[str, str] = {
     r"AwsSolutions-IAM5\[Resource::arn:aws:states:.*:execution:rds-key-rotation-rotate-key:\*\]": (
         "executions of our own state machine"
     ),
-    r"AwsSolutions-IAM5\[Resource::arn:aws:secretsmanager:.*:secret:rds-key-rotation/\*\]": (
-        "the operator's choice: secret_names of the configuration"
+    r"AwsSolutions-IAM5\[Resource::arn:aws:secretsmanager:.*:secret:rds-key-rotation/(login|endpoint)/\*\]": (
+        "the operator's choice: login_secret_names and endpoint_secret_names of the configuration"
     ),
     r"AwsSolutions-IAM5\[Resource::arn:aws:secretsmanager:.*:secret:rds!db-\*\]": (
         "names that only RDS gives, to the secrets of the master passwords that it manages"

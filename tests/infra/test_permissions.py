@@ -364,10 +364,26 @@ def test_tags_are_those_that_the_rotation_sets() -> None:
     )
 
 
+def test_only_listed_records_are_changed_and_no_login_is_written() -> None:
+    """A zone has other people's names; who may write a login secret decides as whom the rotation logs in."""
+    names = "route53:ChangeResourceRecordSetsNormalizedRecordNames"
+    seen = set()
+    for task in permission_matrix(EVERYTHING):
+        for grant in task.grants:
+            if "route53:ChangeResourceRecordSets" in grant.actions:
+                assert grant.conditions["ForAllValues:StringLike"][names] == list(EVERYTHING.record_names), task
+                assert grant.conditions["Null"][names] == "false", task
+                seen.add("record")
+            if "secretsmanager:PutSecretValue" in grant.actions:
+                assert all(":secret:rds-key-rotation/endpoint/" in one for one in grant.resources), task
+                seen.add("secret")
+    assert seen == {"record", "secret"}
+
+
 def test_what_is_not_configured_is_not_granted(sandbox_config: Config) -> None:
     """An empty list means nothing allowed; in a policy an empty resource list would be an invalid statement."""
     nothing: dict[str, tuple[str, ...]] = dict.fromkeys(
-        ("secret_names", "hosted_zone_ids", "monitoring_role_arns", "backup_regions"), ()
+        ("login_secret_names", "endpoint_secret_names", "hosted_zone_ids", "monitoring_role_arns", "backup_regions"), ()
     )
     bare = sandbox_config.model_copy(update=nothing)
     grants = [grant for task in permission_matrix(bare) for grant in task.grants]

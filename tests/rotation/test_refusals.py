@@ -223,7 +223,7 @@ class Owner:
     def secret(self, fields: Mapping[str, Any], **options: Any) -> Iterator[str]:
         manager = self.aws("secretsmanager")
         arn: str = manager.create_secret(
-            Name=f"{self.identifier}/{secrets.token_hex(4)}", SecretString=json.dumps(fields), **options
+            Name=f"{self.identifier}/endpoint-{secrets.token_hex(4)}", SecretString=json.dumps(fields), **options
         )["ARN"]
         try:
             yield arn

@@ -286,6 +286,29 @@ def test_refuses_a_name_that_leads_elsewhere_inside_the_vpc(address: str) -> Non
     assert ["NameLeadsElsewhere"] == refusal(ports, rotation)
 
 
+@pytest.mark.parametrize(
+    ("connectivity", "listed", "names"),
+    [
+        ("dns", {"record_names": ["orders.example.com"]}, ["RecordNotAllowed"]),
+        ("dns", {"record_names": ["*.example.com"]}, []),
+        ("secret", {"endpoint_secret_names": ["orders"]}, ["SecretNotAllowed"]),
+        ("secret", {"endpoint_secret_names": ["orders/end*"]}, []),
+    ],
+)
+def test_refuses_what_it_may_read_and_not_change(connectivity: str, listed: dict[str, Any], names: list[str]) -> None:
+    """It would be seen when applications are kept out already."""
+    ports, rotation = ready(connectivity=(connectivity,), endpoint_secret="endpoint")
+    ports.settings.defaults = {"vpc_ids": ["vpc-1"], **listed}
+    arn = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:orders/endpoint-AbCdEf"
+    address = ports.rds.instances[SOURCE].database.address
+    ports.secrets.endpoints["endpoint"] = EndpointSecret(arn=arn, version_id="v", host=address)
+
+    if names:
+        assert names == refusal(ports, rotation)
+    else:
+        assert preflight(rotation, ports).preflight is not None
+
+
 # -- the login --
 
 

@@ -1,6 +1,7 @@
 """How applications find the source, and whether a rotation can lead them elsewhere."""
 
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 
 from lambdas.preflight.checks.managed_rotation import managed_rotation
 from lambdas.rotation.errors import ConnectivityChanged
@@ -37,6 +38,13 @@ def _record(rotation: Rotation, ports: Ports) -> Iterator[Finding]:
     yield from seen_outside
     if seen_outside:
         return
+    name = plan.dns_record.name.lower().removesuffix(".")
+    if not any(fnmatchcase(name, pattern) for pattern in ports.settings.defaults.get("record_names") or ()):
+        yield Finding(
+            name="RecordNotAllowed",
+            message=f"the functions may not change {name}",
+            advice="add it to record_names in the stack's configuration and deploy",
+        )
     # What Route 53's API said is one thing, what a client beside the database is told another.
     led_to = ports.names.addresses(plan.dns_record.name)
     if led_to != ports.names.addresses(source.address):
@@ -64,14 +72,22 @@ def _secret(rotation: Rotation, ports: Ports) -> Iterator[Finding]:
     if plan.endpoint_secret != plan.login_secret:
         yield from managed_rotation(plan.endpoint_secret, ports)
     try:
-        host = ports.secrets.describe_endpoint(plan.endpoint_secret).host
+        endpoint = ports.secrets.describe_endpoint(plan.endpoint_secret)
     except ConnectivityChanged as unfit:
         yield Finding(name="SecretIncomplete", message=str(unfit), advice="add the field host")
         return
-    if host.lower().removesuffix(".") != source.address.lower():
+    # Secrets Manager puts a hyphen and six characters behind a name.
+    name = endpoint.arn.rpartition(":")[2][:-7]
+    if not any(fnmatchcase(name, pattern) for pattern in ports.settings.defaults.get("endpoint_secret_names") or ()):
+        yield Finding(
+            name="SecretNotAllowed",
+            message=f"the functions may not write to {name}",
+            advice="add it to endpoint_secret_names in the stack's configuration and deploy",
+        )
+    if endpoint.host.lower().removesuffix(".") != source.address.lower():
         yield Finding(
             name="SecretLeadsElsewhere",
-            message=f"{plan.endpoint_secret} leads to {host}, not to {source.address}",
+            message=f"{plan.endpoint_secret} leads to {endpoint.host}, not to {source.address}",
             advice="correct its field host, or key-rotation:endpoint-secret",
         )
 

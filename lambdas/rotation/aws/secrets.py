@@ -61,7 +61,8 @@ class SecretsManager:
                 Finding(
                     name="SecretNotAllowed",
                     message=str(refused),
-                    advice="add it to secret_names in the stack's configuration (and its key to secret_key_arns)",
+                    advice=f"add it to {purpose}_secret_names in the stack's configuration (and its key to "
+                    "secret_key_arns)",
                 )
             ]
         except AwsRefused as refused:
