@@ -5,10 +5,11 @@ import shlex
 
 from lambdas.rotation import reach
 from lambdas.rotation.databases import own_name
-from lambdas.rotation.errors import AccessRefused, AwsRefused, ConnectivityChanged
+from lambdas.rotation.errors import AccessRefused, AwsRefused, AwsUnavailable, ConnectivityChanged
 from lambdas.rotation.ports import Ports
 from lambdas.rotation.state import DnsRecord, ManagedRotation, Rotation
 from lambdas.rotation.step import logger, step
+from lambdas.rotation.undoing import ended_with
 
 
 def restore_connectivity(rotation: Rotation, ports: Ports) -> Rotation:
@@ -21,9 +22,24 @@ def restore_connectivity(rotation: Rotation, ports: Ports) -> Rotation:
     What leads neither to the source nor to the target by now was changed by somebody else, and is left as it is: the
     notification says so, as it says what could not be written although applications are led right.
 
+    Where the source stays closed until applications are led back, what may pass ends nothing, however long it lasts:
+    the outcome is ``undecided``, so the state machine waits, and comes again by Rollback, which tells people.
+
     Raises:
+        AwsUnavailable: retryable; nobody waits for it to be writable again.
         AccessRefused, AwsRefused: terminal; applications are led wrong, and that could not be changed.
     """
+    try:
+        return _connectivity_restored(rotation, ports)
+    except AwsUnavailable as unavailable:
+        if rotation.undo is None or rotation.undo.outcome != "decided":
+            raise
+        logger.warning("applications not led back yet", reason=str(unavailable))
+        reason = f"applications have to be led back before the source is opened, and cannot be yet: {unavailable}"
+        return ended_with(rotation, "undecided", reason)
+
+
+def _connectivity_restored(rotation: Rotation, ports: Ports) -> Rotation:
     seen = rotation.connectivity
     if seen is None or seen.restored_at is not None:
         return rotation

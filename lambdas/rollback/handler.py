@@ -23,12 +23,15 @@ def rollback(rotation: Rotation, ports: Ports) -> Rotation:
     """Decide the rotation against its target and open the source, unless the target was released before.
 
     Repeatable; each visit ends in one of four outcomes. ``rolled-back``: the source is open. ``decided``: the target
-    can no longer be released, but applications are led to it; once they are led back, the source is opened.
+    can no longer be released, but applications are led to it; once they are led back, the source is opened. Where
+    RestoreConnectivity could not do that since the last visit, people are told of it as of what is undecided.
     ``committed``: the target was released, so the rotation goes forward. ``undecided``: both sides stay fenced, the
     next visit looks again, and after five minutes people are told.
     """
     if rotation.undo is None:
         rotation = taken_over(rotation, ports)
+    before = rotation.undo
+    assert before is not None
     try:
         rotation = _settled(rotation, ports)
     except Undecided as undecided:
@@ -41,8 +44,12 @@ def rollback(rotation: Rotation, ports: Ports) -> Rotation:
     logger.info("rollback observed", outcome=rotation.undo.outcome, reason=rotation.undo.reason)
     if rotation.undo.outcome == "committed":
         return rotation.having(failure=None)
-    if rotation.undo.outcome == "undecided":
-        return paged(rotation, rotation.undo, ports)
+    undo = rotation.undo
+    if undo.outcome == "decided" and before.outcome == "undecided" and before.decided_at is not None:
+        undo = undo.having(reason=before.reason)  # what RestoreConnectivity has met
+        return paged(rotation.having(undo=undo), undo, ports)
+    if undo.outcome == "undecided":
+        return paged(rotation, undo, ports)
     return rotation
 
 

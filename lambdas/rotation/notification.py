@@ -31,6 +31,12 @@ _WHILE_RDS_OPENS = (
     "database again. Delete neither side: which one is to be opened stands in the ledger."
 )
 
+_WHILE_LED_AWAY = (
+    "Nobody can write. The target will never be opened, and the source is opened as soon as applications are led back "
+    "to it. Read `waiting_for`, and remove what keeps them from being led back. The rotation tries again by itself; if "
+    "`execution` has ended, start the rotation of the same database again. Delete neither side by hand."
+)
+
 _COULD_NOT_BEGIN = (
     "The rotation of the execution that `recovers` names is as that left it: nobody may be able to write. Read "
     "`failure`, remove its cause, and start the rotation of that database again."
@@ -131,6 +137,8 @@ def subject_of(rotation: Rotation, moment: Moment) -> str:
 def _what_to_do(rotation: Rotation, moment: Moment) -> str:
     if moment is Moment.UNDECIDED and rotation.deployment is not None:
         return _WHILE_RDS_SWITCHES  # nothing is fenced, and deleting the target could be deleting production
+    if moment is Moment.UNDECIDED and rotation.undo is not None and rotation.undo.outcome == "decided":
+        return _WHILE_LED_AWAY
     if moment is Moment.UNDECIDED and rotation.isolation is not None:
         return _WHILE_RDS_OPENS
     if moment is Moment.ATTENTION and rotation.plan is None:

@@ -208,8 +208,8 @@ BASES = {
     "recovery before the commit point": rotation(
         RECOVER,
         StartRotation=started_as(route="rollback", failure=ENDED),
-        Rollback=[{"undo": UNDO}, {"undo": UNDO.having(outcome="decided")}, {"undo": ROLLED_BACK}],
-        RestoreConnectivity=[{}],
+        Rollback=[{"undo": UNDO}, *[{"undo": UNDO.having(outcome="decided")}] * 2, {"undo": ROLLED_BACK}],
+        RestoreConnectivity=[{"undo": UNDO}, {}],
     ),
     "recovery at the commit point": rotation(
         RECOVER,

@@ -70,6 +70,18 @@ ANOTHER_DATABASE = Scenario(
     "another-database", ({"kind": "held", "function": "check-target", "seconds": 8},), error="TargetMismatch"
 )
 DENIED = Scenario("update-denied", error="AccessRefused")
+LED_AWAY = Scenario(
+    "led-away",
+    (
+        {
+            "kind": "error-before", "function": "resume-writes", "call": "dynamodb.GetItem", "onwards": True,
+            "code": "AccessDenied",
+        },
+        # More than two executions would try that gave up after six visits, and for longer than nobody is told.
+        {"kind": "throttle", "function": "restore-connectivity", "call": "route53.ListResourceRecordSets", "times": 60},
+    ),
+    error="AccessRefused",
+)  # fmt: skip
 SOURCE_DELETED = Scenario("source-deleted", ({"kind": "held", "function": "wait-for-replication-sync", "seconds": 4},))
 
 STOPPED = [
@@ -91,7 +103,7 @@ STOPPED = [
 ]
 
 SAMPLE = {"replica-key-refused", "stopped-promoting"}
-ALL = [*REFUSED, ANOTHER_DATABASE, DENIED, SOURCE_DELETED, *STOPPED]
+ALL = [*REFUSED, ANOTHER_DATABASE, DENIED, LED_AWAY, SOURCE_DELETED, *STOPPED]
 
 
 @pytest.fixture(scope="module")
@@ -153,6 +165,18 @@ def test_a_switch_that_is_denied_for_good(customer: Customer, tmp_path: Path) ->
     print(table_line(outcome))
     assert_invariants(customer, outcome)
     assert "route53:ChangeResourceRecordSets" in str(outcome.first.cause)
+
+
+@pytest.mark.proof
+def test_the_way_back_lasts_as_long_as_what_keeps_applications_away(customer: Customer, tmp_path: Path) -> None:
+    """They are led to the target, which will never be opened, and the source is not opened before they are led back."""
+    outcome = play(customer, LED_AWAY, tmp_path / "acks")
+
+    print(table_line(outcome))
+    assert_invariants(customer, outcome)
+    assert outcome.struck > 60
+    assert any("have to be led back" in message for message in outcome.moments)
+    assert second_opinions([recorded(customer.client("stepfunctions"), outcome.first.arn)]) == [[]]
 
 
 def test_the_last_copy_stays_where_somebody_deletes_the_source(customer: Customer) -> None:

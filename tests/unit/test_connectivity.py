@@ -1,9 +1,12 @@
 """Applications must be led to one database, and back, without ever overwriting somebody else's change."""
 
+from typing import Any
+
 import pytest
 
 from lambdas.prepare_connectivity.handler import prepare_connectivity
 from lambdas.restore_connectivity.handler import restore_connectivity
+from lambdas.rollback.handler import rollback
 from lambdas.rotation import reach
 from lambdas.rotation.errors import (
     AccessRefused,
@@ -14,17 +17,19 @@ from lambdas.rotation.errors import (
     StateIncomplete,
 )
 from lambdas.rotation.ports import ProxyTarget
-from lambdas.rotation.state import EndpointSecret, ManagedRotation, Rotation
+from lambdas.rotation.state import EndpointSecret, ManagedRotation, Rotation, Undo
 from lambdas.update_connectivity.handler import update_connectivity
 from tests.fakes import (
     SOURCE,
     TARGET,
     FakePorts,
+    failed,
     journaled,
     planned_rotation,
     promoted_rotation,
     replicating_rotation,
     switched_rotation,
+    visit,
 )
 
 RECORD = ("Z1", "db.example.com")
@@ -163,6 +168,44 @@ def test_restores_the_ttl_when_only_that_was_changed() -> None:
     restore_connectivity(rotation, ports)
 
     assert ports.dns.records[RECORD] == led_to(ports, SOURCE, 300)
+
+
+def test_what_may_pass_keeps_nobody_from_the_source_for_longer_than_it_lasts() -> None:
+    """The verdict stands, and the source waits for the name: who gave up here would leave both sides closed."""
+    ports = world()
+    rotation = failed(journaled(ports, switched(ports)), "AwsUnavailable")
+    for _ in range(20):
+        ports.fail("dns.describe_record", AwsUnavailable("route53:ListResourceRecordSets: Throttling"))
+
+    visits = 0
+    while rotation.undo is None or rotation.undo.outcome != "rolled-back":
+        assert not ports.source_server.accepts_applications()
+        rotation = visit(rollback, rotation, ports, takes_over=True)
+        assert rotation.undo is not None
+        if rotation.undo.outcome == "decided":
+            rotation = visit(restore_connectivity, rotation, ports)
+            visits += 1
+        assert rotation.undo is not None
+        ports.clock.advance(rotation.undo.look_again_seconds if rotation.undo.outcome == "undecided" else 0)
+
+    assert visits == 21
+    assert ports.dns.records[RECORD] == led_to(ports, SOURCE, 300)
+    assert ports.source_server.accepts_applications()
+    [(moment, _, message)] = ports.notifier.sent
+    assert moment == "RotationUndecided"
+    assert message["waiting_for"].endswith("cannot be yet: route53:ListResourceRecordSets: Throttling")
+    assert message["what_to_do"].startswith("Nobody can write. The target will never be opened")
+
+
+@pytest.mark.parametrize("outcome", [None, "rolled-back", "committed"])
+def test_where_nobody_is_kept_waiting_it_is_an_error(outcome: Any) -> None:
+    ports = world()
+    rotation, now = switched(ports), ports.clock.now()
+    undo = Undo(outcome=outcome, started_at=now, not_before=now) if outcome else None
+    ports.fail("dns.describe_record", AwsUnavailable("throttled"))
+
+    with pytest.raises(AwsUnavailable):
+        restore_connectivity(rotation.having(undo=undo), ports)
 
 
 def test_a_second_restore_does_nothing() -> None:
