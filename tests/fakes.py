@@ -928,6 +928,8 @@ class FakeRds:
     def request_promotion(self, target_identifier: str, source: Instance) -> None:
         if self.instances[target_identifier].replica_of is None:
             raise PromotionFailed(f"{target_identifier} is not a replica")
+        if (status := self.instances[target_identifier].status) != "available":
+            raise PromotionFailed(f"{target_identifier} is {status}")
         with self._calls.change("rds.request_promotion", target_identifier):
             self._promoting[target_identifier] = self.promotion_takes
             self.alter(target_identifier, status="modifying")

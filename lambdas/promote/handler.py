@@ -15,13 +15,13 @@ STALE_SECONDS = 5.0
 """So long RDS may still say ``available`` of an instance that it refuses to promote because it is being promoted."""
 
 BEING_PROMOTED = ("modifying", "rebooting")
-"""Not ``backing-up``: that is why RDS refuses a first request, and then nothing is under way."""
+"""Not ``backing-up``: RDS promotes no replica in it (RDS API reference: PromoteReadReplica), so that shows nothing."""
 
 
 def promote(rotation: Rotation, ports: Ports) -> Rotation:
     """Promote the target, provided that the fence stands and the target has replayed everything up to it.
 
-    Idempotent: a target that RDS no longer calls a replica, or is already changing, is left as it is. Does not wait,
+    Idempotent: a target that RDS no longer calls a replica, or is already promoting, is left as it is. Does not wait,
     but for up to 5 s after a refusal: was it for an earlier request, whose answer got lost?
 
     Raises:
@@ -31,13 +31,14 @@ def promote(rotation: Rotation, ports: Ports) -> Rotation:
     """
     _, source = rotation.planned()
     target = _same(rotation.synced_target(), ports)
-    if rotation.promotion is not None and (target.replica_of is None or target.status != "available"):
+    if rotation.promotion is not None and (target.replica_of is None or target.status in BEING_PROMOTED):
         return rotation
     if target.replica_of is None:
         raise TargetMismatch(f"{target.database.identifier} was promoted by somebody else")
-    if target.status in BEING_PROMOTED and not _asked_for(rotation, ports):
+    if target.status != "available" and not _asked_for(rotation, ports):
         # Not by us, nor by a second delivery: RDS would refuse, and that look like the refusal of a repeated request.
-        raise PromotionFailed(f"{target.database.identifier} is {target.status}: somebody else is changing it")
+        # What is written down as asked for keeps both sides closed until RDS has done with the target, a backup too.
+        raise PromotionFailed(f"{target.database.identifier} is {target.status}: RDS or somebody is at work on it")
     instance = ports.rds.describe_instance_by_resource_id(source.resource_id)
     if instance is None:
         raise PromotionFailed(f"{source.identifier} is gone")

@@ -130,6 +130,22 @@ def test_a_refusal_is_reported_as_such(status: str) -> None:
     with pytest.raises(PromotionFailed):
         promote(rotation, ports)
 
+    # What RDS may have been asked for has to be settled before the source is opened: not before a backup has ended.
+    assert (ports.ledger.journal[ROTATION_ID].rotation.promotion is not None) == (status == "available")
+
+
+def test_a_request_that_never_arrived_is_not_taken_for_one_that_a_backup_holds_up() -> None:
+    """Else applications would wait half an hour for a promotion that nobody has asked for."""
+    ports = FakePorts()
+    rotation = fenced_rotation(ports)
+    ports.fail("rds.request_promotion", AwsUnavailable("the function died"))
+    with pytest.raises(AwsUnavailable):
+        visit(promote, rotation, ports)
+    ports.rds.alter(TARGET, status="backing-up")
+
+    with pytest.raises(PromotionFailed, match="is backing-up"):
+        visit(promote, rotation, ports)
+
 
 @pytest.mark.parametrize("shows", [{"status": "modifying"}, {"status": "rebooting"}, {"replica_of": None}])
 def test_a_promotion_that_is_under_way_is_no_refusal(shows: dict[str, Any]) -> None:
@@ -189,7 +205,7 @@ def test_a_target_that_somebody_else_is_changing_is_not_taken_for_one_that_is_pr
     ports.rds.alter(TARGET, status=status)
     ports.calls.clear()
 
-    with pytest.raises(PromotionFailed, match=f"is {status}: somebody else"):
+    with pytest.raises(PromotionFailed, match=f"is {status}: RDS or somebody"):
         promote(rotation, ports)
 
     assert ports.calls == []
