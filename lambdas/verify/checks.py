@@ -17,7 +17,7 @@ def key_of_target(rotation: Rotation, target: Instance) -> str | None:
 
 
 def target_is_up(target: Instance) -> str | None:
-    if target.status != "available" or target.replica_of is not None:
+    if target.status not in ("available", "backing-up") or target.replica_of is not None:
         return f"{target.database.identifier} is {target.status}, replica of {target.replica_of}"
     return None
 

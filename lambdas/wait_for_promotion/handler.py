@@ -13,6 +13,9 @@ PATIENCE = timedelta(minutes=30)
 POLL_SECONDS = 10.0
 PAUSE_SECONDS = 1.0
 CLEAN_OBSERVATIONS = 2
+SERVES = ("available", "backing-up")
+"""RDS may back up what it has promoted (RDS API reference: PromoteReadReplica). With its source forgotten that is no
+replica any more, whatever the status, and the backup of a primary may take its time while applications write."""
 GIVEN_UP = ("failed", "incompatible", "restore-error", "storage-full", "inaccessible")
 """Beginnings of the states in which RDS leaves an instance to its owner: the outage need not last for nothing."""
 
@@ -51,7 +54,7 @@ def _observed(rotation: Rotation, promotion: Promotion, ports: Ports) -> Promoti
         raise PromotionFailed(f"{target.identifier} is gone")
     if instance.status.startswith(GIVEN_UP):
         raise PromotionFailed(f"{target.identifier} is {instance.status}")
-    clean = instance.replica_of is None and not instance.has_status_infos and instance.status == "available"
+    clean = instance.replica_of is None and not instance.has_status_infos and instance.status in SERVES
     if not clean:
         return promotion.having(clean_observations=0)
     seen = promotion.clean_observations + 1

@@ -107,6 +107,11 @@ TABLE: tuple[tuple[str, Mapping[str, Any], Mapping[str, str]], ...] = (
         {"kind": "cut", "side": "target", "seconds": 20},
         {"draining": "either", "promoting": "forward", "released": "forward"},
     ),
+    (
+        "target-backed-up",
+        {"kind": "answered", "call": "rds.DescribeDBInstances", "parameters": {"DBInstanceStatus": "backing-up"}},
+        {"promoting": "forward", "verifying": "forward"},
+    ),
     ("target-full", {"kind": "storage-full", "side": "target"}, {"draining": "back DatabaseUnreachable"}),
 )
 

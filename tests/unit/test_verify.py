@@ -70,6 +70,17 @@ def test_a_name_that_an_earlier_rotation_has_led_to_the_source_is_led_further() 
     assert ports.ledger.successor(SOURCE) == ports.rds.instances[TARGET].database.resource_id
 
 
+def test_a_target_that_rds_backs_up_is_up() -> None:
+    """The first backup of a primary may take longer than Verify is patient."""
+    ports, rotation = released()
+    ports.rds.alter(TARGET, status="backing-up")
+
+    verified = verify(rotation, ports).verification
+
+    assert verified is not None
+    assert verified.complete
+
+
 def test_an_open_target_without_its_decision_row_is_not_verified() -> None:
     """Somebody has opened it by hand: *released* means that the row says so."""
     ports, rotation = released()

@@ -1,5 +1,7 @@
 """WaitForPromotion believes neither RDS nor the server alone, and neither of them at once."""
 
+from typing import Any
+
 import pytest
 
 from lambdas.rotation.errors import DecisionLost, FenceBroken, PromotionFailed
@@ -56,6 +58,34 @@ def test_looks_twice_even_when_everything_is_clean_at_once() -> None:
     assert rotation.promotion is not None
     assert (2, True) == (rotation.promotion.clean_observations, rotation.promotion.complete)
     assert 1 <= ports.clock.monotonic()
+
+
+def test_a_backup_of_the_primary_is_not_waited_for() -> None:
+    """RDS may take one as part of the promotion; of a large database it takes longer than the patience here."""
+    ports = FakePorts()
+    rotation = promoting_rotation(ports)
+    for _ in range(5):
+        ports.rds.describe_instance(TARGET)
+    ports.rds.alter(TARGET, status="backing-up")
+
+    rotation = wait_for_promotion(rotation, ports)
+
+    assert rotation.promotion is not None
+    assert (2, True) == (rotation.promotion.clean_observations, rotation.promotion.complete)
+    assert not ports.target_server.accepts_applications()
+
+
+@pytest.mark.parametrize("missing", [{"replica_of": "orders"}, {"has_status_infos": True}])
+def test_a_backup_of_what_is_still_a_replica_proves_nothing(missing: dict[str, Any]) -> None:
+    ports = FakePorts()
+    ports.rds.promotion_takes = 1000
+    rotation = promoting_rotation(ports)
+    ports.rds.alter(TARGET, **{"status": "backing-up", "replica_of": None, "has_status_infos": False, **missing})
+
+    rotation = wait_for_promotion(rotation, ports)
+
+    assert rotation.promotion is not None
+    assert (0, False) == (rotation.promotion.clean_observations, rotation.promotion.complete)
 
 
 def test_the_server_has_the_last_word() -> None:
