@@ -1541,6 +1541,8 @@ class FakeWorkflow:
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
         self.running: set[str] = {EXECUTION}
+        self.names: set[str] = set()
+        """Used up: of an execution that is over nothing is started again."""
         self.answers: list[tuple[str, Mapping[str, Any] | None, str]] = []
 
     def is_running(self, execution_arn: str) -> bool:
@@ -1552,7 +1554,9 @@ class FakeWorkflow:
 
     def start_recovery(self, execution_arn: str, name: str) -> None:
         with self._calls.change("workflow.start_recovery", name):
-            self.running.add(execution_arn)
+            if name not in self.names:
+                self.running.add(execution_arn)
+            self.names.add(name)
 
     def answer(self, task_token: str, output: Mapping[str, Any] | None, error: str = "", cause: str = "") -> None:
         with self._calls.change("workflow.answer", task_token):

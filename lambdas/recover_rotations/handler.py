@@ -17,12 +17,14 @@ from lambdas.rotation.step import aws_ports, logger, metrics, tracer
 def recover_rotations(ports: Ports) -> dict[str, Any]:
     """Start what is missing and report it. A recovery that failed is not tried again by itself: it has paged.
 
-    Idempotent: the recovery's name follows from the execution that it recovers, so it is started once.
+    Idempotent within the hour, by the recovery's name. One that dies before it has taken the rotation over leaves
+    everything as it was, and Step Functions gives its name to no other for 90 days; so the next hour has another one.
 
     Raises:
         RecoveryIncomplete: terminal; what could not be read or started, when all others have been. An alarm rings.
     """
     started: list[str] = []
+    hour = ports.clock.now().strftime("%Y%m%d%H")
     entries, failed = ports.ledger.unfinished()
     failed = list(failed)
     for entry in entries:
@@ -31,7 +33,7 @@ def recover_rotations(ports: Ports) -> dict[str, Any]:
             works = ports.workflow.is_running(left.execution_arn) and not hangs(left, ports.clock.now())
             if left.recovery or works:
                 continue
-            name = f"recover-{rotation_id_of(left.execution_arn)}-{left.epoch}"
+            name = f"recover-{rotation_id_of(left.execution_arn)}-{left.epoch}-{hour}"
             ports.workflow.start_recovery(left.execution_arn, name)
         except RotationError as error:
             failed.append(f"{left.rotation_id}: {error}")

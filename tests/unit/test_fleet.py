@@ -231,6 +231,21 @@ def test_what_was_taken_over_since_gets_a_recovery_of_another_name() -> None:
     assert 2 == len(set(started))
 
 
+def test_a_recovery_that_took_nothing_over_is_started_again_an_hour_later() -> None:
+    """It died in StartRotation: the ledger was not to be reached, say. Nobody else tries, and both sides are closed."""
+    ports = FakePorts()
+    fenced_rotation(ports)
+    for _ in range(2):
+        ports.workflow.running.clear()
+        assert recover_rotations(ports) == {"recovered": [ROTATION_ID]}
+        assert {EXECUTION} == ports.workflow.running
+        recover_rotations(ports)  # delivered twice
+        ports.clock.advance(3600)
+
+    assert 2 == len(ports.workflow.names)
+    assert all(len(name) <= 80 for name in ports.workflow.names)
+
+
 def test_the_sweep_recovers_what_holds_the_fence_for_too_long() -> None:
     """Its own schedule may have been used up by a recovery that could not begin."""
     ports = FakePorts()
