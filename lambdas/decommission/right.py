@@ -3,9 +3,17 @@
 from collections.abc import Iterable
 
 from lambdas.rotation import databases, fenced_writer, names
-from lambdas.rotation.errors import ConnectivityChanged, RetirementRefused
+from lambdas.rotation.errors import (
+    ConnectivityChanged,
+    DatabaseUnreachable,
+    LoginRefused,
+    RetirementRefused,
+    SqlRefused,
+)
+from lambdas.rotation.network_fence import other_groups
 from lambdas.rotation.ports import Instance, Ports
 from lambdas.rotation.state import Rotation
+from lambdas.rotation.step import logger
 
 
 def limitation(rotation: Rotation, source: Instance, ports: Ports) -> str | None:
@@ -44,9 +52,35 @@ def limitation(rotation: Rotation, source: Instance, ports: Ports) -> str | None
     if replicas:
         return f"{identifier} has replicas: {', '.join(sorted(replicas))}"
     try:
-        return _name_leads_elsewhere(rotation, successor, ports)
+        if (leads_back := _name_leads_elsewhere(rotation, successor, ports)) is not None:
+            return leads_back
     except ConnectivityChanged as changed:
         return str(changed)
+    return _opened_again(rotation, source, ports)
+
+
+def _opened_again(rotation: Rotation, source: Instance, ports: Ports) -> str | None:
+    """What is written there is nowhere but in the kept snapshot, and nobody knows.
+
+    Verify has seen the fence, a grace period ago. A source that cannot be looked into any more goes all the same: with
+    the secret rotated its login has the password of before, and its owner may have stopped it, or closed its network.
+    """
+    plan, _ = rotation.planned()
+    if rotation.fence is None:
+        return None
+    fences, identifier = rotation.fence.databases, source.database.identifier
+    try:
+        if plan.fence == "network":
+            parts = [one for one in databases.parts_of(source, ports) if one.status != "deleting"]
+            breach = other_groups(parts, fences[0].isolation_group)
+        else:
+            breach = ports.engine(source.database, plan).fence_breach(fences)
+    except (DatabaseUnreachable, LoginRefused) as unseen:
+        logger.warning("the fence of the source cannot be looked at", source=identifier, reason=str(unseen))
+        return None
+    except SqlRefused as refused:
+        breach = f"its fence cannot be seen: {refused}"
+    return f"somebody may have written to {identifier} since the cutover: {breach}" if breach else None
 
 
 def _taken_back(rotation: Rotation, source: Instance, ports: Ports) -> str | None:

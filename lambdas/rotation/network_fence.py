@@ -54,6 +54,16 @@ def groups_of(instance: Instance) -> dict[str, str]:
     return {one["VpcSecurityGroupId"]: one["Status"] for one in instance.raw.get("VpcSecurityGroups") or ()}
 
 
+def other_groups(parts: Sequence[Instance], group: str | None) -> str | None:
+    """Whose security groups are not the isolation group alone, or None: what RDS shows, without a try to connect."""
+    for one in parts:
+        if (groups := groups_of(one)) != {group: "active"} and not (_is_being_made(one) and not groups):
+            shown = ", ".join(f"{name} ({status})" for name, status in sorted(groups.items()))
+            whose = "its" if one is parts[0] else f"{one.database.identifier}'s"
+            return f"{whose} security groups are {shown}, not {group} alone"
+    return None
+
+
 T = TypeVar("T")
 
 
@@ -224,11 +234,8 @@ class NetworkFence:
         parts = self._parts()
         (fence,) = databases
         group = fence.isolation_group
-        for one in parts:
-            if (groups := groups_of(one)) != {group: "active"} and not (_is_being_made(one) and not groups):
-                shown = ", ".join(f"{name} ({status})" for name, status in sorted(groups.items()))
-                whose = "its" if one is parts[0] else f"{one.database.identifier}'s"
-                return f"{whose} security groups are {shown}, not {group} alone"
+        if (other := other_groups(parts, group)) is not None:
+            return other
         # Preflight has refused them. Whoever switches one on while the fence stands opens a way that no group closes.
         for way in ways_around_a_fence(parts[0]):
             return way.message

@@ -14,7 +14,7 @@ from sandbox.demo import progress, world
 from sandbox.demo.connection import literal
 from sandbox.demo.world import World
 from sandbox.sweep.invariants import INVARIANTS, broken
-from sandbox.sweep.scenario import Outcome
+from sandbox.sweep.scenario import Outcome, executions
 from tests.rotation.scenarios import (
     ROWS,
     WRITERS,
@@ -201,6 +201,7 @@ BY_FLEET = Scenario("fleet-and-person", (BEFORE_THE_LOCK,), ends="forward", erro
 LATE = Scenario(
     "started-late", ({"kind": "held", "function": "decommission", "seconds": HELD_SECONDS},), ends="forward"
 )
+OPENED = Scenario("opened-again", LATE.faults)
 AGAIN = Scenario(
     "again-while-retiring",
     ({"kind": "held", "function": "schedule-key-deletion", "seconds": HELD_SECONDS},),
@@ -209,7 +210,7 @@ AGAIN = Scenario(
 )
 
 ANOTHER_STACK = Scenario("another-stack", error="NameTaken")
-ALL = [*(one.scenario for one in MEDDLING), YIELDS, BY_FLEET, LATE, AGAIN]
+ALL = [*(one.scenario for one in MEDDLING), YIELDS, BY_FLEET, LATE, OPENED, AGAIN]
 
 
 @pytest.fixture(scope="module")
@@ -341,6 +342,31 @@ def test_a_start_while_the_source_is_being_removed_yields(customer: Customer, tm
     late = progress.follow(customer.account, starts[0])
     assert (late.status, late.error) == ("FAILED", "RotationInProgress")
     world.remove(customer.account, LATE.name)
+
+
+@pytest.mark.proof
+def test_a_source_that_somebody_opens_in_its_grace_period_stays_until_it_is_closed_again(customer: Customer) -> None:
+    """To look something up, say; a client that still uses its endpoint comes back meanwhile, and writes there."""
+    built = customer.build(OPENED.name, rows=ROWS, writers=WRITERS)
+    database = built.databases[0]
+
+    def open_and_write() -> None:
+        as_master(customer, built, built.identifier, f"ALTER DATABASE {database} ALLOW_CONNECTIONS true")
+        as_master(customer, built, built.identifier, "CREATE TABLE written_late AS SELECT 1 AS id", database)
+
+    with when_struck(customer, OPENED.name, open_and_write):
+        run = customer.rotate({**built.request, "GraceDays": 0})
+    assert (run.status, run.error) == ("FAILED", "RetirementRefused")
+    assert f"database {database} accepts connections" in str(run.cause)
+    customer.until(lambda: "RUNNING" not in executions(customer).values())  # the recovery is refused as well
+    assert [[1]] == as_master(customer, built, built.identifier, "SELECT id FROM written_late", database)
+
+    as_master(customer, built, built.identifier, f"ALTER DATABASE {database} ALLOW_CONNECTIONS false")
+    run = customer.rotate({"DBInstanceIdentifier": OPENED.name})
+
+    assert run.status == "SUCCEEDED", run.cause
+    assert customer.instance(built.identifier) is None
+    world.remove(customer.account, OPENED.name)
 
 
 @pytest.mark.proof

@@ -144,9 +144,10 @@ def no_hourly_look(customer: Customer) -> Iterator[None]:
 
 
 def no_live_look(files: Files) -> None:
-    """The journal says where the name leads."""
+    """The journal says where the name leads, and that the source is fenced."""
     right = "lambdas/decommission/right.py"
-    replace(files, right, "return _name_leads_elsewhere(rotation, successor, ports)", "return None")
+    replace(files, right, ":= _name_leads_elsewhere(rotation, successor, ports))", ":= None)")
+    replace(files, right, "return _opened_again(rotation, source, ports)", "return None")
 
 
 def no_adoption(files: Files) -> None:
@@ -265,7 +266,7 @@ CASES = [
     Case(
         "live-look",
         changed(no_live_look, "decommission"),
-        "the last look where the name leads",
+        "the last look where the name leads, and whether the source is closed",
         cell("decommission", "invocation", "led-back"),
         NOTHING_LOST,
     ),

@@ -7,7 +7,15 @@ from typing import Any
 import pytest
 
 from lambdas.decommission.handler import PATIENCE, decommission
-from lambdas.rotation.errors import AwsUnavailable, ConnectivityChanged, RetirementRefused, SnapshotFailed
+from lambdas.rotation.errors import (
+    AwsUnavailable,
+    ConnectivityChanged,
+    DatabaseUnreachable,
+    LoginRefused,
+    RetirementRefused,
+    SnapshotFailed,
+    SqlRefused,
+)
 from lambdas.rotation.names import CONTROL_DATABASE, DECOMMISSION_TAG, our_tags
 from lambdas.rotation.ports import ProxyTarget
 from lambdas.rotation.state import EndpointSecret, Rotation
@@ -159,6 +167,45 @@ def test_deletes_nothing_without_the_right_to(wrong: Callable[[FakePorts], None]
 
     assert ports.calls == []
     assert SOURCE in ports.rds.instances
+
+
+@pytest.mark.parametrize("visits", [0, 2, 4])
+def test_a_source_that_somebody_has_opened_again_stays(visits: int) -> None:
+    """Clients that still use its endpoint write there, and the target has nothing of it."""
+    ports, rotation = after_grace()
+    for _ in range(visits):
+        rotation = decommission(rotation, ports)
+    ports.source_server.own.open["orders"] = True
+    ports.calls.clear()
+
+    with pytest.raises(RetirementRefused, match="written to orders since the cutover: orders accepts"):
+        decommission(rotation, ports)
+
+    assert [] == ports.calls
+    ports.source_server.own.open["orders"] = False
+    to_the_end(ports, rotation)
+    assert SOURCE not in ports.rds.instances
+
+
+@pytest.mark.parametrize("unseen", [DatabaseUnreachable("it is stopped"), LoginRefused("another password by now")])
+def test_a_source_that_nobody_can_look_into_goes_all_the_same(unseen: Exception) -> None:
+    """Verify has seen its fence. It would be kept for ever, and with it the old key."""
+    ports, rotation = after_grace()
+    for _ in range(20):
+        ports.fail("engine.fence_breach", unseen)
+
+    to_the_end(ports, rotation)
+
+    assert SOURCE not in ports.rds.instances
+
+
+def test_a_source_whose_server_says_something_else_stays() -> None:
+    """That the control database is gone, say: somebody has taken the source for theirs."""
+    ports, rotation = after_grace()
+    ports.fail("engine.fence_breach", SqlRefused("3D000", "database rds_key_rotation does not exist"))
+
+    with pytest.raises(RetirementRefused, match="its fence cannot be seen: database rds_key_rotation does not exist"):
+        decommission(rotation, ports)
 
 
 def test_the_grace_period_counts() -> None:

@@ -9,6 +9,7 @@ import pytest
 from lambdas.check_target.handler import check_target
 from lambdas.clean_up.handler import clean_up
 from lambdas.copy_snapshot.handler import copy_snapshot
+from lambdas.decommission.handler import decommission
 from lambdas.isolate_source.handler import ASK_AGAIN, isolate_source
 from lambdas.preflight.handler import preflight
 from lambdas.restore_target.handler import restore_target
@@ -25,6 +26,7 @@ from lambdas.rotation.errors import (
     JournalMoved,
     NotOpened,
     PreflightRefused,
+    RetirementRefused,
     StateIncomplete,
     TargetMismatch,
     VerificationFailed,
@@ -844,3 +846,19 @@ def test_after_the_grace_period_the_source_goes_as_any_other() -> None:
 
     assert SOURCE not in ports.rds.instances
     assert [ADMIN, APP] == groups(ports, TARGET)
+
+
+def test_a_source_that_somebody_has_given_its_groups_back_stays() -> None:
+    ports, rotation = after(*SWITCHED)
+    rotation = past_grace(ports, visit(verify, opened(ports, rotation), ports))
+    ports.rds.put_groups(SOURCE, ADMIN, APP)
+
+    with pytest.raises(
+        RetirementRefused, match=f"written to orders since the cutover: its security groups are {ADMIN}"
+    ):
+        visit(decommission, rotation, ports)
+
+    assert SOURCE in ports.rds.instances
+    ports.rds.put_groups(SOURCE, ISOLATION)
+    by_snapshot.decommissioned(ports, rotation)
+    assert SOURCE not in ports.rds.instances
