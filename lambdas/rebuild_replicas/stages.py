@@ -5,6 +5,7 @@ Each gives the stage that comes next, or the same one and what is being waited f
 
 from lambdas.rotation import handover, making, names, settings
 from lambdas.rotation.errors import AwsRefused, ReplicasNotRebuilt
+from lambdas.rotation.limitations import waiting_for_a_restart
 from lambdas.rotation.ports import Instance, Ports
 from lambdas.rotation.state import Replica, Rotation, Successor
 from lambdas.rotation.step import logger
@@ -49,6 +50,9 @@ def make(replica: Replica, successor: Successor, target: Instance, rotation: Rot
         return successor, reason
     if repaired := settings.request_repair(old, new, ports, besides=_OF_THE_PRIMARY):
         return successor, f"settings of {identifier} ({', '.join(repaired)})"
+    if waiting := list(waiting_for_a_restart(new)):  # a group of the old one's own: nobody reads the new one yet
+        ports.rds.request_reboot(identifier)
+        return successor, f"{identifier} to restart with {', '.join(waiting)}"
     return successor.having(stage="swap", resource_id=new.database.resource_id), f"{identifier} to get the name"
 
 

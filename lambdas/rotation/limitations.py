@@ -17,6 +17,16 @@ def changes_pending(instance: Instance) -> Iterator[Finding]:
         )
 
 
+def waiting_for_a_restart(one: Instance) -> Iterator[str]:
+    """Parameter groups of which not all is in force: an instance's own, and its cluster's."""
+    for group in one.raw.get("DBParameterGroups") or ():
+        if group.get("ParameterApplyStatus", "in-sync") != "in-sync":
+            yield group["DBParameterGroupName"]
+    for member in one.raw.get("DBClusterMembers") or ():
+        if member.get("DBClusterParameterGroupStatus", "in-sync") != "in-sync":
+            yield one.raw["DBClusterParameterGroup"]
+
+
 def ways_around_a_fence(cluster: Instance) -> Iterator[Finding]:
     """By which somebody could write to a cluster that lets nobody in; nor does a restore bring them along.
 

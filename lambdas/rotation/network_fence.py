@@ -22,7 +22,7 @@ from lambdas.rotation.errors import (
     DecisionLost,
     StateIncomplete,
 )
-from lambdas.rotation.limitations import changes_pending, ways_around_a_fence
+from lambdas.rotation.limitations import changes_pending, waiting_for_a_restart, ways_around_a_fence
 from lambdas.rotation.ports import ISOLATION_GROUP, ControlView, Instance, Lag, Ports, StillClosed
 from lambdas.rotation.state import Database, DatabaseFence, Finding, Plan, Position, Verdict
 
@@ -70,16 +70,6 @@ T = TypeVar("T")
 def _of_engine(table: Mapping[str, T], engine: str, otherwise: T) -> T:
     compatible = engine.removeprefix("aurora-")
     return next((value for name, value in table.items() if compatible.startswith(name)), otherwise)
-
-
-def _waiting_for_a_restart(one: Instance) -> Iterator[str]:
-    """Parameter groups of which not all is in force: an instance's own, and its cluster's."""
-    for group in one.raw.get("DBParameterGroups") or ():
-        if group.get("ParameterApplyStatus", "in-sync") != "in-sync":
-            yield group["DBParameterGroupName"]
-    for member in one.raw.get("DBClusterMembers") or ():
-        if member.get("DBClusterParameterGroupStatus", "in-sync") != "in-sync":
-            yield one.raw["DBClusterParameterGroup"]
 
 
 def _is_being_made(one: Instance) -> bool:
@@ -158,7 +148,7 @@ class NetworkFence:
         yield from ways_around_a_fence(live)
         for one in parts:  # a change of the groups, or the restart, would bring them into force
             yield from changes_pending(one)
-        if pending := sorted({group for one in parts for group in _waiting_for_a_restart(one)}):
+        if pending := sorted({group for one in parts for group in waiting_for_a_restart(one)}):
             yield Finding(
                 name="ParametersPending",
                 message=f"changes of {', '.join(pending)} wait for a restart of {identifier}, which the fence is",

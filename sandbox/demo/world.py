@@ -289,10 +289,25 @@ def make_replica(account: Account, of: str, identifier: str) -> Mapping[str, Any
         CopyTagsToSnapshot=True,
         Tags=_as_list({"team": "readers", "key-rotation:enabled": "false"}),
     )
-    wait_available(account, identifier)
-    window = "sun:04:00-sun:04:30"  # which the request for a replica does not take
-    rds.modify_db_instance(DBInstanceIdentifier=identifier, PreferredMaintenanceWindow=window, ApplyImmediately=True)
-    return wait_available(account, identifier)
+    group = wait_available(account, identifier)["DBParameterGroups"][0]["DBParameterGroupName"]
+    own = f"{identifier}-settings"
+    with suppress(rds.exceptions.DBParameterGroupAlreadyExistsFault):
+        rds.copy_db_parameter_group(
+            SourceDBParameterGroupIdentifier=group,
+            TargetDBParameterGroupIdentifier=own,
+            TargetDBParameterGroupDescription="Settings of its readers",
+        )
+    rds.modify_db_instance(  # which the request for a replica does not take
+        DBInstanceIdentifier=identifier,
+        DBParameterGroupName=own,
+        PreferredMaintenanceWindow="sun:04:00-sun:04:30",
+        ApplyImmediately=True,
+    )
+    while (made := wait_available(account, identifier))["DBParameterGroups"][0]["ParameterApplyStatus"] != "in-sync":
+        with suppress(rds.exceptions.InvalidDBInstanceStateFault):  # RDS is at work on it
+            rds.reboot_db_instance(DBInstanceIdentifier=identifier)
+        time.sleep(0.2)
+    return made
 
 
 def replicate_backups(account: Account, identifier: str, region: str, retention_days: int) -> str:

@@ -100,6 +100,13 @@ class Instances(Backups, Logs):
                 # Of Oracle and SQL Server the enterprise editions have some. RDS's words and code are not known; those
                 # of Db2, which has some, are of a kind that the sandbox does not.
                 raise invalid_combination(f"Read replicas are not supported for engine {source.engine}.")
+            if params.get("DBParameterGroupName"):
+                # Those of MySQL in another Region, of Db2, of Oracle, and of a Multi-AZ DB cluster may have one of
+                # their own; the sandbox makes none of these.
+                raise invalid_combination(
+                    "A parameter group can't be specified during Read Replica creation for the following DB engine: "
+                    f"{source.engine}"
+                )
             self._must_be_available(source, "create a read replica of")
             if not source.retention_days:
                 raise invalid_instance_state(

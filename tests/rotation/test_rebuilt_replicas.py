@@ -112,7 +112,10 @@ def assert_rebuilt(customer: Customer, outcome: Outcome, before: Mapping[str, An
     now = customer.instance(name)
     assert now is not None
     assert (target, outcome.state["new_key"]["arn"]) == (now["ReadReplicaSourceDBInstanceIdentifier"], now["KmsKeyId"])
-    same = ("DBInstanceClass", "DeletionProtection", "CopyTagsToSnapshot", "PreferredMaintenanceWindow")
+    same = (
+        "DBInstanceClass", "DeletionProtection", "CopyTagsToSnapshot", "PreferredMaintenanceWindow",
+        "DBParameterGroups",  # and that it is in force
+    )  # fmt: skip
     assert {fact: before[fact] for fact in same} == {fact: now[fact] for fact in same}
     assert before["Endpoint"]["Address"] == now["Endpoint"]["Address"], "readers find it where it was"
     assert ("readers", "false") == tuple(customer.tags(name)[tag] for tag in ("team", "key-rotation:enabled"))

@@ -129,6 +129,15 @@ class Sandbox:
         self.rds.create_db_instance_read_replica(DBInstanceIdentifier=name, SourceDBInstanceIdentifier=of, **changes)
         return self.available(name)
 
+    def give_group(self, name: str, group: str) -> None:
+        """In force afterwards: it takes a reboot."""
+        self.rds.modify_db_instance(DBInstanceIdentifier=name, DBParameterGroupName=group, ApplyImmediately=True)
+        assert self.describe(name)["DBParameterGroups"][0]["ParameterApplyStatus"] == "pending-reboot"
+        while self.available(name)["DBParameterGroups"][0]["ParameterApplyStatus"] != "in-sync":
+            with suppress(self.rds.exceptions.InvalidDBInstanceStateFault):  # RDS is at work on it
+                self.rds.reboot_db_instance(DBInstanceIdentifier=name)
+            time.sleep(0.2)
+
     def create_cluster(self, name: str, **changes: Any) -> dict[str, Any]:
         """An available cluster, without an instance."""
         wanted = {

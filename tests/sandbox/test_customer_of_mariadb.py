@@ -62,9 +62,8 @@ class Customer:
             SourceDBParameterGroupIdentifier=built.parameter_group, TargetDBParameterGroupIdentifier=target,
             TargetDBParameterGroupDescription="of the target",
         )  # fmt: skip
-        self.sandbox.replica(
-            built.identifier, target, KmsKeyId=self.sandbox.key(), DBParameterGroupName=target, DeletionProtection=False
-        )
+        self.sandbox.replica(built.identifier, target, KmsKeyId=self.sandbox.key(), DeletionProtection=False)
+        self.sandbox.give_group(target, target)
 
     def set_read_only(self, built: World, value: str) -> None:
         self.rds.modify_db_parameter_group(

@@ -151,8 +151,9 @@ def test_read_only_by_a_parameter_group_closes_one_instance_and_no_other(sandbox
         SourceDBParameterGroupIdentifier=group, TargetDBParameterGroupIdentifier=copied,
         TargetDBParameterGroupDescription="of the replica",
     )  # fmt: skip
-    replica = sandbox.replica("fenced", "fenced-r", DBParameterGroupName=copied)
-    assert replica["DBParameterGroups"][0]["DBParameterGroupName"] == copied
+    replica = sandbox.replica("fenced", "fenced-r")
+    assert replica["DBParameterGroups"][0]["DBParameterGroupName"] == group
+    sandbox.give_group("fenced-r", copied)
 
     set_parameter(sandbox, group, "read_only", "1")
     assert status_of_group(sandbox, "fenced") == "applying"

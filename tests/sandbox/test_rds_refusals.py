@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from botocore.exceptions import ClientError
 
 from sandbox.rds.errors import RdsError
 from sandbox.rds.wire import page
@@ -119,6 +120,15 @@ def test_a_replica_has_no_final_snapshot_and_its_source_keeps_its_backups(sandbo
     sandbox.rds.delete_db_instance(DBInstanceIdentifier="origin-r", SkipFinalSnapshot=True)
     sandbox.gone("origin-r")
     assert sandbox.describe("origin")["ReadReplicaDBInstanceIdentifiers"] == []
+
+
+def test_a_replica_has_the_parameter_group_of_its_source(sandbox: Sandbox, secret: str) -> None:
+    group = sandbox.describe(secret)["DBParameterGroups"][0]["DBParameterGroupName"]
+
+    with pytest.raises(ClientError, match=r"can't be specified during Read Replica .* engine: postgres"):
+        sandbox.rds.create_db_instance_read_replica(
+            DBInstanceIdentifier="r", SourceDBInstanceIdentifier=secret, DBParameterGroupName=group
+        )
 
 
 def test_keys_must_be_usable(sandbox: Sandbox, secret: str) -> None:

@@ -498,6 +498,27 @@ def test_a_name_is_taken_away_only_when_the_successor_is_fit_for_it() -> None:
     assert_replaced(ports, REPORTS)
 
 
+def test_a_parameter_group_of_its_own_is_in_force_before_it_has_the_name() -> None:
+    """RDS makes a replica with its source's; another one needs a restart, which readers would notice."""
+    ports, rotation = cut_over(REPORTS)
+    rotation = visit(rebuild_replicas, rotation, ports)
+    rds_goes_on(ports)
+    group = {"DBParameterGroupName": "of-readers", "ParameterApplyStatus": "pending-reboot"}
+    ports.rds.alter(interim(REPORTS), raw={"DBParameterGroups": [group]})
+
+    rotation = visit(rebuild_replicas, rotation, ports)
+
+    assert f"{interim(REPORTS)} to restart with of-readers" in pending(rotation)
+    rotation = visit(rebuild_replicas, rotation, ports)
+    assert "rebooting" in pending(rotation)
+    assert [f"rds.request_reboot {interim(REPORTS)}"] == [call for call in ports.calls if "reboot" in call]
+    assert not [call for call in ports.calls if "rename" in call]
+    ports.rds.finish_reboot(interim(REPORTS))
+    ports.rds.alter(interim(REPORTS), raw={"DBParameterGroups": [{**group, "ParameterApplyStatus": "in-sync"}]})
+    to_the_end(ports, rotation)
+    assert_replaced(ports, REPORTS)
+
+
 def test_nothing_is_renamed_before_the_journal_says_so() -> None:
     ports, rotation = cut_over(REPORTS)
     while not any("request_rename" in call for call in ports.calls):

@@ -25,8 +25,9 @@ class Setting:
     Attributes:
         wanted: the value that the target must have, given the source and the target's (new) key.
         seen: the value that an instance has.
-        create: parameters of CreateDBInstanceReadReplica for a wanted value; empty when it cannot be given there.
-        restore: the same of RestoreDBInstanceFromDBSnapshot; None where it takes what the other call takes.
+        create: parameters of the call that makes an instance, for a wanted value; empty when it cannot be given there.
+        replicate: the same of CreateDBInstanceReadReplica; None where that takes them, too.
+        restore: the same of RestoreDBInstanceFromDBSnapshot; None where that takes them, too.
         repair: parameters of ModifyDBInstance for (wanted, seen); None when ModifyDBInstance cannot change it (so).
         satisfied: whether a seen value is as good as the wanted one.
         pending: the name under PendingModifiedValues that says that a repair is under way.
@@ -35,6 +36,7 @@ class Setting:
     name: str
     seen: Callable[[Raw], Any]
     create: Callable[[Any], Parameters] = lambda wanted: {}
+    replicate: Callable[[Any], Parameters] | None = None
     restore: Callable[[Any], Parameters] | None = None
     repair: Callable[[Any, Any], Parameters | None] | None = None
     wanted: Callable[[Raw, str | None], Any] | None = None
@@ -212,10 +214,11 @@ SETTINGS: tuple[Setting, ...] = (
         modify="MaxAllocatedStorage",
     ),
     plain("dedicated log volume", "DedicatedLogVolume", create="DedicatedLogVolume", modify="DedicatedLogVolume"),
-    Setting(
+    Setting(  # a replica is born with its source's; RDS refuses another one (RDS API: CreateDBInstanceReadReplica)
         "parameter group",
         seen=lambda raw: _only(raw.get("DBParameterGroups") or (), "DBParameterGroupName"),
         create=lambda wanted: when(wanted, DBParameterGroupName=wanted),
+        replicate=_not_taken,
         repair=lambda wanted, seen: {"DBParameterGroupName": wanted},
         pending="DBParameterGroupName",
     ),
@@ -347,7 +350,7 @@ def creation_parameters(source: Raw, key_arn: str) -> dict[str, Any]:
     """Every setting of the source that CreateDBInstanceReadReplica takes."""
     parameters: dict[str, Any] = {}
     for setting in SETTINGS:
-        parameters |= setting.create(setting.wanted_of(source, key_arn))
+        parameters |= (setting.replicate or setting.create)(setting.wanted_of(source, key_arn))
     return parameters
 
 
