@@ -146,6 +146,7 @@ def _checks(rotation: Rotation, source: Instance, ports: Ports) -> tuple[Check, 
     of_instances: tuple[Check, ...] = (
         lambda: replicas.rebuilt(rotation, source, ports),
         lambda: instance.condition(rotation, source),
+        lambda: instance.storage_limit(source),
         lambda: backups.replicated(rotation, source, ports),
         *whichever,
         lambda: () if plan.fence == "network" else instance.engine(rotation, source),

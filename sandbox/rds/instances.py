@@ -57,6 +57,7 @@ class Instances(Backups, Logs):
             chosen = self._chosen(params, kind)
             settings = {**self._defaults(name, kind, chosen), **chosen}
             settings["AllocatedStorage"] = self._storage(params)
+            self._check_limit(chosen.get("MaxAllocatedStorage"), settings["AllocatedStorage"])
             settings["DBName"] = self._database(params, kind)
             settings["MasterUsername"] = user = self._master_user(params, kind)
             check_master_password(params)
@@ -145,6 +146,7 @@ class Instances(Backups, Logs):
                 # The API has no member for it. Whoever wants backups of the replica asks for them afterwards.
                 "BackupRetentionPeriod": 0,
             }
+            self._check_limit(chosen.get("MaxAllocatedStorage"), settings["AllocatedStorage"])
             instance = Instance(self, name, settings, tags_of(params), key)
             instance.source = source
             source.replicas.append(instance)
@@ -316,6 +318,11 @@ class Instances(Backups, Logs):
                     ),
                 )
             busy = False
+            size = int(chosen.get("AllocatedStorage") or instance.settings["AllocatedStorage"])
+            if chosen.get("MaxAllocatedStorage") == size:
+                instance.settings.pop("MaxAllocatedStorage", None)  # autoscaling is switched off so
+                del chosen["MaxAllocatedStorage"]
+            self._check_limit(chosen.get("MaxAllocatedStorage"), size)
             if "SecurityGroups" in chosen and chosen["SecurityGroups"] != instance.settings["SecurityGroups"]:
                 self._change_groups(instance, chosen["SecurityGroups"])
             for member in (*AT_ONCE, "OptionGroup", "IAMDatabaseAuthenticationEnabled"):

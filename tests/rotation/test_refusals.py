@@ -653,6 +653,7 @@ ANSWERS: dict[str, tuple[str, dict[str, Any]]] = {
         DESCRIBE, {"DBInstances": {"DomainMemberships": [{"Domain": "d-1234567890", "Status": "joined"}]}}
     ),
     "activity-stream": (DESCRIBE, {"DBInstances": {"ActivityStreamStatus": "started"}}),
+    "near-its-limit": (DESCRIBE, {"DBInstances": {"MaxAllocatedStorage": 21}}),
     "mysql": (DESCRIBE, {"DBInstances": {"Engine": "mysql", "EngineVersion": "8.4.3"}}),
     "old-postgres": (DESCRIBE, {"DBInstances": {"EngineVersion": "13.22"}}),
     "maintenance-pending": (
@@ -728,6 +729,7 @@ CASES = [
     Case("backups-replicated", ("BackupsReplicated",), words=("eu-south-1", "backup_regions")),
     Case("in-directory", ("InDirectory",)),
     Case("activity-stream", ("ActivityStream",)),
+    Case("near-its-limit", ("StorageLimit",), words=("may grow to 21 GiB, and has 20 GiB",)),
     Case("changes-pending", ("ChangesPending",), changes_pending, words=("MultiAZ",)),
     Case("too-many-tags", ("TooManyTags",), with_many_tags, words=("46 tags at most",)),
     Case("mysql", ("EngineNotSupported",), words=("mysql",)),

@@ -45,6 +45,8 @@ def secret(sandbox: Sandbox) -> str:
         ({"MasterUserPassword": "with/slash/es"}, "InvalidParameterValue"),
         ({"MasterUsername": "rdsadmin"}, "InvalidParameterValue"),
         ({"AllocatedStorage": 5}, "InvalidParameterValue"),
+        ({"MaxAllocatedStorage": 20}, "InvalidParameterCombination"),
+        ({"MaxAllocatedStorage": 21}, "InvalidParameterCombination"),
         ({"BackupRetentionPeriod": 36}, "InvalidParameterValue"),
         ({"VpcSecurityGroupIds": ["sg-0123456789abcdef0"]}, "InvalidParameterValue"),
         ({"DBSubnetGroupName": "nowhere"}, "DBSubnetGroupNotFoundFault"),
@@ -129,6 +131,23 @@ def test_a_replica_has_the_parameter_group_of_its_source(sandbox: Sandbox, secre
         sandbox.rds.create_db_instance_read_replica(
             DBInstanceIdentifier="r", SourceDBInstanceIdentifier=secret, DBParameterGroupName=group
         )
+
+
+def test_a_limit_of_storage_leaves_room_above_it(sandbox: Sandbox, secret: str) -> None:
+    """Where there is one it is kept; one that is what there is already switches autoscaling off."""
+    replica = {"DBInstanceIdentifier": "r", "SourceDBInstanceIdentifier": secret}
+    modify = sandbox.rds.modify_db_instance
+    for ask, named in (
+        (sandbox.rds.create_db_instance_read_replica, replica),
+        (modify, {"DBInstanceIdentifier": secret}),
+    ):
+        with pytest.raises(ClientError, match="must be increased by at least 10 percent"):
+            ask(**named, MaxAllocatedStorage=21)
+
+    modify(DBInstanceIdentifier=secret, MaxAllocatedStorage=22)
+    assert sandbox.describe(secret)["MaxAllocatedStorage"] == 22
+    modify(DBInstanceIdentifier=secret, MaxAllocatedStorage=20)
+    assert "MaxAllocatedStorage" not in sandbox.describe(secret)
 
 
 def test_keys_must_be_usable(sandbox: Sandbox, secret: str) -> None:

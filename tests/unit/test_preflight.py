@@ -129,6 +129,22 @@ def test_refuses_engines_that_the_strategy_does_not_know(engine: str, version: s
     assert ["EngineNotSupported"] == refusal(ports, rotation)
 
 
+@pytest.mark.parametrize("strategy", ["read-replica", "snapshot", "catch-up"])
+@pytest.mark.parametrize(("limit", "refused"), [(1000, True), (1099, True), (1100, False), (None, False)])
+def test_refuses_a_limit_of_storage_that_rds_would_refuse_the_target(
+    strategy: str, limit: int | None, refused: bool
+) -> None:
+    """By snapshot under the fence, after hours."""
+    ports, rotation = ready(strategy=strategy, accept=("downtime",))
+    ports.rds.quotas.pop("AllocatedStorage", None)
+    ports.rds.alter(SOURCE, raw={"AllocatedStorage": 1000, "MaxAllocatedStorage": limit})
+
+    if refused:
+        assert ["StorageLimit"] == refusal(ports, rotation)
+    else:
+        assert preflight(rotation, ports).preflight is not None
+
+
 def test_refuses_by_its_surroundings() -> None:
     ports, rotation = ready()
     ports.rds.proxies[SOURCE] = ["pool"]

@@ -297,7 +297,8 @@ def test_refuses_a_replica_that_has_stopped_and_is_called_normal() -> None:
         ({"AllocatedStorage": 100}, "has 100 GiB gp3 of storage"),
         ({"StorageType": "io2"}, "has 200 GiB io2 of storage"),
         ({"MaxAllocatedStorage": 200}, "may grow to 200 GiB"),
-        ({"MaxAllocatedStorage": 201}, None),
+        ({"MaxAllocatedStorage": 219}, "less than 10 % above 200 GiB"),
+        ({"MaxAllocatedStorage": 220}, None),
         ({}, None),
     ],
 )

@@ -123,6 +123,27 @@ def carriable(source: Instance, tags: int = TAGS_OF_A_DATABASE) -> Iterator[Find
     yield from changes_pending(source)
 
 
+def storage_limit(source: Instance) -> Iterator[Finding]:
+    """Autoscaling itself brings a database near its limit."""
+    size, limit = int(source.raw.get("AllocatedStorage") or 0), source.raw.get("MaxAllocatedStorage")
+    if is_too_near(limit, size):
+        yield Finding(
+            name="StorageLimit",
+            message=f"the storage of {source.database.identifier} may grow to {limit} GiB, and has {size} GiB: RDS "
+            "takes no limit for the target that is less than 10 % above that",
+            advice="raise the limit (MaxAllocatedStorage), or switch autoscaling off: a limit of what it has",
+        )
+
+
+def is_too_near(limit: int | None, size: int) -> bool:
+    """Whether RDS refuses this limit for so many GiB of storage (RDS User Guide: storage autoscaling).
+
+    >>> [is_too_near(limit, 200) for limit in (None, 219, 220)]
+    [False, True, False]
+    """
+    return limit is not None and 10 * int(limit) < 11 * size
+
+
 def room_for_tags(instance: Instance, ours: int) -> Iterator[Finding]:
     """For so many of ours, on itself or on what takes its place; whatever is tagged has to have it.
 

@@ -260,15 +260,15 @@ def _stored_unlike(replica: Instance, source: Instance) -> Iterator[Finding]:
     limit = replica.raw.get("MaxAllocatedStorage")
     if there != here:
         message = f"{identifier}, a replica, has {there} of storage, {source.database.identifier} {here}"
-    elif limit is not None and int(limit) <= int(source.raw.get("AllocatedStorage") or 0):
-        message = f"the storage of {identifier}, a replica, may grow to {limit} GiB, and {here} is what it has already"
+    elif instance.is_too_near(limit, int(source.raw.get("AllocatedStorage") or 0)):
+        message = f"the storage of {identifier}, a replica, may grow to {limit} GiB, less than 10 % above {here}"
     else:
         return
     yield Finding(
         name="ReplicaStorage",
         message=f"{message}; RDS gives its successor the size of the target's",
-        advice="give both the same size and type, and a limit above that or none; or delete the replica, and make it "
-        "anew after the rotation",
+        advice="give both the same size and type, and a limit 10 % above that or none; or delete the replica, and make "
+        "it anew after the rotation",
     )
 
 
