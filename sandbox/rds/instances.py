@@ -10,6 +10,7 @@ from collections.abc import Callable
 from moto.core.parse import XFormedDict
 from moto.rds.models import MasterUserSecret
 
+from sandbox.rds import storage
 from sandbox.rds.backups import Backups
 from sandbox.rds.engines import Kind
 from sandbox.rds.errors import (
@@ -57,7 +58,7 @@ class Instances(Backups, Logs):
             chosen = self._chosen(params, kind)
             settings = {**self._defaults(name, kind, chosen), **chosen}
             settings["AllocatedStorage"] = self._storage(params)
-            self._check_limit(chosen.get("MaxAllocatedStorage"), settings["AllocatedStorage"])
+            storage.check(chosen, settings)
             settings["DBName"] = self._database(params, kind)
             settings["MasterUsername"] = user = self._master_user(params, kind)
             check_master_password(params)
@@ -146,7 +147,7 @@ class Instances(Backups, Logs):
                 # The API has no member for it. Whoever wants backups of the replica asks for them afterwards.
                 "BackupRetentionPeriod": 0,
             }
-            self._check_limit(chosen.get("MaxAllocatedStorage"), settings["AllocatedStorage"])
+            storage.check(chosen, settings)
             instance = Instance(self, name, settings, tags_of(params), key)
             instance.source = source
             source.replicas.append(instance)
@@ -175,11 +176,10 @@ class Instances(Backups, Logs):
                 "AllocatedStorage", "DBName", "EngineVersion", "LicenseModel", "MasterUsername", "Port",
                 "DBInstanceClass", "BackupRetentionPeriod", "PreferredBackupWindow",
             )  # fmt: skip
-            chosen = {
-                **{member: snapshot.settings[member] for member in kept if member in snapshot.settings},
-                **self._chosen(params, kind),
-            }
+            asked = self._chosen(params, kind)
+            chosen = {**{member: snapshot.settings[member] for member in kept if member in snapshot.settings}, **asked}
             settings = {**self._defaults(name, kind, chosen), **chosen}
+            storage.check(asked, settings)
             if settings["AllocatedStorage"] < snapshot.settings["AllocatedStorage"]:
                 raise invalid_value("The allocated storage size can't be less than the source snapshot or backup size.")
             tags = tags_of(params) if params.get("Tags") else list(snapshot.tags)
@@ -318,11 +318,12 @@ class Instances(Backups, Logs):
                     ),
                 )
             busy = False
-            size = int(chosen.get("AllocatedStorage") or instance.settings["AllocatedStorage"])
-            if chosen.get("MaxAllocatedStorage") == size:
+            wanted = {**instance.settings, **chosen}
+            if chosen.get("MaxAllocatedStorage") == wanted["AllocatedStorage"]:
                 instance.settings.pop("MaxAllocatedStorage", None)  # autoscaling is switched off so
                 del chosen["MaxAllocatedStorage"]
-            self._check_limit(chosen.get("MaxAllocatedStorage"), size)
+            storage.check_change(chosen, instance.settings)
+            storage.check(chosen, wanted)
             if "SecurityGroups" in chosen and chosen["SecurityGroups"] != instance.settings["SecurityGroups"]:
                 self._change_groups(instance, chosen["SecurityGroups"])
             for member in (*AT_ONCE, "OptionGroup", "IAMDatabaseAuthenticationEnabled"):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from sandbox.rds import storage
 from sandbox.rds.errors import invalid_value
 from sandbox.rds.servers import Server
 
@@ -353,6 +354,7 @@ class Instance(Operated):
             del settings[computed]
         return present(
             {
+                **({} if self.cluster else storage.shown(settings)),
                 **settings,
                 **self.common_view(),
                 "DBInstanceIdentifier": self.name,

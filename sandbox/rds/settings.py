@@ -70,12 +70,6 @@ class Settings(SecurityGroups, Events):
             raise refuse("StorageQuotaExceeded", "The quota of storage would be exceeded.")
         return int(size)
 
-    def _check_limit(self, limit: int | None, size: int) -> None:
-        if limit is not None and limit <= size:
-            raise invalid_combination("Max storage size must be greater than storage size")
-        if limit is not None and 10 * limit < 11 * size:
-            raise invalid_combination("The maximum allocated storage must be increased by at least 10 percent.")
-
     def _defaults(self, name: str, kind: Kind, given: View | None = None) -> View:
         """What RDS chooses where nothing is ``given``."""
         # RDS draws the windows at random; drawn from the name, they are the same in every run.

@@ -224,7 +224,7 @@ def test_what_its_restore_does_not_take_is_repaired_with_one_call(clusters: AwsC
     differences = clusters.settings_differences(source, target)
     with Stubber(client("rds")) as stubber:
         asked = {
-            "DBClusterIdentifier": "orders", "ApplyImmediately": True, "AllocatedStorage": 200,
+            "DBClusterIdentifier": "orders", "ApplyImmediately": True, "AllocatedStorage": 200, "Iops": 3000,
             "AutoMinorVersionUpgrade": False, "CACertificateIdentifier": "rds-ca-rsa2048-g1",
             "EnablePerformanceInsights": True, "PerformanceInsightsRetentionPeriod": 31,
             "PerformanceInsightsKMSKeyId": "new", "MonitoringInterval": 30, "MonitoringRoleArn": "role",

@@ -499,12 +499,78 @@ def test_a_lost_answer_of_a_deletion_is_not_asked_again_by_the_sdk(rds: AwsRds, 
     assert ["DeleteDBSnapshot"] == asked
 
 
-@pytest.mark.parametrize(("storage_type", "size"), [("gp3", 100), ("gp2", 500)])
-def test_a_baseline_is_shown_but_not_asked_for(full: Instance, storage_type: str, size: int) -> None:
-    """RDS shows 3000 IOPS for a small gp3 volume, and refuses to be given them."""
-    small = with_settings(full, StorageType=storage_type, AllocatedStorage=size, Iops=3000, StorageThroughput=125)
+@pytest.mark.parametrize(
+    ("engine", "storage_type", "size", "is_taken"),
+    [
+        ("postgres", "gp3", 399, False),
+        ("postgres", "gp3", 400, True),
+        ("postgres", "gp2", 500, False),
+        ("mariadb", "gp3", 399, False),
+        ("oracle-se2", "gp3", 199, False),
+        ("oracle-se2", "gp3", 200, True),
+        ("sqlserver-se", "gp3", 20, True),
+    ],
+)
+def test_a_baseline_is_shown_but_not_asked_for(
+    rds: AwsRds, full: Instance, engine: str, storage_type: str, size: int, is_taken: bool
+) -> None:
+    """RDS shows 3000 IOPS for a small gp3 volume, and refuses to be given them; how small that is the engine says."""
+    stored = {"StorageType": storage_type, "AllocatedStorage": size, "Iops": 3000, "StorageThroughput": 125}
+    source = with_settings(full, Engine=engine, **stored)
 
-    assert not {"Iops", "StorageThroughput"} & set(carried_settings.creation_parameters(small.raw, KEY))
+    for asked in (
+        carried_settings.creation_parameters(source.raw, KEY),
+        carried_settings.restoration_parameters(source.raw),
+    ):
+        assert is_taken == ({"Iops", "StorageThroughput"} <= set(asked))
+        assert is_taken == bool({"Iops", "StorageThroughput"} & set(asked))
+
+
+def test_a_target_that_has_grown_out_of_its_baseline_is_left_so(rds: AwsRds, full: Instance) -> None:
+    source = with_settings(full, AllocatedStorage=390, Iops=3000, StorageThroughput=125)
+
+    assert rds.settings_differences(source, target_of(source, AllocatedStorage=430, Iops=12000)) == {}
+
+
+@pytest.mark.parametrize("stored", [{"StorageType": "gp3"}, {"StorageType": "io2", "StorageThroughput": None}])
+@pytest.mark.parametrize(
+    "lost",
+    [{"AllocatedStorage": 450}, {"Iops": 3000}, {"StorageThroughput": 125}, {"StorageType": "gp2", "Iops": None}],
+)
+def test_size_and_iops_are_asked_for_together_where_iops_were_chosen(
+    rds: AwsRds, full: Instance, stored: dict[str, Any], lost: dict[str, Any]
+) -> None:
+    """RDS refuses one without the other."""
+    source = with_settings(full, **stored)
+    target = target_of(source, **lost)
+    differences = rds.settings_differences(source, target)
+    with asked_of("ModifyDBInstance") as asked, Refusing() as stub:
+        stub.add_response("modify_db_instance", {})
+        rds.request_setting_repair(source, target, differences)
+
+    for parameters in asked:
+        assert (500, 12000) == (parameters["AllocatedStorage"], parameters["Iops"])
+    assert bool(differences) == bool(asked), "throughput is gp3's alone"
+
+
+def test_a_size_is_asked_for_alone_where_no_iops_were_chosen(rds: AwsRds, full: Instance) -> None:
+    source = with_settings(full, AllocatedStorage=200, Iops=3000, StorageThroughput=125)
+    target = target_of(source, AllocatedStorage=100)
+    with asked_of("ModifyDBInstance") as asked, Refusing() as stub:
+        stub.add_response("modify_db_instance", {})
+        rds.request_setting_repair(source, target, rds.settings_differences(source, target))
+
+    assert {"DBInstanceIdentifier", "ApplyImmediately", "AllocatedStorage"} == set(asked[0])
+
+
+def test_a_larger_size_is_kept_with_the_iops_that_it_lacks(rds: AwsRds, full: Instance) -> None:
+    """Storage does not shrink."""
+    target = target_of(full, AllocatedStorage=600, Iops=3000)
+    with asked_of("ModifyDBInstance") as asked, Refusing() as stub:
+        stub.add_response("modify_db_instance", {})
+        rds.request_setting_repair(full, target, rds.settings_differences(full, target))
+
+    assert (600, 12000) == (asked[0]["AllocatedStorage"], asked[0]["Iops"])
 
 
 def test_parameters_of_creation_and_repair_exist(full: Instance) -> None:

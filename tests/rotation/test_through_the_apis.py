@@ -325,3 +325,31 @@ class TestNothingSecretIsTold:
         ):
             assert careful in files[path]
             files[path] = files[path].replace(careful, careless)
+
+
+def test_storage_that_grows_meanwhile_is_the_targets(customer: Customer) -> None:
+    """RDS takes a size and IOPS only together, where IOPS were chosen."""
+    built, rds = customer.build("enlarged", rows=50, writers=1), customer.client("rds")
+
+    def enlarge(size: int, iops: int) -> None:
+        rds.modify_db_instance(DBInstanceIdentifier="enlarged", ApplyImmediately=True, AllocatedStorage=size, Iops=iops)
+
+    def has(identifier: str, size: int, iops: int) -> bool:
+        found = customer.instance(identifier) or {}
+        shown = (found.get("AllocatedStorage"), found.get("Iops"), found.get("DBInstanceStatus"))
+        return shown == (size, iops, "available")
+
+    enlarge(500, 13_000)
+    customer.until(lambda: has("enlarged", 500, 13_000))
+    grown: list[str] = []
+
+    def grow(run: progress.Run) -> None:
+        made = [one["DBInstanceIdentifier"] for one in rds.describe_db_instances()["DBInstances"]]
+        if not grown and any(name.startswith("enlarged-rot-") for name in made):
+            grown.append(run.current or "")
+            enlarge(600, 13_000)
+
+    run = customer.rotated({**built.request, "GraceDays": 0}, seen=grow)
+
+    assert grown
+    assert has(run.output["target"]["identifier"], 600, 13_000)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
+from sandbox.rds import storage
 from sandbox.rds.errors import RdsError
 from sandbox.rds.wire import page
 from tests.sandbox.rds_sandbox import PASSWORD, Sandbox, code_of, eventually
@@ -148,6 +149,43 @@ def test_a_limit_of_storage_leaves_room_above_it(sandbox: Sandbox, secret: str) 
     assert sandbox.describe(secret)["MaxAllocatedStorage"] == 22
     modify(DBInstanceIdentifier=secret, MaxAllocatedStorage=20)
     assert "MaxAllocatedStorage" not in sandbox.describe(secret)
+
+
+@pytest.mark.parametrize(
+    ("engine", "size", "performance", "is_taken"),
+    [
+        ("postgres", 399, {"Iops": 12000}, False),
+        ("postgres", 399, {"StorageThroughput": 500}, False),
+        ("postgres", 400, {"Iops": 12000, "StorageThroughput": 500}, True),
+        ("oracle-se2", 199, {"Iops": 12000}, False),
+        ("oracle-se2", 200, {"Iops": 12000}, True),
+        ("sqlserver-se", 20, {"Iops": 4000}, True),
+    ],
+)
+def test_small_storage_has_a_baseline_by_engine(
+    engine: str, size: int, performance: dict[str, int], is_taken: bool
+) -> None:
+    settings = {"Engine": engine, "StorageType": "gp3", "AllocatedStorage": size}
+    if is_taken:
+        storage.check(performance, settings)
+    else:
+        with pytest.raises(RdsError, match=f"for engine {engine} and a storage size less than {size + 1}"):
+            storage.check(performance, settings)
+
+
+def test_size_and_iops_change_together_where_iops_can_be_chosen(sandbox: Sandbox) -> None:
+    of, modify = {"DBInstanceIdentifier": "fast", "ApplyImmediately": True}, sandbox.rds.modify_db_instance
+    made = sandbox.create("fast", AllocatedStorage=390)
+    assert (made["Iops"], made["StorageThroughput"]) == (3000, 125)
+    modify(**of, AllocatedStorage=430)
+    eventually(lambda: sandbox.available("fast")["AllocatedStorage"] == 430, "its size")
+    assert (sandbox.describe("fast")["Iops"], sandbox.describe("fast")["StorageThroughput"]) == (12000, 500)
+    for alone in {"AllocatedStorage": 500}, {"Iops": 13000}, {"StorageThroughput": 600}:
+        with pytest.raises(ClientError, match="You must specify both the storage size and iops"):
+            modify(**of, **alone)
+
+    modify(**of, AllocatedStorage=430, Iops=13000)
+    eventually(lambda: sandbox.available("fast")["Iops"] == 13000, "its IOPS")
 
 
 def test_keys_must_be_usable(sandbox: Sandbox, secret: str) -> None:

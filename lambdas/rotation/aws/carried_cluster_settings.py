@@ -10,6 +10,7 @@ from lambdas.rotation.aws.carried_settings import (
     ENHANCED_MONITORING,
     INSIGHTS,
     INSIGHTS_KEY,
+    PROVISIONED_IOPS,
     Setting,
     log_export_repair,
     log_exports,
@@ -82,7 +83,7 @@ OF_MULTI_AZ: tuple[Setting, ...] = (
     _named(
         "instance class", "DBClusterInstanceClass", restore="DBClusterInstanceClass", modify="DBClusterInstanceClass"
     ),
-    _both("provisioned IOPS", "Iops"),  # asked for with whichever storage type
+    _both(PROVISIONED_IOPS, "Iops"),  # asked for with whichever storage type
     ALLOCATED_STORAGE,
     _named("public access", "PubliclyAccessible", restore="PubliclyAccessible", default=False),
     _named("automatic minor upgrades", "AutoMinorVersionUpgrade", restore="", modify="AutoMinorVersionUpgrade"),

@@ -79,16 +79,27 @@ def _only(items: Iterable[Raw], field: str) -> str | None:
     return next((str(item[field]) for item in items if item.get(field)), None)
 
 
+_GP3_FROM_GIB = {"oracle": 200, "sqlserver": 0}
+_GP3_OF_OTHERS_FROM_GIB = 400
+
+
+def _is_gp3_to_choose_for(raw: Raw) -> bool:
+    """Whether it takes IOPS and throughput: a smaller one shows a baseline, and refuses to be given it.
+
+    RDS User Guide: gp3 storage.
+    """
+    engine = str(raw.get("Engine", ""))
+    from_gib = next((least for name, least in _GP3_FROM_GIB.items() if name in engine), _GP3_OF_OTHERS_FROM_GIB)
+    return raw.get("StorageType") == "gp3" and int(raw.get("AllocatedStorage") or 0) >= from_gib
+
+
 def _provisioned_iops(raw: Raw) -> int | None:
-    """IOPS where somebody chose them: gp3 below 400 GiB shows its baseline, and refuses to be given it."""
-    storage_type, size = str(raw.get("StorageType", "")), int(raw.get("AllocatedStorage") or 0)
-    chosen = storage_type.startswith("io") or (storage_type == "gp3" and size >= 400)
+    chosen = str(raw.get("StorageType", "")).startswith("io") or _is_gp3_to_choose_for(raw)
     return raw.get("Iops") if chosen else None
 
 
 def _provisioned_throughput(raw: Raw) -> int | None:
-    chosen = raw.get("StorageType") == "gp3" and int(raw.get("AllocatedStorage") or 0) >= 400
-    return raw.get("StorageThroughput") if chosen else None
+    return raw.get("StorageThroughput") if _is_gp3_to_choose_for(raw) else None
 
 
 def _insights_key(source: Raw, key_arn: str | None) -> str | None:
@@ -156,6 +167,7 @@ def _domain(raw: Raw) -> tuple[str, ...]:
 
 
 # Of an instance, and of a Multi-AZ DB cluster, by the same names.
+PROVISIONED_IOPS = "provisioned IOPS"
 ALLOCATED_STORAGE = Setting(
     "allocated storage",
     seen=lambda raw: int(raw.get("AllocatedStorage") or 0),
@@ -193,10 +205,11 @@ SETTINGS: tuple[Setting, ...] = (
     plain("storage type", "StorageType", create="StorageType", modify="StorageType"),
     ALLOCATED_STORAGE,
     Setting(
-        "provisioned IOPS",
+        PROVISIONED_IOPS,
         seen=_provisioned_iops,
         create=lambda wanted: when(wanted, Iops=wanted),
         repair=lambda wanted, seen: {"Iops": wanted},
+        satisfied=lambda wanted, seen: wanted is None or wanted == seen,  # larger than its source it shows some
         pending="Iops",
     ),
     Setting(
@@ -204,6 +217,7 @@ SETTINGS: tuple[Setting, ...] = (
         seen=_provisioned_throughput,
         create=lambda wanted: when(wanted, StorageThroughput=wanted),
         repair=lambda wanted, seen: {"StorageThroughput": wanted},
+        satisfied=lambda wanted, seen: wanted is None or wanted == seen,
         pending="StorageThroughput",
     ),
     plain(
@@ -412,7 +426,18 @@ def repairs(
             hopeless.append(setting.name)
         else:
             parameters |= asked
-    return parameters, hopeless
+    return _with_partners(parameters, source, target, settings), hopeless
+
+
+def _with_partners(
+    parameters: Parameters, source: Instance, target: Instance, settings: Iterable[Setting]
+) -> Parameters:
+    """With what RDS wants to be told again: size and IOPS only together, where IOPS were chosen, and both with the rest
+    of the storage (RDS API reference: ModifyDBInstance, ModifyDBCluster)."""
+    iops = next((one.seen(source.raw) for one in settings if one.name == PROVISIONED_IOPS), None)
+    if iops is not None and parameters.keys() & {"AllocatedStorage", "Iops", "StorageThroughput", "StorageType"}:
+        return {"AllocatedStorage": ALLOCATED_STORAGE.seen(target.raw), "Iops": iops} | parameters
+    return parameters
 
 
 def missing_roles(source: Instance, target: Instance) -> tuple[tuple[str, str], ...]:
