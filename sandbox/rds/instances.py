@@ -109,6 +109,8 @@ class Instances(Backups, Logs):
                     "A parameter group can't be specified during Read Replica creation for the following DB engine: "
                     f"{source.engine}"
                 )
+            if params.get("DatabaseInsightsMode"):  # how RDS refuses what it does not support is not known
+                raise invalid_combination("DatabaseInsightsMode isn't supported for a read replica.")
             self._must_be_available(source, "create a read replica of")
             if not source.retention_days:
                 raise invalid_instance_state(
@@ -365,6 +367,14 @@ class Instances(Backups, Logs):
             check_password(params["MasterUserPassword"])
         if params.get("AllocatedStorage") and params["AllocatedStorage"] < instance.settings["AllocatedStorage"]:
             raise invalid_value("Invalid storage size: storage cannot be reduced.")
+        days = int(params.get("PerformanceInsightsRetentionPeriod") or 0)
+        if params.get("DatabaseInsightsMode") == "advanced" and not (
+            params.get("EnablePerformanceInsights") and days >= 465
+        ):  # what it has already does not count
+            raise invalid_combination(
+                "To enable the Advanced mode of Database Insights, modify your instance to enable Performance Insights "
+                "and set the retention period for Performance Insights to at least 465 days."
+            )
         if params.get("BackupRetentionPeriod") == 0 and instance.replicas:
             raise invalid_combination("Backups cannot be disabled for a DB instance that has read replicas.")
 

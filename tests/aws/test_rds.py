@@ -317,7 +317,6 @@ AT_CREATION = {
     "DeletionProtection": True,
     "CopyTagsToSnapshot": True,
     "EnableIAMDatabaseAuthentication": True,
-    "DatabaseInsightsMode": "standard",
     "EnablePerformanceInsights": True,
     "PerformanceInsightsKMSKeyId": KEY,
     "PerformanceInsightsRetentionPeriod": 7,
@@ -329,7 +328,6 @@ AT_CREATION = {
 
 NOT_AT_RESTORE = {
     "MaxAllocatedStorage",
-    "DatabaseInsightsMode",
     "EnablePerformanceInsights",
     "PerformanceInsightsKMSKeyId",
     "PerformanceInsightsRetentionPeriod",
@@ -359,7 +357,8 @@ def target_of(source: Instance, **raw: Any) -> Instance:
 def test_everything_that_can_be_given_is_given_at_creation(full: Instance) -> None:
     """What is left out RDS fills with defaults; Performance Insights would stay under the old key.
 
-    But for the parameter group, which is the source's, and which RDS refuses to be told (RDS API reference).
+    But for the parameter group, which is the source's, and which RDS refuses to be told; and the mode of Database
+    Insights (RDS API reference).
     """
     assert carried_settings.creation_parameters(full.raw, KEY) == AT_CREATION
 
@@ -551,6 +550,25 @@ def test_size_and_iops_are_asked_for_together_where_iops_were_chosen(
     for parameters in asked:
         assert (500, 12000) == (parameters["AllocatedStorage"], parameters["Iops"])
     assert bool(differences) == bool(asked), "throughput is gp3's alone"
+
+
+def test_the_advanced_mode_is_asked_for_together_with_performance_insights(rds: AwsRds, full: Instance) -> None:
+    """RDS refuses it alone, though the target has them already."""
+    source = with_settings(full, DatabaseInsightsMode="advanced", PerformanceInsightsRetentionPeriod=465)
+    target = target_of(source, DatabaseInsightsMode="standard")
+    with asked_of("ModifyDBInstance") as asked, Refusing() as stub:
+        stub.add_response("modify_db_instance", {})
+        rds.request_setting_repair(source, target, rds.settings_differences(source, target))
+
+    assert asked == [
+        {
+            "DBInstanceIdentifier": "orders-rot-42",
+            "ApplyImmediately": True,
+            "DatabaseInsightsMode": "advanced",
+            "EnablePerformanceInsights": True,
+            "PerformanceInsightsRetentionPeriod": 465,
+        }
+    ]
 
 
 def test_a_size_is_asked_for_alone_where_no_iops_were_chosen(rds: AwsRds, full: Instance) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from sandbox.demo import inventory, progress, recorder
 from sandbox.demo.connection import quoted
-from sandbox.demo.world import AWS_MANAGED_KEY, DATABASES, World
+from sandbox.demo.world import AWS_MANAGED_KEY, DATABASES, World, wait_available
 from tests.rotation import told
 from tests.rotation.support import NOT_ACCEPTING, Customer, Inbox
 
@@ -327,8 +327,8 @@ class TestNothingSecretIsTold:
             files[path] = files[path].replace(careful, careless)
 
 
-def test_storage_that_grows_meanwhile_is_the_targets(customer: Customer) -> None:
-    """RDS takes a size and IOPS only together, where IOPS were chosen."""
+def test_the_target_has_what_rds_takes_only_with_something_else(customer: Customer) -> None:
+    """A size only with IOPS, where IOPS were chosen; a mode of Database Insights only with Performance Insights."""
     built, rds = customer.build("enlarged", rows=50, writers=1), customer.client("rds")
 
     def enlarge(size: int, iops: int) -> None:
@@ -339,6 +339,13 @@ def test_storage_that_grows_meanwhile_is_the_targets(customer: Customer) -> None
         shown = (found.get("AllocatedStorage"), found.get("Iops"), found.get("DBInstanceStatus"))
         return shown == (size, iops, "available")
 
+    rds.modify_db_instance(
+        DBInstanceIdentifier="enlarged",
+        EnablePerformanceInsights=True,
+        PerformanceInsightsRetentionPeriod=465,
+        DatabaseInsightsMode="advanced",
+    )
+    wait_available(customer.account, "enlarged")
     enlarge(500, 13_000)
     customer.until(lambda: has("enlarged", 500, 13_000))
     grown: list[str] = []
@@ -352,4 +359,6 @@ def test_storage_that_grows_meanwhile_is_the_targets(customer: Customer) -> None
     run = customer.rotated({**built.request, "GraceDays": 0}, seen=grow)
 
     assert grown
-    assert has(run.output["target"]["identifier"], 600, 13_000)
+    target = run.output["target"]["identifier"]
+    assert has(target, 600, 13_000)
+    assert (customer.instance(target) or {})["DatabaseInsightsMode"] == "advanced"

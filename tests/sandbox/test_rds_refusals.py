@@ -151,6 +151,19 @@ def test_a_limit_of_storage_leaves_room_above_it(sandbox: Sandbox, secret: str) 
     assert "MaxAllocatedStorage" not in sandbox.describe(secret)
 
 
+def test_the_advanced_mode_is_asked_for_afterwards_and_with_performance_insights(sandbox: Sandbox, secret: str) -> None:
+    advanced, modify = {"DatabaseInsightsMode": "advanced"}, sandbox.rds.modify_db_instance
+    for ask, wanted in (
+        (
+            sandbox.rds.create_db_instance_read_replica,
+            {"DBInstanceIdentifier": "r", "SourceDBInstanceIdentifier": secret},
+        ),
+        (modify, {"DBInstanceIdentifier": secret}),
+        (modify, {"DBInstanceIdentifier": secret, "EnablePerformanceInsights": True}),
+    ):
+        assert code_of(ask, **wanted, **advanced) == "InvalidParameterCombination"
+
+
 @pytest.mark.parametrize(
     ("engine", "size", "performance", "is_taken"),
     [

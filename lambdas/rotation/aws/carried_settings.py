@@ -320,13 +320,8 @@ SETTINGS: tuple[Setting, ...] = (
         modify="EnableIAMDatabaseAuthentication",
         default=False,
     ),
-    plain(
-        "Database Insights mode",
-        "DatabaseInsightsMode",
-        create="DatabaseInsightsMode",
-        restore="",
-        modify="DatabaseInsightsMode",
-    ),
+    # A restore has no parameter for it, and that of a replica is "not supported" (RDS API reference).
+    plain("Database Insights mode", "DatabaseInsightsMode", modify="DatabaseInsightsMode"),
     INSIGHTS,
     INSIGHTS_KEY,
     ENHANCED_MONITORING,
@@ -432,8 +427,13 @@ def repairs(
 def _with_partners(
     parameters: Parameters, source: Instance, target: Instance, settings: Iterable[Setting]
 ) -> Parameters:
-    """With what RDS wants to be told again: size and IOPS only together, where IOPS were chosen, and both with the rest
-    of the storage (RDS API reference: ModifyDBInstance, ModifyDBCluster)."""
+    """With what RDS wants to be told again, though it is so already (RDS API reference: ModifyDBInstance, -Cluster).
+
+    Size and IOPS only together, where IOPS were chosen, and both with the rest of the storage; the advanced mode of
+    Database Insights with Performance Insights.
+    """
+    if parameters.get("DatabaseInsightsMode") == "advanced":
+        parameters = parameters | _insights_parameters(_insights(source.raw))
     iops = next((one.seen(source.raw) for one in settings if one.name == PROVISIONED_IOPS), None)
     if iops is not None and parameters.keys() & {"AllocatedStorage", "Iops", "StorageThroughput", "StorageType"}:
         return {"AllocatedStorage": ALLOCATED_STORAGE.seen(target.raw), "Iops": iops} | parameters
