@@ -113,7 +113,8 @@ class AwsRds:
         except AwsRefused as refused:
             if refused.code != "DBSubnetGroupNotAllowed":
                 raise
-            # Some engines place a replica beside its source and refuse to be told so; the comparison sees the result.
+            # In the same Region RDS places a replica beside its source, and may refuse to be told so where that is
+            # named by its identifier (terraform-provider-aws 40426); the comparison sees the result.
             without = {name: value for name, value in parameters.items() if name != "DBSubnetGroupName"}
             with calls("rds:CreateDBInstanceReadReplica"):
                 client("rds").create_db_instance_read_replica(**without)
