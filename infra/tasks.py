@@ -148,8 +148,8 @@ def only_tags(*patterns: str) -> Conditions:
     return {"ForAllValues:StringLike": {"aws:TagKeys": list(patterns)}, "Null": {"aws:TagKeys": "false"}}
 
 
-def passed_to(service: str) -> Conditions:
-    return {"StringEquals": {"iam:PassedToService": f"{service}.amazonaws.com"}}
+def passed_to(*services: str) -> Conditions:
+    return {"StringEquals": {"iam:PassedToService": [f"{service}.amazonaws.com" for service in services]}}
 
 
 def rotated_by(functions: tuple[str, ...]) -> Conditions:
@@ -290,7 +290,10 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
         allow("route53:GetHostedZone", on=zones),
         allow("route53:ListHostedZonesByName", on="*"),  # no resource-level permissions
     )
-    pass_monitoring_role = allow("iam:PassRole", on=config.monitoring_role_arns, when=passed_to("monitoring.rds"))
+    # CreateBlueGreenDeployment passes it to another service than the one that assumes it; AWS does not say to which (seen
+    # by others in 2026: mitodl/ol-infrastructure, pull requests 5830, 5874 and 5875).
+    to_monitor = passed_to("monitoring.rds", "rds")
+    pass_monitoring_role = allow("iam:PassRole", on=config.monitoring_role_arns, when=to_monitor)
     pass_associated_role = allow("iam:PassRole", on=config.associated_role_arns, when=passed_to("rds"))
     repair_settings = (
         allow("rds:ModifyDBInstance", on=our_db, when=MADE_BY_A_ROTATION),
@@ -649,6 +652,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 allow("rds:CreateDBCluster", on=cluster_groups),
                 allow("rds:CreateDBClusterEndpoint", on=(any_cluster, clusters_endpoints), when=IN_A_DEPLOYMENT),
                 *lend_key_to_rds,
+                pass_monitoring_role,
             ),
         ),
         Task(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from sandbox.iam.table import Call, Check, add_tags, on, rds_arn, request_tags, row
+from sandbox.iam.table import Call, Check, add_tags, on, pass_role, rds_arn, request_tags, row
 
 _deployment = rds_arn("deployment", "BlueGreenDeploymentIdentifier")
 on("rds", _deployment, "DescribeBlueGreenDeployments")
@@ -26,6 +26,9 @@ def _create(call: Call) -> Iterator[Check]:
         if call.params.get(parameter):
             yield Check(call.action, rds_arn(kind, parameter)(call), context)
     yield from add_tags(call, deployment)
+    for member in call.inventory.monitored_with(source):
+        # Not monitoring.rds.amazonaws.com, which assumes it (mitodl/ol-infrastructure, pull requests 5874 and 5875).
+        yield from pass_role(call, member.settings["MonitoringRoleArn"], "rds.amazonaws.com")
     if ":cluster:" in source:
         yield from _create_green_cluster(call, source, context)
         return

@@ -116,6 +116,12 @@ class Inventory:
         cluster = self.db_cluster(identifier)
         return [] if cluster is None else [str(member.arn) for member in cluster.members]
 
+    def monitored_with(self, identifier: str) -> list[Any]:
+        """What has a monitoring role: an instance and its replicas, or a cluster's instances."""
+        found = self.db_cluster(identifier) if _kind(identifier) == "cluster" else self.db_instance(identifier)
+        members = [*getattr(found, "members", ()), *([found] if found else ()), *getattr(found, "replicas", ())]
+        return [one for one in members if getattr(one, "settings", {}).get("MonitoringRoleArn")]
+
     def db_proxy(self, name: str) -> Any | None:
         return self.backend("rds").db_proxies.get(name)
 

@@ -80,6 +80,7 @@ FURTHER: dict[str, set[str]] = {
         "rds:CreateDBInstance",
         "kms:CreateGrant",
         "kms:DescribeKey",
+        "iam:PassRole",  # where blue is monitored
     },
     "rds:SwitchoverBlueGreenDeployment": {
         "rds:ModifyDBCluster",
@@ -336,16 +337,19 @@ def test_who_marks_a_database_for_removal_neither_changes_nor_removes_what_is_ma
 
 
 def test_a_role_is_passed_to_the_service_that_assumes_it() -> None:
-    """The monitoring role of an instance is CloudWatch's way in, an associated one RDS's own way out."""
+    """The monitoring role of an instance is CloudWatch's way in, an associated one RDS's own way out.
+
+    A blue/green deployment passes the former to RDS.
+    """
     passed = {
-        (resource, grant.conditions["StringEquals"]["iam:PassedToService"])
+        (resource, *grant.conditions["StringEquals"]["iam:PassedToService"])
         for _, grant in GRANTS
         if grant.actions == ("iam:PassRole",)
         for resource in grant.resources
     }
 
     assert passed == {
-        (EVERYTHING.monitoring_role_arns[0], "monitoring.rds.amazonaws.com"),
+        (EVERYTHING.monitoring_role_arns[0], "monitoring.rds.amazonaws.com", "rds.amazonaws.com"),
         (EVERYTHING.associated_role_arns[0], "rds.amazonaws.com"),
         (EVERYTHING.recovery_role_arn, "scheduler.amazonaws.com"),
     }

@@ -481,6 +481,7 @@ UNUSUAL: Mapping[Permission, Way] = {
     ("WaitForReplicationSync", "rds:AddTagsToResource"): tagged_meanwhile,
     ("WaitForRestore", "rds:AddTagsToResource"): tagged_under_the_fence,
     ("Promote", "scheduler:CreateSchedule"): without_a_schedule,
+    ("CreateBlueGreenDeployment", "iam:PassRole"): after_all,
     ("WaitForGreen", "iam:PassRole"): changed_meanwhile,
     ("WaitForGreen", "rds:AddRoleToDBInstance"): changed_meanwhile,
     ("WaitForGreen", "rds:ModifyDBInstance"): changed_meanwhile,

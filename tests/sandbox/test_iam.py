@@ -308,6 +308,7 @@ OF_CLUSTERS = {
         "rds:CreateDBInstance": {"db:m-green-000000", "cluster:c-green-000000"},
         "rds:CreateDBClusterEndpoint": {"cluster:c-green-000000", "cluster-endpoint:new"},
         "rds:AddTagsToResource": {"deployment:bgd-new"},
+        "iam:PassRole": {"role/monitoring"},
     },
     "SwitchoverBlueGreenDeployment": {
         "rds:ModifyDBCluster": {"cluster:c", "cluster:g"},
@@ -328,6 +329,7 @@ def test_what_a_deployment_of_a_cluster_needs_beside_its_own_permission(operatio
         return SimpleNamespace(arn=f"arn:aws:rds:{REGION}:{ACCOUNT}:{arn}", members=[])
 
     blue, green, member, copy = named("cluster:c"), named("cluster:g"), named("db:m"), named("db:n")
+    member.settings = {"MonitoringRoleArn": f"arn:aws:iam::{ACCOUNT}:role/monitoring"}
     blue.members = [member]
     deployment = SimpleNamespace(clusters=(blue, green), blues=[member], greens=[copy])
     rds = SimpleNamespace(
