@@ -64,7 +64,8 @@ def _counted(rotation: Rotation, now: datetime) -> Decommission:
 
 def _first_stage(rotation: Rotation) -> Literal["end-deployment", "early", "snapshot"]:
     _, database = rotation.planned()
-    if rotation.deployment is not None and database.is_cluster:
+    stands = database.is_cluster or (rotation.verification is not None and rotation.verification.leftovers)
+    if rotation.deployment is not None and stands:
         return "end-deployment"
     return "early" if rotation.capture is not None or rotation.pre_copy is not None else "snapshot"
 
@@ -72,8 +73,8 @@ def _first_stage(rotation: Rotation) -> Literal["end-deployment", "early", "snap
 def _end_deployment(rotation: Rotation, progress: Decommission, source: Instance | None, ports: Ports) -> Decommission:
     """Before anything of the source is removed: RDS deletes no member of a deployment.
 
-    Written down first: from here on RDS lets sessions write to the source. What they write before the snapshot is in
-    that. A deployment that somebody has deleted is gone, and what RDS refuses is asked for again.
+    Written down first: from here on RDS lets sessions write to the source, if that is a cluster. What they write before
+    the snapshot is in that. A deployment that somebody has deleted is gone, and what RDS refuses is asked for again.
     """
     ports.ledger.record(rotation.having(decommission=progress))
     left = switchover.left_of(rotation.deployed(), ports)

@@ -56,7 +56,8 @@ _WHAT_TO_DO: Mapping[Moment, str] = {
     Moment.UNDECIDED: "Make the target reachable: the rotation looks again by itself and finishes. If `execution` has "
     "ended, read `failure`, and start the rotation of the same database again. Open neither side by hand, and delete "
     "neither: applications may have written to the target.",
-    Moment.CUT_OVER: "Watch the applications. The source stays, closed to writes, until the grace period ends.",
+    Moment.CUT_OVER: "Watch the applications. The source stays, closed to writes, until the grace period ends. "
+    "`leftovers`, if any, the rotation tries again then.",
     Moment.ATTENTION: "Applications write to the target if `released` is set, else to the source. Read `failure`, then "
     "start the rotation of the same database again: it takes up this one.",
     Moment.COMPLETED: "Nothing. If `old_key.verdict` is kept, `users` says who still needs the old key. Old keys "
@@ -113,6 +114,7 @@ def message_of(rotation: Rotation, moment: Moment) -> dict[str, Any]:
         "leftovers": [
             *(undo.leftovers if undo else ()),
             *(rotation.connectivity.leftovers if rotation.connectivity else ()),
+            *(rotation.verification.leftovers if rotation.verification and moment is not Moment.COMPLETED else ()),
         ],
         "what_to_do": _what_to_do(rotation, moment),
         "evidence": rotation.verification.evidence if rotation.verification else {},

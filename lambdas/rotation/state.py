@@ -390,6 +390,8 @@ class Verification(_Part):
 
     complete: bool
     pending: tuple[str, ...] = ()
+    leftovers: tuple[str, ...] = ()
+    """Commands for what this step may not do. Decommission does it in its place, and waits until it is done."""
     started_at: AwareDatetime
     observed_at: AwareDatetime
     evidence: dict[str, Any] = {}

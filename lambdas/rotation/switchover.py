@@ -60,8 +60,10 @@ def _is_still_called(primary: Member, ports: Ports) -> bool:
 def left_of(deployment: Deployment, ports: Ports) -> str | None:
     """Asks for its end, without its target: that is production now. None when nothing of it is left."""
     live = ports.blue_green.describe(deployment.name)
-    if live is None:
-        return None
+    return None if live is None else ended(live, ports)
+
+
+def ended(live: BlueGreenDeployment, ports: Ports) -> str:
     if live.status != DELETING:
         ports.blue_green.request_deletion(live.identifier, with_target=False)
     return f"{live.name} is to be deleted (it is {live.status})"

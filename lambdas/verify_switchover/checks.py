@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from lambdas.rotation import databases, switchover
+from lambdas.rotation.errors import AccessRefused, AwsRefused
 from lambdas.rotation.ports import Instance, Ports
 from lambdas.rotation.state import Member, Rotation
 
@@ -10,15 +11,28 @@ NOT_COMPARED = ("Performance Insights key",)
 """RDS copies Performance Insights with the key that it has."""
 
 
-def deployment(rotation: Rotation, ports: Ports) -> str | None:
+def deployment(rotation: Rotation, ports: Ports) -> tuple[str | None, tuple[str, ...]]:
     """That of an instance is to go: its end changes nothing there, and RDS deletes none of its members before it.
+
+    Second, what is left over of it: RDS may ask whoever ends a deployment for the right to delete its members (RDS User
+    Guide: authorizing access to blue/green deployments), which are production here. Decommission, which may delete the
+    former one, asks again.
 
     That of a cluster stays until Decommission: only as long as there is one does RDS keep the former production from
     being written to (Aurora User Guide: deleting a blue/green deployment). Whoever comes by a stale address would
     commit there, and lose it.
     """
     _, source = rotation.planned()
-    return None if source.is_cluster else switchover.left_of(rotation.deployed(), ports)
+    if source.is_cluster:
+        return None, ()
+    live = ports.blue_green.describe(rotation.deployed().name)
+    if live is None:
+        return None, ()
+    try:
+        return switchover.ended(live, ports), ()
+    except (AccessRefused, AwsRefused) as refused:
+        command = f"aws rds delete-blue-green-deployment --blue-green-deployment-identifier {live.identifier}"
+        return None, (f"{command}  # without --delete-target; Decommission asks again. {refused}",)
 
 
 def names_are_exchanged(one: Member, source: Instance | None, target: Instance | None) -> Iterator[str | None]:

@@ -22,7 +22,8 @@ def verify_switchover(rotation: Rotation, ports: Ports) -> Rotation:
     """Look once; what is not yet as it should be is ``pending``, and the state machine comes again.
 
     First lets the base name lead to the target, and the opt-in. Then, of an instance, asks RDS to delete the
-    deployment, which keeps both sides; that of a cluster stays. Logs in to no database. Idempotent.
+    deployment, which keeps both sides; one that it may not delete is left over, with the command. That of a cluster
+    stays. Logs in to no database. Idempotent.
 
     Raises:
         VerificationFailed: terminal; something stays wrong for 30 minutes, or the target is gone. Nothing is undone;
@@ -41,30 +42,35 @@ def verify_switchover(rotation: Rotation, ports: Ports) -> Rotation:
     advance(rotation, ports)
     # Tags go by name: before RDS shows both sides as they are called now, those of the source would be production's.
     pending = [reason for side in sides for reason in checks.names_are_exchanged(*side)]
+    leftovers: tuple[str, ...] = ()
     if not any(pending):
-        pending = _handed_over(rotation, sides, ports)
+        pending, leftovers = _handed_over(rotation, sides, ports)
     verification = Verification(
         complete=not any(pending),
         pending=tuple(reason for reason in pending if reason),
+        leftovers=leftovers,
         started_at=rotation.started_at_or(rotation.verification, now),
         observed_at=now,
         evidence=_evidence(rotation, [(source, target) for _, source, target in sides]),
     )
     if not verification.complete and now - verification.started_at > PATIENCE:
         raise VerificationFailed("; ".join(verification.pending))
-    logger.info("verified" if verification.complete else "not verified yet", pending=verification.pending)
+    logger.info(
+        "verified" if verification.complete else "not verified yet", pending=verification.pending, left=leftovers
+    )
     grace_ends_at = release.released_at + timedelta(days=plan.grace_days)
     return rotation.having(verification=verification, grace_ends_at=grace_ends_at, failure=None)
 
 
-def _handed_over(rotation: Rotation, sides: Sequence[Side], ports: Ports) -> list[str | None]:
-    """Hand over what is left to hand over, and say what is not yet as it should be."""
+def _handed_over(rotation: Rotation, sides: Sequence[Side], ports: Ports) -> tuple[list[str | None], tuple[str, ...]]:
+    """Hand over what is left to hand over, and say what is not yet as it should be, and what stays so."""
     for _, source, target in sides:
         assert target is not None
         move_opt_in(rotation, source, target, ports)
         _remember(rotation, source, target, ports)
+    deployment, leftovers = checks.deployment(rotation, ports)
     reasons = (reason for side in sides for reason in checks.member(rotation, *side, ports))
-    return [checks.deployment(rotation, ports), *reasons]
+    return [deployment, *reasons], leftovers
 
 
 def _sides(member: Member, rotation: Rotation, ports: Ports) -> tuple[Instance | None, Instance | None]:

@@ -86,6 +86,20 @@ FORWARD = [
         ends="forward",
         error="StoppedByHand",
     ),
+    # RDS may ask whoever ends a deployment for the right to delete its members, production among them.
+    Scenario(
+        "bg-end-denied",
+        (
+            {
+                "kind": "error-before",
+                "function": "verify-switchover",
+                "call": "rds.DeleteBlueGreenDeployment",
+                "onwards": True,
+                "code": "AccessDenied",
+            },
+        ),
+        ends="forward",
+    ),
 ]
 BACK = [
     Scenario(

@@ -592,6 +592,7 @@ GOES_ON_AND_TELLS: Mapping[str, tuple[str, ...]] = {
         "rds:DescribeDBClusters", "rds:DescribeDBInstances", "rds:ModifyDBCluster", "rds:ModifyDBInstance",
         "rds:RemoveTagsFromResource",
     ),
+    "VerifySwitchover": ("rds:DeleteBlueGreenDeployment",),  # Decommission has it done
     "ScheduleKeyDeletion": QUESTIONS,
     "DiscardNewKey": (*QUESTIONS, "kms:DeleteAlias", "kms:ScheduleKeyDeletion"),
 }  # fmt: skip

@@ -27,8 +27,9 @@ from lambdas.rotation.errors import (
     WrongKey,
 )
 from lambdas.rotation.names import DECOMMISSION_TAG, DEPLOYMENT_TAG, GREEN_TAG, RELEASED_TAG, ROTATION_ID_TAG
+from lambdas.rotation.notification import message_of
 from lambdas.rotation.ports import Instance
-from lambdas.rotation.state import Finding, Key, Rotation, Undo
+from lambdas.rotation.state import Finding, Key, Moment, Rotation, Undo
 from lambdas.rotation.step import metrics
 from lambdas.rotation.switchover import COMPLETED, SHOWN_WITHIN, UNDER_WAY, serving
 from lambdas.rotation.undoing import PAGE_AFTER, SLOWEST_FUNCTION
@@ -929,6 +930,46 @@ def test_the_cutover_is_verified_and_the_deployment_ended() -> None:
     assert ports.ledger.successor(SOURCE) == rotation.synced_target().resource_id
     assert "blue_green.request_deletion bgd-1 with_target=False" in ports.calls
     assert DELETION not in ports.calls
+
+
+@pytest.mark.parametrize("refusal", [AccessRefused("rds:DeleteDBInstance"), AwsRefused("no", "SomethingElse")])
+def test_a_deployment_that_may_not_be_ended_is_left_to_decommission(refusal: Exception) -> None:
+    """RDS may ask for the right to delete its members, which this step must not have: they are production."""
+    ports = ports_of()
+    rotation = visit(wait_for_switchover, switched(ports), ports)
+    ports.fail("blue_green.request_deletion", refusal)
+
+    rotation = visit(verify_switchover, rotation, ports)
+
+    assert complete(rotation)
+    [leftover] = message_of(rotation, Moment.CUT_OVER)["leftovers"]
+    assert leftover.startswith("aws rds delete-blue-green-deployment --blue-green-deployment-identifier bgd-1  # ")
+    assert "--delete-target" not in leftover.partition("#")[0]
+    assert str(refusal) in leftover
+
+    ports.clock.advance(8 * 86400)
+    ports.calls.clear()
+    for _ in range(30):
+        rotation = visit(decommission, rotation, ports)
+        for snapshot in ports.rds.snapshots.values():
+            snapshot["Status"] = "available"
+
+    assert rotation.decommission is not None
+    assert rotation.decommission.complete
+    assert (set(ports.rds.instances), ports.blue_green.live) == ({SOURCE}, None)
+    deeds = [call for call in ports.calls if "request_" in call]
+    assert deeds[0] == "blue_green.request_deletion bgd-1 with_target=False", "RDS deletes none of its members before"
+    assert message_of(rotation, Moment.COMPLETED)["leftovers"] == []
+
+
+def test_a_deployment_that_may_not_be_looked_at_is_no_leftover() -> None:
+    """Nothing is known of it then."""
+    ports = ports_of()
+    rotation = switched(ports)
+    ports.fail("blue_green.describe", AccessRefused("rds:DescribeBlueGreenDeployments"))
+
+    with pytest.raises(AccessRefused):
+        visit(verify_switchover, rotation, ports)
 
 
 def complete(rotation: Rotation) -> bool:
