@@ -29,6 +29,10 @@ NOT_MARKED_FOR_REMOVAL: Conditions = {"Null": {f"aws:ResourceTag/{DECOMMISSION_T
 WITHOUT_THE_MARK: Conditions = {"ForAllValues:StringNotLike": {"aws:TagKeys": [DECOMMISSION_TAG]}}
 NEVER_RELEASED: Conditions = {"Null": {f"aws:ResourceTag/{RELEASED_TAG}": "true"}}
 IN_A_DEPLOYMENT: Conditions = {"Null": {f"aws:ResourceTag/{DEPLOYMENT_TAG}": "false"}}
+TAGGED_LIKE_BLUE: Conditions = {  # in a deployment, with all else that an owner has set, and removable by nobody
+    "Null": {f"aws:RequestTag/{DEPLOYMENT_TAG}": "false"},
+    "ForAllValues:StringNotLike": {"aws:TagKeys": [DECOMMISSION_TAG, GREEN_TAG]},
+}
 ABOUT_TO_BE_ISOLATED: Conditions = {"Null": {f"aws:ResourceTag/{NETWORK_FENCE_TAG}": "false"}}
 NOT_PRODUCTION: Conditions = {"Null": {f"aws:ResourceTag/{GREEN_TAG}": "false"}}
 NOBODYS_NAME: Conditions = {  # every database has each of these, whoever's it is
@@ -290,8 +294,8 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
         allow("route53:GetHostedZone", on=zones),
         allow("route53:ListHostedZonesByName", on="*"),  # no resource-level permissions
     )
-    # CreateBlueGreenDeployment passes it to another service than the one that assumes it; AWS does not say to which (seen
-    # by others in 2026: mitodl/ol-infrastructure, pull requests 5830, 5874 and 5875).
+    # CreateBlueGreenDeployment passes it to another service than the one that assumes it; AWS does not say to which
+    # (seen by others in 2026: mitodl/ol-infrastructure, pull requests 5830, 5874 and 5875).
     to_monitor = passed_to("monitoring.rds", "rds")
     pass_monitoring_role = allow("iam:PassRole", on=config.monitoring_role_arns, when=to_monitor)
     pass_associated_role = allow("iam:PassRole", on=config.associated_role_arns, when=passed_to("rds"))
@@ -638,7 +642,8 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 see_db,
                 see_cluster,
                 see_deployments,
-                allow("rds:AddTagsToResource", on=any_member, when=only_tags(DEPLOYMENT_TAG)),
+                # Of blue, and of green, which gets blue's tags, if RDS asks for that.
+                allow("rds:AddTagsToResource", on=any_member, when=TAGGED_LIKE_BLUE),
                 allow(
                     "rds:CreateBlueGreenDeployment",
                     on=(any_deployment, *any_member, pg, cluster_pg),

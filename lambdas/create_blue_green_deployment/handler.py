@@ -1,7 +1,7 @@
 """CreateBlueGreenDeployment: ask RDS for a copy of the source and of all that belongs to it, under the new key."""
 
 from lambdas.rotation import databases, names
-from lambdas.rotation.errors import UnknownDatabase
+from lambdas.rotation.errors import AwsUnavailable, UnknownDatabase
 from lambdas.rotation.ports import Instance, Ports
 from lambdas.rotation.state import Deployment, Member, Rotation
 from lambdas.rotation.step import logger, step
@@ -16,6 +16,7 @@ def create_blue_green_deployment(rotation: Rotation, ports: Ports) -> Rotation:
 
     Raises:
         DeploymentRefused, NameTaken, AwsRefused: terminal; the source serves as before.
+        AwsUnavailable: retryable; also when RDS does not show the tag yet that the right to copy a member hangs on.
     """
     plan, database = rotation.planned()
     key = rotation.keyed()
@@ -33,15 +34,22 @@ def create_blue_green_deployment(rotation: Rotation, ports: Ports) -> Rotation:
     deployment = rotation.deployed()
     # Written down before the call: whatever becomes of its answer, a rollback has to look for this deployment.
     ports.ledger.record(rotation)
-    for instance in members:
-        # Before it: green gets blue's tags, and what may be switched over is told by this one.
-        if instance.tags.get(names.DEPLOYMENT_TAG) != rotation.rotation_id:
-            ports.rds.set_tags(instance.database.arn, {names.DEPLOYMENT_TAG: rotation.rotation_id})
+    # Before it: green gets blue's tags, and what may be copied and switched over is told by this one.
+    unmarked = [instance for instance in members if not _is_marked(instance, rotation)]
+    for instance in unmarked:
+        ports.rds.set_tags(instance.database.arn, {names.DEPLOYMENT_TAG: rotation.rotation_id})
+    for instance in unmarked:
+        if not _is_marked(databases.by_resource_id(instance.database.resource_id, ports), rotation):
+            raise AwsUnavailable(f"RDS does not show {names.DEPLOYMENT_TAG} on {instance.database.identifier} yet")
     keyed = deployment.members[:1] if database.is_cluster else deployment.members
     keys = {member.source_arn: key.arn for member in keyed}
     ports.blue_green.request(deployment.name, members, keys, names.our_tags(plan.base_name, rotation.rotation_id))
     logger.info("deployment requested", deployment=deployment.name, members=list(keys), new_key=key.arn)
     return rotation
+
+
+def _is_marked(instance: Instance | None, rotation: Rotation) -> bool:
+    return instance is not None and instance.tags.get(names.DEPLOYMENT_TAG) == rotation.rotation_id
 
 
 def _followers(source: Instance, rotation: Rotation, ports: Ports) -> list[Instance]:

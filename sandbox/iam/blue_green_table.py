@@ -34,18 +34,28 @@ def _create(call: Call) -> Iterator[Check]:
         return
     for resource in (source, _green_of(source)):
         yield Check("rds:CreateDBInstanceReadReplica", resource, blue)
+    for arn in (source, *call.inventory.db_replicas(source)):
+        yield _tagged_like(call, arn)
 
 
 def _create_green_cluster(call: Call, source: str, context: dict[str, str | list[str]]) -> Iterator[Check]:
     blue, green = context | _facts_of(call, source), _green_of(source)
     yield Check("rds:CreateDBCluster", green, blue)
+    yield _tagged_like(call, source)
     # One for every custom endpoint; asked whether there are any or not.
     for resource in (green, call.here("cluster-endpoint:new")):
         yield Check("rds:CreateDBClusterEndpoint", resource, blue)
     for member in call.inventory.db_cluster_members(source):
         of_member = context | _facts_of(call, member)
         yield Check("rds:CreateDBInstance", _green_of(member), of_member)
+        yield _tagged_like(call, member)
         yield Check("rds:CreateDBInstance", green, blue)
+
+
+def _tagged_like(call: Call, blue: str) -> Check:
+    """AWS lists the tagging action without saying of what: here green, with all of blue's tags."""
+    tags = call.inventory.tags(blue)
+    return Check("rds:AddTagsToResource", _green_of(blue), request_tags(tags, "rds"))
 
 
 def _facts_of(call: Call, arn: str) -> dict[str, Any]:

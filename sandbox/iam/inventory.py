@@ -116,6 +116,10 @@ class Inventory:
         cluster = self.db_cluster(identifier)
         return [] if cluster is None else [str(member.arn) for member in cluster.members]
 
+    def db_replicas(self, identifier: str) -> list[str]:
+        """The ARNs of an instance's replicas; none of one that does not exist."""
+        return [str(replica.arn) for replica in getattr(self.db_instance(identifier), "replicas", ())]
+
     def monitored_with(self, identifier: str) -> list[Any]:
         """What has a monitoring role: an instance and its replicas, or a cluster's instances."""
         found = self.db_cluster(identifier) if _kind(identifier) == "cluster" else self.db_instance(identifier)

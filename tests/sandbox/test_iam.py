@@ -307,7 +307,7 @@ OF_CLUSTERS = {
         "rds:CreateDBCluster": {"cluster:c-green-000000"},
         "rds:CreateDBInstance": {"db:m-green-000000", "cluster:c-green-000000"},
         "rds:CreateDBClusterEndpoint": {"cluster:c-green-000000", "cluster-endpoint:new"},
-        "rds:AddTagsToResource": {"deployment:bgd-new"},
+        "rds:AddTagsToResource": {"deployment:bgd-new", "cluster:c-green-000000", "db:m-green-000000"},
         "iam:PassRole": {"role/monitoring"},
     },
     "SwitchoverBlueGreenDeployment": {
@@ -351,7 +351,9 @@ def test_what_a_deployment_of_a_cluster_needs_beside_its_own_permission(operatio
     assert {action: resources for action, resources in asked.items() if action != own.action} == OF_CLUSTERS[operation]
     if operation == "CreateBlueGreenDeployment":
         greens = [check for check in others if "green" in check.resource]
-        assert {check.context["aws:ResourceTag/team"] for check in greens} == {"a"}, "green has blue's tags"
+        key = {True: "aws:RequestTag/team", False: "aws:ResourceTag/team"}
+        had = {check.context[key[check.action == "rds:AddTagsToResource"]] for check in greens}
+        assert had == {"a"}, "green has blue's tags"
 
 
 def _fits(pattern: str, arn: str) -> bool:

@@ -133,6 +133,23 @@ def test_a_deployment_whose_answer_got_lost_is_adopted() -> None:
     assert 1 == sum(call.startswith("blue_green.request ") for call in ports.calls)
 
 
+def test_no_deployment_is_asked_for_before_the_tag_that_allows_it_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The right to copy a member is bound to a tag that is set a moment before."""
+    ports = ports_of(replica=True)
+    rotation, set_tags = keyed(ports), ports.rds.set_tags
+    asked: list[str] = []
+    monkeypatch.setattr(ports.rds, "set_tags", lambda arn, tags: asked.append(arn))
+    with pytest.raises(AwsUnavailable, match=f"does not show {DEPLOYMENT_TAG} on {SOURCE} yet"):
+        visit(create_blue_green_deployment, rotation, ports)
+    assert ([], 2) == ([call for call in ports.calls if call.startswith("blue_green.request")], len(asked))
+    for arn in asked:
+        set_tags(arn, {DEPLOYMENT_TAG: ROTATION_ID})
+
+    visit(create_blue_green_deployment, rotation, ports)
+
+    assert (1, 2) == (sum(call.startswith("blue_green.request ") for call in ports.calls), len(asked))
+
+
 def test_its_name_is_in_the_journal_before_rds_is_asked() -> None:
     """Else nobody would look for a deployment of which nobody heard."""
     ports = ports_of()
