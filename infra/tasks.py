@@ -212,6 +212,8 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
 
     # RDS names a deployment and its green members itself, and IAM takes no partial names for them.
     any_deployment = config.arn("rds", "deployment:*")
+    # Green has the deployment's tag from blue. Who could give any database both could remove any.
+    mark_green = allow("rds:AddTagsToResource", on=any_member, when=all_of(only_tags(GREEN_TAG), IN_A_DEPLOYMENT))
 
     # Of a network fence, which not every stack has.
     anywhere_fenced = "*" if config.network_fence else ()  # of what has no resource-level permissions
@@ -668,7 +670,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 see_db,
                 see_cluster,
                 see_deployments,
-                allow("rds:AddTagsToResource", on=any_member, when=only_tags(DEPLOYMENT_TAG, GREEN_TAG)),
+                mark_green,
                 allow("rds:ModifyDBInstance", on=any_db, when=NOT_PRODUCTION),
                 allow("rds:ModifyDBInstance", on=groups),
                 allow("rds:AddRoleToDBInstance", on=any_db, when=NOT_PRODUCTION),
@@ -883,7 +885,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 see_db,
                 see_cluster,
                 see_deployments,
-                allow("rds:AddTagsToResource", on=any_member, when=only_tags(GREEN_TAG)),
+                mark_green,
                 allow("rds:RemoveTagsFromResource", on=any_member, when=only_tags(DEPLOYMENT_TAG)),
                 allow("rds:DeleteBlueGreenDeployment", on=any_deployment, when=MADE_BY_A_ROTATION),
                 # RDS gives green blue's tags when it becomes production: then it has this one no more.

@@ -60,10 +60,12 @@ def _ready(rotation: Rotation, member: Member, target: Instance, ports: Ports) -
 
 
 def _mark(rotation: Rotation, target: Instance, ports: Ports) -> None:
-    """So that permissions can tell it from production; RDS takes the mark of green away when it becomes that."""
-    wanted = {names.DEPLOYMENT_TAG: rotation.rotation_id, names.GREEN_TAG: rotation.rotation_id}
-    if missing := {name: value for name, value in wanted.items() if target.tags.get(name) != value}:
-        ports.rds.set_tags(target.database.arn, missing)
+    """So that permissions can tell it from production; RDS takes the mark of green away when it becomes that.
+
+    Allowed only of what has the deployment's tag, which green has from blue.
+    """
+    if target.tags.get(names.GREEN_TAG) != rotation.rotation_id:
+        ports.rds.set_tags(target.database.arn, {names.GREEN_TAG: rotation.rotation_id})
 
 
 def _settings(source: Instance, target: Instance, ports: Ports) -> list[str]:
