@@ -28,6 +28,7 @@ MARKED_FOR_REMOVAL: Conditions = {"Null": {f"aws:ResourceTag/{DECOMMISSION_TAG}"
 NOT_MARKED_FOR_REMOVAL: Conditions = {"Null": {f"aws:ResourceTag/{DECOMMISSION_TAG}": "true"}}
 WITHOUT_THE_MARK: Conditions = {"ForAllValues:StringNotLike": {"aws:TagKeys": [DECOMMISSION_TAG]}}
 NEVER_RELEASED: Conditions = {"Null": {f"aws:ResourceTag/{RELEASED_TAG}": "true"}}
+UNRELEASED: Conditions = {"Null": {**MADE_BY_A_ROTATION["Null"], **NEVER_RELEASED["Null"]}}
 IN_A_DEPLOYMENT: Conditions = {"Null": {f"aws:ResourceTag/{DEPLOYMENT_TAG}": "false"}}
 TAGGED_LIKE_BLUE: Conditions = {  # in a deployment, with all else that an owner has set, and removable by nobody
     "Null": {f"aws:RequestTag/{DEPLOYMENT_TAG}": "false"},
@@ -178,6 +179,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
     """Every Task of this environment. Grants on things that the configuration does not list are left out."""
     # Databases, snapshots and keys take part by tag, so their names are not known here; ours are told by name and tag.
     any_db, our_db = config.arn("rds", "db:*"), config.arn("rds", "db:*-rot-*")
+    successors = config.arn("rds", "db:*-rot-*-replica")
     any_snapshot, our_snapshot = config.arn("rds", "snapshot:*"), config.arn("rds", "snapshot:*-rot-*")
     any_cluster, our_cluster = config.arn("rds", "cluster:*"), config.arn("rds", "cluster:*-rot-*")
     interim_cluster = config.arn("rds", "cluster:*-rot-*-interim")
@@ -301,14 +303,17 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
     to_monitor = passed_to("monitoring.rds", "rds")
     pass_monitoring_role = allow("iam:PassRole", on=config.monitoring_role_arns, when=to_monitor)
     pass_associated_role = allow("iam:PassRole", on=config.associated_role_arns, when=passed_to("rds"))
-    repair_settings = (
-        allow("rds:ModifyDBInstance", on=our_db, when=MADE_BY_A_ROTATION),
-        allow("rds:ModifyDBInstance", on=groups),
-        allow("rds:AddRoleToDBInstance", on=our_db, when=MADE_BY_A_ROTATION),
-        allow("rds:AddTagsToResource", on=our_db, when=all_of(MADE_BY_A_ROTATION, NONE_OF_OUR_TAGS)),
-        pass_monitoring_role,
-        pass_associated_role,
-    )
+
+    def repair_settings(of: str, which: Conditions) -> tuple[Grant, ...]:
+        return (
+            allow("rds:ModifyDBInstance", on=of, when=which),
+            allow("rds:ModifyDBInstance", on=groups),
+            allow("rds:AddRoleToDBInstance", on=of, when=which),
+            allow("rds:AddTagsToResource", on=of, when=all_of(which, NONE_OF_OUR_TAGS)),
+            pass_monitoring_role,
+            pass_associated_role,
+        )
+
     take_snapshot = (
         allow("rds:CreateDBSnapshot", on=(any_db, our_snapshot), when=TAGGED_BY_THIS_CALL),
         allow("rds:AddTagsToResource", on=our_snapshot, when=TAGGED_BY_THIS_CALL),
@@ -429,7 +434,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 journal,
                 see_db,
                 see_snapshots,
-                *repair_settings,
+                *repair_settings(our_db, UNRELEASED),
                 *log_in,
             ),
             connects_to_databases=True,
@@ -477,7 +482,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
             (
                 journal,
                 see_db,
-                allow("rds:PromoteReadReplica", on=our_db, when=MADE_BY_A_ROTATION),
+                allow("rds:PromoteReadReplica", on=our_db, when=UNRELEASED),
                 *log_in,
                 see_recovery,
                 *set_recovery,
@@ -524,9 +529,9 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 end_recovery,
                 # Behind a network fence RDS opens the target.
                 allow("rds:DescribeDBInstances", on=fenced_db),
-                allow("rds:ModifyDBInstance", on=its_target, when=all_of(MADE_BY_A_ROTATION, NEVER_RELEASED)),
+                allow("rds:ModifyDBInstance", on=its_target, when=UNRELEASED),
                 allow("rds:DescribeDBClusters", on=fenced_cluster),
-                allow("rds:ModifyDBCluster", on=its_target_cluster, when=all_of(MADE_BY_A_ROTATION, NEVER_RELEASED)),
+                allow("rds:ModifyDBCluster", on=its_target_cluster, when=UNRELEASED),
             ),
             connects_to_databases=True,
         ),
@@ -551,7 +556,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 journal,
                 see_db,
                 # From where it has to catch up is in its log, and nowhere else.
-                allow("rds:DescribeDBLogFiles", "rds:DownloadDBLogFilePortion", on=our_db, when=MADE_BY_A_ROTATION),
+                allow("rds:DescribeDBLogFiles", "rds:DownloadDBLogFilePortion", on=our_db, when=UNRELEASED),
                 *log_in,
             ),
             connects_to_databases=True,
@@ -617,7 +622,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
             (
                 journal,
                 see_db,
-                *repair_settings,
+                *repair_settings(our_db, UNRELEASED),
                 # RDS makes it for a master password that it manages (RDS User Guide: Secrets Manager integration).
                 allow("secretsmanager:CreateSecret", "secretsmanager:TagResource", on=managed_secrets),
                 *lend_key_to_rds,
@@ -625,11 +630,11 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 see_isolation,
                 # Of a cluster, which is restored without instances.
                 see_cluster,
-                allow("rds:ModifyDBCluster", on=our_cluster, when=MADE_BY_A_ROTATION),
+                allow("rds:ModifyDBCluster", on=our_cluster, when=UNRELEASED),
                 allow("rds:ModifyDBCluster", on=cluster_pg),
                 allow("rds:ModifyDBInstance", on=its_instances, when=NEVER_RELEASED),
-                allow("rds:AddRoleToDBCluster", on=our_cluster, when=MADE_BY_A_ROTATION),
-                allow("rds:AddTagsToResource", on=our_cluster, when=all_of(MADE_BY_A_ROTATION, NONE_OF_OUR_TAGS)),
+                allow("rds:AddRoleToDBCluster", on=our_cluster, when=UNRELEASED),
+                allow("rds:AddTagsToResource", on=our_cluster, when=all_of(UNRELEASED, NONE_OF_OUR_TAGS)),
                 allow("rds:CreateDBInstance", on=(our_db, our_cluster, *groups), when=TAGGED_BY_THIS_CALL),
                 allow("rds:AddTagsToResource", on=our_db, when=TAGGED_BY_THIS_CALL),
             ),
@@ -755,7 +760,8 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                     when=all_of(TAGGED_BY_THIS_CALL, NOT_MARKED_FOR_REMOVAL, WITHOUT_THE_MARK),
                 ),
                 *lend_key_to_rds,
-                *repair_settings,
+                # Released before it takes the name of what it replaces.
+                *repair_settings(successors, MADE_BY_A_ROTATION),
                 allow("rds:AddTagsToResource", on=our_db, when=all_of(MADE_BY_A_ROTATION, only_tags(RELEASED_TAG))),
                 allow("rds:RemoveTagsFromResource", on=any_db, when=only_tags("key-rotation:*")),
                 allow("rds:RemoveTagsFromResource", on=any_db, when=only_tags(DECOMMISSION_TAG)),
@@ -766,7 +772,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 allow("rds:ModifyDBInstance", on=any_db, when=MARKED_FOR_REMOVAL),
                 allow("rds:ModifyDBInstance", on=any_db, when=NOBODYS_NAME),
                 # What was made for a replica that is gone by then, and has no readers.
-                allow("rds:DeleteDBInstance", on=our_db, when=all_of(MADE_BY_A_ROTATION, NEVER_RELEASED)),
+                allow("rds:DeleteDBInstance", on=our_db, when=UNRELEASED),
             ),
             timeout_seconds=60,
         ),
@@ -913,7 +919,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                     "rds:ModifyDBInstance",
                     "rds:DeleteDBInstance",
                     on=our_db,
-                    when=all_of(MADE_BY_A_ROTATION, NEVER_RELEASED),
+                    when=UNRELEASED,
                 ),
                 # Of a cluster.
                 see_cluster,
@@ -923,7 +929,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                     "rds:ModifyDBCluster",
                     "rds:DeleteDBCluster",
                     on=our_cluster,
-                    when=all_of(MADE_BY_A_ROTATION, NEVER_RELEASED),
+                    when=UNRELEASED,
                 ),
                 allow("rds:ModifyDBInstance", "rds:DeleteDBInstance", on=its_instances, when=NEVER_RELEASED),
             ),

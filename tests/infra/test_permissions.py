@@ -360,6 +360,35 @@ def test_who_gives_a_database_a_tag_neither_changes_nor_removes_what_has_it(task
             assert not tags_of_resource(grant) <= given, f"{grant.actions} of whatever it has given {given}"
 
 
+MAY_CHANGE_WHAT_WAS_RELEASED = {"RebuildReplicas": ":db:*-rot-*-replica"}
+"""A successor is released right before its rename. It has that name until then, and no production database has."""
+
+
+@pytest.mark.parametrize("task", ROWS, ids=lambda task: task.state_name)
+def test_what_is_granted_on_targets_ends_with_their_release(task: Task) -> None:
+    """Every database that was ever rotated is called and tagged like a target: it is production, and not this step's.
+
+    What RDS makes with a Multi-AZ DB cluster has no tag of ours before, and the same mark afterwards.
+    """
+    for grant in task.grants:
+        changes = [one for one in grant.actions if re.match(r"rds:(Modify|Promote|Reboot|AddRoleTo|Download)", one)]
+        targets = [one for one in grant.resources if re.search(r":(db|cluster):\*-rot-\*(?!.*-interim)", one)]
+        if not changes or not targets or task.state_name in MAY_CHANGE_WHAT_WAS_RELEASED:
+            continue
+        assert grant.conditions["Null"].get(f"aws:ResourceTag/{RELEASED_TAG}") == "true", f"{changes} on {targets}"
+
+
+@pytest.mark.parametrize("state_name, named", MAY_CHANGE_WHAT_WAS_RELEASED.items())
+def test_what_may_change_released_databases_knows_them_by_name(state_name: str, named: str) -> None:
+    (task,) = [task for task in ROWS if task.state_name == state_name]
+    on = {one for grant in task.grants if "rds:ModifyDBInstance" in grant.actions for one in grant.resources}
+
+    assert {one.partition(":123456789012")[2] for one in on if "-rot-" in one} == {named}
+    successor = names.successor_identifier("reports", "10c59dbe")
+    assert fnmatchcase(f":db:{successor}", named)
+    assert not fnmatchcase(f":db:{names.target_identifier('orders', '10c59dbe')}", named)
+
+
 def test_a_role_is_passed_to_the_service_that_assumes_it() -> None:
     """The monitoring role of an instance is CloudWatch's way in, an associated one RDS's own way out.
 
