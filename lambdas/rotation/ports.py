@@ -399,7 +399,7 @@ class Watchers:
     alarms: tuple[str, ...] = ()
     dashboards: tuple[str, ...] = ()
     unseen: int = 0
-    """Alarms and dashboards that were not looked at, because there are so many; at least so many."""
+    """Alarms and dashboards that were not looked at, because that would take too long; at least so many."""
 
 
 class Dns(Protocol):

@@ -1,6 +1,6 @@
 """StartRotation: resolve the database, make the plan, take the lock, open the ledger entry. Or take up what is left."""
 
-from lambdas.rotation.errors import AccessRefused, AwsRefused, RotationInProgress
+from lambdas.rotation.errors import AccessRefused, AwsRefused, AwsUnavailable, RotationInProgress
 from lambdas.rotation.names import rotation_id_of
 from lambdas.rotation.policy import plan_of, recovered_execution, requested_database
 from lambdas.rotation.ports import Instance, Ports
@@ -101,7 +101,7 @@ def _watchers(identifier: str, ports: Ports) -> tuple[Finding, ...]:
     """Warnings only: a question about them that is not answered keeps nobody from rotating."""
     try:
         watchers = ports.monitoring.watchers_of(identifier)
-    except (AccessRefused, AwsRefused) as refused:
+    except (AccessRefused, AwsRefused, AwsUnavailable) as refused:
         return (
             Finding(
                 name="WatchersUnknown",

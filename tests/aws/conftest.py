@@ -27,7 +27,7 @@ def moto() -> Iterator[None]:
 
 
 def _forget_clients() -> None:
-    for make in (client.client, client.client_that_asks_once, client.table):
+    for make in (client.client, client.client_that_asks_once, client.client_in_a_hurry, client.table):
         make.cache_clear()
 
 

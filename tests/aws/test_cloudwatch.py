@@ -1,12 +1,13 @@
 """Whoever watches the source by its name sees nothing of the target; a dry run says who that is."""
 
 import json
+from itertools import chain, repeat
 from typing import Any
 
 import pytest
 
 from lambdas.rotation.aws import cloudwatch
-from lambdas.rotation.aws.client import client
+from lambdas.rotation.aws.client import client, client_in_a_hurry
 from lambdas.rotation.aws.cloudwatch import CloudWatch
 from lambdas.rotation.ports import Watchers
 
@@ -72,3 +73,30 @@ def test_says_what_it_did_not_look_at(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = CloudWatch().watchers_of("orders")
 
     assert (("cpu-0",), ("shop-0",), 3) == (seen.alarms, seen.dashboards, seen.unseen)
+
+
+@pytest.mark.parametrize(
+    ("calls_in_time", "alarms", "dashboards", "unseen"),
+    [(0, ("cpu",), (), 1), (1, ("cpu",), (), 2), (2, ("cpu",), (), 2), (3, ("cpu",), ("shop-0",), 1)],
+)
+def test_stops_after_a_few_seconds(
+    monkeypatch: pytest.MonkeyPatch, calls_in_time: int, alarms: tuple[str], dashboards: tuple[str], unseen: int
+) -> None:
+    """A function has 25 seconds for all that it does, and this is worth a few of them."""
+    simple("cpu", "orders")
+    for number in range(2):
+        dashboard(f"shop-{number}", "orders")
+    moments = chain(repeat(0.0, 1 + calls_in_time), repeat(6.0))
+    monkeypatch.setattr(cloudwatch, "monotonic", lambda: next(moments))
+
+    seen = CloudWatch().watchers_of("orders")
+
+    assert Watchers(alarms=alarms, dashboards=dashboards, unseen=unseen) == seen
+
+
+def test_a_question_that_is_not_answered_is_not_asked_for_long() -> None:
+    """Two attempts of at most five seconds."""
+    config = client_in_a_hurry("cloudwatch").meta.config
+
+    assert (2, 3) == (config.connect_timeout, config.read_timeout)
+    assert config.retries["total_max_attempts"] == 2

@@ -20,7 +20,7 @@ PORTS = "lambdas.rotation.ports"
 PREFIXES = {"stepfunctions": "states", "resourcegroupstaggingapi": "tag"}
 NAMED_OTHERWISE = {"dms:DescribeInstanceProfiles": "dms:ListInstanceProfiles"}
 """Call -> the action that it is decided on, by the service's API reference."""
-CLIENTS = frozenset({"client", "client_that_asks_once"})
+CLIENTS = frozenset({"client", "client_that_asks_once", "client_in_a_hurry"})
 ENGINES = frozenset({"engine", "catching_up"})
 """What `Ports` makes for one database."""
 TABLE_CALLS = frozenset({"get_item", "put_item", "update_item", "delete_item", "query", "scan"})

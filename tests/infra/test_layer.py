@@ -11,7 +11,7 @@ import pytest
 from infra import layer
 
 LAMBDAS = layer.ROOT / "lambdas"
-MAKES_A_CLIENT = frozenset({"client", "resource", "pages"})
+MAKES_A_CLIENT = frozenset({"client", "client_that_asks_once", "client_in_a_hurry", "resource", "pages"})
 """boto3.client("x"), boto3.resource("x"), and the helpers of lambdas/rotation/aws/client.py."""
 
 

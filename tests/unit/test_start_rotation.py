@@ -8,7 +8,15 @@ import pytest
 from lambdas.pause_application_writes import handler as pause
 from lambdas.promote import handler as promote
 from lambdas.rotation import outage
-from lambdas.rotation.errors import AccessRefused, InputRefused, RecoveryExhausted, RotationInProgress, UnknownDatabase
+from lambdas.rotation.errors import (
+    AccessRefused,
+    AwsRefused,
+    AwsUnavailable,
+    InputRefused,
+    RecoveryExhausted,
+    RotationInProgress,
+    UnknownDatabase,
+)
 from lambdas.rotation.names import BASE_NAME_TAG
 from lambdas.rotation.policy import TASK_TOKEN
 from lambdas.rotation.ports import Watchers
@@ -109,9 +117,11 @@ def test_who_watches_the_source_is_a_warning() -> None:
     ]
 
 
-def test_watchers_that_may_not_be_read_keep_nobody_from_rotating() -> None:
+@pytest.mark.parametrize("kind", [AccessRefused, AwsRefused, AwsUnavailable])
+def test_watchers_that_cannot_be_read_keep_nobody_from_rotating(kind: type[Exception]) -> None:
+    """Throttled, too: CloudWatch takes a few of these questions in a second, and others ask as well."""
     ports = FakePorts(with_target=False)
-    ports.fail("monitoring.watchers_of", AccessRefused("cloudwatch:DescribeAlarms"))
+    ports.fail("monitoring.watchers_of", kind("cloudwatch:DescribeAlarms"))
 
     rotation = start_rotation(begun(), ports)
 

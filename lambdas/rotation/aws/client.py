@@ -71,6 +71,13 @@ def client_that_asks_once(service: str, *region: str) -> Any:
 
 
 @cache
+def client_in_a_hurry(service: str, *region: str) -> Any:
+    """For questions whose answers are worth a few seconds: whoever asks goes on without. One takes 11 s at most."""
+    briefly = Config(retries={"mode": "standard", "total_max_attempts": 2}, connect_timeout=2, read_timeout=3)
+    return boto3.client(service, *region, config=_CONFIG.merge(briefly))
+
+
+@cache
 def table(name: str) -> Any:
     return boto3.resource("dynamodb", config=_CONFIG).Table(name)
 

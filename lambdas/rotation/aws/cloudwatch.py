@@ -4,15 +4,18 @@ Called only by a function outside the VPC: this one question is not worth an end
 """
 
 from collections.abc import Iterator, Mapping
+from time import monotonic
 from typing import Any
 
-from lambdas.rotation.aws.client import calls, client, pages
+from lambdas.rotation.aws.client import calls, client_in_a_hurry
 from lambdas.rotation.ports import Watchers
 
 DIMENSIONS = ("DBInstanceIdentifier", "DBClusterIdentifier")
 _MOST_ALARMS = 3000
 _MOST_DASHBOARDS = 50
 """Thirty and fifty calls: CloudWatch has no filter for either, and a function has 25 seconds for all that it does."""
+_PATIENCE_SECONDS = 5
+"""No further call is begun after that."""
 
 
 class CloudWatch:
@@ -21,21 +24,35 @@ class CloudWatch:
     def watchers_of(self, identifier: str) -> Watchers:
         """Metric alarms on the database, and dashboards that show it; the first few thousand and the first fifty.
 
-        An instance and a cluster of one name are not told apart here.
+        As many of them as are looked at within a few seconds. An instance and a cluster of one name are not told apart
+        here.
         """
-        alarms = pages(
-            "cloudwatch",
-            "describe_alarms",
-            "MetricAlarms",
-            AlarmTypes=["MetricAlarm"],
-            PaginationConfig={"MaxItems": _MOST_ALARMS, "PageSize": 100},
-        )
-        dashboards = [one["DashboardName"] for one in pages("cloudwatch", "list_dashboards", "DashboardEntries")]
-        return Watchers(
-            alarms=tuple(one["AlarmName"] for one in alarms if identifier in _databases(one)),
-            dashboards=tuple(name for name in dashboards[:_MOST_DASHBOARDS] if _shows(name, identifier)),
-            unseen=max(0, len(dashboards) - _MOST_DASHBOARDS) + (1 if len(alarms) == _MOST_ALARMS else 0),
-        )
+        stop_at = monotonic() + _PATIENCE_SECONDS
+        alarms: list[str] = []
+        shown: list[str] = []
+        names: list[str] = []
+        seen = 0
+        limit = {"MaxItems": _MOST_ALARMS, "PageSize": 100}
+        with calls("cloudwatch"):
+            aws = client_in_a_hurry("cloudwatch")
+            for page in aws.get_paginator("describe_alarms").paginate(
+                AlarmTypes=["MetricAlarm"], PaginationConfig=limit
+            ):
+                seen += len(page["MetricAlarms"])
+                alarms += [one["AlarmName"] for one in page["MetricAlarms"] if identifier in _databases(one)]
+                if monotonic() > stop_at:
+                    return Watchers(alarms=tuple(alarms), unseen=1)
+            for page in aws.get_paginator("list_dashboards").paginate():
+                names += [one["DashboardName"] for one in page["DashboardEntries"]]
+                if monotonic() > stop_at:
+                    break
+        unseen = len(names) + (seen == _MOST_ALARMS)
+        for name in names[:_MOST_DASHBOARDS]:
+            if monotonic() > stop_at:
+                break
+            unseen -= 1
+            shown += [name] if _shows(name, identifier) else []
+        return Watchers(alarms=tuple(alarms), dashboards=tuple(shown), unseen=unseen)
 
 
 def _databases(alarm: Mapping[str, Any]) -> Iterator[str]:
@@ -50,5 +67,5 @@ def _databases(alarm: Mapping[str, Any]) -> Iterator[str]:
 def _shows(dashboard: str, identifier: str) -> bool:
     """By its text: what a widget may look like is CloudWatch's own, and grows."""
     with calls("cloudwatch:GetDashboard"):
-        body = client("cloudwatch").get_dashboard(DashboardName=dashboard)["DashboardBody"]
+        body = client_in_a_hurry("cloudwatch").get_dashboard(DashboardName=dashboard)["DashboardBody"]
     return any(f'"{name}"' in body for name in DIMENSIONS) and f'"{identifier}"' in body
