@@ -3,6 +3,7 @@
 Here by reading the sources; in the sandbox by deciding on every call that a rotation makes.
 """
 
+import json
 import re
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
@@ -10,10 +11,12 @@ from functools import cache
 from typing import Any
 
 import pytest
+from moto.iam.aws_managed_policies import aws_managed_policies_data
 from policy_sentry.querying.actions import get_action_data
 from policy_sentry.shared.iam_data import get_service_prefix_data
 
 from infra.config import Config, load
+from infra.layer import ROOT
 from infra.tasks import (
     BASE_NAME_TAG,
     DECOMMISSION_TAG,
@@ -30,7 +33,7 @@ from infra.tasks import (
 )
 from lambdas.rotation import names
 from tests.infra.calls import actions_of, reached_from
-from tests.infra.conftest import Template
+from tests.infra.conftest import Template, synthesized
 from tests.infra.test_template import ROLE, properties
 
 EVERYTHING = load("example").model_copy(
@@ -435,6 +438,37 @@ def test_only_listed_records_are_changed_and_no_login_is_written() -> None:
                 assert all(":secret:rds-key-rotation/endpoint/" in one for one in grant.resources), task
                 seen.add("secret")
     assert seen == {"record", "secret"}
+
+
+def test_a_permissions_boundary_is_told_everything_that_it_has_to_let_pass(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    """One that lacks an action of Lambda's, a state machine's or a schedule's keeps the stack from working at all."""
+    made = synthesized(EVERYTHING, tmp_path_factory.mktemp("everything"))
+    policies = [
+        *properties(made, "AWS::IAM::Policy"),
+        *(p for r in properties(made, ROLE) for p in r.get("Policies", ())),
+    ]
+    needed = {
+        action
+        for policy in policies
+        for one in policy["PolicyDocument"]["Statement"]
+        for action in listed(one["Action"])
+    }
+    managed = {str(arn) for role in properties(made, ROLE) for arn in role.get("ManagedPolicyArns", ())}
+    known = json.loads(aws_managed_policies_data)
+    for name in {re.findall(r"policy/service-role/(\w+)", arn)[0] for arn in managed}:
+        needed |= {action for one in known[name]["Document"]["Statement"] for action in one["Action"]}
+    (table,) = re.findall(
+        r"\| Service \| Actions \|\n\|---\|---\|\n((?:\|.*\n)+)", (ROOT / "docs/deploy.md").read_text()
+    )
+    told = {
+        f"{service}:{action}"
+        for service, actions in re.findall(r"^\| `([a-z0-9]+)` \| (.*) \|$", table, re.MULTILINE)
+        for action in re.findall(r"`(\w+)`", actions)
+    }
+
+    assert needed == told
 
 
 def test_what_is_not_configured_is_not_granted(sandbox_config: Config) -> None:
