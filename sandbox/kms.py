@@ -16,6 +16,7 @@ RDS_ALIAS = "alias/aws/rds"
 MANAGED_ALIASES = "alias/aws/"
 ROTATION_PERIOD_DAYS = range(90, 2561)
 PENDING_WINDOW_DAYS = range(7, 31)
+LOCKED_OUT = "The new key policy will not allow you to update the key policy in the future."
 
 RDS_GRANT_OPERATIONS = [
     "Decrypt", "Encrypt", "GenerateDataKey", "GenerateDataKeyWithoutPlaintext", "ReEncryptFrom", "ReEncryptTo",
@@ -93,6 +94,12 @@ def install_kms(context: Context) -> None:
             key.creation_date = context.clock.time()
             key.created_monotonic = time.monotonic()
             return key
+
+        def forget(self, key: Any) -> None:
+            """As if it had never been made."""
+            with self.lock:
+                self.tagger.delete_all_tags_for_resource(key.id)
+                del self._keys[key.id]
 
         def _generate_default_keys(self, alias_name: str) -> str | None:
             with self.lock:
@@ -280,6 +287,23 @@ def install_kms(context: Context) -> None:
 
     # -- wire ----------------------------------------------------------------------------------------------------------
 
+    create_key_of_moto = KmsResponse.create_key
+
+    def create_key(self: Any) -> str:
+        answer = str(create_key_of_moto(self))
+        key = self.kms_backend.find(json.loads(answer)["KeyMetadata"]["KeyId"])
+        # Of whoever brings a policy KMS asks for the right to change it later, unless he waives the question.
+        bypass = bool(self._get_param("BypassPolicyLockoutSafetyCheck"))
+        asked = {"kms:BypassPolicyLockoutSafetyCheck": "false"}
+        if (
+            self._get_param("Policy")
+            and not bypass
+            and not context.authorizer.allows("kms:PutKeyPolicy", key.arn, asked)
+        ):
+            self.kms_backend.forget(key)
+            raise _error("MalformedPolicyDocumentException", LOCKED_OUT)
+        return answer
+
     def schedule_key_deletion(self: Any) -> str:
         key_id = self._get_param("KeyId")
         self._validate_cmk_id(key_id)
@@ -355,8 +379,8 @@ def install_kms(context: Context) -> None:
         return json.dumps(answer)
 
     for method in (
-        schedule_key_deletion, cancel_key_deletion, enable_key_rotation, get_key_rotation_status, list_grants,
-        get_key_last_usage,
+        create_key, schedule_key_deletion, cancel_key_deletion, enable_key_rotation, get_key_rotation_status,
+        list_grants, get_key_last_usage,
     ):  # fmt: skip
         setattr(KmsResponse, method.__name__, method)
     # CloudFormation makes a key with `enabled` set and its state left alone.

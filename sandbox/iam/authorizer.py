@@ -185,6 +185,16 @@ class Authorizer:
         if request is not None:
             self._decide(request, Check(action, resource, context or {}))
 
+    def allows(self, action: str, resource: str, context: Context | None = None) -> bool:
+        """Whether whoever is being served may; nothing is recorded. True when nobody is."""
+        request = _REQUEST.get()
+        return (
+            request is None
+            or self._evaluate(
+                request.principal, Check(action, resource, context or {}), request.region or self.inventory.region
+            )[0].allowed
+        )
+
     def check(
         self,
         principal: str | Principal | Sequence[Mapping[str, Any]],

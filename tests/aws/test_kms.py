@@ -6,19 +6,20 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import ReadTimeoutError
-from botocore.stub import Stubber
+from botocore.stub import ANY, Stubber
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lambdas.rotation.aws.client import client, client_that_asks_once
 from lambdas.rotation.aws.kms import AwsKms
-from lambdas.rotation.errors import AwsRefused, AwsUnavailable, DefaultKeyPolicy, NameTaken
+from lambdas.rotation.errors import AccessRefused, AwsRefused, AwsUnavailable, DefaultKeyPolicy, NameTaken
 from lambdas.rotation.names import ROTATION_ID_TAG, our_tags
 from lambdas.rotation.ports import KeyFacts
 from tests.fakes import START
 
 ALIAS = "alias/rds-rotation/orders/42"
 OURS = our_tags("orders", "42")
+WITH_KMSS_OWN_POLICY = {"Description": ANY, "KeySpec": ANY, "KeyUsage": ANY, "Tags": ANY}
 
 
 @pytest.fixture
@@ -114,6 +115,21 @@ def test_somebody_elses_alias_is_not_taken(kms: AwsKms, old: KeyFacts) -> None:
         kms.ensure_key(ALIAS, "orders", OURS, like=old, since=None, default_policy=False)
 
 
+def test_the_policy_is_copied_by_a_function_that_may_not_change_it_later(kms: AwsKms, old: KeyFacts) -> None:
+    """KMS refuses it to such a function unless that waives the question; and it shall not become able to."""
+    asked: list[dict[str, Any]] = []
+    with pytest.MonkeyPatch.context() as patch:
+        create = client_that_asks_once("kms").create_key
+        patch.setattr(client_that_asks_once("kms"), "create_key", lambda **one: (asked.append(one), create(**one))[1])
+        kms.ensure_key(ALIAS, "orders", OURS, like=old, since=None, default_policy=False)
+        of_aws = KeyFacts(**{**old.__dict__, "manager": "AWS", "tags": {}})
+        kms.ensure_key(ALIAS + "1", "o", our_tags("orders", "43"), like=of_aws, since=None, default_policy=False)
+
+    assert [(True, True), (False, False)] == [
+        ("Policy" in one, one.get("BypassPolicyLockoutSafetyCheck", False)) for one in asked
+    ]
+
+
 @pytest.mark.parametrize("as_list", [False, True])
 def test_the_policy_is_copied_and_names_the_new_key(kms: AwsKms, as_list: bool) -> None:
     """A policy that goes on naming the old key's ARN allows nothing on the new one."""
@@ -140,6 +156,24 @@ def test_a_policy_that_cannot_be_copied_makes_no_key_that_is_open_to_others(
 
         with pytest.raises(DefaultKeyPolicy, match="default-key-policy"):
             kms.ensure_key(ALIAS, "orders", OURS, like=old, since=None, default_policy=False)
+
+
+@pytest.mark.parametrize("accepted", [False, True])
+def test_an_organization_may_forbid_to_make_a_key_that_its_maker_may_not_change(
+    kms: AwsKms, old: KeyFacts, accepted: bool
+) -> None:
+    """Control Tower's CT.KMS.PV.3. A key with KMS's own policy needs no waiver, and is made where that is accepted."""
+    denial = "not authorized to perform: kms:CreateKey with an explicit deny in a service control policy"
+    with Stubber(client_that_asks_once("kms")) as creation:
+        creation.add_client_error("create_key", "AccessDeniedException", denial)
+        if not accepted:
+            with pytest.raises(AccessRefused, match=r'organization .*"Accept": \["default-key-policy"\]'):
+                kms.ensure_key(ALIAS, "orders", OURS, like=old, since=None, default_policy=False)
+            return
+        new = made()
+        creation.add_response("create_key", {"KeyMetadata": {"KeyId": "new", "Arn": new}}, WITH_KMSS_OWN_POLICY)
+
+        assert new == kms.ensure_key(ALIAS, "orders", OURS, like=old, since=None, default_policy=True)
 
 
 def test_a_policy_that_kms_refuses_is_not_copied_where_that_is_accepted(kms: AwsKms, old: KeyFacts) -> None:

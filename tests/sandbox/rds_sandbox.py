@@ -267,6 +267,9 @@ class _Allow:
         if action in self.denied:
             raise AccessDenied.__new__(AccessDenied)
 
+    def allows(self, action: str, resource: str, context: Any = None) -> bool:
+        return action not in self.denied
+
 
 def _serve(work_dir: Path, options: dict[str, Any]) -> None:
     from sandbox.api import Api

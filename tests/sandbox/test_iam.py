@@ -807,6 +807,10 @@ def test_a_service_may_ask_in_the_name_of_its_caller(
     authorizer.require("kms:CreateGrant", key)
     with authorizer.acting_as(f"arn:aws:iam::{ACCOUNT}:role/lender"):
         assert authorizer.current_principal().role_name == "lender"
+        before = authorizer.decisions
+        assert authorizer.allows("rds:DescribeDBInstances", "*")
+        assert not authorizer.allows("kms:PutKeyPolicy", key)
+        assert before == authorizer.decisions
 
 
 def test_services_are_trusted_by_name(world: dict[str, Any]) -> None:

@@ -47,6 +47,23 @@ def test_a_cancelled_deletion_leaves_the_key_disabled(sandbox: Sandbox) -> None:
     assert kms.describe_key(KeyId=key)["KeyMetadata"]["KeyState"] == "Enabled"
 
 
+def test_a_policy_comes_from_whoever_may_change_it_later_or_waives_the_question(sandbox: Sandbox) -> None:
+    """KMS asks for kms:PutKeyPolicy on the new key, by its policy together with IAM's (CreateKey, Policy)."""
+    statement = {"Effect": "Allow", "Principal": {"AWS": "arn:aws:iam::123456789012:root"}, "Action": "kms:*"}
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [statement | {"Resource": "*"}]})
+    before = len(sandbox.kms.list_keys()["Keys"])
+    sandbox.do("deny", actions=["kms:PutKeyPolicy"])
+    try:
+        assert code_of(sandbox.kms.create_key, Policy=policy) == "MalformedPolicyDocumentException"
+        assert before == len(sandbox.kms.list_keys()["Keys"])
+        new_key(sandbox)
+        sandbox.kms.create_key(Policy=policy, BypassPolicyLockoutSafetyCheck=True)
+    finally:
+        sandbox.do("deny", actions=[])
+    sandbox.kms.create_key(Policy=policy)
+    assert before + 3 == len(sandbox.kms.list_keys()["Keys"])
+
+
 def test_states_are_enforced(sandbox: Sandbox) -> None:
     kms, key = sandbox.kms, new_key(sandbox)
     secret = kms.encrypt(KeyId=key, Plaintext=b"x")["CiphertextBlob"]

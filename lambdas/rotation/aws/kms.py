@@ -15,6 +15,11 @@ from lambdas.rotation.step import logger
 _USABLE = frozenset({"Enabled", "Creating", "Updating"})
 _APART = timedelta(minutes=5)
 """By which KMS's clock may be behind that of a function."""
+_WAIVED = (
+    "The old key's policy is given to the new one with BypassPolicyLockoutSafetyCheck. If a policy of your "
+    "organization forbids that, let it except the function's role; or accept KMS's own key policy: "
+    '"Accept": ["default-key-policy"]'
+)
 
 
 class AwsKms:
@@ -61,8 +66,10 @@ class AwsKms:
         The new key gets the old one's policy, and its tags and rotation of key material where they can be read.
 
         Raises:
-            DefaultKeyPolicy: terminal; the old key's policy cannot be read, or names principals that are gone, or
-                would lock the function out. KMS's own would let in whomever IAM lets in.
+            AccessRefused: terminal; by an organization's policy perhaps, which forbids to make a key that its maker
+                may not change (Control Tower: CT.KMS.PV.3).
+            DefaultKeyPolicy: terminal; the old key's policy cannot be read, or names principals that are gone. KMS's
+                own would let in whomever IAM lets in.
             NameTaken: terminal; the alias leads to a key that this rotation did not make.
         """
         found = self._found(alias, tags[names.ROTATION_ID_TAG], since)
@@ -118,8 +125,15 @@ class AwsKms:
             parameters["MultiRegion"] = True
         policy = self._policy_for_a_new_key(like, default_policy) if like is not None else None
         if like is not None and policy is not None:
+            # Whoever brings a policy has to have kms:PutKeyPolicy by it, or to waive that (KMS API reference,
+            # CreateKey). The function has not: it could let anybody in to a production key. The policy is one in force.
+            copied = {"Policy": policy, "BypassPolicyLockoutSafetyCheck": True}
             try:
-                return self._create_with(parameters | {"Policy": policy})
+                return self._create_with(parameters | copied)
+            except AccessRefused as refused:
+                if not default_policy:
+                    raise AccessRefused(f"{refused}. {_WAIVED}") from refused
+                logger.warning("policy of the old key not copied", old_key=like.arn, refusal=str(refused))
             except AwsRefused as refused:
                 if refused.code != "MalformedPolicyDocumentException":
                     raise
