@@ -140,7 +140,7 @@ def make_key(keys: tuple[str, ...], aliases: tuple[str, ...], where: Conditions 
         allow("kms:TagResource", on=keys, when=TAGGED_BY_THIS_CALL),
         allow("tag:GetResources", on=anywhere, when=where),  # no resource-level permissions
         allow("kms:DescribeKey", "kms:ListResourceTags", on=keys),
-        allow("kms:DescribeKey", on=aliases),  # before it leads to a key there is only the alias to decide on
+        allow("kms:DescribeKey", on=aliases),  # until KMS knows where it leads there is only the alias to decide on
         allow("kms:GetKeyPolicy", "kms:GetKeyRotationStatus", on=keys),
         allow("kms:EnableKeyRotation", on=keys, when=MADE_BY_A_ROTATION),
         allow("kms:CreateAlias", on=aliases),
@@ -946,8 +946,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
             "After a rollback: schedules the deletion of the key that nothing is encrypted under",
             (
                 journal,
-                see_key,
-                allow("kms:DescribeKey", on=our_alias),
+                see_key_state,
                 allow("tag:GetResources", on="*"),  # no resource-level permissions
                 *see_key_users,
                 allow("kms:DeleteAlias", on=our_alias),

@@ -1275,6 +1275,7 @@ class FakeKms:
         self._calls, self._clock, self._region = calls, clock, region
         self.keys: dict[str, KeyFacts] = {}
         self.aliases: dict[str, str] = {}
+        self.descriptions: dict[str, str] = {}
         self._names = itertools.count(1)
 
     def add(self, arn: str, *, manager: str = "CUSTOMER", tags: Mapping[str, str] | None = None) -> KeyFacts:
@@ -1291,31 +1292,23 @@ class FakeKms:
     def key_state(self, key_arn: str) -> str:
         return self.describe_key(key_arn).state
 
-    def ensure_key(
-        self,
-        alias: str,
-        description: str,
-        tags: Mapping[str, str],
-        like: KeyFacts | None,
-        since: datetime | None,
-        default_policy: bool,
-    ) -> str:
-        ours = self._ours(tags[ROTATION_ID_TAG], since)
-        if not ours:
-            with self._calls.change("kms.ensure_key", f"{alias} {self._region}".rstrip()):
-                made = ACCOUNT.format(service="kms", name=f"key/made-{next(self._names)}")
-                arn = made.replace("eu-central-1", self._region or "eu-central-1")
-                ours = [self.add(arn, tags=(owners_tags(like.tags) if like else {}) | dict(tags)).arn]
-        self.aliases[alias] = ours[0]
-        return ours[0]
+    def create_key(self, description: str, tags: Mapping[str, str], like: KeyFacts | None, default_policy: bool) -> str:
+        with self._calls.change("kms.create_key", self._region):
+            made = ACCOUNT.format(service="kms", name=f"key/made-{next(self._names)}")
+            arn = made.replace("eu-central-1", self._region or "eu-central-1")
+            self.add(arn, tags=(owners_tags(like.tags) if like else {}) | dict(tags))
+            self.descriptions[arn] = description
+        return arn
 
-    def find_key(self, alias: str, rotation_id: str, since: datetime | None) -> str | None:
+    def complete_key(self, key_arn: str, alias: str, like: KeyFacts | None) -> None:
+        with self._calls.change("kms.complete_key", alias):
+            self.aliases[alias] = key_arn
+
+    def find_key(self, description: str, rotation_id: str) -> str | None:
         self._calls.ask("kms.find_key")
-        return next(iter(self._ours(rotation_id, since)), None)
-
-    def _ours(self, rotation_id: str, since: datetime | None) -> list[str]:
         tagged = (one for one in self.keys.values() if one.tags.get(ROTATION_ID_TAG) == rotation_id)
-        return [one.arn for one in tagged if since is None or one.created_at >= since]
+        ours = [one for one in tagged if self.descriptions.get(one.arn) == description]
+        return min(ours, key=lambda one: one.created_at).arn if ours else None
 
     def delete_alias(self, alias: str) -> None:
         with self._calls.change("kms.delete_alias", alias):

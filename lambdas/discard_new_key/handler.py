@@ -2,7 +2,7 @@
 
 from datetime import timedelta
 
-from lambdas.rotation import names
+from lambdas.rotation import names, new_key
 from lambdas.rotation.errors import AccessRefused, AwsRefused
 from lambdas.rotation.polling import backing_off_seconds
 from lambdas.rotation.ports import Ports
@@ -15,10 +15,10 @@ PENDING_WINDOW_DAYS = 7
 
 
 def discard_new_key(rotation: Rotation, ports: Ports) -> Rotation:
-    """Look for this rotation's key, and schedule its deletion once nothing depends on it.
+    """Schedule the deletion of this rotation's key once nothing depends on it.
 
-    Where the step that made it may have died before it could write it down, it is looked for by alias and tag; where
-    none was asked for there is none, whatever tags a key has. A key that is still used after two hours, or that may not
+    Where the step that made it has died before it could write it down, it is looked for by its description; where none
+    was asked for there is none, whatever tags a key has. A key that is still used after two hours, or that may not
     be deleted, stays, with the command that deletes it. Repeatable. A key that another rotation made is never found
     here.
     """
@@ -26,7 +26,7 @@ def discard_new_key(rotation: Rotation, ports: Ports) -> Rotation:
     undo = rotation.undo
     assert undo is not None  # the state machine comes here from CleanUp only
     alias = names.key_alias(plan.base_name, rotation.rotation_id)
-    arn = _new_key(rotation, alias, ports)
+    arn = _new_key(rotation, ports)
     if arn is None:
         return rotation.having(undo=undo.having(key_discarded=True))
     rotation = rotation.having(new_key=Key(arn=arn, manager="CUSTOMER", alias=alias))
@@ -53,10 +53,10 @@ def discard_new_key(rotation: Rotation, ports: Ports) -> Rotation:
     return _left_over(rotation, undo, arn, reason)
 
 
-def _new_key(rotation: Rotation, alias: str, ports: Ports) -> str | None:
-    if rotation.key_first_requested_at is None and rotation.new_key is None:
-        return None
-    return ports.kms.find_key(alias, rotation.rotation_id, rotation.key_first_requested_at)
+def _new_key(rotation: Rotation, ports: Ports) -> str | None:
+    if rotation.new_key is not None:
+        return rotation.new_key.arn
+    return None if rotation.key_request is None else new_key.found(rotation, rotation.key_request, ports.kms)
 
 
 def _left_over(rotation: Rotation, undo: Undo, arn: str, reason: str) -> Rotation:

@@ -1,6 +1,6 @@
 """ReplicateBackups: the target's automated backups in other Regions, where the source's are, under new keys."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 
 from lambdas.rotation import new_key
@@ -13,7 +13,7 @@ from lambdas.rotation.errors import (
     NameTaken,
 )
 from lambdas.rotation.ports import KeyFacts, Kms, Ports
-from lambdas.rotation.state import BackupReplication, Database, Key, ReplicatedBackup, Rotation
+from lambdas.rotation.state import BackupReplication, Database, ReplicatedBackup, Rotation
 from lambdas.rotation.step import logger, step
 
 PATIENCE = timedelta(minutes=30)
@@ -22,9 +22,9 @@ PATIENCE = timedelta(minutes=30)
 def replicate_backups(rotation: Rotation, ports: Ports) -> Rotation:
     """Look once: in each Region make a key, ask RDS to begin, and see that it has. What is not so yet is ``pending``.
 
-    Idempotent: a key is found by alias and tag, and RDS is asked only where it lists nothing of the target. Does not
-    wait for the first copy. What there is of the source's stays, under its key. A Region that the source's are no
-    longer replicated to is left out: its owner has given it up.
+    Idempotent: a key is written down, or found by the token in its description; and RDS is asked only where it lists
+    nothing of the target. Does not wait for the first copy. What there is of the source's stays, under its key. A
+    Region that the source's are no longer replicated to is left out: its owner has given it up.
 
     Raises:
         JournalMoved: retryable; another attempt is making a key.
@@ -49,14 +49,10 @@ def replicate_backups(rotation: Rotation, ports: Ports) -> Rotation:
             backup = known.get(region) or ports.replicated_backups.at(arn)
             if backup is None:
                 continue
-            if region not in progress.new_keys:
-                # As of CreateNewKMSKey: of two deliveries at the same time only one gets further than this.
-                progress = progress.having(key_requested_at=ports.clock.now())
+            for made in _making_key(backup, rotation, progress, ports):
+                progress = made
                 ports.ledger.record(rotation.having(backup_replication=progress))
-                made = {region: _key_for(backup, rotation, ports)}
-                progress = progress.having(new_keys={**progress.new_keys, **made})
-                ports.ledger.record(rotation.having(backup_replication=progress))
-            reason = _waiting_for(target.database, backup, progress.new_keys[region], ports)
+            reason = _waiting_for(target.database, backup, progress, ports)
         except AccessRefused as refused:
             reason = str(refused)
             denied.append(refused)
@@ -90,12 +86,19 @@ def _counted(rotation: Rotation, now: datetime) -> BackupReplication:
     return seen if own == seen.execution_arn else seen.having(started_at=now, execution_arn=own)
 
 
-def _key_for(backup: ReplicatedBackup, rotation: Rotation, ports: Ports) -> Key:
-    kms = ports.kms_in(backup.region)
-    old = _old_key(backup, kms)
-    key = new_key.make(rotation, old, kms)
-    logger.info("new key ready", region=backup.region, old_key=backup.key_arn, new_key=key.arn)
-    return key
+def _making_key(
+    backup: ReplicatedBackup, rotation: Rotation, progress: BackupReplication, ports: Ports
+) -> Iterator[BackupReplication]:
+    """Each of these has to be in the journal before the next is asked for."""
+    region, kms = backup.region, ports.kms_in(backup.region)
+    asked, made = progress.key_requests.get(region), progress.new_keys.get(region)
+    if made is not None and (asked is None or asked.complete):
+        return
+    for request, key in new_key.making(rotation, asked, made, _old_key(backup, kms), kms, ports.clock):
+        progress = progress.having(key_requests={**progress.key_requests, region: request})
+        if key is not None:
+            progress = progress.having(new_keys={**progress.new_keys, region: key})
+        yield progress
 
 
 def _old_key(backup: ReplicatedBackup, kms: Kms) -> KeyFacts | None:
@@ -111,7 +114,10 @@ def _old_key(backup: ReplicatedBackup, kms: Kms) -> KeyFacts | None:
         return None
 
 
-def _waiting_for(target: Database, backup: ReplicatedBackup, key: Key, ports: Ports) -> str | None:
+def _waiting_for(target: Database, backup: ReplicatedBackup, progress: BackupReplication, ports: Ports) -> str | None:
+    key, request = progress.new_keys.get(backup.region), progress.key_requests.get(backup.region)
+    if key is None or (request is not None and not request.complete):
+        return "KMS does not know the new key everywhere yet"
     found = ports.replicated_backups.of(target, backup.region)
     if found is None:
         ports.replicated_backups.request(target, backup.region, key.arn, backup.retention_days)

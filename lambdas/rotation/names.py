@@ -186,6 +186,15 @@ def key_alias(base_name: str, rotation_id: str) -> str:
     return f"alias/rds-rotation/{base_name}/{rotation_id}"
 
 
+def key_description(base_name: str, rotation_id: str, token: str) -> str:
+    """By which a rotation knows its key again; ``token`` is in its journal alone, its id can be known before it begins.
+
+    >>> key_description("orders", "10c59dbe", "5f0e")
+    'RDS orders, rotation 10c59dbe (5f0e)'
+    """
+    return f"RDS {base_name}, rotation {rotation_id} ({token})"
+
+
 def region_of(arn: str) -> str:
     """Of something that belongs to one.
 

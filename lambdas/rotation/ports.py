@@ -336,24 +336,19 @@ class Kms(Protocol):
         """``Enabled``, ``Disabled``, ``PendingDeletion``, …; needs less permission than its description."""
         ...
 
-    def ensure_key(
-        self,
-        alias: str,
-        description: str,
-        tags: Mapping[str, str],
-        like: KeyFacts | None,
-        since: datetime | None,
-        default_policy: bool,
-    ) -> str:
-        """The ARN of this rotation's key: the one carrying its tag, or a new one with policy, rotation and alias.
+    def create_key(self, description: str, tags: Mapping[str, str], like: KeyFacts | None, default_policy: bool) -> str:
+        """The ARN of a new key with the policy and the tags of ``like``; None: there was no key before.
 
-        ``like`` None: there was no key before. ``since``: when one was first asked for. ``default_policy``: take KMS's
-        own where the old key's cannot be given to it.
+        ``default_policy``: take KMS's own where the old key's cannot be given to it.
         """
         ...
 
-    def find_key(self, alias: str, rotation_id: str, since: datetime | None) -> str | None:
-        """The ARN of the key that this rotation made, by alias, else by tag; None when it made none."""
+    def complete_key(self, key_arn: str, alias: str, like: KeyFacts | None) -> None:
+        """Give it its alias, and rotation of key material as ``like`` has it. Repeatable."""
+        ...
+
+    def find_key(self, description: str, rotation_id: str) -> str | None:
+        """The ARN of the key with this rotation's tag and this very description, of several the oldest; or None."""
         ...
 
     def delete_alias(self, alias: str) -> None: ...

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal, NewType, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from lambdas.rotation.errors import StateIncomplete
 
@@ -26,8 +26,17 @@ Verdict = Literal["release", "rollback"]
 """What the decision row of a rotation says; the first one written stands for ever."""
 
 
+_GONE = frozenset({"key_first_requested_at", "key_requested_at"})
+"""What the journals of earlier releases have, and nothing reads any more."""
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_an_earlier_release(cls, state: Any) -> Any:
+        return {name: part for name, part in state.items() if name not in _GONE} if isinstance(state, dict) else state
 
     def having(self, **parts: Any) -> Self:
         """A copy with these fields replaced, validated (pydantic's ``model_copy`` does not validate)."""
@@ -161,6 +170,17 @@ class Key(_Part):
     arn: str
     manager: Literal["AWS", "CUSTOMER"]
     alias: str | None = None
+
+
+class KeyRequest(_Part):
+    """Written down before KMS is asked for a key: CreateKey has no client token, and its answer may get lost."""
+
+    token: str
+    """In the key's description. Nobody knows it before, and no tag can put it there."""
+    requested_at: AwareDatetime | None
+    """None: KMS has refused it, so there is no key to wait for."""
+    complete: bool = False
+    """The key has its alias, and rotation of its material."""
 
 
 class DnsRecord(_Part):
@@ -402,7 +422,7 @@ class BackupReplication(_Part):
 
     new_keys: dict[str, Key] = {}
     """By Region; written down before RDS is told of it."""
-    key_requested_at: AwareDatetime | None = None
+    key_requests: dict[str, KeyRequest] = {}
     pending: tuple[str, ...] = ()
     started_at: AwareDatetime
     """Since when the execution in ``execution_arn`` has tried."""
@@ -530,9 +550,7 @@ class Rotation(_Part):
     first_look: FirstLook | None = None
     preflight: Preflight | None = None
     old_key: Key | None = None
-    key_first_requested_at: AwareDatetime | None = None
-    """No key that was there before is the rotation's, whatever tags it has."""
-    key_requested_at: AwareDatetime | None = None
+    key_request: KeyRequest | None = None
     new_key: Key | None = None
     target_identifier: str | None = None
     target: Database | None = None

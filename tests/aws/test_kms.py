@@ -1,7 +1,6 @@
 """One new key per rotation, as strict as the old one, and no key touched by mistake."""
 
 import json
-from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -9,6 +8,7 @@ from botocore.exceptions import ReadTimeoutError
 from botocore.stub import ANY, Stubber
 from hypothesis import example, given
 from hypothesis import strategies as st
+from moto.backends import get_backend
 
 from lambdas.rotation.aws.client import client, client_that_asks_once
 from lambdas.rotation.aws.kms import AwsKms
@@ -31,6 +31,12 @@ def made(**parameters: Any) -> str:
     return str(client("kms").create_key(**parameters)["KeyMetadata"]["Arn"])
 
 
+def ensured(kms: AwsKms, like: KeyFacts | None, alias: str = ALIAS, default_policy: bool = False) -> str:
+    arn = kms.create_key("orders", OURS, like=like, default_policy=default_policy)
+    kms.complete_key(arn, alias, like)
+    return arn
+
+
 def policy_of(arn: str) -> Any:
     return json.loads(client("kms").get_key_policy(KeyId=arn, PolicyName="default")["Policy"])
 
@@ -43,25 +49,6 @@ def policy(resource: Any) -> str:
             "Statement": [{"Effect": "Allow", "Principal": owner, "Action": "kms:*", "Resource": resource}],
         }
     )
-
-
-def test_a_lost_answer_leaves_one_key(kms: AwsKms, old: KeyFacts) -> None:
-    """Repeated by the SDK, CreateKey makes a second key, which nobody finds and somebody pays for."""
-    events = client_that_asks_once("kms").meta.events
-    lost: list[str] = []
-
-    def lose_the_answer(**_: Any) -> None:
-        lost.append(made(Tags=[{"TagKey": name, "TagValue": value} for name, value in OURS.items()]))
-        raise ReadTimeoutError(endpoint_url="kms")
-
-    events.register_first("before-send.kms.CreateKey", lose_the_answer)
-    try:
-        with pytest.raises(AwsUnavailable):
-            kms.ensure_key(ALIAS, "d", OURS, like=old, since=None, default_policy=False)
-    finally:
-        events.unregister("before-send.kms.CreateKey", lose_the_answer)
-
-    assert [kms.ensure_key(ALIAS, "d", OURS, like=old, since=None, default_policy=False)] == lost
 
 
 @pytest.fixture
@@ -78,52 +65,90 @@ def test_facts_of_a_key(kms: AwsKms, old: KeyFacts) -> None:
 def test_makes_one_key_with_alias_tags_and_rotation(kms: AwsKms, old: KeyFacts) -> None:
     client("kms").enable_key_rotation(KeyId=old.arn)
 
-    arn = kms.ensure_key(ALIAS, "orders", OURS, like=old, since=None, default_policy=False)
+    arn = ensured(kms, old)
+    kms.complete_key(arn, ALIAS, old)
 
-    assert arn == kms.ensure_key(ALIAS, "orders", OURS, like=old, since=None, default_policy=False)
     assert kms.describe_key(ALIAS).arn == arn
     assert kms.describe_key(arn).tags == {"team": "pay", **OURS}
     assert client("kms").get_key_rotation_status(KeyId=arn)["KeyRotationEnabled"] is True
     assert 2 == len(client("kms").list_keys()["Keys"])
 
 
-def test_a_key_whose_alias_was_never_made_is_found_by_its_tag(kms: AwsKms, old: KeyFacts) -> None:
-    """CreateKey's answer got lost; a second key would cost money until somebody finds it."""
-    lost = made(Tags=[{"TagKey": name, "TagValue": value} for name, value in OURS.items()])
+def test_a_lost_answer_leaves_one_key_which_is_found_by_its_description(kms: AwsKms, old: KeyFacts) -> None:
+    """Repeated by the SDK, CreateKey makes a second key, which nobody finds and somebody pays for."""
+    events = client_that_asks_once("kms").meta.events
+    lost: list[str] = []
 
-    assert lost == kms.ensure_key(ALIAS, "orders", OURS, like=old, since=None, default_policy=False)
-    assert kms.describe_key(ALIAS).arn == lost
+    def lose_the_answer(**_: Any) -> None:
+        lost.append(planted("orders"))
+        raise ReadTimeoutError(endpoint_url="kms")
+
+    events.register_first("before-send.kms.CreateKey", lose_the_answer)
+    try:
+        with pytest.raises(AwsUnavailable):
+            ensured(kms, old)
+    finally:
+        events.unregister("before-send.kms.CreateKey", lose_the_answer)
+
+    assert [kms.find_key("orders", OURS[ROTATION_ID_TAG])] == lost
 
 
-def test_a_key_that_was_there_before_is_not_the_rotations_whatever_its_tag(kms: AwsKms, old: KeyFacts) -> None:
-    """The id of a rotation can be known before it begins."""
-    planted = made(Tags=[{"TagKey": name, "TagValue": value} for name, value in OURS.items()])
-    since = kms.describe_key(planted).created_at + timedelta(minutes=6)
+def planted(description: str, rotation_id: str = OURS[ROTATION_ID_TAG]) -> str:
+    tags = our_tags("orders", rotation_id)
+    return made(Description=description, Tags=[{"TagKey": name, "TagValue": value} for name, value in tags.items()])
 
-    assert kms.find_key(ALIAS, OURS[ROTATION_ID_TAG], since) is None
-    assert planted != kms.ensure_key(ALIAS, "orders", OURS, like=old, since=since, default_policy=False)
-    client("kms").delete_alias(AliasName=ALIAS)
-    client("kms").create_alias(AliasName=ALIAS, TargetKeyId=planted.rpartition("/")[2])
-    with pytest.raises(NameTaken, match=ALIAS):
-        kms.ensure_key(ALIAS, "orders", OURS, like=old, since=since, default_policy=False)
+
+def test_a_tag_makes_no_key_the_rotations(kms: AwsKms, old: KeyFacts) -> None:
+    """The id of a rotation can be known before it begins, and be set on any key; the token cannot be known."""
+    planted("RDS orders, rotation 42 (guessed)")
+    client("kms").create_alias(AliasName=ALIAS, TargetKeyId=planted("").rpartition("/")[2])
+    planted("orders", rotation_id="43")
+
+    assert kms.find_key("orders", OURS[ROTATION_ID_TAG]) is None
+
+
+def test_of_several_keys_of_one_description_the_oldest_is_the_rotations(kms: AwsKms, old: KeyFacts) -> None:
+    """It can be read on the first one, and copied."""
+    keys = get_backend("kms")["123456789012"]["eu-central-1"].keys
+    arns = sorted((planted("orders") for _ in range(3)), reverse=True)
+    for age, arn in enumerate(arns):
+        keys[arn.rpartition("/")[2]].creation_date -= 600 + age
+    kms.schedule_key_deletion(arns[-1], 7)
+
+    assert arns[-1] == kms.find_key("orders", OURS[ROTATION_ID_TAG])
+
+
+def test_a_key_that_kms_does_not_know_is_no_key(kms: AwsKms, old: KeyFacts) -> None:
+    """The index of tags shows keys that KMS does not know yet, or not any more."""
+    arn = planted("orders")
+    with Stubber(client("kms")) as stub:
+        stub.add_client_error("describe_key", "NotFoundException")
+        assert kms.find_key("orders", OURS[ROTATION_ID_TAG]) is None
+
+    assert arn == kms.find_key("orders", OURS[ROTATION_ID_TAG])
 
 
 def test_somebody_elses_alias_is_not_taken(kms: AwsKms, old: KeyFacts) -> None:
     client("kms").create_alias(AliasName=ALIAS, TargetKeyId=made().rpartition("/")[2])
 
     with pytest.raises(NameTaken, match=ALIAS):
-        kms.ensure_key(ALIAS, "orders", OURS, like=old, since=None, default_policy=False)
+        ensured(kms, old)
 
 
 def test_the_policy_is_copied_by_a_function_that_may_not_change_it_later(kms: AwsKms, old: KeyFacts) -> None:
     """KMS refuses it to such a function unless that waives the question; and it shall not become able to."""
     asked: list[dict[str, Any]] = []
+    create = client_that_asks_once("kms").create_key
+
+    def ask(**parameters: Any) -> Any:
+        asked.append(parameters)
+        return create(**parameters)
+
     with pytest.MonkeyPatch.context() as patch:
-        create = client_that_asks_once("kms").create_key
-        patch.setattr(client_that_asks_once("kms"), "create_key", lambda **one: (asked.append(one), create(**one))[1])
-        kms.ensure_key(ALIAS, "orders", OURS, like=old, since=None, default_policy=False)
+        patch.setattr(client_that_asks_once("kms"), "create_key", ask)
+        ensured(kms, old)
         of_aws = KeyFacts(**{**old.__dict__, "manager": "AWS", "tags": {}})
-        kms.ensure_key(ALIAS + "1", "o", our_tags("orders", "43"), like=of_aws, since=None, default_policy=False)
+        ensured(kms, of_aws, ALIAS + "1")
 
     assert [(True, True), (False, False)] == [
         ("Policy" in one, one.get("BypassPolicyLockoutSafetyCheck", False)) for one in asked
@@ -136,7 +161,7 @@ def test_the_policy_is_copied_and_names_the_new_key(kms: AwsKms, as_list: bool) 
     arn = made(Policy=policy("*"))
     client("kms").put_key_policy(KeyId=arn, PolicyName="default", Policy=policy([arn] if as_list else arn))
 
-    new = kms.ensure_key(ALIAS, "orders", OURS, like=kms.describe_key(arn), since=None, default_policy=False)
+    new = ensured(kms, kms.describe_key(arn))
 
     assert json.loads(policy("*")) == policy_of(new)
 
@@ -147,7 +172,6 @@ def test_a_policy_that_cannot_be_copied_makes_no_key_that_is_open_to_others(
 ) -> None:
     """KMS's own policy, which it would get instead, lets in whomever IAM lets in."""
     with Stubber(client("kms")) as stub, Stubber(client_that_asks_once("kms")) as creation:
-        stub.add_client_error("describe_key", "NotFoundException")
         if call == "get_key_policy":
             stub.add_client_error(call, "AccessDeniedException")
         else:
@@ -155,7 +179,7 @@ def test_a_policy_that_cannot_be_copied_makes_no_key_that_is_open_to_others(
             creation.add_client_error(call, "MalformedPolicyDocumentException")
 
         with pytest.raises(DefaultKeyPolicy, match="default-key-policy"):
-            kms.ensure_key(ALIAS, "orders", OURS, like=old, since=None, default_policy=False)
+            ensured(kms, old)
 
 
 @pytest.mark.parametrize("accepted", [False, True])
@@ -168,18 +192,17 @@ def test_an_organization_may_forbid_to_make_a_key_that_its_maker_may_not_change(
         creation.add_client_error("create_key", "AccessDeniedException", denial)
         if not accepted:
             with pytest.raises(AccessRefused, match=r'organization .*"Accept": \["default-key-policy"\]'):
-                kms.ensure_key(ALIAS, "orders", OURS, like=old, since=None, default_policy=False)
+                ensured(kms, old)
             return
         new = made()
         creation.add_response("create_key", {"KeyMetadata": {"KeyId": "new", "Arn": new}}, WITH_KMSS_OWN_POLICY)
 
-        assert new == kms.ensure_key(ALIAS, "orders", OURS, like=old, since=None, default_policy=True)
+        assert new == ensured(kms, old, default_policy=True)
 
 
 def test_a_policy_that_kms_refuses_is_not_copied_where_that_is_accepted(kms: AwsKms, old: KeyFacts) -> None:
     """It names principals that are gone, or would lock everybody out."""
     with Stubber(client("kms")) as stub, Stubber(client_that_asks_once("kms")) as creation:
-        stub.add_client_error("describe_key", "NotFoundException")
         stub.add_response("get_key_policy", {"Policy": policy("*")})
         creation.add_client_error("create_key", "MalformedPolicyDocumentException")
         creation.add_response("create_key", {"KeyMetadata": {"KeyId": "new", "Arn": "arn:aws:kms:r:1:key/new"}})
@@ -188,7 +211,7 @@ def test_a_policy_that_kms_refuses_is_not_copied_where_that_is_accepted(kms: Aws
         new = "arn:aws:kms:r:1:key/new"
         stub.add_response("enable_key_rotation", {}, {"KeyId": new, "RotationPeriodInDays": 180})
 
-        arn = kms.ensure_key(ALIAS, "orders", OURS, like=old, since=None, default_policy=True)
+        arn = ensured(kms, old, default_policy=True)
 
     assert arn == "arn:aws:kms:r:1:key/new"
 
@@ -196,7 +219,7 @@ def test_a_policy_that_kms_refuses_is_not_copied_where_that_is_accepted(kms: Aws
 def test_an_aws_managed_key_is_followed_by_one_that_rotates_yearly(kms: AwsKms, old: KeyFacts) -> None:
     of_aws = KeyFacts(**{**old.__dict__, "manager": "AWS", "tags": {}})
 
-    arn = kms.ensure_key(ALIAS, "orders", OURS, like=of_aws, since=None, default_policy=False)
+    arn = ensured(kms, of_aws)
 
     assert client("kms").get_key_rotation_status(KeyId=arn)["KeyRotationEnabled"] is True
 

@@ -111,13 +111,13 @@ def test_a_key_of_another_region_is_made_there_like_the_one_of_there() -> None:
     before = client("kms").list_keys()["Keys"], client("kms").list_aliases()["Aliases"]
     abroad = AwsKms(ABROAD)
 
-    made = [
-        abroad.ensure_key(alias, "orders", ours, like=abroad.describe_key(old), since=None, default_policy=False)
-        for _ in range(2)
-    ]
+    like = abroad.describe_key(old)
+    made = abroad.create_key("orders (5f0e)", ours, like=like, default_policy=False)
+    for _ in range(2):
+        abroad.complete_key(made, alias, like)
 
-    assert made[0] == made[1]
-    assert ABROAD == made[0].split(":")[3]
+    assert made == abroad.find_key("orders (5f0e)", "42")
+    assert ABROAD == made.split(":")[3]
     assert {"team": "pay", **ours} == dict(abroad.describe_key(alias).tags)
-    assert kms.get_key_rotation_status(KeyId=made[0])["KeyRotationEnabled"] is True
+    assert kms.get_key_rotation_status(KeyId=made)["KeyRotationEnabled"] is True
     assert before == (client("kms").list_keys()["Keys"], client("kms").list_aliases()["Aliases"])

@@ -130,7 +130,6 @@ ASKED_ABOUT_NOTHING_IN_PARTICULAR = {
 ON_ANOTHER_KIND = {  # 2026-11: an alias that leads nowhere has no key to decide on
     ("kms:DescribeKey", "CreateNewKMSKey"),
     ("kms:DescribeKey", "ReplicateBackups"),
-    ("kms:DescribeKey", "DiscardNewKey"),
 }
 
 NEVER_NAMED = {

@@ -47,9 +47,13 @@ NO_REPLICA: dict[str, Any] = {
 }  # fmt: skip
 
 
+NO_ANSWER: dict[str, Any] = {"kind": "lost-answer", "call": "kms.CreateKey", "onwards": True}
+"""Every new key is looked for by its tag."""
+
+
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    with SandboxProcess(faults=[*HELD_UP, NO_REPLICA]) as sandbox:
+    with SandboxProcess(faults=[*HELD_UP, NO_REPLICA, NO_ANSWER]) as sandbox:
         customer = Customer.of(sandbox)
         with customer.notifications() as inbox:
             yield Lab(customer, inbox)
@@ -523,7 +527,6 @@ UNUSUAL: Mapping[Permission, Way] = {
     ("CleanUp", "secretsmanager:GetSecretValue"): back_with_a_target,
     ("DiscardNewKey", "dynamodb:GetItem"): refused,
     ("DiscardNewKey", "dynamodb:UpdateItem"): refused,
-    ("DiscardNewKey", "kms:DescribeKey"): back_without_a_key,
 }
 
 AFTER_THE_RELEASE = ("Verify", "Decommission", "ScheduleKeyDeletion")
@@ -594,7 +597,7 @@ GOES_ON_AND_TELLS: Mapping[str, tuple[str, ...]] = {
     ),
     "VerifySwitchover": ("rds:DeleteBlueGreenDeployment",),  # Decommission has it done
     "ScheduleKeyDeletion": QUESTIONS,
-    "DiscardNewKey": (*QUESTIONS, "kms:DeleteAlias", "kms:ScheduleKeyDeletion"),
+    "DiscardNewKey": (*QUESTIONS, "kms:DeleteAlias", "kms:DescribeKey", "kms:ScheduleKeyDeletion"),
 }  # fmt: skip
 
 LEFT_TO_A_PERSON = {
@@ -635,7 +638,6 @@ SHOWS_NOWHERE: Mapping[Permission, str] = {
     ("Preflight", "kms:ListResourceTags"): "of a key whose tags may not be read none are counted, and none inherited",
     ("StartRotation", "kms:ListResourceTags"): "as of Preflight",
     ("ListOptedInDatabases", "kms:ListResourceTags"): "tags come with every description; this one's reader has no use",
-    ("DiscardNewKey", "kms:ListResourceTags"): "the key is found by its tag in the index of tags as well",
 }
 
 UNUSED: Mapping[Permission, str] = {

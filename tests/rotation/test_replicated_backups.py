@@ -43,8 +43,8 @@ SCENARIOS = [
         "rb-dies-after-writes",
         (
             *killed_after("kms.CreateKey", "kms.CreateAlias", "kms.EnableKeyRotation", START),
-            # Each of these has written down that it is about to make the key; this one that it is made.
-            {**killed_after("dynamodb.UpdateItem")[0], "nth": 5},
+            # The first one has written down that it is about to make the key; this one which it is.
+            {**killed_after("dynamodb.UpdateItem")[0], "nth": 2},
         ),
         ends="forward",
     ),
@@ -67,6 +67,18 @@ SCENARIOS = [
         "rb-lost-answers",
         tuple(
             {"kind": "lost-answer", "function": "replicate-backups", "call": call} for call in ("kms.CreateKey", START)
+        ),
+        ends="forward",
+    ),
+    # KMS does not know the key everywhere yet, and then not what its tag permits.
+    Scenario(
+        "rb-unsettled",
+        tuple(
+            {"kind": "error-before", "function": "replicate-backups", **where}
+            for where in (
+                {"call": "kms.CreateAlias", "code": "NotFoundException", "times": 3},
+                {"call": "kms.EnableKeyRotation", "code": "AccessDeniedException", "times": 20},
+            )
         ),
         ends="forward",
     ),

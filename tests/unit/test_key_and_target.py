@@ -1,33 +1,181 @@
 """The new key and the target must be made once, and be recognisable as this rotation's."""
 
+from contextlib import suppress
+from typing import Literal
+
 import pytest
 
 from lambdas.create_encrypted_read_replica.handler import create_encrypted_read_replica
 from lambdas.create_new_kms_key.handler import create_new_kms_key
-from lambdas.rotation.errors import AwsUnavailable, JournalMoved, ReplicaKeyRefused, StateIncomplete
-from lambdas.rotation.names import ROTATION_ID_TAG
-from lambdas.rotation.state import Key
-from tests.fakes import NEW_KEY, OLD_KEY, ROTATION_ID, SOURCE, TARGET, FakePorts, planned_rotation
+from lambdas.rotation.errors import (
+    AccessRefused,
+    AwsRefused,
+    AwsUnavailable,
+    JournalMoved,
+    NameTaken,
+    ReplicaKeyRefused,
+    StateIncomplete,
+)
+from lambdas.rotation.names import ROTATION_ID_TAG, our_tags
+from lambdas.rotation.new_key import INDEXED, SETTLED
+from lambdas.rotation.state import Key, KeyRequest, Rotation
+from tests.fakes import NEW_KEY, OLD_KEY, ROTATION_ID, SOURCE, TARGET, FakePorts, journaled, planned_rotation, visit
 
 
-def test_makes_one_key_however_often_the_answer_is_lost() -> None:
+def made_at_last(rotation: Rotation, ports: FakePorts) -> Rotation:
+    """As the state machine comes again, ten seconds later."""
+    for _ in range(100):
+        rotation = visit(create_new_kms_key, rotation, ports)
+        if rotation.key_request is not None and rotation.key_request.complete:
+            return rotation
+        ports.clock.advance(10)
+    raise AssertionError("there is no key after all")
+
+
+def made_by_a_rotation(ports: FakePorts) -> list[str]:
+    return [arn for arn, key in ports.kms.keys.items() if key.tags.get(ROTATION_ID_TAG) == ROTATION_ID]
+
+
+@pytest.mark.parametrize("call", ["kms.create_key", "kms.complete_key", "ledger.record"])
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_makes_one_key_however_often_an_answer_is_lost(call: str, when: Literal["before", "after"]) -> None:
     """CreateKey has no client token, and every key costs money until somebody finds it."""
     ports = FakePorts(with_target=False)
-    rotation = planned_rotation(ports)
-    ports.fail("kms.ensure_key", AwsUnavailable("lost answer"), when="after")
-    with pytest.raises(AwsUnavailable):
-        create_new_kms_key(rotation, ports)
+    rotation = journaled(ports, planned_rotation(ports))
+    for _ in range(3):
+        ports.fail(call, AwsUnavailable("lost answer"), when=when)
+        with suppress(AwsUnavailable):
+            made_at_last(rotation, ports)
 
-    made = create_new_kms_key(rotation, ports)
+    made = made_at_last(rotation, ports)
 
-    assert 1 == sum(call.startswith("kms.ensure_key") for call in ports.calls)
     assert made.new_key is not None
-    assert ports.kms.keys[made.new_key.arn].tags[ROTATION_ID_TAG] == ROTATION_ID
+    assert [made.new_key.arn] == made_by_a_rotation(ports)
     assert made.new_key.alias == f"alias/rds-rotation/{SOURCE}/{ROTATION_ID}"
+    assert made.new_key.arn == ports.kms.aliases[str(made.new_key.alias)]
+
+
+def test_a_key_is_written_down_before_anything_else_is_asked_of_it() -> None:
+    """KMS may not know it for minutes: whoever comes again has to know which one it was."""
+    ports = FakePorts(with_target=False)
+    rotation = journaled(ports, planned_rotation(ports))
+
+    made = visit(create_new_kms_key, rotation, ports)
+
+    calls = [call.partition(" ")[0] for call in ports.calls]
+    assert ["ledger.record", "kms.create_key", "ledger.record", "kms.complete_key"] == calls[:4]
+    assert made.key_request is not None
+    assert 32 == len(made.key_request.token)
+    assert made.key_request.token in ports.kms.descriptions[made_by_a_rotation(ports)[0]]
+
+
+def test_a_key_whose_answer_was_lost_is_waited_for_until_the_index_of_tags_shows_it() -> None:
+    """Asked for at once, there would be two."""
+    ports = FakePorts(with_target=False)
+    rotation = journaled(ports, planned_rotation(ports))
+    ports.fail("kms.create_key", AwsUnavailable("lost answer"), when="after")
+    with pytest.raises(AwsUnavailable):
+        visit(create_new_kms_key, rotation, ports)
+    [(arn, facts)] = [(arn, ports.kms.keys.pop(arn)) for arn in made_by_a_rotation(ports)]
+
+    assert visit(create_new_kms_key, rotation, ports).new_key is None
+    ports.clock.advance(INDEXED.total_seconds() - 10)
+    assert visit(create_new_kms_key, rotation, ports).new_key is None
+    ports.kms.keys[arn] = facts
+
+    made = made_at_last(rotation, ports)
+    assert made.new_key is not None
+    assert [arn] == [made.new_key.arn] == made_by_a_rotation(ports)
+
+
+def test_a_key_that_kms_has_refused_is_not_waited_for() -> None:
+    """There is none; whoever has removed the cause wants to go on."""
+    ports = FakePorts(with_target=False)
+    rotation = journaled(ports, planned_rotation(ports))
+    ports.fail("kms.create_key", AwsRefused("LimitExceededException"))
+    with pytest.raises(AwsRefused):
+        visit(create_new_kms_key, rotation, ports)
+
+    made = visit(create_new_kms_key, rotation, ports)
+
+    assert made.new_key is not None
+
+
+UNSETTLED = [
+    AwsRefused("kms:CreateAlias", "NotFoundException"),
+    AwsRefused("kms:EnableKeyRotation", "DisabledException"),
+    AwsRefused("kms:EnableKeyRotation", "KMSInvalidStateException"),
+    AccessRefused("kms:CreateAlias: its tags do not count yet"),
+]
+
+
+@pytest.mark.parametrize("refusal", UNSETTLED, ids=lambda refusal: getattr(refusal, "code", "") or "denied")
+def test_a_key_that_kms_does_not_know_everywhere_is_waited_for_and_no_longer(refusal: Exception) -> None:
+    """It says NotFound in the same second, and its tags count for permissions up to five minutes later."""
+    ports = FakePorts(with_target=False)
+    rotation = journaled(ports, planned_rotation(ports))
+    for _ in range(31):
+        ports.fail("kms.complete_key", refusal)
+
+    made = made_at_last(rotation, ports)
+
+    assert made.new_key is not None
+    assert made.key_request is not None
+    assert [made.new_key.arn] == made_by_a_rotation(ports)
+    late = journaled(ports, made.having(key_request=made.key_request.having(complete=False)))
+    ports.clock.advance(SETTLED.total_seconds())
+    ports.fail("kms.complete_key", refusal)
+    with pytest.raises(type(refusal)):
+        visit(create_new_kms_key, late, ports)
+
+
+def test_a_journal_of_before_tokens_is_read() -> None:
+    """What a rotation of an earlier release has made is in the history, which the retirement of its key asks."""
+    ports = FakePorts(with_target=False)
+    state = planned_rotation(ports).having(new_key=Key(arn=NEW_KEY, manager="CUSTOMER")).to_state()
+    del state["key_request"]
+    abroad: dict[str, object] = {
+        "new_keys": {},
+        "key_requested_at": None,
+        "started_at": "2026-01-01T00:00:00Z",
+        "execution_arn": "a",
+    }
+
+    read = Rotation.from_state(
+        {**state, "key_first_requested_at": None, "key_requested_at": None, "backup_replication": abroad}
+    )
+
+    assert read.new_key is not None
+    assert NEW_KEY == read.new_key.arn
+
+
+def test_an_alias_that_is_taken_is_not_waited_for() -> None:
+    ports = FakePorts(with_target=False)
+    rotation = journaled(ports, planned_rotation(ports))
+    ports.fail("kms.complete_key", NameTaken("somebody else's"))
+
+    with pytest.raises(NameTaken):
+        visit(create_new_kms_key, rotation, ports)
+
+
+def test_a_key_with_the_tag_of_the_rotation_is_not_adopted() -> None:
+    """Ids of a fleet's rotations follow from its schedule, and anybody may tag a key of his own."""
+    ports = FakePorts(with_target=False)
+    rotation = journaled(ports, planned_rotation(ports))
+    ports.fail("kms.create_key", AwsUnavailable("lost answer"))
+    with pytest.raises(AwsUnavailable):
+        visit(create_new_kms_key, rotation, ports)
+    theirs = ports.kms.add(NEW_KEY, tags=our_tags(SOURCE, ROTATION_ID)).arn
+    ports.kms.descriptions[theirs] = f"RDS {SOURCE}, rotation {ROTATION_ID} (guessed)"
+
+    made = made_at_last(rotation, ports)
+
+    assert made.new_key is not None
+    assert theirs != made.new_key.arn
 
 
 def test_of_two_deliveries_at_the_same_time_only_one_makes_a_key() -> None:
-    """The other one would see neither alias nor tag yet, and leave a key that nobody knows of."""
+    """The other one would see no tag yet, and leave a key that nobody knows of."""
     ports = FakePorts(with_target=False)
     rotation = planned_rotation(ports)
     ports.fail("ledger.record", JournalMoved("the twin makes the key"))
@@ -35,20 +183,25 @@ def test_of_two_deliveries_at_the_same_time_only_one_makes_a_key() -> None:
     with pytest.raises(JournalMoved):
         create_new_kms_key(rotation, ports)
 
-    assert not [call for call in ports.calls if call.startswith("kms.ensure_key")]
+    assert not [call for call in ports.calls if call.startswith("kms.create_key")]
 
 
 def test_what_two_deliveries_write_before_the_key_differs() -> None:
     """The ledger takes a write of the same state for its own, repeated by the SDK."""
     ports = FakePorts(with_target=False)
     rotation = planned_rotation(ports)
+    token = "0" * 32
+    asked = rotation.having(key_request=KeyRequest(token=token, requested_at=None))
+    written = []
+    for start in (rotation, rotation, asked, asked):
+        ports.fail("kms.create_key", AwsUnavailable("lost answer"))
+        with pytest.raises(AwsUnavailable):
+            create_new_kms_key(start, ports)
+        written.append(ports.ledger.journal[ROTATION_ID].rotation.key_request)
+        ports.clock.advance(0.001)
 
-    first = create_new_kms_key(rotation, ports)
-    ports.clock.advance(0.001)
-    second = create_new_kms_key(rotation, ports)
-
-    assert first.key_requested_at is not None
-    assert first.key_requested_at != second.key_requested_at
+    assert 4 == len(set(map(str, written)))
+    assert [token, token] == [one.token for one in written[2:] if one is not None]
 
 
 @pytest.mark.parametrize("manager", ["AWS", "CUSTOMER"])

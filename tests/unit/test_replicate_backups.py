@@ -17,7 +17,8 @@ from lambdas.rotation.errors import (
     NameTaken,
     PreflightRefused,
 )
-from lambdas.rotation.names import ROTATION_ID_TAG, TAGS_AT_MOST, key_alias
+from lambdas.rotation.names import ROTATION_ID_TAG, TAGS_AT_MOST, key_alias, our_tags
+from lambdas.rotation.new_key import INDEXED, SETTLED
 from lambdas.rotation.state import Failure, Moment, ReplicatedBackup, Rotation
 from lambdas.start_rotation.handler import start_rotation
 from tests.fakes import (
@@ -224,21 +225,25 @@ def test_a_key_is_written_down_before_rds_is_told_of_it() -> None:
     assert journal is not None
     assert journal.new_keys[IRELAND].arn in ports.kms_in(IRELAND).keys
     calls = [call.partition(" ")[0] for call in ports.calls]
-    assert ["ledger.record", "kms.ensure_key", "ledger.record", "replicated_backups.request"] == calls
+    assert [
+        *("ledger.record", "kms.create_key", "ledger.record", "kms.complete_key", "ledger.record"),
+        "replicated_backups.request",
+    ] == calls
 
 
-@pytest.mark.parametrize("call", ["kms.ensure_key", "replicated_backups.request", "ledger.record"])
+@pytest.mark.parametrize("call", ["kms.create_key", "kms.complete_key", "replicated_backups.request", "ledger.record"])
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_repeats_nothing_that_took_effect(call: str, when: Any) -> None:
     ports, rotation = cut_over(IRELAND)
     ports.fail(call, AwsUnavailable("lost answer"), when=when)
     assert "lost answer" in pending(visit(replicate_backups, rotation, ports))
 
+    ports.clock.advance(INDEXED.total_seconds())
     done = visit(replicate_backups, ports.ledger.journal[ROTATION_ID].rotation, ports).backup_replication
 
     assert done is not None
     assert done.complete
-    assert 1 == sum(one.startswith("kms.ensure_key") for one in ports.calls)
+    assert 1 == sum(one.startswith("kms.create_key") for one in ports.calls)
     assert 1 == sum(one.startswith("replicated_backups.request") for one in ports.calls)
     assert 1 == len([key for key in ports.kms_in(IRELAND).keys.values() if ROTATION_ID_TAG in key.tags])
 
@@ -251,15 +256,52 @@ def test_of_two_deliveries_at_the_same_time_only_one_makes_a_key() -> None:
         replicate_backups(rotation, ports)
     assert [] == ports.calls
 
-    ports.fail("kms.ensure_key", AwsRefused("not yet"))
+    ports.fail("kms.create_key", AwsRefused("not yet"))
     rotation = visit(replicate_backups, rotation, ports)
     written = []
     for _ in range(2):
-        ports.fail("kms.ensure_key", AwsUnavailable("later"))
+        ports.fail("kms.create_key", AwsUnavailable("later"))
         replicate_backups(rotation, ports)
         written.append(ports.ledger.journal[ROTATION_ID].rotation.backup_replication)
         ports.clock.advance(0.001)
     assert written[0] != written[1]
+
+
+def test_each_region_has_a_token_of_its_own_and_a_tag_makes_no_key_the_rotations() -> None:
+    """The one of home can be read there, hours or days before; and anybody may tag a key of his own."""
+    ports, rotation = cut_over(IRELAND, STOCKHOLM)
+    for region in (IRELAND, STOCKHOLM):
+        ports.kms_in(region).add(key_in(region, "planted"), tags=our_tags(SOURCE, ROTATION_ID))
+        ports.fail("kms.create_key", AwsUnavailable("lost answer"))
+    visit(replicate_backups, rotation, ports)
+    ports.clock.advance(INDEXED.total_seconds())
+
+    done = visit(replicate_backups, rotation, ports).backup_replication
+
+    assert done is not None
+    assert done.complete
+    assert 2 == len({request.token for request in done.key_requests.values()})
+    assert not [key for key in done.new_keys.values() if "planted" in key.arn]
+
+
+def test_a_key_that_kms_does_not_know_everywhere_is_waited_for_and_no_longer() -> None:
+    """RDS is asked for nothing under a key without its alias and its rotation."""
+    ports, rotation = cut_over(IRELAND)
+    denied = AccessRefused("kms:CreateAlias: its tags do not count yet")
+    for _ in range(2):
+        ports.fail("kms.complete_key", denied)
+        assert "does not know the new key everywhere" in pending(visit(replicate_backups, rotation, ports))
+    assert of_the_target(ports, IRELAND) is None
+
+    ports.clock.advance(SETTLED.total_seconds() + 1)
+    ports.fail("kms.complete_key", denied)
+    with pytest.raises(AccessRefused):
+        visit(replicate_backups, rotation, ports)
+
+    done = visit(replicate_backups, rotation, ports).backup_replication
+    assert done is not None
+    assert done.complete
+    assert 1 == sum(one.startswith("kms.create_key") for one in ports.calls)
 
 
 def test_a_second_delivery_changes_nothing() -> None:
@@ -303,7 +345,7 @@ def test_waits_for_what_rds_does_not_list_yet() -> None:
     ("call", "error"),
     [
         ("replicated_backups.request", AwsRefused("the quota is exhausted")),
-        ("kms.ensure_key", NameTaken("the alias is somebody else's")),
+        ("kms.complete_key", NameTaken("the alias is somebody else's")),
         ("replicated_backups.of", AwsUnavailable("that Region is away")),
     ],
 )
@@ -342,7 +384,7 @@ def test_a_refusal_that_stays_ends_it_after_half_an_hour_and_a_new_start_goes_on
     done = visit(replicate_backups, again, ports).backup_replication
     assert done is not None
     assert done.complete
-    assert 1 == sum(one.startswith("kms.ensure_key") for one in ports.calls)
+    assert 1 == sum(one.startswith("kms.create_key") for one in ports.calls)
 
 
 def test_a_denial_ends_it_at_once_when_every_other_region_is_served() -> None:

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 
 from lambdas.rotation import names
@@ -12,9 +12,6 @@ from lambdas.rotation.errors import AccessRefused, AwsRefused, DefaultKeyPolicy,
 from lambdas.rotation.ports import KeyFacts
 from lambdas.rotation.step import logger
 
-_USABLE = frozenset({"Enabled", "Creating", "Updating"})
-_APART = timedelta(minutes=5)
-"""By which KMS's clock may be behind that of a function."""
 _WAIVED = (
     "The old key's policy is given to the new one with BypassPolicyLockoutSafetyCheck. If a policy of your "
     "organization forbids that, let it except the function's role; or accept KMS's own key policy: "
@@ -47,73 +44,18 @@ class AwsKms:
     def key_state(self, key_arn: str) -> str:
         return str(self._metadata(key_arn)["KeyState"])
 
-    def ensure_key(
-        self,
-        alias: str,
-        description: str,
-        tags: Mapping[str, str],
-        like: KeyFacts | None,
-        since: datetime | None,
-        default_policy: bool,
-    ) -> str:
-        """The ARN of this rotation's key: found by its alias, else by its tag, else made.
+    def create_key(self, description: str, tags: Mapping[str, str], like: KeyFacts | None, default_policy: bool) -> str:
+        """Ask for a key, once: CreateKey has no client token, and the SDK's own repetition would make another.
 
-        A rotation's id can be known before the rotation, and its tag set on any key: one that was there before a key
-        was first asked for (``since``) is somebody else's.
-
-        CreateKey has no client token: a key whose answer got lost is found again by the tag that was set with it, by
-        the step's next attempt. (The SDK's own would come before KMS shows the first one's tag, and make another.)
-        The new key gets the old one's policy, and its tags and rotation of key material where they can be read.
+        It gets the old one's policy, and its tags where they can be read.
 
         Raises:
+            AwsUnavailable: retryable; there may be one, which the index of tags shows before long (`find_key`).
             AccessRefused: terminal; by an organization's policy perhaps, which forbids to make a key that its maker
                 may not change (Control Tower: CT.KMS.PV.3).
             DefaultKeyPolicy: terminal; the old key's policy cannot be read, or names principals that are gone. KMS's
                 own would let in whomever IAM lets in.
-            NameTaken: terminal; the alias leads to a key that this rotation did not make.
         """
-        found = self._found(alias, tags[names.ROTATION_ID_TAG], since)
-        arn = found or self._create(description, tags, like, default_policy)
-        self._ensure_alias(alias, arn)
-        self._ensure_rotation(arn, like)
-        return arn
-
-    def find_key(self, alias: str, rotation_id: str, since: datetime | None) -> str | None:
-        """The key that this rotation made, also one that waits for its deletion; None when it made none."""
-        try:
-            return self._found(alias, rotation_id, since)
-        except NameTaken:
-            return self._by_tag(rotation_id, since)
-
-    def _found(self, alias: str, rotation_id: str, since: datetime | None) -> str | None:
-        return self._by_alias(alias, rotation_id, since) or self._by_tag(rotation_id, since)
-
-    def _by_alias(self, alias: str, rotation_id: str, since: datetime | None) -> str | None:
-        try:
-            key = self._metadata(alias)
-        except AwsRefused as refused:
-            if refused.code == "NotFoundException":
-                return None
-            raise
-        arn = str(key["Arn"])
-        if self._tags(arn).get(names.ROTATION_ID_TAG) != rotation_id or _was_there(key, since):
-            raise NameTaken(f"{alias} leads to a key that this rotation did not make")
-        return arn
-
-    def _by_tag(self, rotation_id: str, since: datetime | None) -> str | None:
-        found = pages(
-            "resourcegroupstaggingapi",
-            "get_resources",
-            "ResourceTagMappingList",
-            *self._region,
-            TagFilters=[{"Key": names.ROTATION_ID_TAG, "Values": [rotation_id]}],
-            ResourceTypeFilters=["kms:key"],
-        )
-        keys = (self._metadata(arn) for arn in sorted(resource["ResourceARN"] for resource in found))
-        ours = (str(key["Arn"]) for key in keys if key["KeyState"] in _USABLE and not _was_there(key, since))
-        return next(ours, None)
-
-    def _create(self, description: str, tags: Mapping[str, str], like: KeyFacts | None, default_policy: bool) -> str:
         inherited = names.owners_tags(like.tags) if like is not None else {}
         parameters: dict[str, Any] = {
             "Description": description,
@@ -139,6 +81,36 @@ class AwsKms:
                     raise
                 _refuse_unless(default_policy, like, refused)
         return self._create_with(parameters)
+
+    def complete_key(self, key_arn: str, alias: str, like: KeyFacts | None) -> None:
+        """Give it its alias, and rotation of key material as the old one has it. Repeatable.
+
+        KMS may not know a key, or what its tags permit, for minutes after CreateKey: it refuses with NotFoundException,
+        with one about the key's state, or with AccessDenied (KMS Developer Guide: eventual consistency).
+
+        Raises:
+            NameTaken: terminal; the alias leads to another key.
+        """
+        self._ensure_alias(alias, key_arn)
+        self._ensure_rotation(key_arn, like)
+
+    def find_key(self, description: str, rotation_id: str) -> str | None:
+        """The key with this rotation's tag and this very description; also one that waits for its deletion.
+
+        A rotation's id can be known before the rotation, and its tag be set on any key; but not this description, which
+        has a token. Of several the oldest: whoever has read it there can only have copied it later.
+        """
+        found = pages(
+            "resourcegroupstaggingapi",
+            "get_resources",
+            "ResourceTagMappingList",
+            *self._region,
+            TagFilters=[{"Key": names.ROTATION_ID_TAG, "Values": [rotation_id]}],
+            ResourceTypeFilters=["kms:key"],
+        )
+        keys = [self._metadata_if_any(resource["ResourceARN"]) for resource in found]
+        ours = [key for key in keys if key is not None and key.get("Description") == description]
+        return str(min(ours, key=lambda key: key["CreationDate"])["Arn"]) if ours else None
 
     def _create_with(self, parameters: Mapping[str, Any]) -> str:
         with calls("kms:CreateKey"):
@@ -207,6 +179,15 @@ class AwsKms:
             metadata: Mapping[str, Any] = client("kms", *self._region).describe_key(KeyId=key)["KeyMetadata"]
         return metadata
 
+    def _metadata_if_any(self, arn: str) -> Mapping[str, Any] | None:
+        """The index of tags is behind: it may show a key that KMS does not know, not yet or not any more."""
+        try:
+            return self._metadata(arn)
+        except AwsRefused as refused:
+            if refused.code != "NotFoundException":
+                raise
+            return None
+
     def _tags(self, arn: str) -> dict[str, str]:
         try:
             found = pages("kms", "list_resource_tags", "Tags", *self._region, KeyId=arn)
@@ -247,10 +228,6 @@ def _refuse_unless(accepted: bool, like: KeyFacts, refused: Exception) -> None:
             '"Accept": ["default-key-policy"]'
         ) from refused
     logger.warning("policy of the old key not copied", old_key=like.arn, refusal=str(refused))
-
-
-def _was_there(key: Mapping[str, Any], since: datetime | None) -> bool:
-    return since is not None and key["CreationDate"] < since - _APART
 
 
 def _matches(pattern: str, arn: str) -> bool:
