@@ -487,6 +487,9 @@ class Retirement(_Part):
     look_again_at: AwareDatetime | None = None
     started_at: AwareDatetime
     disabled_at: AwareDatetime | None = None
+    """Written down before KMS is asked to."""
+    disabled: bool = False
+    """KMS has done so: whoever finds the key enabled now finds what somebody else did."""
     deletion_at: AwareDatetime | None = None
     complete: bool = False
 

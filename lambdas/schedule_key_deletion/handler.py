@@ -11,6 +11,8 @@ from lambdas.schedule_key_deletion.gate import reason_to_keep, will_pass
 
 LOOK_AGAIN = timedelta(hours=24)
 SOAK = timedelta(days=7)
+SETTLED = timedelta(minutes=10)
+"""By then KMS says everywhere that a key is disabled (KMS Developer Guide: eventual consistency)."""
 PENDING_WINDOW_DAYS = 30
 SHOWN_AT_MOST = 200
 """Users in the state, of which Step Functions passes on 256 KB; all of them are judged."""
@@ -20,7 +22,8 @@ def schedule_key_deletion(rotation: Rotation, ports: Ports) -> Rotation:
     """Take the next step of a key's retirement: ask who uses it, disable, soak, ask again, schedule.
 
     Repeatable at every point. Once the deletion has taken effect nothing under the key can ever be read again, so a
-    question that could not be answered counts as use, and any use found while the key is disabled enables it again.
+    question that could not be answered counts as use, and any use found while the key is disabled enables it again. A
+    key that this disabled, and that somebody enabled, is kept, also where a recovery looks before the soak is over.
     """
     seen, now = rotation.retirement, ports.clock.now()
     if seen is not None and seen.complete:
@@ -43,8 +46,11 @@ def schedule_key_deletion(rotation: Rotation, ports: Ports) -> Rotation:
         users = ports.key_users.users_of(key.arn) if key.manager == "CUSTOMER" else ()
         return rotation.having(retirement=_kept(seen, key, reason, users, ports))
     if seen.disabled_at is not None and seen.look_again_at is not None and now < seen.look_again_at:
-        ports.kms.disable_key(key.arn)  # a retry: whether the first call arrived is not known
-        return rotation
+        if not seen.disabled:
+            ports.kms.disable_key(key.arn)  # a retry: whether the first call arrived is not known
+            return rotation.having(retirement=seen.having(disabled=True))
+        if key.state != "Enabled" or now - seen.disabled_at < SETTLED:
+            return rotation
     users = ports.key_users.users_of(key.arn)
     retirement = _judged(rotation, seen, key, users, ports)
     logger.info("old key", verdict=retirement.verdict, reason=retirement.reason, users=len(users))
@@ -76,7 +82,7 @@ def _judged(rotation: Rotation, seen: Retirement, key: KeyFacts, users: Sequence
             rotation.having(retirement=soaking)
         )  # before: a disabled key must never be without an owner
         ports.kms.disable_key(key.arn)
-        return soaking
+        return soaking.having(disabled=True)
     deletion_at = ports.kms.schedule_key_deletion(key.arn, PENDING_WINDOW_DAYS)
     return seen.having(
         verdict="scheduled", reason="no users", users=(), deletion_at=deletion_at, look_again_at=None, complete=True

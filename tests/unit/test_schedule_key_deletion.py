@@ -236,6 +236,35 @@ def test_a_key_that_somebody_enabled_again_is_kept() -> None:
     assert not any("schedule" in deed for deed in deeds(ports))
 
 
+def test_a_key_that_somebody_enabled_again_is_kept_by_whoever_looks_before_the_soak_is_over() -> None:
+    """A recovery comes at any time; disabled once more, the key would be scheduled by the look at the end."""
+    ports, rotation = decommissioned()
+    rotation = visit(ports, rotation)
+    ports.clock.advance(DAY)
+    ports.kms.enable_key(OLD_KEY)
+    ports.calls.clear()
+
+    rotation = visit(ports, rotation)
+
+    assert ("kept", True) == verdict(rotation)
+    assert rotation.retirement is not None
+    assert "somebody enabled it again" == rotation.retirement.reason
+    assert [] == deeds(ports)
+
+
+@pytest.mark.parametrize(("seconds", "state"), [(60, "Enabled"), (DAY, "Disabled"), (DAY, "Unavailable")])
+def test_a_look_before_the_soak_is_over_changes_nothing(seconds: int, state: str) -> None:
+    """In the first minutes KMS may still say that the key is enabled; kept for that, it would stay disabled."""
+    ports, rotation = decommissioned()
+    rotation = visit(ports, rotation)
+    ports.clock.advance(seconds)
+    ports.kms.keys[OLD_KEY] = replace(ports.kms.keys[OLD_KEY], state=state)
+    ports.calls.clear()
+
+    assert ("soaking", False) == verdict(visit(ports, rotation))
+    assert [] == deeds(ports)
+
+
 @pytest.mark.parametrize("state", ["Disabled", "Unavailable"])
 def test_a_key_that_somebody_else_has_disabled_stays_as_it_is(state: str) -> None:
     """It may have leaked: an attempt to use it during our soak would have it enabled again."""
