@@ -83,7 +83,7 @@ REASONS: dict[str, str] = {
     ),
     (
         r"AwsSolutions-IAM5\[Resource::arn:aws:rds:.*:(db|cluster|(cluster-)?snapshot)"
-        r":\*-rot-\*(-interim)?(-instance-\*)?\]"
+        r":\*-rot-\*(-interim|-replica)?(-instance-\*)?\]"
     ): "names that only a rotation gives",
     r"AwsSolutions-IAM5\[Resource::arn:aws:kms:.*:alias/rds-rotation/\*\]": "names that only a rotation gives",
     r"AwsSolutions-IAM5\[Resource::arn:aws:scheduler:.*:schedule/rds-key-rotation-recovery/\*\]": (

@@ -31,6 +31,7 @@ from lambdas.rotation.state import (
     Fence,
     Isolation,
     Key,
+    KeyRequest,
     Member,
     Plan,
     Position,
@@ -89,7 +90,10 @@ SYNC = Sync(started_at=NOW, observed_at=NOW, look_again_seconds=31)
 
 DONE: dict[str, Parts] = {
     "StartRotation": {"rotation_id": ROTATION_ID, "epoch": 1, "route": "rotate", "plan": PLAN},
-    "CreateNewKMSKey": {"new_key": Key(arn=NEW_KEY, manager="CUSTOMER")},
+    "CreateNewKMSKey": {
+        "key_request": KeyRequest(token="t", requested_at=NOW, complete=True),
+        "new_key": Key(arn=NEW_KEY, manager="CUSTOMER"),
+    },
     "CreateEncryptedReadReplica": {"target_identifier": TARGET},
     "WaitForReplicationSync": {"sync": SYNC.having(ready=True)},
     "PauseApplicationWrites": {
@@ -139,6 +143,7 @@ DONE: dict[str, Parts] = {
 """What the steps write when there is nothing to wait for. The others write nothing that the machine reads."""
 
 NOT_YET: dict[str, Parts] = {
+    "CreateNewKMSKey": {"key_request": KeyRequest(token="t", requested_at=NOW)},
     "IsolateSource": {"isolation": ISOLATION},
     "ResumeWrites": {"release": Release(released_at=NOW, write_outage_seconds=9.5, open=False)},
     "WaitForReplicationSync": {"sync": SYNC},
