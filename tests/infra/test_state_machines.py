@@ -11,7 +11,7 @@ from infra.config import load
 from infra.tasks import Task, permission_matrix
 from lambdas.rotation import errors
 from lambdas.rotation.step import REHEARSAL
-from lambdas.rotation.undoing import SLOWEST_FUNCTION
+from lambdas.rotation.undoing import PAGE_AFTER, SLOWEST_FUNCTION
 
 WORKFLOWS = ("rotate_key", "rotate_fleet")
 MACHINES = {workflow: embed.definition(workflow) for workflow in WORKFLOWS}
@@ -59,6 +59,21 @@ def test_retries_exactly_what_is_retryable(state: dict[str, Any]) -> None:
     retried = {error for rule in state["Retry"] for error in rule["ErrorEquals"]}
 
     assert RETRYABLE | LAMBDA_RETRYABLE | WAKING == retried
+
+
+@pytest.mark.parametrize("name", ["Rollback", "RestoreConnectivity", "ResumeWritesAgain"])
+def test_while_both_sides_are_closed_nobody_gives_up_before_people_are_told(name: str) -> None:
+    """A recovery tries once more, and then nobody does: what keeps a function from its ledger may last for minutes."""
+    retry = embed.states(MACHINES["rotate_key"])[name]["Retry"]
+    (rule,) = [rule for rule in retry if "AwsUnavailable" in rule["ErrorEquals"]]
+    waits = [
+        min(rule["IntervalSeconds"] * rule["BackoffRate"] ** attempt, rule["MaxDelaySeconds"])
+        for attempt in range(rule["MaxAttempts"])
+    ]
+
+    assert RETRYABLE | {"Lambda.TooManyRequestsException"} <= set(rule["ErrorEquals"])
+    assert rule["JitterStrategy"] == "FULL"  # so half of it is what to expect
+    assert sum(waits) / 2 >= PAGE_AFTER.total_seconds()
 
 
 @pytest.mark.parametrize("state", TASK_STATES)

@@ -82,6 +82,17 @@ LED_AWAY = Scenario(
     ),
     error="AccessRefused",
 )  # fmt: skip
+LEDGER_AWAY = Scenario(
+    "ledger-away",
+    (
+        {
+            "kind": "error-before", "function": "promote", "call": "rds.DescribeDBInstances", "onwards": True,
+            "code": "AccessDenied",
+        },
+        # More than a rollback and its recovery would try that gave up after six visits.
+        {"kind": "throttle", "function": "rollback", "call": "dynamodb.GetItem", "times": 40},
+    ),
+)  # fmt: skip
 SOURCE_DELETED = Scenario("source-deleted", ({"kind": "held", "function": "wait-for-replication-sync", "seconds": 4},))
 
 STOPPED = [
@@ -103,7 +114,7 @@ STOPPED = [
 ]
 
 SAMPLE = {"replica-key-refused", "stopped-promoting"}
-ALL = [*REFUSED, ANOTHER_DATABASE, DENIED, LED_AWAY, SOURCE_DELETED, *STOPPED]
+ALL = [*REFUSED, ANOTHER_DATABASE, DENIED, LED_AWAY, LEDGER_AWAY, SOURCE_DELETED, *STOPPED]
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +188,16 @@ def test_the_way_back_lasts_as_long_as_what_keeps_applications_away(customer: Cu
     assert outcome.struck > 60
     assert any("have to be led back" in message for message in outcome.moments)
     assert second_opinions([recorded(customer.client("stepfunctions"), outcome.first.arn)]) == [[]]
+
+
+@pytest.mark.proof
+def test_the_way_back_outlasts_minutes_without_a_ledger(customer: Customer, tmp_path: Path) -> None:
+    """Where nothing of it is in the journal yet, the one-time schedule may take it over meanwhile."""
+    outcome = play(customer, LEDGER_AWAY, tmp_path / "acks")
+
+    print(table_line(outcome))
+    assert_invariants(customer, outcome)
+    assert outcome.struck > 40
 
 
 def test_the_last_copy_stays_where_somebody_deletes_the_source(customer: Customer) -> None:
