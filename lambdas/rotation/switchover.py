@@ -58,12 +58,13 @@ def _is_still_called(primary: Member, ports: Ports) -> bool:
 
 
 def left_of(deployment: Deployment, ports: Ports) -> str | None:
-    """Asks for its end, without its target: that is production now. None when nothing of it is left."""
+    """Asks for its end, and says what is being waited for. None when nothing of it is left."""
     live = ports.blue_green.describe(deployment.name)
     return None if live is None else ended(live, ports)
 
 
 def ended(live: BlueGreenDeployment, ports: Ports) -> str:
+    """Without its target: that is production now."""
     if live.status != DELETING:
         ports.blue_green.request_deletion(live.identifier, with_target=False)
     return f"{live.name} is to be deleted (it is {live.status})"
