@@ -766,7 +766,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 allow("rds:RemoveTagsFromResource", on=any_db, when=only_tags("key-rotation:*")),
                 allow("rds:RemoveTagsFromResource", on=any_db, when=only_tags(DECOMMISSION_TAG)),
                 # What brings a parameter group of the old one's own into force, while nobody reads the new one.
-                allow("rds:RebootDBInstance", on=our_db, when=all_of(MADE_BY_A_ROTATION, NEVER_RELEASED)),
+                allow("rds:RebootDBInstance", on=successors, when=UNRELEASED),
                 # The mark is Verify's to set: a role that could do both could rename, and then delete, any database.
                 # A rename is a change of what has the mark, or was made, and of a name that nobody has.
                 allow("rds:ModifyDBInstance", on=any_db, when=MARKED_FOR_REMOVAL),

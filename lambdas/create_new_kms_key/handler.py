@@ -1,9 +1,14 @@
 """CreateNewKMSKey: the key that the target will be encrypted under."""
 
+from datetime import timedelta
+
 from lambdas.rotation import new_key
+from lambdas.rotation.errors import AwsUnavailable
 from lambdas.rotation.ports import Ports
 from lambdas.rotation.state import Key, Rotation
 from lambdas.rotation.step import step
+
+PATIENCE = timedelta(minutes=30)
 
 
 def create_new_kms_key(rotation: Rotation, ports: Ports) -> Rotation:
@@ -14,6 +19,7 @@ def create_new_kms_key(rotation: Rotation, ports: Ports) -> Rotation:
 
     Raises:
         JournalMoved: retryable; another attempt is making the key.
+        AwsUnavailable: retryable; after half an hour without a key also where KMS may just not show it.
         AccessRefused: terminal; for ten minutes, where it is about a new key.
         DefaultKeyPolicy: terminal; the new key would be open to others than the old one.
         NameTaken: terminal; the alias leads to somebody else's key.
@@ -27,6 +33,9 @@ def create_new_kms_key(rotation: Rotation, ports: Ports) -> Rotation:
     for request, key in new_key.making(rotation, rotation.key_request, rotation.new_key, old, ports.kms, ports.clock):
         rotation = rotation.having(key_request=request, new_key=key)
         ports.ledger.record(rotation)
+    asked = rotation.key_request
+    if asked is not None and not asked.complete and ports.clock.now() - asked.began_at > PATIENCE:
+        raise AwsUnavailable("kms:CreateKey: there is no key after half an hour, and whether there will be is unknown")
     return rotation
 
 

@@ -41,18 +41,19 @@ def making(
                 logger.info("new key asked for, and not found yet")
                 return
             # Another moment in each: of two deliveries at the same time only one gets further than this.
-            token = secrets.token_hex(16) if request is None else request.token
-            request = KeyRequest(token=token, requested_at=clock.now())
+            now = clock.now()
+            request = request or KeyRequest(token=secrets.token_hex(16), began_at=now, requested_at=now)
+            request = request.having(requested_at=now)
             yield request, None
             try:
                 arn = kms.create_key(
-                    names.key_description(plan.base_name, rotation.rotation_id, token),
+                    names.key_description(plan.base_name, rotation.rotation_id, request.token),
                     names.our_tags(plan.base_name, rotation.rotation_id),
                     like=like,
                     default_policy="default-key-policy" in plan.accept,
                 )
             except (AccessRefused, AwsRefused, DefaultKeyPolicy):
-                yield KeyRequest(token=token, requested_at=None), None
+                yield request.having(requested_at=None), None
                 raise
         assert request is not None
         key = Key(arn=arn, manager="CUSTOMER", alias=alias)

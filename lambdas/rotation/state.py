@@ -177,8 +177,9 @@ class KeyRequest(_Part):
 
     token: str
     """In the key's description. Nobody knows it before, and no tag can put it there."""
+    began_at: AwareDatetime
     requested_at: AwareDatetime | None
-    """None: KMS has refused it, so there is no key to wait for."""
+    """The last time; None: KMS has refused it, so there is no key to wait for."""
     complete: bool = False
     """The key has its alias, and rotation of its material."""
 

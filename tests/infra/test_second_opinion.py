@@ -70,6 +70,7 @@ CATCH_UP = PLAN.having(strategy="catch-up")
 REPLICATED = PLAN.having(
     replicated_backups=(ReplicatedBackup(region="eu-west-1", arn="b", key_arn="k", retention_days=7),)
 )
+REQUEST = KeyRequest(token="5f0e", began_at=NOW, requested_at=NOW)
 REPLICATION = BackupReplication(started_at=NOW, execution_arn=EXECUTION)
 FOLLOWED = PLAN.having(replicas=(Replica(identifier="r", arn="r", resource_id="db-R"),))
 REBUILD = ReplicaRebuild(started_at=NOW, execution_arn=EXECUTION, look_again_seconds=32)
@@ -91,7 +92,7 @@ SYNC = Sync(started_at=NOW, observed_at=NOW, look_again_seconds=31)
 DONE: dict[str, Parts] = {
     "StartRotation": {"rotation_id": ROTATION_ID, "epoch": 1, "route": "rotate", "plan": PLAN},
     "CreateNewKMSKey": {
-        "key_request": KeyRequest(token="t", requested_at=NOW, complete=True),
+        "key_request": REQUEST.having(complete=True),
         "new_key": Key(arn=NEW_KEY, manager="CUSTOMER"),
     },
     "CreateEncryptedReadReplica": {"target_identifier": TARGET},
@@ -143,7 +144,7 @@ DONE: dict[str, Parts] = {
 """What the steps write when there is nothing to wait for. The others write nothing that the machine reads."""
 
 NOT_YET: dict[str, Parts] = {
-    "CreateNewKMSKey": {"key_request": KeyRequest(token="t", requested_at=NOW)},
+    "CreateNewKMSKey": {"key_request": REQUEST},
     "IsolateSource": {"isolation": ISOLATION},
     "ResumeWrites": {"release": Release(released_at=NOW, write_outage_seconds=9.5, open=False)},
     "WaitForReplicationSync": {"sync": SYNC},

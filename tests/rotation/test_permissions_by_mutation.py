@@ -47,8 +47,11 @@ NO_REPLICA: dict[str, Any] = {
 }  # fmt: skip
 
 
-NO_ANSWER: dict[str, Any] = {"kind": "lost-answer", "call": "kms.CreateKey", "onwards": True}
-"""Every new key is looked for by its tag."""
+NO_ANSWER: dict[str, Any] = {
+    "kind": "lost-answer", "database": "slow", "function": "create-new-kms-key", "call": "kms.CreateKey",
+    "onwards": True,
+}  # fmt: skip
+"""So the new key is looked for by its tag."""
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +67,7 @@ def lab() -> Iterator[Lab]:
 # Missing as well, so that the rotation fails there and turns back.
 BEFORE_ANYTHING = ("Preflight", "rds:DescribeAccountAttributes")
 WITHOUT_A_KEY = ("CreateNewKMSKey", "kms:CreateKey")
+WITHOUT_A_KEY_ABROAD = ("ReplicateBackups", "kms:CreateKey")
 WITH_A_KEY = ("CreateEncryptedReadReplica", "rds:CreateDBInstanceReadReplica")
 WITH_A_TARGET = ("WaitForReplicationSync", "rds:AddRoleToDBInstance")
 FENCED = ("ConfirmDrained", "dynamodb:UpdateItem")
@@ -216,6 +220,18 @@ def back_with_a_key(lab: Lab, missing: Permission | None) -> Ended:
         return lab.rotate(
             lab.quick, until=lambda: missing is not None and lab.names(missing, str(lab.journal(lab.quick).get("undo")))
         )
+
+
+def back_with_a_key_that_was_looked_for(lab: Lab, missing: Permission | None) -> Ended:
+    with lab.without(WITH_A_KEY):
+        return lab.rotate(lab.slow)
+
+
+def replicated_at_last(lab: Lab, missing: Permission | None) -> Ended:
+    """A key of another Region was asked for in vain: before it is asked for again it is looked for."""
+    with lab.without(WITHOUT_A_KEY_ABROAD):
+        replicated(lab, missing)
+    return lab.go_on(lab.replicated)
 
 
 def left_with_a_target(lab: Lab, missing: Permission | None) -> Ended:
@@ -482,6 +498,8 @@ UNUSUAL: Mapping[Permission, Way] = {
     ("DiscardNewKey", "tag:GetResources"): back_without_a_key,
     ("CreateNewKMSKey", "kms:GetKeyRotationStatus"): back_with_a_key,
     ("CreateNewKMSKey", "kms:ListResourceTags"): back_with_a_key,
+    ("CreateNewKMSKey", "tag:GetResources"): back_with_a_key_that_was_looked_for,
+    ("ReplicateBackups", "tag:GetResources"): replicated_at_last,
     ("WaitForReplicationSync", "rds:AddTagsToResource"): tagged_meanwhile,
     ("WaitForRestore", "rds:AddTagsToResource"): tagged_under_the_fence,
     ("Promote", "scheduler:CreateSchedule"): without_a_schedule,

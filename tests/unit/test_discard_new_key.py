@@ -74,7 +74,7 @@ def test_the_alias_goes_also_when_somebody_else_has_scheduled_the_key() -> None:
     assert {} == ports.kms.aliases
 
 
-REQUEST = KeyRequest(token="5f0e", requested_at=START)
+REQUEST = KeyRequest(token="5f0e", began_at=START, requested_at=START)
 DESCRIPTION = key_description("orders", ROTATION_ID, REQUEST.token)
 
 

@@ -1,6 +1,7 @@
 """The new key and the target must be made once, and be recognisable as this rotation's."""
 
 from contextlib import suppress
+from datetime import timedelta
 from typing import Literal
 
 import pytest
@@ -19,7 +20,18 @@ from lambdas.rotation.errors import (
 from lambdas.rotation.names import ROTATION_ID_TAG, our_tags
 from lambdas.rotation.new_key import INDEXED, SETTLED
 from lambdas.rotation.state import Key, KeyRequest, Rotation
-from tests.fakes import NEW_KEY, OLD_KEY, ROTATION_ID, SOURCE, TARGET, FakePorts, journaled, planned_rotation, visit
+from tests.fakes import (
+    NEW_KEY,
+    OLD_KEY,
+    ROTATION_ID,
+    SOURCE,
+    START,
+    TARGET,
+    FakePorts,
+    journaled,
+    planned_rotation,
+    visit,
+)
 
 
 def made_at_last(rotation: Rotation, ports: FakePorts) -> Rotation:
@@ -86,6 +98,23 @@ def test_a_key_whose_answer_was_lost_is_waited_for_until_the_index_of_tags_shows
     made = made_at_last(rotation, ports)
     assert made.new_key is not None
     assert [arn] == [made.new_key.arn] == made_by_a_rotation(ports)
+
+
+def test_a_key_that_never_shows_is_given_up() -> None:
+    """The attempt after a lost answer waits, which the state machine takes for progress: its retries begin anew."""
+    ports = FakePorts(with_target=False)
+    rotation = journaled(ports, planned_rotation(ports))
+    began_at, said = ports.clock.now(), ""
+    while "no key after half an hour" not in said and ports.clock.now() - began_at < timedelta(hours=1):
+        ports.fail("kms.create_key", AwsUnavailable("lost answer"))
+        try:
+            visit(create_new_kms_key, rotation, ports)
+        except AwsUnavailable as unavailable:
+            said = str(unavailable)
+        ports.clock.advance(10)
+
+    assert "no key" in said
+    assert timedelta(minutes=30) < ports.clock.now() - began_at < timedelta(minutes=35)
 
 
 def test_a_key_that_kms_has_refused_is_not_waited_for() -> None:
@@ -191,7 +220,7 @@ def test_what_two_deliveries_write_before_the_key_differs() -> None:
     ports = FakePorts(with_target=False)
     rotation = planned_rotation(ports)
     token = "0" * 32
-    asked = rotation.having(key_request=KeyRequest(token=token, requested_at=None))
+    asked = rotation.having(key_request=KeyRequest(token=token, began_at=START, requested_at=None))
     written = []
     for start in (rotation, rotation, asked, asked):
         ports.fail("kms.create_key", AwsUnavailable("lost answer"))
