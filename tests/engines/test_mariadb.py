@@ -22,6 +22,9 @@ from tests.engines.mariadb_servers import APPLICATION, MASTER, ROTATION, Endpoin
 LOCKED = 4151
 OURS = "rot-1"
 
+MAKE_EVENT = "CREATE EVENT shop.tick ON SCHEDULE EVERY 1 HOUR STARTS NOW() + INTERVAL 1 HOUR DO SELECT 1"
+"""Later: the scheduler would run it at once, and write the event down again as it has it, enabled, when it is done."""
+
 
 @pytest.fixture(scope="module")
 def world() -> Iterator[World]:
@@ -461,7 +464,10 @@ def test_accounts_that_a_fence_would_take_for_the_servers_are_refused(source: En
     ("statements", "name"),
     [
         (
-            ("SET GLOBAL event_scheduler = 1", "CREATE EVENT shop.tick ON SCHEDULE EVERY 1 HOUR DO SELECT 1"),
+            (
+                "SET GLOBAL event_scheduler = 1",
+                MAKE_EVENT,
+            ),
             "EventsEnabled",
         ),
         (
@@ -548,7 +554,7 @@ def test_what_rds_itself_does_not_replicate_is_no_filter(source: Endpoint, repli
 @pytest.mark.parametrize("statement", ["SET GLOBAL event_scheduler = 0", "ALTER EVENT shop.tick DISABLE"])
 def test_an_event_that_does_not_run_is_none(source: Endpoint, statement: str) -> None:
     source.admin("SET GLOBAL event_scheduler = 1")
-    source.admin("CREATE EVENT shop.tick ON SCHEDULE EVERY 1 HOUR DO SELECT 1")
+    source.admin(MAKE_EVENT)
     source.admin(statement)
 
     assert [] == source.engine().limitations(())
@@ -559,7 +565,7 @@ def test_an_event_of_a_server_without_a_scheduler_does_not_run(
     source: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody can switch it on while the server runs."""
-    source.admin("CREATE EVENT shop.tick ON SCHEDULE EVERY 1 HOUR DO SELECT 1")
+    source.admin(MAKE_EVENT)
     monkeypatch.setitem(SETTINGS, "event-scheduler", "DISABLED")
     source.server.restart()
 
@@ -575,7 +581,7 @@ def test_an_event_that_is_enabled_while_the_fence_rises_ends_it(
     fence, end_sessions = engine.plan_fence(()), MariadbEngine._end_sessions
 
     def ended(self: MariadbEngine, *arguments: Any) -> None:
-        source.admin("CREATE EVENT shop.tick ON SCHEDULE EVERY 1 HOUR DO SELECT 1")
+        source.admin(MAKE_EVENT)
         end_sessions(self, *arguments)
 
     monkeypatch.setattr(MariadbEngine, "_end_sessions", ended)
@@ -619,7 +625,7 @@ def test_what_is_prepared_while_the_fence_rises_ends_it(source: Endpoint, monkey
 def test_an_event_that_was_enabled_meanwhile_ends_the_fence(source: Endpoint) -> None:
     """An earlier attempt has looked for them; until this one locked all accounts somebody could enable one."""
     source.admin("SET GLOBAL event_scheduler = 1")
-    source.admin("CREATE EVENT shop.tick ON SCHEDULE EVERY 1 HOUR DO SELECT 1")
+    source.admin(MAKE_EVENT)
 
     with pytest.raises(FenceIncomplete, match=r"event shop\.tick"):
         fenced(source)
