@@ -23,7 +23,8 @@ LOCKED = 4151
 OURS = "rot-1"
 
 MAKE_EVENT = "CREATE EVENT shop.tick ON SCHEDULE EVERY 1 HOUR STARTS NOW() + INTERVAL 1 HOUR DO SELECT 1"
-"""Later: the scheduler would run it at once, and write the event down again as it has it, enabled, when it is done."""
+"""Later: the scheduler would run it at once, and before that write its state down as it knows it (MariaDB's source:
+update_timing_fields_for_event), over what a test may just have set."""
 
 
 @pytest.fixture(scope="module")
