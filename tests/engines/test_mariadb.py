@@ -442,7 +442,15 @@ def test_an_application_under_the_rotations_account_is_a_breach(source: Endpoint
 
 
 def test_another_function_of_the_rotation_shares_no_account(source: Endpoint) -> None:
-    """Of two deliveries one may still look into the databases, or be on its way to the control database."""
+    """Of two deliveries the other one looks at the same time, and stays for as long as this one."""
+    fence = fenced(source)
+    other = source.engine()
+    with other._session(in_control=False):
+        assert [] == source.engine().limitations(())
+        assert source.engine().fence_breach(fence) is None
+
+
+def test_a_session_of_the_rotation_that_is_not_marked_yet_shares_no_account(source: Endpoint) -> None:
     fence = fenced(source)
     for ask in (lambda: source.engine().limitations(()), lambda: source.engine().fence_breach(fence)):
         ending = threading.Timer(0.5, source.connect(ROTATION, database=None).close)

@@ -84,7 +84,8 @@ _SESSIONS = """
 SELECT id, COALESCE(user, ''), command, user = SUBSTRING_INDEX(CURRENT_USER(), '@', 1)
 FROM information_schema.processlist WHERE id <> CONNECTION_ID() AND user NOT IN %(internal)s
   AND user NOT IN %(of_no_account)s
-  AND NOT (user = SUBSTRING_INDEX(CURRENT_USER(), '@', 1) AND COALESCE(db, '') = %(control)s)
+  AND NOT (user = SUBSTRING_INDEX(CURRENT_USER(), '@', 1)
+           AND COALESCE(IS_USED_LOCK(CONCAT('rds-key-rotation session ', id)), 0) = id)
   AND command NOT LIKE 'Binlog Dump%%'
 """
 _COMES_OR_GOES = ("Connect", "Killed", "Busy")
@@ -468,9 +469,10 @@ class MariadbEngine:
         session = Session(connection)
         try:
             session.run(SESSION, seconds=STATEMENT_SECONDS)
+            # By this the rotation's own sessions are told from an application's under the same account.
+            session.run("DO GET_LOCK(CONCAT('rds-key-rotation session ', CONNECTION_ID()), 0)")
             if in_control:
                 with suppress_states(*NOT_THERE):
-                    # By this the fence tells the rotation's own sessions from an application's under the same account.
                     session.run(f"USE {quoted(CONTROL_DATABASE)}")
         except BaseException:
             _close_quietly(connection)
@@ -595,7 +597,7 @@ def _not_yet(sql: Session, fences: Sequence[DatabaseFence], *, locked: bool) -> 
 
 def _sessions(sql: Session) -> list[Row]:
     """Whoever is in, or on the way in, and is not the server's, RDS's or the rotation's."""
-    return sql.rows(_SESSIONS, internal=INTERNAL_USERS, of_no_account=_OF_NO_ACCOUNT, control=CONTROL_DATABASE)
+    return sql.rows(_SESSIONS, internal=INTERNAL_USERS, of_no_account=_OF_NO_ACCOUNT)
 
 
 def _listed(sessions: Iterable[Row]) -> str:
@@ -607,7 +609,7 @@ def _staying(sql: Session, clock: Clock, *, only_own: bool = False) -> list[Row]
 
     Who is being refused is on the list for a moment, too, and where many clients connect there is always one. But who
     is not on the first list meets the lock; and of those who were, who is gone has no session. Of our own account
-    another function's session may have yet to enter the control database, or to end: an application's stays.
+    another function's session may have yet to be marked: an application's stays.
     """
     met = [one for one in _sessions(sql) if not only_own or one[-1]]
     deadline = clock.monotonic() + REFUSAL_SECONDS
