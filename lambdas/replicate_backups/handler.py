@@ -13,7 +13,7 @@ from lambdas.rotation.errors import (
     NameTaken,
 )
 from lambdas.rotation.ports import KeyFacts, Kms, Ports
-from lambdas.rotation.state import BackupReplication, Database, ReplicatedBackup, Rotation
+from lambdas.rotation.state import BackupReplication, Database, Key, ReplicatedBackup, Rotation
 from lambdas.rotation.step import logger, step
 
 PATIENCE = timedelta(minutes=30)
@@ -91,14 +91,20 @@ def _making_key(
 ) -> Iterator[BackupReplication]:
     """Each of these has to be in the journal before the next is asked for."""
     region, kms = backup.region, ports.kms_in(backup.region)
-    asked, made = progress.key_requests.get(region), progress.new_keys.get(region)
-    if made is not None and (asked is None or asked.complete):
+    if _key_of(region, progress) is not None:
         return
+    asked, made = progress.key_requests.get(region), progress.new_keys.get(region)
     for request, key in new_key.making(rotation, asked, made, _old_key(backup, kms), kms, ports.clock):
         progress = progress.having(key_requests={**progress.key_requests, region: request})
         if key is not None:
             progress = progress.having(new_keys={**progress.new_keys, region: key})
         yield progress
+
+
+def _key_of(region: str, progress: BackupReplication) -> Key | None:
+    """The new key of a Region, once KMS knows it everywhere there."""
+    asked = progress.key_requests.get(region)
+    return progress.new_keys.get(region) if asked is None or asked.complete else None
 
 
 def _old_key(backup: ReplicatedBackup, kms: Kms) -> KeyFacts | None:
@@ -115,8 +121,8 @@ def _old_key(backup: ReplicatedBackup, kms: Kms) -> KeyFacts | None:
 
 
 def _waiting_for(target: Database, backup: ReplicatedBackup, progress: BackupReplication, ports: Ports) -> str | None:
-    key, request = progress.new_keys.get(backup.region), progress.key_requests.get(backup.region)
-    if key is None or (request is not None and not request.complete):
+    key = _key_of(backup.region, progress)
+    if key is None:
         return "KMS does not know the new key everywhere yet"
     found = ports.replicated_backups.of(target, backup.region)
     if found is None:

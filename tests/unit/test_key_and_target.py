@@ -34,6 +34,12 @@ from tests.fakes import (
 )
 
 
+def begun() -> tuple[FakePorts, Rotation]:
+    """A rotation that has made nothing yet."""
+    ports = FakePorts(with_target=False)
+    return ports, journaled(ports, planned_rotation(ports))
+
+
 def made_at_last(rotation: Rotation, ports: FakePorts) -> Rotation:
     """As the state machine comes again, ten seconds later."""
     for _ in range(100):
@@ -52,8 +58,7 @@ def made_by_a_rotation(ports: FakePorts) -> list[str]:
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_makes_one_key_however_often_an_answer_is_lost(call: str, when: Literal["before", "after"]) -> None:
     """CreateKey has no client token, and every key costs money until somebody finds it."""
-    ports = FakePorts(with_target=False)
-    rotation = journaled(ports, planned_rotation(ports))
+    ports, rotation = begun()
     for _ in range(3):
         ports.fail(call, AwsUnavailable("lost answer"), when=when)
         with suppress(AwsUnavailable):
@@ -69,8 +74,7 @@ def test_makes_one_key_however_often_an_answer_is_lost(call: str, when: Literal[
 
 def test_a_key_is_written_down_before_anything_else_is_asked_of_it() -> None:
     """KMS may not know it for minutes: whoever comes again has to know which one it was."""
-    ports = FakePorts(with_target=False)
-    rotation = journaled(ports, planned_rotation(ports))
+    ports, rotation = begun()
 
     made = visit(create_new_kms_key, rotation, ports)
 
@@ -83,8 +87,7 @@ def test_a_key_is_written_down_before_anything_else_is_asked_of_it() -> None:
 
 def test_a_key_whose_answer_was_lost_is_waited_for_until_the_index_of_tags_shows_it() -> None:
     """Asked for at once, there would be two."""
-    ports = FakePorts(with_target=False)
-    rotation = journaled(ports, planned_rotation(ports))
+    ports, rotation = begun()
     ports.fail("kms.create_key", AwsUnavailable("lost answer"), when="after")
     with pytest.raises(AwsUnavailable):
         visit(create_new_kms_key, rotation, ports)
@@ -102,8 +105,7 @@ def test_a_key_whose_answer_was_lost_is_waited_for_until_the_index_of_tags_shows
 
 def test_a_key_that_never_shows_is_given_up() -> None:
     """The attempt after a lost answer waits, which the state machine takes for progress: its retries begin anew."""
-    ports = FakePorts(with_target=False)
-    rotation = journaled(ports, planned_rotation(ports))
+    ports, rotation = begun()
     began_at, said = ports.clock.now(), ""
     while "no key after half an hour" not in said and ports.clock.now() - began_at < timedelta(hours=1):
         ports.fail("kms.create_key", AwsUnavailable("lost answer"))
@@ -119,8 +121,7 @@ def test_a_key_that_never_shows_is_given_up() -> None:
 
 def test_a_key_that_kms_has_refused_is_not_waited_for() -> None:
     """There is none; whoever has removed the cause wants to go on."""
-    ports = FakePorts(with_target=False)
-    rotation = journaled(ports, planned_rotation(ports))
+    ports, rotation = begun()
     ports.fail("kms.create_key", AwsRefused("LimitExceededException"))
     with pytest.raises(AwsRefused):
         visit(create_new_kms_key, rotation, ports)
@@ -141,8 +142,7 @@ UNSETTLED = [
 @pytest.mark.parametrize("refusal", UNSETTLED, ids=lambda refusal: getattr(refusal, "code", "") or "denied")
 def test_a_key_that_kms_does_not_know_everywhere_is_waited_for_and_no_longer(refusal: Exception) -> None:
     """It says NotFound in the same second, and its tags count for permissions up to five minutes later."""
-    ports = FakePorts(with_target=False)
-    rotation = journaled(ports, planned_rotation(ports))
+    ports, rotation = begun()
     for _ in range(31):
         ports.fail("kms.complete_key", refusal)
 
@@ -179,8 +179,7 @@ def test_a_journal_of_before_tokens_is_read() -> None:
 
 
 def test_an_alias_that_is_taken_is_not_waited_for() -> None:
-    ports = FakePorts(with_target=False)
-    rotation = journaled(ports, planned_rotation(ports))
+    ports, rotation = begun()
     ports.fail("kms.complete_key", NameTaken("somebody else's"))
 
     with pytest.raises(NameTaken):
@@ -189,8 +188,7 @@ def test_an_alias_that_is_taken_is_not_waited_for() -> None:
 
 def test_a_key_with_the_tag_of_the_rotation_is_not_adopted() -> None:
     """Ids of a fleet's rotations follow from its schedule, and anybody may tag a key of his own."""
-    ports = FakePorts(with_target=False)
-    rotation = journaled(ports, planned_rotation(ports))
+    ports, rotation = begun()
     ports.fail("kms.create_key", AwsUnavailable("lost answer"))
     with pytest.raises(AwsUnavailable):
         visit(create_new_kms_key, rotation, ports)

@@ -1,8 +1,8 @@
 """How applications find the source, and whether a rotation can lead them elsewhere."""
 
 from collections.abc import Iterator
-from fnmatch import fnmatchcase
 
+from lambdas.preflight.checks.listed import is_listed
 from lambdas.preflight.checks.managed_rotation import managed_rotation
 from lambdas.rotation.errors import ConnectivityChanged
 from lambdas.rotation.ports import Ports
@@ -39,7 +39,7 @@ def _record(rotation: Rotation, ports: Ports) -> Iterator[Finding]:
     if seen_outside:
         return
     name = plan.dns_record.name.lower().removesuffix(".")
-    if not any(fnmatchcase(name, pattern) for pattern in ports.settings.defaults.get("record_names") or ()):
+    if not is_listed(name, "record_names", ports):
         yield Finding(
             name="RecordNotAllowed",
             message=f"the functions may not change {name}",
@@ -78,7 +78,7 @@ def _secret(rotation: Rotation, ports: Ports) -> Iterator[Finding]:
         return
     # Secrets Manager puts a hyphen and six characters behind a name.
     name = endpoint.arn.rpartition(":")[2][:-7]
-    if not any(fnmatchcase(name, pattern) for pattern in ports.settings.defaults.get("endpoint_secret_names") or ()):
+    if not is_listed(name, "endpoint_secret_names", ports):
         yield Finding(
             name="SecretNotAllowed",
             message=f"the functions may not write to {name}",

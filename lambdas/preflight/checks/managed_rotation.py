@@ -1,8 +1,8 @@
 """Whether Secrets Manager's own rotation of a secret can be suspended for the cutover and restored after it."""
 
 from collections.abc import Iterator
-from fnmatch import fnmatchcase
 
+from lambdas.preflight.checks.listed import is_listed
 from lambdas.rotation.errors import AccessRefused, AwsRefused, ConnectivityChanged
 from lambdas.rotation.ports import Ports
 from lambdas.rotation.state import EndpointSecret, Finding, Plan, Rotation
@@ -13,8 +13,7 @@ def managed_rotation(secret_id: str, ports: Ports) -> Iterator[Finding]:
     managed = ports.secrets.managed_rotation(secret_id)
     if managed is None:
         return
-    allowed = ports.settings.defaults.get("secret_rotation_function_arns") or ()
-    if not any(fnmatchcase(managed.function_arn or "", pattern) for pattern in allowed):
+    if not is_listed(managed.function_arn or "", "secret_rotation_function_arns", ports):
         yield Finding(
             name="RotationFunctionNotAllowed",
             message=f"{secret_id} is rotated by {managed.function_arn}; that is suspended during the cutover, and the "

@@ -47,6 +47,11 @@ class Setting:
         return self.seen(source) if self.wanted is None else self.wanted(source, key_arn)
 
 
+def if_chosen(wanted: Any, seen: Any) -> bool:
+    """`Setting.satisfied` of what RDS chooses by itself where nobody has."""
+    return bool(wanted is None or wanted == seen)
+
+
 def _not_taken(wanted: Any) -> Parameters:
     return {}
 
@@ -70,7 +75,7 @@ def plain(
         create=lambda wanted: {create: wanted} if create and wanted is not None else {},
         restore=None if restore is None else lambda wanted: {restore: wanted} if restore and wanted is not None else {},
         repair=(lambda wanted, seen: {modify: wanted}) if modify else None,
-        satisfied=lambda wanted, seen: wanted is None or wanted == seen,
+        satisfied=if_chosen,
         pending=modify,
     )
 
@@ -209,7 +214,7 @@ SETTINGS: tuple[Setting, ...] = (
         seen=_provisioned_iops,
         create=lambda wanted: when(wanted, Iops=wanted),
         repair=lambda wanted, seen: {"Iops": wanted},
-        satisfied=lambda wanted, seen: wanted is None or wanted == seen,  # larger than its source it shows some
+        satisfied=if_chosen,  # larger than its source it shows some
         pending="Iops",
     ),
     Setting(
@@ -217,7 +222,7 @@ SETTINGS: tuple[Setting, ...] = (
         seen=_provisioned_throughput,
         create=lambda wanted: when(wanted, StorageThroughput=wanted),
         repair=lambda wanted, seen: {"StorageThroughput": wanted},
-        satisfied=lambda wanted, seen: wanted is None or wanted == seen,
+        satisfied=if_chosen,
         pending="StorageThroughput",
     ),
     plain(
