@@ -1,22 +1,26 @@
 """CreateBlueGreenDeployment: ask RDS for a copy of the source and of all that belongs to it, under the new key."""
 
-from lambdas.rotation import databases, names
+from datetime import timedelta
+
+from lambdas.rotation import databases, marks, names
 from lambdas.rotation.errors import AwsUnavailable, UnknownDatabase
 from lambdas.rotation.ports import Instance, Ports
 from lambdas.rotation.state import Deployment, Member, Rotation
 from lambdas.rotation.step import logger, step
+
+PATIENCE = timedelta(hours=1)
 
 
 def create_blue_green_deployment(rotation: Rotation, ports: Ports) -> Rotation:
     """Ask for a blue/green deployment with one key for each member: RDS leaves one that is not named under its old key.
 
     A cluster is named alone: its instances have its key. Idempotent: a deployment with this rotation's tag is adopted.
-    Does not wait: WaitForGreen observes. The members cost as much as what they are copies of, until the deployment is
-    deleted or the grace period is over.
+    Does not wait: the state machine comes again when blue's marks count, and WaitForGreen observes. The members cost as
+    much as what they are copies of, until the deployment is deleted or the grace period is over.
 
     Raises:
         DeploymentRefused, NameTaken, AwsRefused: terminal; the source serves as before.
-        AwsUnavailable: retryable; also when RDS does not show the tag yet that the right to copy a member hangs on.
+        AwsUnavailable: retryable; also when somebody keeps taking the marks off again.
     """
     plan, database = rotation.planned()
     key = rotation.keyed()
@@ -24,32 +28,36 @@ def create_blue_green_deployment(rotation: Rotation, ports: Ports) -> Rotation:
     if source is None:
         raise UnknownDatabase(f"{database.identifier} is gone")
     members = (source, *_followers(source, rotation, ports))
+    now = ports.clock.now()
     if rotation.deployment is None:
         deployment = Deployment(
             name=names.deployment_name(plan.base_name, rotation.rotation_id),
             members=tuple(_member(instance) for instance in members),
-            requested_at=ports.clock.now(),
+            requested_at=now,
         )
         rotation = rotation.having(deployment=deployment)
     deployment = rotation.deployed()
-    # Written down before the call: whatever becomes of its answer, a rollback has to look for this deployment.
+    # Green gets blue's tags, and what may be copied and switched over is told by this one.
+    unmarked = [one for one in members if one.tags.get(names.DEPLOYMENT_TAG) != rotation.rotation_id]
+    if unmarked and now - deployment.requested_at > PATIENCE:
+        named = ", ".join(one.database.identifier for one in unmarked)
+        raise AwsUnavailable(f"RDS does not show {names.DEPLOYMENT_TAG} on {named}")
+    if unmarked:
+        deployment = deployment.having(marked_at=now)
+    seconds = marks.seconds_to_settle(deployment.marked_at, now)
+    rotation = rotation.having(deployment=deployment.having(look_again_seconds=seconds))
+    # Written down before the calls: whatever becomes of their answers, a rollback has to look for this deployment.
     ports.ledger.record(rotation)
-    # Before it: green gets blue's tags, and what may be copied and switched over is told by this one.
-    unmarked = [instance for instance in members if not _is_marked(instance, rotation)]
-    for instance in unmarked:
-        ports.rds.set_tags(instance.database.arn, {names.DEPLOYMENT_TAG: rotation.rotation_id})
-    for instance in unmarked:
-        if not _is_marked(databases.by_resource_id(instance.database.resource_id, ports), rotation):
-            raise AwsUnavailable(f"RDS does not show {names.DEPLOYMENT_TAG} on {instance.database.identifier} yet")
+    for one in unmarked:
+        ports.rds.set_tags(one.database.arn, {names.DEPLOYMENT_TAG: rotation.rotation_id})
+    if seconds:
+        logger.info("deployment not requested before the marks count", seconds=seconds)
+        return rotation
     keyed = deployment.members[:1] if database.is_cluster else deployment.members
     keys = {member.source_arn: key.arn for member in keyed}
     ports.blue_green.request(deployment.name, members, keys, names.our_tags(plan.base_name, rotation.rotation_id))
     logger.info("deployment requested", deployment=deployment.name, members=list(keys), new_key=key.arn)
-    return rotation
-
-
-def _is_marked(instance: Instance | None, rotation: Rotation) -> bool:
-    return instance is not None and instance.tags.get(names.DEPLOYMENT_TAG) == rotation.rotation_id
+    return rotation.having(deployment=deployment.having(accepted=True))
 
 
 def _followers(source: Instance, rotation: Rotation, ports: Ports) -> list[Instance]:

@@ -1,11 +1,12 @@
 """The end of a deployment that was not switched over, and of its green members. Blue serves."""
 
+from collections.abc import Sequence
 from datetime import timedelta
 
-from lambdas.rotation import databases, names, switchover
+from lambdas.rotation import databases, marks, names, switchover
 from lambdas.rotation.errors import AccessRefused, AwsRefused, AwsUnavailable
 from lambdas.rotation.polling import look_again_seconds
-from lambdas.rotation.ports import BlueGreenDeployment, Ports
+from lambdas.rotation.ports import BlueGreenDeployment, Instance, Ports
 from lambdas.rotation.state import Deployment, Rotation
 
 PATIENCE = timedelta(hours=24)
@@ -27,7 +28,7 @@ def remove(rotation: Rotation, ports: Ports) -> Rotation:
     given_up: str | None = None
     command = _command(deployment)
     try:
-        waiting, command = _removed(deployment, rotation, ports)
+        waiting, command, deployment = _removed(deployment, rotation, ports)
     except (AwsUnavailable, AwsRefused) as later:
         waiting = f"{type(later).__name__}: {later}"
     except AccessRefused as never:
@@ -41,19 +42,24 @@ def remove(rotation: Rotation, ports: Ports) -> Rotation:
         ended_at=now,
         look_again_seconds=look_again_seconds(undo.started_at, now, often=OFTEN_SECONDS, seldom=SELDOM_SECONDS),
     )
-    return rotation.having(undo=undo)
+    return rotation.having(undo=undo, deployment=deployment)
 
 
-def _removed(deployment: Deployment, rotation: Rotation, ports: Ports) -> tuple[str | None, str]:
-    """What is being waited for, None when nothing is left; and the command that removes it."""
+def _removed(deployment: Deployment, rotation: Rotation, ports: Ports) -> tuple[str | None, str, Deployment]:
+    """What is being waited for, None when nothing is left; the command that removes it; and what is known by now."""
     live = ports.blue_green.describe(deployment.name)
     # One without our tag was there before (NameTaken), and is not for us to touch.
     if live is not None and live.tags.get(names.ROTATION_ID_TAG) == rotation.rotation_id:
         # By now its members may have exchanged their names: what is called green would be production.
         if live.status not in (switchover.DELETING, switchover.UNDER_WAY, switchover.COMPLETED):
-            _unprotect(deployment, live, rotation, ports)
+            greens = _greens(deployment, live, ports)
+            deployment = _marked(deployment, greens, rotation, ports)
+            if greens and marks.seconds_to_settle(deployment.marked_at, ports.clock.now()):
+                return f"the mark of {live.name} to count", _command(deployment), deployment
+            for protected in (green for green in greens if green.deletion_protection):  # which it has from blue
+                databases.disable_deletion_protection(protected.database, ports)
             ports.blue_green.request_deletion(live.identifier, with_target=True)
-        return f"{live.name} to be deleted (it is {live.status})", _command(deployment)
+        return f"{live.name} to be deleted (it is {live.status})", _command(deployment), deployment
     for member in deployment.members:
         green = databases.by_resource_id(member.target_resource_id or "", ports)
         if green is not None:
@@ -61,25 +67,30 @@ def _removed(deployment: Deployment, rotation: Rotation, ports: Ports) -> tuple[
             kind = "cluster" if green.database.is_cluster else "instance"
             command = f"aws rds delete-db-{kind} --db-{kind}-identifier {green.database.identifier}"
             waiting = f"{green.database.identifier} to be deleted (it is {green.status})"
-            return waiting, f"{command} --skip-final-snapshot"
+            return waiting, f"{command} --skip-final-snapshot", deployment
     for member in deployment.members:
         blue = databases.by_resource_id(member.source_resource_id, ports)
         if blue is not None and blue.tags.get(names.DEPLOYMENT_TAG) == rotation.rotation_id:
             ports.rds.remove_tags(blue.database.arn, [names.DEPLOYMENT_TAG])
-    return None, ""
+    return None, "", deployment
 
 
-def _unprotect(deployment: Deployment, live: BlueGreenDeployment, rotation: Rotation, ports: Ports) -> None:
-    """Green has blue's deletion protection. Never one whose resource id is a blue's: that would be production."""
+def _greens(deployment: Deployment, live: BlueGreenDeployment, ports: Ports) -> list[Instance]:
+    """Never one whose resource id is a blue's: that would be production."""
     blues = {member.source_resource_id for member in deployment.members}
-    for _, target_arn in live.members:
-        green = databases.by_arn(target_arn, ports)
-        if green is None or green.database.resource_id in blues:
-            continue
-        if green.tags.get(names.GREEN_TAG) != rotation.rotation_id:
-            ports.rds.set_tags(green.database.arn, {names.GREEN_TAG: rotation.rotation_id})
-        if green.deletion_protection:
-            databases.disable_deletion_protection(green.database, ports)
+    found = (databases.by_arn(target_arn, ports) for _, target_arn in live.members)
+    return [green for green in found if green is not None and green.database.resource_id not in blues]
+
+
+def _marked(deployment: Deployment, greens: Sequence[Instance], rotation: Rotation, ports: Ports) -> Deployment:
+    """With the mark by which green may be changed and deleted, where WaitForGreen has not come to set it."""
+    unmarked = [green for green in greens if green.tags.get(names.GREEN_TAG) != rotation.rotation_id]
+    if unmarked:
+        deployment = deployment.having(marked_at=ports.clock.now())
+        ports.ledger.record(rotation.having(deployment=deployment))
+    for green in unmarked:
+        ports.rds.set_tags(green.database.arn, {names.GREEN_TAG: rotation.rotation_id})
+    return deployment
 
 
 def _unmarking(deployment: Deployment) -> list[str]:

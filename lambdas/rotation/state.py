@@ -243,6 +243,8 @@ class Sync(_Part):
     position: Position | None = None
     """The source's position at this observation; the next one expects that the target has replayed it."""
     superuser_databases: tuple[str, ...] = ()
+    marked_at: AwareDatetime | None = None
+    """When the last part of a source behind a network fence got its mark."""
     ready: bool = False
     look_again_seconds: int = 30
 
@@ -391,6 +393,10 @@ class Deployment(_Part):
     name: str
     members: tuple[Member, ...]
     requested_at: AwareDatetime
+    marked_at: AwareDatetime | None = None
+    """When the last member got a mark: one of blue that of the deployment, one of green that it is no production."""
+    accepted: bool = False
+    """RDS has taken the request."""
     identifier: str | None = None
     observed_at: AwareDatetime | None = None
     waiting_for: tuple[str, ...] = ()

@@ -30,8 +30,7 @@ def wait_for_green(rotation: Rotation, ports: Ports) -> Rotation:
     waiting_for = _usable(deployment, live)
     if live is not None:
         deployment = deployment.having(identifier=live.identifier)
-        found, members = observed(rotation, deployment, live, ports)
-        deployment = deployment.having(members=members)
+        found, deployment = observed(rotation, deployment, live, ports)
         waiting_for += found
     if waiting_for and now - deployment.requested_at >= PATIENCE:
         raise SyncIncomplete(f"{deployment.name}: after 48 hours still waiting for {'; '.join(waiting_for)}")

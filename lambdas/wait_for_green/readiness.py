@@ -1,6 +1,6 @@
 """What has to be true of each member before the switchover. Each returns what is still being waited for."""
 
-from lambdas.rotation import databases, names
+from lambdas.rotation import databases, marks, names
 from lambdas.rotation.errors import SyncIncomplete, WrongKey
 from lambdas.rotation.ports import BlueGreenDeployment, Instance, Ports
 from lambdas.rotation.settings import refuse, request_repair
@@ -14,8 +14,8 @@ then stays in use, which the retirement of keys sees."""
 
 def observed(
     rotation: Rotation, deployment: Deployment, live: BlueGreenDeployment, ports: Ports
-) -> tuple[list[str], tuple[Member, ...]]:
-    """What is being waited for, and the members with their copies."""
+) -> tuple[list[str], Deployment]:
+    """What is being waited for, and the deployment with the members' copies."""
     waiting_for: list[str] = []
     members: list[Member] = []
     copies = dict(live.members)
@@ -26,12 +26,16 @@ def observed(
             waiting_for.append(f"the copy of {member.source_identifier} to appear")
         else:
             member = member.having(target_resource_id=target.database.resource_id, target_arn=target.database.arn)
-            waiting_for += _ready(rotation, member, target, ports)
+            if _is_made(rotation, target):
+                deployment = _marked(rotation, deployment, target, ports)
+                waiting_for += _ready(deployment, member, target, ports)
+            else:
+                waiting_for.append(f"{target.database.identifier} to be made")
         members.append(member)
-    return waiting_for, tuple(members)
+    return waiting_for, deployment.having(members=tuple(members))
 
 
-def _ready(rotation: Rotation, member: Member, target: Instance, ports: Ports) -> list[str]:
+def _is_made(rotation: Rotation, target: Instance) -> bool:
     identifier, wanted = target.database.identifier, rotation.keyed().arn
     found = target.database.kms_key_arn
     # RDS may take a request and leave an entry of it out; what it has made is looked at, member by member.
@@ -39,9 +43,11 @@ def _ready(rotation: Rotation, member: Member, target: Instance, ports: Ports) -
         raise WrongKey(f"{identifier} is encrypted under {found}, not under {wanted}")
     if target.is_unusable:
         raise SyncIncomplete(f"{identifier} is {target.status}")
-    if target.status == "creating":
-        return [f"{identifier} to be made"]
-    _mark(rotation, target, ports)
+    return target.status != "creating"
+
+
+def _ready(deployment: Deployment, member: Member, target: Instance, ports: Ports) -> list[str]:
+    identifier = target.database.identifier
     if target.status != "available":
         return [f"{identifier} to be available (it is {target.status})"]
     if (operation := target.raw.get("StorageOperationStatus")) is not None:
@@ -56,16 +62,22 @@ def _ready(rotation: Rotation, member: Member, target: Instance, ports: Ports) -
         raise SyncIncomplete(f"{member.source_identifier} is gone")
     if source.status != "available":
         return [f"{source.database.identifier} to be available (it is {source.status})"]
+    if marks.seconds_to_settle(deployment.marked_at, ports.clock.now()):
+        return [f"the mark of {identifier} to count"]  # by which its settings may be repaired
     return _settings(source, target, ports)
 
 
-def _mark(rotation: Rotation, target: Instance, ports: Ports) -> None:
+def _marked(rotation: Rotation, deployment: Deployment, target: Instance, ports: Ports) -> Deployment:
     """So that permissions can tell it from production; RDS takes the mark of green away when it becomes that.
 
     Allowed only of what has the deployment's tag, which green has from blue.
     """
-    if target.tags.get(names.GREEN_TAG) != rotation.rotation_id:
-        ports.rds.set_tags(target.database.arn, {names.GREEN_TAG: rotation.rotation_id})
+    if target.tags.get(names.GREEN_TAG) == rotation.rotation_id:
+        return deployment
+    deployment = deployment.having(marked_at=ports.clock.now())
+    ports.ledger.record(rotation.having(deployment=deployment))
+    ports.rds.set_tags(target.database.arn, {names.GREEN_TAG: rotation.rotation_id})
+    return deployment
 
 
 def _settings(source: Instance, target: Instance, ports: Ports) -> list[str]:

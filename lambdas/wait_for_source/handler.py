@@ -1,8 +1,9 @@
 """WaitForSource: is the source ready for the fence, where the target is made under it? Looks once."""
 
-from datetime import timedelta
+from collections.abc import Sequence
+from datetime import datetime, timedelta
 
-from lambdas.rotation import databases, names
+from lambdas.rotation import databases, marks, names
 from lambdas.rotation.claim import claim_source
 from lambdas.rotation.errors import SyncIncomplete, UnknownDatabase
 from lambdas.rotation.network_fence import unavailable, unmarked
@@ -36,12 +37,15 @@ def wait_for_source(rotation: Rotation, ports: Ports) -> Rotation:
     ports.ledger.record(rotation)
     seen = rotation.sync
     looks, superusers = (seen.steady_observations, set(seen.superuser_databases)) if seen else (0, set())
+    marked_at = seen.marked_at if seen else None
     waiting_for = [*backup_window(source, now), *connectivity(rotation, now)]
     if source.status == "available":
         engine = ports.engine(database, plan)
+        parts = databases.parts_of(source, ports) if plan.fence == "network" else ()
         claim_source(rotation, engine, ports)
-        if plan.fence == "network":
-            waiting_for += _not_to_be_restarted(source, ports)
+        if parts:
+            marked_at = now if unmarked(parts) or marked_at is None else marked_at
+            waiting_for += _not_to_be_restarted(parts, marked_at, now)
         superusers |= {*engine.databases_with_superuser_sessions()}
         looks = min(looks + 1, OBSERVATIONS)
     else:
@@ -59,16 +63,22 @@ def wait_for_source(rotation: Rotation, ports: Ports) -> Rotation:
             waiting_for=tuple(waiting_for),
             steady_observations=looks,
             superuser_databases=tuple(sorted(superusers)),
+            marked_at=marked_at,
             ready=not waiting_for,
             look_again_seconds=look_again_seconds(started_at, now, often=OFTEN_SECONDS, seldom=SELDOM_SECONDS),
         )
     )
 
 
-def _not_to_be_restarted(source: Instance, ports: Ports) -> list[str]:
-    """Behind a network fence each instance has to be, and only what RDS shows a mark of may be."""
-    parts = databases.parts_of(source, ports)
-    return [*unavailable(parts[1:]), *(f"RDS to show the mark of {one}" for one in unmarked(parts))]
+def _not_to_be_restarted(parts: Sequence[Instance], marked_at: datetime, now: datetime) -> list[str]:
+    """Behind a network fence each instance has to be, and only what has a mark may be; a refusal would come under it.
+
+    ``parts``: as they were before they were marked.
+    """
+    marked = [f"RDS to show the mark of {one}" for one in unmarked(parts)]
+    if not marked and marks.seconds_to_settle(marked_at, now):
+        marked = ["the marks to count for permissions"]
+    return [*unavailable(parts[1:]), *marked]
 
 
 handler = step(wait_for_source)

@@ -78,7 +78,8 @@ class Inventory:
         with suppress(Exception):
             match service:
                 case "rds":
-                    found = self.backend("rds").list_tags_for_resource(arn)
+                    rds = self.backend("rds")
+                    found = getattr(rds, "tags_for_permissions", rds.list_tags_for_resource)(arn)
                 case "kms" if key := self.key(arn):
                     found = self.backend("kms").list_resource_tags(key.id)["Tags"]
                 case "route53":

@@ -27,7 +27,7 @@ from sandbox.rds.filters import passes
 from sandbox.rds.operations import AVAILABLE, Params
 from sandbox.rds.proxies import Proxies
 from sandbox.rds.replicated_backups import ReplicatedBackups
-from sandbox.rds.resources import Instance, Operated, View
+from sandbox.rds.resources import Instance, Operated, Tagged, View
 from sandbox.rds.settings import tags_of
 from sandbox.rds.windows import in_weekly_window
 
@@ -158,8 +158,26 @@ class SandboxRds(ClusterParameterGroups, Proxies, ReplicatedBackups):
         plain = tags_of({"Tags": tags})  # moto's own mapping spells its keys differently
         resource = self._get_resource_for_tagging(arn)
         with self.lock:
+            if isinstance(resource, Tagged):
+                resource.change_tags_at(self.context.clock.time())
             added: list[dict[str, str]] = resource.add_tags(plain)
             return added
+
+    def remove_tags_from_resource(self, arn: str, tag_keys: list[str]) -> None:
+        resource = self._get_resource_for_tagging(arn)
+        with self.lock:
+            if isinstance(resource, Tagged):
+                resource.change_tags_at(self.context.clock.time())
+            resource.remove_tags(tag_keys)
+
+    def tags_for_permissions(self, arn: str) -> list[dict[str, str]]:
+        resource = self._get_resource_for_tagging(arn)
+        with self.lock:
+            now = self.context.clock.time()
+            tags: list[dict[str, str]] = (
+                resource.tags_for_permissions(now) if isinstance(resource, Tagged) else resource.get_tags()
+            )
+            return tags
 
     def describe_option_groups(self, option_group_kwargs: Params) -> list[Any]:
         name = option_group_kwargs.get("OptionGroupName")

@@ -47,6 +47,10 @@ DEFAULTS: View = {
 }
 
 
+TAGS_CACHED_SECONDS = 5 * 60.0
+"""AWS says "several minutes"."""
+
+
 def resource_id(prefix: str) -> str:
     return f"{prefix}-" + "".join(secrets.choice(BASE32) for _ in range(26))
 
@@ -58,8 +62,19 @@ def present(view: View) -> View:
 class Tagged:
     """Tags as moto's tagging calls want them."""
 
+    _before: tuple[tuple[float, list[dict[str, str]]], ...] = ()
+    """Until when there were which, of the last minutes."""
+
     def __init__(self, tags: list[dict[str, str]]) -> None:
         self.tags = tags
+
+    def tags_for_permissions(self, now: float) -> list[dict[str, str]]:
+        """Those of a while ago, or its first ones: RDS caches them (RDS User Guide: tagging)."""
+        return next((tags for until, tags in self._before if until > now - TAGS_CACHED_SECONDS), self.tags)
+
+    def change_tags_at(self, now: float) -> None:
+        """Remember, before a change, what there is."""
+        self._before = (*(one for one in self._before if one[0] > now - TAGS_CACHED_SECONDS), (now, self.tags))
 
     def get_tags(self) -> list[dict[str, str]]:
         return self.tags

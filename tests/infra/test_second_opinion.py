@@ -124,7 +124,7 @@ DONE: dict[str, Parts] = {
     },
     "ReplicateBackups": {"backup_replication": REPLICATION.having(complete=True)},
     "RebuildReplicas": {"replica_rebuild": REBUILD.having(complete=True)},
-    "CreateBlueGreenDeployment": {"deployment": DEPLOYMENT},
+    "CreateBlueGreenDeployment": {"deployment": DEPLOYMENT.having(accepted=True)},
     "WaitForGreen": {"deployment": DEPLOYMENT.having(ready=True)},
     "WaitForSwitchover": {
         "deployment": DEPLOYMENT.having(ready=True, switched=True),
@@ -145,6 +145,7 @@ DONE: dict[str, Parts] = {
 
 NOT_YET: dict[str, Parts] = {
     "CreateNewKMSKey": {"key_request": REQUEST},
+    "CreateBlueGreenDeployment": {"deployment": DEPLOYMENT},
     "IsolateSource": {"isolation": ISOLATION},
     "ResumeWrites": {"release": Release(released_at=NOW, write_outage_seconds=9.5, open=False)},
     "WaitForReplicationSync": {"sync": SYNC},

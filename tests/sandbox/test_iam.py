@@ -22,6 +22,7 @@ from sandbox.iam import Authorizer, Effect
 from sandbox.iam.evaluate import evaluate, statements
 from sandbox.iam.inventory import Inventory
 from sandbox.iam.table import TABLE, Call, Check, normalized
+from sandbox.rds.resources import Tagged
 
 REGION, ACCOUNT = "eu-central-1", "123456789012"
 DB = f"arn:aws:rds:{REGION}:{ACCOUNT}:db:"
@@ -504,6 +505,26 @@ def test_tags_of_the_resource_count(aws: Any, world: dict[str, Any]) -> None:
     aws({"Action": "rds:StartDBInstance"})("rds").start_db_instance(DBInstanceIdentifier="orders")
     with denied("rds:StopDBInstance", "AccessDenied"):
         rds.stop_db_instance(DBInstanceIdentifier="billing")
+
+
+def test_rds_lets_a_tag_count_minutes_after_it_shows_it() -> None:
+    """RDS User Guide: tags are cached for authorization. Those that something is made with count at once."""
+    database = Tagged([{"Key": "made", "Value": "1"}])
+    for at, name in ((1000.0, "one"), (1200.0, "two")):
+        database.change_tags_at(at)
+        database.add_tags([{"Key": name, "Value": "1"}])
+
+    counted = {
+        at: [tag["Key"] for tag in database.tags_for_permissions(at)] for at in (1001.0, 1299.0, 1300.0, 1499.0, 1500.0)
+    }
+
+    assert counted == {
+        1001.0: ["made"],
+        1299.0: ["made"],
+        1300.0: ["made", "one"],
+        1499.0: ["made", "one"],
+        1500.0: ["made", "one", "two"],
+    }
 
 
 def test_every_region_has_keys_of_its_own(aws: Any, world: dict[str, Any]) -> None:

@@ -9,6 +9,7 @@ from lambdas.copy_snapshot.handler import copy_snapshot
 from lambdas.decommission.handler import decommission
 from lambdas.preflight.handler import preflight
 from lambdas.rollback.handler import rollback
+from lambdas.rotation import marks
 from lambdas.rotation.errors import PreflightRefused
 from lambdas.rotation.ports import Step
 from lambdas.rotation.state import Rotation
@@ -33,7 +34,7 @@ def done(step: Step, rotation: Rotation, ports: FakePorts, made: Sequence[str]) 
     """``made``: what a restore makes, in the order in which it is asked for."""
     if step is wait_for_source:
         for _ in range(OBSERVATIONS):
-            ports.clock.advance(150)
+            ports.clock.advance(marks.SETTLES_IN.total_seconds() / (OBSERVATIONS - 1))
             rotation = visit(step, rotation, ports)
         return rotation
     if step in (take_snapshot, copy_snapshot):

@@ -26,6 +26,7 @@ from lambdas.rotation.errors import (
     VerificationFailed,
     WrongKey,
 )
+from lambdas.rotation.marks import SETTLES_IN
 from lambdas.rotation.names import DECOMMISSION_TAG, DEPLOYMENT_TAG, GREEN_TAG, RELEASED_TAG, ROTATION_ID_TAG
 from lambdas.rotation.notification import message_of
 from lambdas.rotation.ports import Instance
@@ -74,12 +75,21 @@ def keyed(ports: FakePorts) -> Rotation:
     return journaled(ports, rotation.having(new_key=Key(arn=NEW_KEY, manager="CUSTOMER")))
 
 
+def marked(ports: FakePorts) -> Rotation:
+    """Blue is, for so long that it counts."""
+    rotation = visit(create_blue_green_deployment, keyed(ports), ports)
+    ports.clock.advance(SETTLES_IN.total_seconds())
+    return rotation
+
+
 def created(ports: FakePorts) -> Rotation:
-    return visit(create_blue_green_deployment, keyed(ports), ports)
+    return visit(create_blue_green_deployment, marked(ports), ports)
 
 
 def ready(ports: FakePorts) -> Rotation:
-    return visit(wait_for_green, created(ports), ports)
+    rotation = visit(wait_for_green, created(ports), ports)
+    ports.clock.advance(SETTLES_IN.total_seconds())
+    return visit(wait_for_green, rotation, ports)
 
 
 def asked(ports: FakePorts) -> Rotation:
@@ -92,7 +102,7 @@ def switched(ports: FakePorts) -> Rotation:
     return visit(wait_for_switchover, rotation, ports)
 
 
-def undone(rotation: Rotation, ports: FakePorts, visits: int = 6) -> Rotation:
+def undone(rotation: Rotation, ports: FakePorts, visits: int = 30) -> Rotation:
     """The way back, as the state machine walks it: until it is clean or committed."""
     rotation = failed(rotation)
     for _ in range(visits):
@@ -123,7 +133,7 @@ def test_every_member_gets_the_new_key_and_the_tag_that_permissions_go_by() -> N
 
 def test_a_deployment_whose_answer_got_lost_is_adopted() -> None:
     ports = ports_of()
-    rotation = keyed(ports)
+    rotation = marked(ports)
     ports.fail("blue_green.request", AwsUnavailable("lost"), when="after")
     with pytest.raises(AwsUnavailable):
         visit(create_blue_green_deployment, rotation, ports)
@@ -133,27 +143,40 @@ def test_a_deployment_whose_answer_got_lost_is_adopted() -> None:
     assert 1 == sum(call.startswith("blue_green.request ") for call in ports.calls)
 
 
-def test_no_deployment_is_asked_for_before_the_tag_that_allows_it_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The right to copy a member is bound to a tag that is set a moment before."""
+def test_no_deployment_is_asked_for_before_the_marks_count() -> None:
+    """RDS shows a tag long before it lets it count for permissions."""
     ports = ports_of(replica=True)
-    rotation, set_tags = keyed(ports), ports.rds.set_tags
-    asked: list[str] = []
-    monkeypatch.setattr(ports.rds, "set_tags", lambda arn, tags: asked.append(arn))
-    with pytest.raises(AwsUnavailable, match=f"does not show {DEPLOYMENT_TAG} on {SOURCE} yet"):
+    rotation = visit(create_blue_green_deployment, keyed(ports), ports)
+    assert (False, SETTLES_IN.total_seconds()) == (
+        rotation.deployed().accepted, rotation.deployed().look_again_seconds
+    )  # fmt: skip
+    ports.clock.advance(SETTLES_IN.total_seconds() - 1)
+    rotation = visit(create_blue_green_deployment, rotation, ports)
+    assert not [call for call in ports.calls if call.startswith("blue_green.request")]
+    ports.clock.advance(1)
+
+    assert visit(create_blue_green_deployment, rotation, ports).deployed().accepted
+
+
+def test_a_mark_that_somebody_takes_off_is_set_again_for_an_hour() -> None:
+    ports = ports_of()
+    rotation = marked(ports)
+    ports.rds.alter(SOURCE, tags={})
+    rotation = visit(create_blue_green_deployment, rotation, ports)
+    assert (SETTLES_IN.total_seconds(), ROTATION_ID) == (
+        rotation.deployed().look_again_seconds, ports.rds.instances[SOURCE].tags[DEPLOYMENT_TAG]
+    )  # fmt: skip
+    ports.rds.alter(SOURCE, tags={})
+    ports.clock.advance(3600)
+
+    with pytest.raises(AwsUnavailable, match=f"does not show {DEPLOYMENT_TAG} on {SOURCE}"):
         visit(create_blue_green_deployment, rotation, ports)
-    assert ([], 2) == ([call for call in ports.calls if call.startswith("blue_green.request")], len(asked))
-    for arn in asked:
-        set_tags(arn, {DEPLOYMENT_TAG: ROTATION_ID})
-
-    visit(create_blue_green_deployment, rotation, ports)
-
-    assert (1, 2) == (sum(call.startswith("blue_green.request ") for call in ports.calls), len(asked))
 
 
 def test_its_name_is_in_the_journal_before_rds_is_asked() -> None:
     """Else nobody would look for a deployment of which nobody heard."""
     ports = ports_of()
-    rotation = keyed(ports)
+    rotation = marked(ports)
     ports.fail("blue_green.request", AwsUnavailable("gone"))
     with pytest.raises(AwsUnavailable):
         visit(create_blue_green_deployment, rotation, ports)
@@ -192,12 +215,28 @@ def test_waits_until_green_is_truly_ready(facts: dict[str, object], waiting: str
 
 def test_a_setting_that_green_cannot_be_given_ends_the_rotation() -> None:
     ports = ports_of()
-    rotation = created(ports)
+    rotation = ready(ports)
     ports.rds.differences = {"port": (5432, 5433)}
     ports.rds.unrepairable = ["port"]
 
     with pytest.raises(SettingsNotCarried):
         visit(wait_for_green, rotation, ports)
+
+
+def test_green_is_not_repaired_before_its_mark_counts() -> None:
+    ports = ports_of()
+    rotation = created(ports)
+    ports.rds.differences = {"backup retention": (7, 1)}
+    rotation = visit(wait_for_green, rotation, ports)
+    assert ([f"the mark of {GREEN} to count"], False) == (
+        list(rotation.deployed().waiting_for), rotation.deployed().ready
+    )  # fmt: skip
+    assert ports.rds.differences
+    ports.clock.advance(SETTLES_IN.total_seconds())
+
+    visit(wait_for_green, rotation, ports)
+
+    assert not ports.rds.differences
 
 
 @pytest.mark.parametrize("status", ["INVALID_CONFIGURATION", "SWITCHOVER_IN_PROGRESS", "DELETING"])
@@ -925,6 +964,25 @@ def test_a_removal_that_is_not_allowed_is_left_over_with_its_command() -> None:
     arn = ports.rds.instances[SOURCE].database.arn
     unmark = f"aws rds remove-tags-from-resource --resource-name {arn} --tag-keys {DEPLOYMENT_TAG}"
     assert [unmark] == unmarking, "it keeps the next rotation away"
+
+
+def test_a_green_that_is_marked_on_the_way_back_is_deleted_when_the_mark_counts() -> None:
+    """A wrong key ends the rotation before green is marked: given up then, every member would be paid for, for good."""
+    ports = ports_of()
+    rotation = failed(created(ports), "WrongKey")
+    ports.clock.advance(SLOWEST_FUNCTION.total_seconds())
+    rotation = visit(roll_back_deployment, rotation, ports, takes_over=True)
+    assert rotation.undo is not None
+    assert any("to count" in one for one in rotation.undo.waiting_for)
+    ports.clock.advance(SETTLES_IN.total_seconds() - 1)
+    rotation = visit(roll_back_deployment, rotation, ports)
+    assert DELETION not in ports.calls
+
+    rotation = undone(rotation, ports)
+
+    assert {SOURCE} == set(ports.rds.instances)
+    assert rotation.undo is not None
+    assert rotation.undo.leftovers == ()
 
 
 # -- afterwards --------------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from lambdas.rotation.errors import (
     UnknownDatabase,
     WrongKey,
 )
+from lambdas.rotation.marks import SETTLES_IN
 from lambdas.rotation.names import DECOMMISSION_TAG, DEPLOYMENT_TAG, GREEN_TAG
 from lambdas.rotation.ports import Instance
 from lambdas.rotation.state import Key, Rotation
@@ -58,8 +59,16 @@ def keyed(ports: FakePorts) -> Rotation:
     return journaled(ports, planned(ports).having(new_key=Key(arn=NEW_KEY, manager="CUSTOMER")))
 
 
+def created(ports: FakePorts) -> Rotation:
+    rotation = visit(create_blue_green_deployment, keyed(ports), ports)
+    ports.clock.advance(SETTLES_IN.total_seconds())
+    return visit(create_blue_green_deployment, rotation, ports)
+
+
 def ready(ports: FakePorts) -> Rotation:
-    return visit(wait_for_green, visit(create_blue_green_deployment, keyed(ports), ports), ports)
+    rotation = visit(wait_for_green, created(ports), ports)
+    ports.clock.advance(SETTLES_IN.total_seconds())
+    return visit(wait_for_green, rotation, ports)
 
 
 def switched(ports: FakePorts) -> Rotation:
@@ -351,7 +360,7 @@ def test_the_cluster_is_named_alone_and_every_member_is_looked_at() -> None:
 @pytest.mark.parametrize("name", [f"{SHOP}-green-1", f"{WRITER}-green-1", f"{READER}-green-1"])
 def test_waits_for_every_member(name: str) -> None:
     ports = ports_of()
-    rotation = visit(create_blue_green_deployment, keyed(ports), ports)
+    rotation = ready(ports)
     ports.rds.alter(name, status="storage-initialization")
 
     rotation = visit(wait_for_green, rotation, ports)

@@ -13,7 +13,7 @@ from lambdas.preflight.handler import preflight
 from lambdas.restore_target.handler import restore_target
 from lambdas.resume_writes.handler import resume_writes
 from lambdas.rollback.handler import rollback
-from lambdas.rotation import reach
+from lambdas.rotation import marks, reach
 from lambdas.rotation.errors import (
     AwsRefused,
     AwsUnavailable,
@@ -290,7 +290,12 @@ def test_the_source_is_ready_once_every_instance_is_available_and_marked() -> No
 
     rotation = visit(wait_for_source, rotation, ports)
     assert rotation.sync is not None
-    assert ("RDS to show the mark of shop",) == rotation.sync.waiting_for  # it was looked at before it was marked
+    told = ("shop", "shop-1", "shop-2")
+    assert tuple(f"RDS to show the mark of {one}" for one in told) == rotation.sync.waiting_for
+    rotation = visit(wait_for_source, rotation, ports)
+    assert rotation.sync is not None
+    assert ("the marks to count for permissions",) == rotation.sync.waiting_for
+    ports.clock.advance(marks.SETTLES_IN.total_seconds())
     rotation = visit(wait_for_source, rotation, ports)
 
     assert rotation.sync is not None
