@@ -905,10 +905,6 @@ class FakeRds:
         self._calls.ask("rds.is_orderable")
         return (engine, version, instance_class) not in self.no_longer_made
 
-    def parameter(self, group: str, name: str) -> str | None:
-        self._calls.ask("rds.parameter")
-        return self.parameters.get(name)
-
     def parameters_of(self, group: str) -> Mapping[str, str]:
         self._calls.ask("rds.parameter")
         return self.parameters
@@ -1102,8 +1098,8 @@ class FakeClusters:
             server = self._rds.servers[target_identifier]
             server.own, server.reachable = self._rds.snapshots[snapshot]["Catalog"].copy(), False
 
-    def parameter(self, group: str, name: str) -> str | None:
-        return self.parameters.get(name)
+    def parameters_of(self, group: str) -> Mapping[str, str]:
+        return self.parameters
 
     def request_security_groups(self, identifier: str, groups: Sequence[str]) -> None:
         self._rds.request_security_groups(CLUSTER + identifier, groups)

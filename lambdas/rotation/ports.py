@@ -157,10 +157,6 @@ class Rds(Protocol):
         """Whether RDS makes a new instance of exactly this version, of this class, in this Region."""
         ...
 
-    def parameter(self, group: str, name: str) -> str | None:
-        """The value that a DB parameter group gives a parameter."""
-        ...
-
     def parameters_of(self, group: str) -> Mapping[str, str]:
         """Every parameter to which a DB parameter group gives a value."""
         ...
@@ -254,8 +250,8 @@ class Clusters(Protocol):
         """Ask for the associated roles that the target lacks. Repeatable."""
         ...
 
-    def parameter(self, group: str, name: str) -> str | None:
-        """The value that a DB cluster parameter group gives a parameter."""
+    def parameters_of(self, group: str) -> Mapping[str, str]:
+        """Every parameter to which a DB cluster parameter group gives a value."""
         ...
 
     def request_security_groups(self, identifier: str, groups: Sequence[str]) -> None:

@@ -1395,6 +1395,12 @@ def test_refuses_cascades_logical_replication_proxies_and_other_deployments() ->
     } == set(refused(ports))  # fmt: skip
 
 
+LEFT_OUT_BY = (
+    "replicate-do-db", "replicate-do-table", "replicate-ignore-db", "replicate-ignore-table", "replicate-wild-do-table",
+    "replicate-wild-ignore-table",
+)  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("engine", "parameter", "value", "reasons"),
     [
@@ -1410,6 +1416,11 @@ def test_refuses_cascades_logical_replication_proxies_and_other_deployments() ->
         ("mysql", "binlog_format", "STATEMENT", ["StatementReplication"]),
         ("mysql", "binlog_format", "ROW", []),
         ("postgres", "event_scheduler", "ON", []),
+        *((engine, name, "shop", ["ReplicationFilters"]) for engine in ("mariadb", "mysql") for name in LEFT_OUT_BY),
+        ("mysql", "replicate-do-db", "", []),
+        ("mysql", "replicate-ignore-table", "mysql.rds_history,innodb_memcache.cache_policies", []),
+        ("mariadb", "replicate-ignore-table", "mysql.rds_history,shop.orders", ["ReplicationFilters"]),
+        ("postgres", "replicate-do-db", "shop", []),
     ],
 )
 def test_refuses_what_green_would_do_differently(

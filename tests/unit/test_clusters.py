@@ -317,6 +317,11 @@ def test_refuses_a_cluster_that_nothing_can_follow(value: str | None) -> None:
         (3, {"binlog_format": "MIXED", "event_scheduler": "ON"}, ["EventsEnabled"]),
         (3, {"binlog_format": "MIXED"}, ["EventsEnabled"]),
         (2, {"binlog_format": "MIXED"}, []),
+        *(
+            (3, {"binlog_format": "ROW", "event_scheduler": "OFF", name: "shop"}, ["ReplicationFilters"])
+            for name in ("binlog-do-db", "binlog-ignore-db", "replicate-do-db", "replicate-wild-ignore-table")
+        ),
+        (3, {"binlog_format": "ROW", "event_scheduler": "OFF", "binlog-ignore-db": ""}, []),
     ],
 )
 def test_of_aurora_mysql_the_binary_log_decides(version: int, parameters: dict[str, str], refused: list[str]) -> None:

@@ -2,10 +2,12 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 from lambdas.preflight.checks import replicas
 from lambdas.preflight.checks.instance import room_for_tags
 from lambdas.rotation import engines
+from lambdas.rotation.engines.replication_filters import OF_A_BINARY_LOG, OF_A_REPLICA, leaves_out
 from lambdas.rotation.errors import DatabaseUnreachable, LoginRefused
 from lambdas.rotation.names import TAGS_OF_A_MEMBER
 from lambdas.rotation.ports import Instance, Ports
@@ -24,17 +26,21 @@ class Setting:
     """A parameter that keeps green from becoming what blue is: asked for without a login.
 
     Attributes:
-        values: those that are in the way, in lower case.
+        hinders: whether a value, in lower case, is in the way.
         unset: by the engine's version, what the server does where the group says nothing.
     """
 
     parameter: str
-    values: tuple[str, ...]
+    hinders: Callable[[str], bool]
     name: str
     why: str
     advice: str
     risk: str | None = None
     unset: Callable[[str], str | None] = lambda version: None
+
+
+def one_of(*values: str) -> Callable[[str], bool]:
+    return lambda value: value in values
 
 
 def events_of_mysql(version: str) -> str:
@@ -49,33 +55,47 @@ def events_of_mysql(version: str) -> str:
 # RDS User Guide: green has to have no event scheduler, and replicates what blue's binary log says.
 _EVENTS = Setting(
     "event_scheduler",
-    ("1", "on"),
+    one_of("1", "on"),
     "EventsEnabled",
     "green has the same group, and would run every event a second time",
     "set it to OFF in a parameter group of its own until the rotation is over",
 )
 _STATEMENTS = Setting(
     "binlog_format",
-    ("statement",),
+    one_of("statement"),
     "StatementReplication",
     "a statement may have another effect on green than it had on blue",
     "set it to MIXED or ROW",
 )
-_OF_MYSQL = (replace(_EVENTS, unset=events_of_mysql), _STATEMENTS)
+
+
+def _filter(parameter: str) -> Setting:
+    """Green has blue's group, so it leaves out as a replica what that names, and has it not after the switchover."""
+    return Setting(
+        parameter,
+        partial(leaves_out, parameter),
+        "ReplicationFilters",
+        "green would not have what it leaves out",
+        "remove the filter from the parameter group",
+    )
+
+
+_FILTERS = tuple(map(_filter, OF_A_REPLICA))
+_OF_MYSQL = (replace(_EVENTS, unset=events_of_mysql), _STATEMENTS, *_FILTERS)
 IN_THE_WAY: Mapping[str, tuple[Setting, ...]] = {
     "postgres": (
         Setting(
             "rds.logical_replication",
-            ("1", "on"),
+            one_of("1", "on"),
             "LogicalSlots",
             "what replicates logically from or to the database breaks at the switchover, and RDS may refuse it",
             'remove slots, publications and subscriptions, then accept it: "Accept": ["logical-slots"]',
             "logical-slots",
         ),
     ),
-    "mariadb": (_EVENTS, _STATEMENTS),  # whose events are off unless somebody wants them
+    "mariadb": (_EVENTS, _STATEMENTS, *_FILTERS),  # whose events are off unless somebody wants them
     "mysql": _OF_MYSQL,
-    "aurora-mysql": _OF_MYSQL,
+    "aurora-mysql": (*_OF_MYSQL, *map(_filter, OF_A_BINARY_LOG)),
 }
 UNSEEN: Mapping[str, Finding] = {
     "postgres": Finding(
@@ -133,18 +153,19 @@ def engine(source: Instance) -> Iterator[Finding]:
 def replication(rotation: Rotation, source: Instance, ports: Ports) -> Iterator[Finding]:
     """Slots, subscriptions and events cannot be seen without a login; whether there can be any is a parameter."""
     for group in source.raw.get("DBParameterGroups") or ():
-        yield from in_the_way(rotation, group["DBParameterGroupName"], ports.rds.parameter)
+        name = group["DBParameterGroupName"]
+        yield from in_the_way(rotation, name, ports.rds.parameters_of(name))
 
 
-def in_the_way(rotation: Rotation, group: str, parameter: Callable[[str, str], str | None]) -> Iterator[Finding]:
-    """``parameter``: the value that a group gives a parameter, by both names."""
+def in_the_way(rotation: Rotation, group: str, parameters: Mapping[str, str]) -> Iterator[Finding]:
+    """``parameters``: those to which the group gives a value."""
     plan, source = rotation.planned()
     for setting in IN_THE_WAY.get(source.engine, ()):
         if setting.risk in plan.accept:
             continue
-        said = parameter(group, setting.parameter)
+        said = parameters.get(setting.parameter)
         value = said or setting.unset(source.engine_version)
-        if value is not None and value.lower() in setting.values:
+        if value is not None and setting.hinders(value.lower()):
             shown = said or f"not set, which means {value},"
             yield Finding(
                 name=setting.name,

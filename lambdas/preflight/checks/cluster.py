@@ -224,14 +224,15 @@ def replication(rotation: Rotation, source: Instance, ports: Ports) -> Iterator[
         return
     parameter, on = COPIED_BY[database.engine]
     group = str(source.raw.get("DBClusterParameterGroup") or "")
-    value = ports.clusters.parameter(group, parameter)
+    parameters = ports.clusters.parameters_of(group)
+    value = parameters.get(parameter)
     if value is None or value.lower() not in on:
         yield Finding(
             name="ReplicationOff",
             message=f"{parameter} is {value} in {group}: RDS lets no copy of {database.identifier} follow it",
             advice=f"set it to {on[0]} in a cluster parameter group of its own, and reboot the writer",
         )
-    yield from in_the_way(rotation, group, ports.clusters.parameter)
+    yield from in_the_way(rotation, group, parameters)
     if database.engine == "aurora-postgresql" and "logical-copy" not in plan.accept:
         yield Finding(
             name="LogicalCopy",

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 
 from lambdas.preflight.checks import instance
+from lambdas.rotation.engines.replication_filters import OF_A_REPLICA, leaves_out
 from lambdas.rotation.errors import DatabaseUnreachable, LoginRefused
 from lambdas.rotation.names import RELEASED_TAG, ROTATION_ID_TAG, TAGS_OF_A_DATABASE
 from lambdas.rotation.ports import Instance, Ports
@@ -12,10 +13,6 @@ from lambdas.rotation.state import Finding, Rotation
 HERE, CLUSTERS = "ReadReplicaDBInstanceIdentifiers", "ReadReplicaDBClusterIdentifiers"
 AT_MOST = 15
 """Replicas that RDS lets one primary have, where the account's quota is no larger (RDS User Guide: quotas)."""
-_FILTERS = (
-    "replicate-do-db", "replicate-do-table", "replicate-ignore-db", "replicate-ignore-table", "replicate-wild-do-table",
-    "replicate-wild-ignore-table",
-)  # fmt: skip
 _WAITS_FOR_QUERIES = ("max_standby_streaming_delay", "max_standby_archive_delay")
 _DECODES_FROM = 16
 """Version of PostgreSQL from which on a replica may have logical replication slots."""
@@ -215,7 +212,7 @@ def _is_apart(engine: str, parameter: str, value: str) -> bool:
         if parameter in _WAITS_FOR_QUERIES:
             return value == "-1"
         return parameter == "recovery_min_apply_delay" and value not in ("", "0")
-    return parameter in _FILTERS and value != ""
+    return parameter in OF_A_REPLICA and leaves_out(parameter, value)
 
 
 def _unlike(rotation: Rotation, replica: Instance, source: Instance) -> Iterator[Finding]:

@@ -104,9 +104,9 @@ class AwsClusters:
                     DBClusterIdentifier=target.database.identifier, RoleArn=arn, FeatureName=feature
                 )
 
-    def parameter(self, group: str, name: str) -> str | None:
+    def parameters_of(self, group: str) -> Mapping[str, str]:
         found = pages("rds", "describe_db_cluster_parameters", "Parameters", DBClusterParameterGroupName=group)
-        return next((one.get("ParameterValue") for one in found if one.get("ParameterName") == name), None)
+        return {one["ParameterName"]: one["ParameterValue"] for one in found if one.get("ParameterValue") is not None}
 
     # -- the network fence --
 

@@ -272,9 +272,6 @@ class AwsRds:
         )
         return bool(options)
 
-    def parameter(self, group: str, name: str) -> str | None:
-        return self.parameters_of(group).get(name)
-
     def parameters_of(self, group: str) -> Mapping[str, str]:
         found = pages("rds", "describe_db_parameters", "Parameters", DBParameterGroupName=group)
         return {one["ParameterName"]: one["ParameterValue"] for one in found if one.get("ParameterValue") is not None}

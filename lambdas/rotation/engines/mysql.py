@@ -11,7 +11,6 @@ transactions, and a replication from elsewhere. Everything is done from the cont
 the rotation uses.
 """
 
-import re
 import ssl
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -22,6 +21,7 @@ from pymysql.connections import Connection
 from pymysql.err import MySQLError, OperationalError
 
 from lambdas.rotation.engines.refusals import CONTROL_DATABASE_TAKEN, suppress_states
+from lambdas.rotation.engines.replication_filters import leaves_out
 from lambdas.rotation.errors import (
     DatabaseUnreachable,
     DecisionLost,
@@ -92,8 +92,6 @@ _COMES_OR_GOES = ("Connect", "Killed", "Busy")
 """Commands of who has no session, or none any more; Busy is one that changes while it is looked at."""
 NOT_THERE = ("1046", "1049", "1146")  # no database selected, no such database, no such table
 GONE = "1094"  # unknown thread id: it has ended by itself
-# What RDS lists in replicate_ignore_table of each of its servers, under no parameter group's name.
-_NOT_REPLICATED_BY_RDS = re.compile(r" *(mysql\.(rds_\w+|plugin)|innodb_memcache\.\w+) *")
 _NO_RIGHT = (1044, 1045, 1141, 1142, 1143, 1227, 1370, 1698, 3118, 4151)
 _PASSING = (1040, 1053, 1203, 1205, 1213, 1317, 1927, 1969, 2003, 2006, 2013, 2055)
 """No connection, too many of them, shutdown, lock waits, killed, timed out, gone."""
@@ -752,9 +750,7 @@ def _replication_settings(sql: Session, formats: Sequence[str]) -> Iterator[Find
             advice="set it to OFF in the parameter group",
         )
     filters = [
-        name
-        for name, value in sql.rows("SHOW GLOBAL VARIABLES LIKE 'replicate\\_%%'")
-        if _leaves_out(name, value or "")
+        name for name, value in sql.rows("SHOW GLOBAL VARIABLES LIKE 'replicate\\_%%'") if leaves_out(name, value or "")
     ]
     if filters:
         yield Finding(
@@ -762,21 +758,6 @@ def _replication_settings(sql: Session, formats: Sequence[str]) -> Iterator[Find
             message=f"a replica would leave out what {', '.join(filters)} says",
             advice="remove the filters from the parameter group",
         )
-
-
-def _leaves_out(name: str, value: str) -> bool:
-    """Whether a replica with this setting lacks something of its source's; RDS sets one for tables of its own.
-
-    >>> _leaves_out("replicate_ignore_table", "mysql.rds_history,innodb_memcache.cache_policies")
-    False
-    >>> _leaves_out("replicate_ignore_table", "mysql.rds_history,shop.orders"), _leaves_out("replicate_do_db", "shop")
-    (True, True)
-    """
-    if name == "replicate_ignore_table":
-        return any(_NOT_REPLICATED_BY_RDS.fullmatch(table) is None for table in value.split(",") if table)
-    if name == "replicate_events_marked_for_skip":
-        return value != "REPLICATE"
-    return value != "" and any(part in name for part in ("_do_", "_ignore_", "_rewrite_"))
 
 
 def _meaning(error: MySQLError, what: str) -> RotationError:
