@@ -1,5 +1,6 @@
 """A cluster by blue/green, with its instances; it never gets mixed up with an instance of the same name."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -325,21 +326,35 @@ def test_refuses_a_cluster_that_nothing_can_follow(value: str | None) -> None:
     ],
 )
 def test_of_aurora_mysql_the_binary_log_decides(version: int, parameters: dict[str, str], refused: list[str]) -> None:
+    ports = of_aurora_mysql(parameters, version)
+
+    if refused:
+        assert refused == refusals(ports)
+    else:
+        assert preflight(planned(ports), ports).preflight is not None
+
+
+CAN_BE_COPIED = {"binlog_format": "ROW", "event_scheduler": "OFF"}
+
+
+def of_aurora_mysql(parameters: dict[str, str] = CAN_BE_COPIED, version: int = 3) -> FakePorts:
     ports = ports_of()
     engine_version = {2: "5.7.mysql_aurora.2.11.6", 3: "8.0.mysql_aurora.3.04.0"}[version]
     database = ports.rds.instances[SHOP].database
     ports.rds.alter(SHOP, database=database.having(engine="aurora-mysql", engine_version=engine_version))
     ports.clusters.parameters = parameters
-
-    if refused:
-        assert refused == refusals(ports, accept=())
-    else:
-        assert preflight(planned(ports, accept=()), ports).preflight is not None
+    return ports
 
 
-def test_a_logical_copy_has_to_be_accepted() -> None:
+@pytest.mark.parametrize(
+    ("prepared", "left_out"), [(ports_of, "changes of the schema"), (of_aurora_mysql, "a database named tmp")]
+)
+def test_a_logical_copy_has_to_be_accepted(prepared: Callable[[], FakePorts], left_out: str) -> None:
     """It leaves out what the engine's logical replication leaves out, and without a login nobody can look for that."""
-    assert ["LogicalCopy"] == refusals(ports_of(), accept=())
+    ports = prepared()
+
+    with pytest.raises(PreflightRefused, match=f"^LogicalCopy: .*{left_out}"):
+        preflight(planned(ports, accept=()), ports)
 
 
 # -- there -------------------------------------------------------------------------------------------------------------
