@@ -24,7 +24,7 @@ from lambdas.rotation.errors import (
 from lambdas.rotation.marks import SETTLES_IN
 from lambdas.rotation.names import DECOMMISSION_TAG, DEPLOYMENT_TAG, GREEN_TAG
 from lambdas.rotation.ports import Instance
-from lambdas.rotation.state import Key, Rotation
+from lambdas.rotation.state import Key, ManagedRotation, Rotation
 from lambdas.rotation.switchover import COMPLETED
 from lambdas.rotation.undoing import SLOWEST_FUNCTION
 from lambdas.start_rotation.handler import start_rotation
@@ -347,7 +347,13 @@ def of_aurora_mysql(parameters: dict[str, str] = CAN_BE_COPIED, version: int = 3
 
 
 @pytest.mark.parametrize(
-    ("prepared", "left_out"), [(ports_of, "changes of the schema"), (of_aurora_mysql, "a database named tmp")]
+    ("prepared", "left_out"),
+    [
+        (ports_of, "changes of the schema"),
+        (of_aurora_mysql, "a database named tmp"),
+        (ports_of, "roles, grants and passwords"),
+        (of_aurora_mysql, "accounts, grants and passwords"),
+    ],
 )
 def test_a_logical_copy_has_to_be_accepted(prepared: Callable[[], FakePorts], left_out: str) -> None:
     """It leaves out what the engine's logical replication leaves out, and without a login nobody can look for that."""
@@ -355,6 +361,31 @@ def test_a_logical_copy_has_to_be_accepted(prepared: Callable[[], FakePorts], le
 
     with pytest.raises(PreflightRefused, match=f"^LogicalCopy: .*{left_out}"):
         preflight(planned(ports, accept=()), ports)
+
+
+ROTATED = ManagedRotation(secret_arn="arn:app", function_arn="arn:f:rotate", rules={"AutomaticallyAfterDays": 30})
+
+
+@pytest.mark.parametrize("prepared", [ports_of, of_aurora_mysql])
+@pytest.mark.parametrize("named", ["login_secret", "endpoint_secret"])
+def test_refuses_a_secret_whose_password_could_change_before_the_switchover(
+    prepared: Callable[[], FakePorts], named: str
+) -> None:
+    """Blue would have the new one, green the old one, and whoever reads the secret would be locked out of green."""
+    ports = prepared()
+    ports.secrets.managed["app"] = ROTATED
+
+    assert ["SecretRotationOn"] == refusals(ports, **{named: "app"})
+
+    ports.secrets.suspended.add(ROTATED.secret_arn)
+    assert preflight(planned(ports, **{named: "app"}), ports).preflight is not None
+
+
+def test_refuses_a_secret_whose_rotation_was_switched_off_in_the_middle() -> None:
+    ports = ports_of()
+    ports.secrets.under_way = ["app is being rotated"]
+
+    assert ["SecretAboutToRotate"] == refusals(ports, login_secret="app")
 
 
 # -- there -------------------------------------------------------------------------------------------------------------

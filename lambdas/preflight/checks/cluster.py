@@ -27,12 +27,17 @@ COPIED_BY: Mapping[str, tuple[str, tuple[str, ...]]] = {
 }
 """By engine: the parameter of the cluster's group that lets green follow, and the values that do."""
 LEFT_OUT: Mapping[str, str] = {
-    "aurora-postgresql": "changes of the schema, large objects, unlogged tables, refreshes of materialized views, and "
-    "changes in tables without a primary key",
-    "aurora-mysql": "a database named tmp",
+    "aurora-postgresql": "changes of the schema, of roles, grants and passwords, large objects, unlogged tables, "
+    "refreshes of materialized views, and changes in tables without a primary key",
+    "aurora-mysql": "a database named tmp, and changes of accounts, grants and passwords",
 }
 """By engine: what does not get to green, of which nobody has seen whether there is any (Aurora User Guide: limitations
-of blue/green deployments)."""
+of blue/green deployments).
+
+A logical copy is of tables. Roles are in none that PostgreSQL replicates (PostgreSQL Documentation: logical
+replication, restrictions), and what Aurora MySQL 3 replicates does not get into the database ``mysql`` (Aurora User
+Guide: replication between Aurora and another Aurora DB cluster).
+"""
 BY: Mapping[str, tuple[str, ...]] = {
     "blue-green": tuple(COPIED_BY),
     "snapshot": tuple(name for name in (*COPIED_BY, "postgres") if name in ENGINES),

@@ -23,6 +23,28 @@ def managed_rotation(secret_id: str, ports: Ports) -> Iterator[Finding]:
         )
 
 
+def switched_off(rotation: Rotation, ports: Ports) -> Iterator[Finding]:
+    """Nothing may change a password on blue that green does not get (`cluster.LEFT_OUT`): after the switchover whoever
+    reads the new one would be locked out. Of the secrets that the plan names; nobody knows of any other.
+
+    Not suspended as for a fence: that is hours before the switchover, and RDS alone knows when it is.
+    """
+    plan, source = rotation.planned()
+    for secret in filter(None, dict.fromkeys((plan.login_secret, plan.endpoint_secret))):
+        if ports.secrets.managed_rotation(secret) is not None:
+            yield Finding(
+                name="SecretRotationOn",
+                message=f"Secrets Manager rotates {secret}: a password of {source.identifier} that it changes before "
+                "the switchover is not green's, and locks out whoever reads it",
+                advice=f"aws secretsmanager cancel-rotate-secret --secret-id {secret}, and switch it on again after "
+                "the switchover",
+            )
+        elif (why := ports.secrets.rotation_under_way(secret)) is not None:
+            yield Finding(
+                name="SecretAboutToRotate", message=why, advice="let its function finish, or finish what it has begun"
+            )
+
+
 def login_address(rotation: Rotation, ports: Ports) -> Iterator[Finding]:
     """The function that rotates a login goes by the address in the secret: it would change a database left behind."""
     plan, source = rotation.planned()
