@@ -381,6 +381,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 allow("rds:DescribeDBProxyTargets", on=(any_proxy, config.arn("rds", "target-group:*"))),
                 allow("rds:DescribePendingMaintenanceActions", on=any_member),
                 allow("rds:DescribeEventSubscriptions", on=config.arn("rds", "es:*")),
+                allow("rds:DescribeIntegrations", on=config.arn("rds", "integration:*")),
                 allow("rds:DescribeDBParameters", on=pg),
                 see_cluster,
                 allow("rds:DescribeDBClusterParameters", on=cluster_pg),

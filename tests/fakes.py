@@ -685,6 +685,8 @@ class FakeRds:
         self.snapshots: dict[str, dict[str, Any]] = {}
         self.quotas: dict[str, tuple[int, int]] = {}
         self.proxies: dict[str, list[str]] = {}
+        self.integrations: dict[str, list[str]] = {}
+        """By source's ARN."""
         self.parameters: dict[str, str] = {}
         self.maintenance: dict[str, list[str]] = {}
         self.event_subscriptions: dict[str, list[str]] = {}
@@ -911,6 +913,9 @@ class FakeRds:
 
     def proxies_of(self, identifier: str) -> Sequence[str]:
         return self.proxies.get(identifier, [])
+
+    def integrations_of(self, arn: str) -> Sequence[str]:
+        return self.integrations.get(arn, [])
 
     def pending_maintenance(self, arn: str) -> Sequence[str]:
         return self.maintenance.get(arn, [])

@@ -165,6 +165,10 @@ class Rds(Protocol):
         """Names of the RDS Proxies that lead to this instance or cluster."""
         ...
 
+    def integrations_of(self, arn: str) -> Sequence[str]:
+        """Names of the zero-ETL integrations that read from this instance or cluster."""
+        ...
+
     def pending_maintenance(self, arn: str) -> Sequence[str]:
         """What RDS would do to the instance or cluster by itself in its next maintenance window, each as one line."""
         ...

@@ -862,7 +862,7 @@ def test_asks_for_the_maintenance_of_one_database(rds: AwsRds, kind: str, name: 
         assert ["system-update"] == rds.pending_maintenance(arn)
 
 
-def test_reads_quotas_maintenance_proxies_and_subscriptions(rds: AwsRds, source: Instance) -> None:
+def test_reads_quotas_maintenance_proxies_integrations_and_subscriptions(rds: AwsRds, source: Instance) -> None:
     arn = source.database.arn
     with Refusing() as stub:
         stub.add_response(
@@ -885,6 +885,11 @@ def test_reads_quotas_maintenance_proxies_and_subscriptions(rds: AwsRds, source:
         stub.add_response("describe_db_proxy_targets", {"Targets": [{"RdsResourceId": "others"}]})
         stub.add_response("describe_db_proxy_targets", {"Targets": [{"RdsResourceId": "orders"}]})
         assert ["b"] == rds.proxies_of("orders")
+        integrations = [
+            {"IntegrationName": name, "SourceArn": read} for name, read in (("warehouse", arn), ("others", arn + "2"))
+        ]
+        stub.add_response("describe_integrations", {"Integrations": integrations})
+        assert ["warehouse"] == rds.integrations_of(arn)
         subscriptions = [
             {"CustSubscriptionId": "ops", "SourceIdsList": ["orders"]},
             {"CustSubscriptionId": "all"},

@@ -277,6 +277,13 @@ def test_refuses_a_cluster_whose_instances_have_different_parameter_groups() -> 
     assert ["GroupsDiffer"] == refusals(ports)
 
 
+def test_refuses_a_cluster_that_an_integration_reads_from() -> None:
+    ports = ports_of()
+    ports.rds.integrations[ports.rds.instances[SHOP].database.arn] = ["to-the-warehouse"]
+
+    assert ["ZeroEtlIntegration"] == refusals(ports)
+
+
 def test_refuses_a_cluster_that_is_in_a_deployment() -> None:
     ports = ports_of()
     ports.blue_green.others = ["of-somebody-else"]

@@ -154,6 +154,15 @@ def test_refuses_by_its_surroundings() -> None:
     assert ["ProxyTarget", "IacOwned", "TargetNameTaken"] == refusal(ports, rotation)
 
 
+@pytest.mark.parametrize("strategy", ["read-replica", "blue-green", "snapshot", "catch-up"])
+def test_refuses_an_integration_that_reads_from_the_source(strategy: str) -> None:
+    """RDS switches over with none; by any other strategy the warehouse would stay at the cutover, without a word."""
+    ports, rotation = ready(strategy=strategy, accept=("downtime",))
+    ports.rds.integrations[ports.rds.instances[SOURCE].database.arn] = ["to-the-warehouse"]
+
+    assert ["ZeroEtlIntegration"] == refusal(ports, rotation)
+
+
 @pytest.mark.parametrize(
     ("plan", "reasons"),
     [

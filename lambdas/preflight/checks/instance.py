@@ -183,6 +183,7 @@ def surroundings(rotation: Rotation, source: Instance, ports: Ports) -> Iterator
             advice="name it in key-rotation:proxy, with connectivity proxy and any strategy but blue-green; or "
             "deregister it, and register the target after the rotation",
         )
+    yield from integrations(source, ports)
     yield from iac_owned(rotation, source, "the target")
     target = target_identifier(plan.base_name, rotation.rotation_id)
     if databases.like(database, target, ports) is not None:
@@ -190,6 +191,21 @@ def surroundings(rotation: Rotation, source: Instance, ports: Ports) -> Iterator
             name="TargetNameTaken",
             message=f"a database named {target} exists",
             advice="delete or rename it; a new start uses another name",
+        )
+
+
+def integrations(source: Instance, ports: Ports) -> Iterator[Finding]:
+    """RDS switches over with none (RDS and Aurora User Guide: limitations of blue/green deployments).
+
+    By any other strategy it goes on reading from a source to which nobody writes: the warehouse stays as it was at the
+    cutover, and nothing fails that would tell.
+    """
+    for integration in ports.rds.integrations_of(source.database.arn):
+        yield Finding(
+            name="ZeroEtlIntegration",
+            message=f"the zero-ETL integration {integration} reads from {source.database.identifier}; it would not "
+            "follow to the target",
+            advice="delete it (DeleteIntegration), and make it anew from the target after the rotation",
         )
 
 

@@ -284,6 +284,11 @@ class AwsRds:
                 leading.append(proxy["DBProxyName"])
         return leading
 
+    def integrations_of(self, arn: str) -> Sequence[str]:
+        # All of the account's: by which filters RDS would look for a source is not documented.
+        found = pages("rds", "describe_integrations", "Integrations")
+        return [integration["IntegrationName"] for integration in found if integration.get("SourceArn") == arn]
+
     def pending_maintenance(self, arn: str) -> Sequence[str]:
         found = pages(
             "rds",
