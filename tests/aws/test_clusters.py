@@ -16,7 +16,7 @@ from lambdas.rotation.aws.carried_settings import Setting
 from lambdas.rotation.aws.client import client, client_that_asks_once
 from lambdas.rotation.aws.clusters import AwsClusters
 from lambdas.rotation.errors import AwsRefused, AwsUnavailable, NameTaken, RetirementRefused
-from lambdas.rotation.names import DECOMMISSION_TAG, ROTATION_ID_TAG, our_tags
+from lambdas.rotation.names import DECOMMISSION_TAG, DEPLOYMENT_TAG, ROTATION_ID_TAG, our_tags
 from lambdas.rotation.ports import Instance
 from tests.aws.answers import losing
 
@@ -283,6 +283,61 @@ def test_every_setting_is_compared_and_repaired_where_that_is_possible(clusters:
     if setting.repair is not None:
         assert set(setting.repair(setting.seen(source.raw), setting.seen({})) or {}) <= set(repair)
     assert {} == clusters.settings_differences(source, source)
+
+
+IN_A_DEPLOYMENT = {DEPLOYMENT_TAG: "42"}
+ON = {"HttpEndpointEnabled": True, "LocalWriteForwardingStatus": "enabled", "DatabaseInsightsMode": "advanced"}
+
+
+@pytest.mark.parametrize(
+    ("name", "member", "green"),
+    [
+        ("Data API", "HttpEndpointEnabled", False),
+        ("Data API", "HttpEndpointEnabled", None),
+        ("local write forwarding", "LocalWriteForwardingStatus", "disabled"),
+        ("local write forwarding", "LocalWriteForwardingStatus", None),
+        ("Database Insights mode", "DatabaseInsightsMode", "standard"),
+        ("Database Insights mode", "DatabaseInsightsMode", None),
+    ],
+)
+def test_what_green_lacks_and_cannot_be_given_is_named(
+    clusters: AwsClusters, name: str, member: str, green: object
+) -> None:
+    make()
+    blue = replace(seen(clusters, **ON), tags=IN_A_DEPLOYMENT)
+    target = seen(clusters, **{**ON, member: green})
+    described = client("rds").meta.service_model.shape_for("DBCluster").members
+
+    assert member in described
+    assert [name] == list(clusters.settings_differences(blue, target))
+    with Stubber(client("rds")):
+        assert [name] == clusters.request_setting_repair(blue, target, [name])
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        ({}, {}),
+        ({}, {"HttpEndpointEnabled": False, "DatabaseInsightsMode": "standard"}),
+        ({}, {"LocalWriteForwardingStatus": "disabled"}),
+        ({"LocalWriteForwardingStatus": "enabled"}, {"LocalWriteForwardingStatus": "enabling"}),
+        (ON, ON),
+    ],
+)
+def test_green_lacks_nothing_that_rds_only_shows_otherwise(
+    clusters: AwsClusters, same: tuple[dict[str, object], dict[str, object]]
+) -> None:
+    make()
+    blue, green = (seen(clusters, **{**dict.fromkeys(ON), **facts}) for facts in same)
+
+    assert {} == clusters.settings_differences(replace(blue, tags=IN_A_DEPLOYMENT), green)
+
+
+def test_of_what_is_restored_that_is_not_asked(clusters: AwsClusters) -> None:
+    """A restore brings none of it along: Preflight refuses what may not be missing, and warns of the rest."""
+    make()
+
+    assert {} == clusters.settings_differences(seen(clusters, **ON), seen(clusters))
 
 
 def test_what_differs_is_repaired_with_one_call(clusters: AwsClusters) -> None:

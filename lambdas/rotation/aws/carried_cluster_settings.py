@@ -19,6 +19,7 @@ from lambdas.rotation.aws.carried_settings import (
     security_groups,
     when,
 )
+from lambdas.rotation.names import DEPLOYMENT_TAG
 from lambdas.rotation.ports import SECURITY_GROUPS, Instance
 
 
@@ -102,6 +103,24 @@ OF_MULTI_AZ: tuple[Setting, ...] = (
 )
 """With what the instances of a Multi-AZ DB cluster get from it; those of Aurora have it for themselves."""
 
+OF_GREEN: tuple[Setting, ...] = (
+    *SETTINGS,
+    Setting("Data API", seen=lambda raw: bool(raw.get("HttpEndpointEnabled"))),
+    Setting(
+        "local write forwarding",
+        seen=lambda raw: raw.get("LocalWriteForwardingStatus") in ("requested", "enabling", "enabled"),
+    ),
+    Setting("Database Insights mode", seen=lambda raw: raw.get("DatabaseInsightsMode") or "standard"),
+)
+"""With what RDS copies of Aurora's clusters, or not: nothing of it is asked for, so what green lacks ends the rotation.
+
+Applications that come by the Data API, or write through a reader, would find the door closed after the switchover.
+A restore brings none of it along; Preflight refuses the former two there, and warns of the third.
+"""
+
 
 def settings_of(cluster: Instance) -> tuple[Setting, ...]:
-    return OF_MULTI_AZ if cluster.database.is_multi_az_cluster else SETTINGS
+    """By ``cluster``, which is the source. Blue has the tag of its deployment from before that is asked for."""
+    if cluster.database.is_multi_az_cluster:
+        return OF_MULTI_AZ
+    return OF_GREEN if DEPLOYMENT_TAG in cluster.tags else SETTINGS
