@@ -370,6 +370,19 @@ def test_what_cannot_be_repaired_is_named_and_nothing_is_asked_of_a_busy_cluster
         assert () == clusters.request_setting_repair(source, busy, ["port"])
 
 
+def test_a_role_for_no_feature_is_asked_for_without_one(clusters: AwsClusters) -> None:
+    """As Aurora MySQL's are. RDS knows no feature whose name is empty."""
+    make()
+    role = {"RoleArn": ROLE["RoleArn"], "Status": "ACTIVE"}
+    source, target = seen(clusters, AssociatedRoles=[role]), seen(clusters)
+    with Stubber(client("rds")) as stubber:
+        asked = {"DBClusterIdentifier": "orders", "RoleArn": ROLE["RoleArn"]}
+        stubber.add_response("add_role_to_db_cluster", {}, asked)
+
+        clusters.request_missing_roles(source, target)
+        stubber.assert_no_pending_responses()
+
+
 def test_a_role_that_is_there_already_is_no_error(clusters: AwsClusters) -> None:
     make()
     source, target = seen(clusters, AssociatedRoles=[ROLE]), seen(clusters)

@@ -446,7 +446,11 @@ def _with_partners(
 
 
 def missing_roles(source: Instance, target: Instance) -> tuple[tuple[str, str], ...]:
-    """(role ARN, feature) of the source that the target lacks."""
+    """(role ARN, feature) of the source that the target lacks.
+
+    A cluster's may be for none, and is then asked for without; an instance's is always for one (RDS API reference:
+    AddRoleToDBCluster, AddRoleToDBInstance).
+    """
     return tuple(sorted(set(_roles(source.raw)) - set(_roles(target.raw))))
 
 

@@ -101,7 +101,9 @@ class AwsClusters:
         for arn, feature in carried_settings.missing_roles(source, target):
             with tolerating(*_NOT_NOW, "DBClusterRoleAlreadyExists"), calls("rds:AddRoleToDBCluster"):
                 client("rds").add_role_to_db_cluster(
-                    DBClusterIdentifier=target.database.identifier, RoleArn=arn, FeatureName=feature
+                    DBClusterIdentifier=target.database.identifier,
+                    RoleArn=arn,
+                    **carried_settings.when(feature, FeatureName=feature),
                 )
 
     def parameters_of(self, group: str) -> Mapping[str, str]:
