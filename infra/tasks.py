@@ -679,6 +679,8 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 mark_green,
                 allow("rds:ModifyDBInstance", on=any_db, when=NOT_PRODUCTION),
                 allow("rds:ModifyDBInstance", on=groups),
+                # What brings a parameter group into force that green was given, while nobody reads it.
+                allow("rds:RebootDBInstance", on=any_db, when=NOT_PRODUCTION),
                 allow("rds:AddRoleToDBInstance", on=any_db, when=NOT_PRODUCTION),
                 allow("rds:AddRoleToDBCluster", on=any_cluster, when=NOT_PRODUCTION),
                 pass_monitoring_role,

@@ -2,6 +2,7 @@
 
 from lambdas.rotation import databases, marks, names
 from lambdas.rotation.errors import SyncIncomplete, WrongKey
+from lambdas.rotation.limitations import waiting_for_a_restart
 from lambdas.rotation.ports import BlueGreenDeployment, Instance, Ports
 from lambdas.rotation.settings import refuse, request_repair
 from lambdas.rotation.state import Deployment, Member, Rotation
@@ -28,7 +29,7 @@ def observed(
             member = member.having(target_resource_id=target.database.resource_id, target_arn=target.database.arn)
             if _is_made(rotation, target):
                 deployment = _marked(rotation, deployment, target, ports)
-                waiting_for += _ready(deployment, member, target, ports)
+                waiting_for += _ready(rotation, deployment, member, target, ports)
             else:
                 waiting_for.append(f"{target.database.identifier} to be made")
         members.append(member)
@@ -46,7 +47,7 @@ def _is_made(rotation: Rotation, target: Instance) -> bool:
     return target.status != "creating"
 
 
-def _ready(deployment: Deployment, member: Member, target: Instance, ports: Ports) -> list[str]:
+def _ready(rotation: Rotation, deployment: Deployment, member: Member, target: Instance, ports: Ports) -> list[str]:
     identifier = target.database.identifier
     if target.status != "available":
         return [f"{identifier} to be available (it is {target.status})"]
@@ -64,7 +65,7 @@ def _ready(deployment: Deployment, member: Member, target: Instance, ports: Port
         return [f"{source.database.identifier} to be available (it is {source.status})"]
     if marks.seconds_to_settle(deployment.marked_at, ports.clock.now()):
         return [f"the mark of {identifier} to count"]  # by which its settings may be repaired
-    return _settings(source, target, ports)
+    return _settings(source, target, ports) or _restarting(rotation, target, ports)
 
 
 def _marked(rotation: Rotation, deployment: Deployment, target: Instance, ports: Ports) -> Deployment:
@@ -91,6 +92,18 @@ def _settings(source: Instance, target: Instance, ports: Ports) -> list[str]:
     if differences:
         ports.clusters.request_missing_roles(source, target)
     return [f"the {ROLES} of {target.database.identifier}"] if differences else []
+
+
+def _restarting(rotation: Rotation, target: Instance, ports: Ports) -> list[str]:
+    """Restart what has a parameter group that is not in force: nobody reads it yet, and a switchover is no restart.
+
+    So is one that was repaired. Allowed only of what has the mark of green, which an instance may get a visit later.
+    """
+    groups = sorted(set(waiting_for_a_restart(target)))
+    for one in (databases.instances_of(target, ports) or [target]) if groups else ():
+        if one.tags.get(names.GREEN_TAG) == rotation.rotation_id:
+            ports.rds.request_reboot(one.database.identifier)
+    return [f"{target.database.identifier} to restart with {', '.join(groups)}"] if groups else []
 
 
 def _is_clusters(target: Instance) -> bool:

@@ -83,6 +83,29 @@ def test_every_member_is_named_with_its_key_and_the_parameter_group_too(rds: Stu
     AwsBlueGreen().request(NAME, [source], KEYS, OURS)
 
 
+def request_that_names(group: str | None) -> dict[str, Any]:
+    return {
+        "BlueGreenDeploymentName": NAME,
+        "Source": ARN.format("orders"),
+        "TargetResourceConfigurations": [{"SourceArn": member, "TargetKmsKeyId": key} for member, key in KEYS.items()],
+        "Tags": [{"Key": key, "Value": value} for key, value in OURS.items()],
+        **({"TargetDBParameterGroupName": group} if group else {}),
+    }
+
+
+@pytest.mark.parametrize(("of_the_replica", "named"), [("settings", "settings"), ("of-readers", None)])
+def test_no_parameter_group_is_named_where_members_have_different_ones(
+    rds: Stubber, source: Instance, of_the_replica: str, named: str | None
+) -> None:
+    """RDS gives the one that is named to every instance of green; none, and each has that of its blue one."""
+    database = source.database.having(identifier="orders-r1", arn=ARN.format("orders-r1"), resource_id="db-2")
+    replica = replace(source, database=database, raw={"DBParameterGroups": [{"DBParameterGroupName": of_the_replica}]})
+    nothing_yet(rds)
+    rds.add_response("create_blue_green_deployment", {}, request_that_names(named))
+
+    AwsBlueGreen().request(NAME, [source, replica], KEYS, OURS)
+
+
 def test_of_a_cluster_its_own_group_is_named_and_that_of_its_writer(rds: Stubber, source: Instance) -> None:
     arn = ARN.format("orders").replace(":db:", ":cluster:")
     database = source.database.having(arn=arn, resource_id="cluster-1")

@@ -149,6 +149,7 @@ ENDS_SOMETHING = {
     "rds:DeleteDBClusterSnapshot",
     "rds:ModifyDBInstance",  # takes the deletion protection off
     "rds:ModifyDBCluster",
+    "rds:RebootDBInstance",  # every session on it
     "rds:PromoteReadReplica",
     "rds:PromoteReadReplicaDBCluster",
     "kms:DisableKey",

@@ -239,6 +239,24 @@ def test_green_is_not_repaired_before_its_mark_counts() -> None:
     assert not ports.rds.differences
 
 
+def test_a_parameter_group_that_green_was_given_is_in_force_before_it_serves() -> None:
+    """A change of the group waits for a restart, and the switchover is none: applications would notice the next one."""
+    ports = ports_of(replica=True)
+    rotation, green = ready(ports), f"{SOURCE}-r1-green-1"
+    group = {"DBParameterGroupName": "of-readers", "ParameterApplyStatus": "pending-reboot"}
+    ports.rds.alter(green, raw={"DBParameterGroups": [group]})
+
+    rotation = visit(wait_for_green, rotation, ports)
+    assert (f"{green} to restart with of-readers",) == rotation.deployed().waiting_for
+
+    assert [f"rds.request_reboot {green}"] == [call for call in ports.calls if "reboot" in call]
+    rotation = visit(wait_for_green, rotation, ports)
+    assert "rebooting" in rotation.deployed().waiting_for[0]
+    ports.rds.finish_reboot(green)
+    ports.rds.alter(green, raw={"DBParameterGroups": [{**group, "ParameterApplyStatus": "in-sync"}]})
+    assert visit(wait_for_green, rotation, ports).deployed().ready
+
+
 @pytest.mark.parametrize("status", ["INVALID_CONFIGURATION", "SWITCHOVER_IN_PROGRESS", "DELETING"])
 def test_a_deployment_that_somebody_else_is_at_is_not_waited_for(status: str) -> None:
     ports = ports_of()

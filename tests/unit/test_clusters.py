@@ -429,6 +429,22 @@ def test_waits_for_every_member(name: str) -> None:
     )
 
 
+def test_the_parameter_group_of_a_green_cluster_is_in_force_before_it_serves() -> None:
+    """A cluster's group waits for a restart of each of its instances."""
+    ports = ports_of()
+    rotation, green = ready(ports), f"{SHOP}-green-1"
+    as_made = ports.rds.instances[green].raw
+    waiting = [{**one, "DBClusterParameterGroupStatus": "pending-reboot"} for one in as_made["DBClusterMembers"]]
+    ports.rds.alter(green, raw={**as_made, "DBClusterParameterGroup": "of-the-cluster", "DBClusterMembers": waiting})
+
+    rotation = visit(wait_for_green, rotation, ports)
+
+    assert ("shop-green-1 to restart with of-the-cluster",) == rotation.deployed().waiting_for[:1]
+
+    asked = [f"rds.request_reboot {name}-green-1" for name in (WRITER, READER)]
+    assert asked == [call for call in ports.calls if "reboot" in call]
+
+
 def test_a_cluster_that_rds_left_under_its_old_key_ends_the_rotation() -> None:
     ports = ports_of()
     ports.blue_green.left_out = {ports.rds.instances[SHOP].database.arn}

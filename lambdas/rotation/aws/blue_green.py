@@ -31,7 +31,8 @@ class AwsBlueGreen:
         Idempotent: a deployment of that name that carries ``tags`` is adopted.
 
         A member that is left out of TargetResourceConfigurations keeps its key (RDS API reference), and the parameter
-        groups are named because green was seen not to keep them (terraform-provider-aws, pull request 49167).
+        groups are named where they can be, because green was seen not to keep them (terraform-provider-aws, pull
+        request 49167).
 
         Raises:
             DeploymentRefused: terminal; RDS makes none of this database, or not under another key.
@@ -104,11 +105,15 @@ class AwsBlueGreen:
 
 
 def _parameter_groups(members: Sequence[Instance]) -> dict[str, str]:
-    """Those of the primary: a cluster's own, and that of its writer."""
-    of_instances = [g["DBParameterGroupName"] for one in members for g in one.raw.get("DBParameterGroups") or ()]
+    """A cluster's own, and that of the instances, if it is one.
+
+    RDS gives the one that is named to every instance of green, and to each its blue one's where none is (RDS User
+    Guide: creating a blue/green deployment). WaitForGreen looks at what each has got.
+    """
+    of_instances = {g["DBParameterGroupName"] for one in members for g in one.raw.get("DBParameterGroups") or ()}
     groups = {
         "TargetDBClusterParameterGroupName": members[0].raw.get("DBClusterParameterGroup"),
-        "TargetDBParameterGroupName": of_instances[0] if of_instances else None,
+        "TargetDBParameterGroupName": of_instances.pop() if len(of_instances) == 1 else None,
     }
     return {name: str(group) for name, group in groups.items() if group}
 
