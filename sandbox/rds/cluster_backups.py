@@ -9,7 +9,7 @@ from moto.rds.models import AssociatedRole
 
 from sandbox.rds.backups import SNAPSHOT_IDENTIFIER, SNAPSHOT_QUOTA
 from sandbox.rds.cluster_resources import Cluster, ClusterBackup, ClusterSnapshot
-from sandbox.rds.cluster_settings import ClusterSettings
+from sandbox.rds.cluster_settings import ZONES_OF_A_CLUSTER, ClusterSettings
 from sandbox.rds.errors import (
     cluster_snapshot_not_found,
     invalid_cluster_snapshot_state,
@@ -173,7 +173,10 @@ class ClusterBackups(ClusterSettings):
                 )
             kind = self._clustered_kind(params["Engine"], params.get("EngineVersion"))
             kept = ("AllocatedStorage", "BackupRetentionPeriod", "DatabaseName", "MasterUsername", "Port")
-            settings = self._cluster_settings(name, kind, params, {m: snapshot.settings[m] for m in kept})
+            # Not those of the snapshot, unless they are asked for: it is RDS's choice.
+            others = {"AvailabilityZones": self._zones()[-ZONES_OF_A_CLUSTER:]}
+            kept_or_chosen = {**others, **{m: snapshot.settings[m] for m in kept}}
+            settings = self._cluster_settings(name, kind, params, kept_or_chosen)
             if kind.versions.index(settings["EngineVersion"]) > kind.versions.index(snapshot.settings["EngineVersion"]):
                 raise invalid_combination("A snapshot cannot be restored to an older version.")
             cluster = Cluster(self, name, settings, tags_of(params), self._key_of_restored(params, snapshot))

@@ -92,6 +92,10 @@ class ClusterMembers(Instances):
             subnets = params.get("DBSubnetGroupName")
             if subnets and subnets != cluster.settings["SubnetGroup"]["DBSubnetGroupName"]:
                 raise invalid_combination("The requested DB Instance will be in the subnet group of its DB Cluster.")
+            zones = cluster.settings["AvailabilityZones"]
+            if (zone := params.get("AvailabilityZone")) and zone not in zones:
+                # API reference: one of those that have copies of the storage. How RDS says so is not known.
+                raise invalid_combination(f"Availability Zone {zone} is not one of the cluster's: {', '.join(zones)}.")
             if len(cluster.members) >= MEMBERS_PER_CLUSTER:
                 raise invalid_cluster_state(f"Cluster {cluster.name} has {MEMBERS_PER_CLUSTER} instances.")
             name = self._new_name(params["DBInstanceIdentifier"])
@@ -104,12 +108,12 @@ class ClusterMembers(Instances):
     def _new_member(
         self, cluster: Cluster, name: str, chosen: dict[str, Any], tags: list[dict[str, str]], tier: int
     ) -> Instance:
-        kind = self._kind(cluster.engine)
+        kind, zones = self._kind(cluster.engine), cluster.settings["AvailabilityZones"]
         settings = {
             **self._defaults(
                 name, kind, {**chosen, "PreferredBackupWindow": cluster.settings["PreferredBackupWindow"]}
             ),
-            "AvailabilityZone": f"{self.region_name}{'abc'[len(cluster.members) % 3]}",
+            "AvailabilityZone": zones[len(cluster.members) % len(zones)],
             **chosen,
             # Of the cluster; an instance of its own would have backups of its own.
             "AllocatedStorage": cluster.settings["AllocatedStorage"],

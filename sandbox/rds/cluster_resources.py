@@ -130,7 +130,6 @@ class Cluster(Operated):
                 "DBClusterParameterGroup": self.settings["ParameterGroup"],
                 "DBSubnetGroup": self.settings["SubnetGroup"]["DBSubnetGroupName"],
                 "MultiAZ": len(zones) > 1,
-                "AvailabilityZones": [f"{self.backend.region_name}{zone}" for zone in "abc"],
                 "EarliestRestorableTime": earliest,
                 "DBClusterMembers": [self._view_in_list(member) for member in self.members],
                 "ReadReplicaIdentifiers": [],
@@ -167,15 +166,15 @@ class Cluster(Operated):
 @dataclass(eq=False)
 class _OfCluster(Remembered):
     settings_kept: ClassVar[tuple[str, ...]] = (
-        "AllocatedStorage", "BackupRetentionPeriod", "DatabaseName", "Engine", "EngineMode", "EngineVersion",
-        "IAMDatabaseAuthenticationEnabled", "LicenseModel", "MasterUsername", "Port", "PreferredBackupWindow",
+        "AllocatedStorage", "AvailabilityZones", "BackupRetentionPeriod", "DatabaseName", "Engine", "EngineMode",
+        "EngineVersion", "IAMDatabaseAuthenticationEnabled", "LicenseModel", "MasterUsername", "Port",
+        "PreferredBackupWindow",
     )  # fmt: skip
     settings_hidden: ClassVar[tuple[str, ...]] = ("DatabaseName",)
 
     def remembered(self) -> View:
         return {
             **self.settings_shown(),
-            "AvailabilityZones": [f"{self.backend.region_name}{zone}" for zone in "abc"],
             "ClusterCreateTime": self.owner_created,
             "DBClusterIdentifier": self.owner_name,
             "DbClusterResourceId": self.storage_id,

@@ -12,9 +12,12 @@ from sandbox.rds.settings import IDENTIFIER
 
 CLUSTER_QUOTA = 40
 BACKTRACK_SECONDS = range(259_201)
+ZONES, ZONES_OF_A_CLUSTER = "abcd", 3
+"""Of the Region, one more than a cluster has: so RDS may choose others for one that it restores."""
 # Each has what the other has not (API reference: CreateDBCluster).
 NOT_FOR_MULTI_AZ = (
-    "EngineMode", "MaxAllocatedStorage", "NetworkType", "OptionGroupName", "ServerlessV2ScalingConfiguration",
+    "AvailabilityZones", "EngineMode", "MaxAllocatedStorage", "NetworkType", "OptionGroupName",
+    "ServerlessV2ScalingConfiguration",
 )  # fmt: skip
 NOT_FOR_AURORA = ("AllocatedStorage", "DBClusterInstanceClass", "Iops", "PubliclyAccessible")
 FROM_INSTANCES = (
@@ -52,7 +55,11 @@ class ClusterSettings(ClusterMembers):
             member: value for member, value in self._defaults(name, kind, chosen).items() if member in FROM_INSTANCES
         }
         others = DEFAULTS if kind.is_auroras else DEFAULTS_OF_MULTI_AZ
-        return {**others, **defaults, "ParameterGroup": kind.parameter_group, **chosen}
+        zones = {"AvailabilityZones": self._zones()[:ZONES_OF_A_CLUSTER]}
+        return {**others, **defaults, **zones, "ParameterGroup": kind.parameter_group, **chosen}
+
+    def _zones(self) -> list[str]:
+        return [f"{self.region_name}{zone}" for zone in ZONES]
 
     def _chosen_of_cluster(self, params: Params, kind: Kind, subnets: View | None = None) -> View:
         for member in NOT_FOR_AURORA if kind.is_auroras else NOT_FOR_MULTI_AZ:
@@ -70,6 +77,8 @@ class ClusterSettings(ClusterMembers):
                     f"{kind.family}"
                 )
             chosen["ParameterGroup"] = found.name
+        if zones := params.get("AvailabilityZones"):
+            chosen["AvailabilityZones"] = self._zones_of(zones)
         if (window := params.get("BacktrackWindow")) is not None:
             chosen["BacktrackWindow"] = _backtrack_window(int(window), kind)
         if scaling := params.get("ServerlessV2ScalingConfiguration"):
@@ -79,6 +88,19 @@ class ClusterSettings(ClusterMembers):
                 if scaling.get(member) is not None
             }
         return chosen
+
+    def _zones_of(self, wanted: list[str]) -> list[str]:
+        """Those that are asked for; what is missing RDS chooses. Its words: terraform-provider-aws, issue 5725."""
+        if len(wanted) > ZONES_OF_A_CLUSTER:
+            raise invalid_value(f"A cluster has {ZONES_OF_A_CLUSTER} Availability Zones at most.")
+        if unknown := sorted(set(wanted) - set(self._zones())):
+            raise refuse(
+                "InvalidVPCNetworkStateFault",
+                f"Availability zone '[{', '.join(unknown)}]' is unavailable in this region, please choose another zone "
+                "set.",
+            )
+        others = [zone for zone in self._zones() if zone not in wanted]
+        return [*wanted, *others][:ZONES_OF_A_CLUSTER]
 
     def _enter_cluster(self, cluster: Cluster) -> None:
         self.clusters[cluster.name] = cluster

@@ -109,6 +109,9 @@ class Settings(SecurityGroups, Events):
             "StorageType", "AllocatedStorage",
         )  # fmt: skip
         chosen = {member: params[member] for member in same_name if params.get(member) is not None}
+        if chosen.get("MultiAZ") and chosen.get("AvailabilityZone"):
+            # RDS's words: terraform-provider-aws, issue 485.
+            raise invalid_combination("Requesting a specific availability zone is not valid for Multi-AZ instances.")
         if (name := chosen.get("DBInstanceClass")) and name not in classes_of(kind):
             raise invalid_combination(
                 "RDS does not support creating a DB instance with the following combination: "

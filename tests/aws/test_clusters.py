@@ -12,7 +12,7 @@ from botocore.stub import Stubber
 
 from lambdas.rotation.aws import carried_settings
 from lambdas.rotation.aws.carried_cluster_settings import OF_MULTI_AZ, SETTINGS
-from lambdas.rotation.aws.carried_settings import Setting
+from lambdas.rotation.aws.carried_settings import Setting, whatever
 from lambdas.rotation.aws.client import client, client_that_asks_once
 from lambdas.rotation.aws.clusters import AwsClusters
 from lambdas.rotation.errors import AwsRefused, AwsUnavailable, NameTaken, RetirementRefused
@@ -117,6 +117,7 @@ FULL: dict[str, object] = {
     "CopyTagsToSnapshot": True, "StorageType": "aurora-iopt1", "NetworkType": "DUAL",
     "ServerlessV2ScalingConfiguration": {"MinCapacity": 1.0, "MaxCapacity": 2.0},
     "EngineLifecycleSupport": "open-source-rds-extended-support-disabled", "BacktrackWindow": 3600,
+    "AvailabilityZones": ["us-east-1d", "us-east-1a", "us-east-1f"],
 }  # fmt: skip
 AT_RESTORE = {
     "EngineVersion": "16.14", "Port": 5433, "BackupRetentionPeriod": 9, "PreferredBackupWindow": "01:00-01:30",
@@ -125,6 +126,7 @@ AT_RESTORE = {
     "CopyTagsToSnapshot": True, "StorageType": "aurora-iopt1", "NetworkType": "DUAL",
     "ServerlessV2ScalingConfiguration": {"MinCapacity": 1.0, "MaxCapacity": 2.0},
     "EngineLifecycleSupport": "open-source-rds-extended-support-disabled", "BacktrackWindow": 3600,
+    "AvailabilityZones": ["us-east-1a", "us-east-1d", "us-east-1f"],
 }  # fmt: skip
 FULL_OF_MULTI_AZ: dict[str, object] = {
     "DBClusterInstanceClass": "db.m6gd.large", "Iops": 3000, "AllocatedStorage": 200, "PubliclyAccessible": True,
@@ -170,6 +172,34 @@ def test_what_cannot_be_backtracked_is_asked_for_no_window_and_is_not_taken_for_
 
     assert {} == clusters.settings_differences(source, target)
     assert "BacktrackWindow" not in carried_settings.restoration_parameters(source.raw, SETTINGS)
+
+
+def test_zones_that_rds_has_no_place_in_now_are_left_to_rds(clusters: AwsClusters) -> None:
+    """Nobody can write meanwhile, and where the data is placed is no part of it."""
+    make()
+    source = seen(clusters, AvailabilityZones=["us-east-1a", "us-east-1b"])
+    asked: list[dict[str, object]] = []
+    events, name = client("rds").meta.events, "before-parameter-build.rds.RestoreDBClusterFromSnapshot"
+    note = lambda params, **_: asked.append(dict(params))  # noqa: E731
+    events.register(name, note)
+    with Stubber(client("rds")) as stubber:
+        stubber.add_client_error("describe_db_clusters", "DBClusterNotFoundFault")
+        why = "Availability zone '[us-east-1b]' is unavailable in this region, please choose another zone set."
+        stubber.add_client_error("restore_db_cluster_from_snapshot", "InvalidVPCNetworkStateFault", why)
+        stubber.add_response("restore_db_cluster_from_snapshot", {})
+
+        clusters.request_restore(source, "orders-rot-42", "s", "key", OURS)
+        stubber.assert_no_pending_responses()
+    events.unregister(name, note)
+
+    assert [["us-east-1a", "us-east-1b"], None] == [one.get("AvailabilityZones") for one in asked]
+
+
+def test_where_a_cluster_is_is_no_difference(clusters: AwsClusters) -> None:
+    make()
+    source, target = (seen(clusters, AvailabilityZones=[zone]) for zone in ("us-east-1a", "us-east-1b"))
+
+    assert {} == clusters.settings_differences(source, target)
 
 
 def test_a_restored_cluster_is_adopted_and_a_strangers_is_not(clusters: AwsClusters) -> None:
@@ -269,7 +299,10 @@ def test_every_setting_of_a_multi_az_cluster_is_compared_and_repaired_where_that
     assert {} == clusters.settings_differences(source, under_the_old_key)
 
 
-@pytest.mark.parametrize("setting", SETTINGS, ids=lambda setting: setting.name)
+INSISTED_UPON = [setting for setting in SETTINGS if setting.satisfied is not whatever]
+
+
+@pytest.mark.parametrize("setting", INSISTED_UPON, ids=lambda setting: setting.name)
 def test_every_setting_is_compared_and_repaired_where_that_is_possible(clusters: AwsClusters, setting: Setting) -> None:
     """A row that reads a member that there is not would never differ."""
     make()

@@ -256,6 +256,73 @@ def test_a_subnet_group_that_may_not_be_named_is_left_out(rds: AwsRds, source: I
     assert ["private", None] == [parameters.get("DBSubnetGroupName") for parameters in asked]
 
 
+HERE = "eu-central-1b"
+NO_PLACE = [
+    ("InsufficientDBInstanceCapacity", "no db.m6g.large there now"),
+    ("InvalidParameterCombination", f"The requested Availability Zone {HERE} is not one of the cluster's"),
+    ("InvalidVPCNetworkStateFault", f"Availability zone '[{HERE}]' is unavailable in this region"),
+    ("ProvisionedIopsNotAvailableInAZFault", ""),
+]
+
+
+def placed(rds: AwsRds, way: str, source: Instance) -> None:
+    if way == "create_db_instance":
+        rds.request_member(source, "orders-rot-42", "orders-rot-42", KEY, OURS)
+    elif way == "restore_db_instance_from_db_snapshot":
+        rds.request_restore(source, "orders-rot-42", "orders-rot-42", OURS)
+    else:
+        rds.request_read_replica(source, "orders-rot-42", KEY, OURS)
+
+
+WAYS = ("create_db_instance", "create_db_instance_read_replica", "restore_db_instance_from_db_snapshot")
+
+
+@pytest.mark.parametrize(("code", "message"), NO_PLACE)
+@pytest.mark.parametrize("way", WAYS)
+def test_a_zone_that_rds_has_no_place_in_now_is_left_to_rds(
+    rds: AwsRds, source: Instance, way: str, code: str, message: str
+) -> None:
+    """A zone is no data: what is refused only for that is asked for without, once."""
+    source = with_settings(source, AvailabilityZone=HERE)
+    operation = client("rds").meta.method_to_api_mapping[way]
+    with asked_of(operation) as asked, Refusing() as stub:
+        absent(stub)
+        stub.add_client_error(way, code, message)
+        stub.add_response(way, {})
+
+        placed(rds, way, source)
+        stub.assert_no_pending_responses()
+
+    assert [HERE, None] == [parameters.get("AvailabilityZone") for parameters in asked]
+    assert asked[1] == {name: value for name, value in asked[0].items() if name != "AvailabilityZone"}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_any_other_refusal_is_one_and_so_is_a_second(rds: AwsRds, source: Instance, way: str) -> None:
+    source = with_settings(source, AvailabilityZone=HERE)
+    for refusals in (["InstanceQuotaExceeded"], ["InsufficientDBInstanceCapacity"] * 2):
+        with Refusing() as stub:
+            absent(stub)
+            for code in refusals:
+                stub.add_client_error(way, code)
+
+            with pytest.raises(AwsRefused, match=refusals[0]):
+                placed(rds, way, source)
+            stub.assert_no_pending_responses()
+
+
+def test_of_a_database_in_two_zones_none_is_named(rds: AwsRds, source: Instance) -> None:
+    """RDS refuses to be told one, and chooses both."""
+    source = with_settings(source, AvailabilityZone=HERE, MultiAZ=True)
+
+    assert "AvailabilityZone" not in carried_settings.creation_parameters(source.raw, KEY)
+    assert "AvailabilityZone" not in carried_settings.restoration_parameters(source.raw)
+
+
+def test_where_a_target_is_is_no_difference(rds: AwsRds, source: Instance) -> None:
+    assert {} == rds.settings_differences(source, target_of(source, AvailabilityZone="elsewhere"))
+
+
 # -- settings --
 
 FULL: dict[str, Any] = {

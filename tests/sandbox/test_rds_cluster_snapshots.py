@@ -80,6 +80,23 @@ def test_what_a_restore_does_not_name_it_loses(sandbox: Sandbox, books: str, old
         assert careless[member] == before[member], member
 
 
+def test_an_instance_is_in_a_zone_of_its_cluster_which_a_restore_need_not_keep(sandbox: Sandbox, books: str) -> None:
+    """Aurora has copies of the storage in three zones of the Region, and no instance anywhere else."""
+    zones, (made,) = sandbox.cluster(books)["AvailabilityZones"], sandbox.cluster(books)["DBClusterMembers"]
+    there = sandbox.describe(made["DBInstanceIdentifier"])["AvailabilityZone"]
+    sandbox.rds.restore_db_cluster_from_snapshot(**restore(DBClusterIdentifier="moved"))
+    sandbox.rds.restore_db_cluster_from_snapshot(**restore(DBClusterIdentifier="stayed", AvailabilityZones=zones))
+
+    assert there in zones == sandbox.cluster_available("stayed")["AvailabilityZones"]
+    assert there not in sandbox.cluster_available("moved")["AvailabilityZones"]
+    member = {"Engine": "aurora-postgresql", "DBInstanceClass": "db.t4g.medium", "AvailabilityZone": there}
+    in_moved = {**member, "DBClusterIdentifier": "moved", "DBInstanceIdentifier": "moved-1"}
+    assert code_of(sandbox.rds.create_db_instance, **in_moved) == "InvalidParameterCombination"
+    sandbox.add_member("stayed", "stayed-1", AvailabilityZone=there)
+    elsewhere = restore(DBClusterIdentifier="nowhere", AvailabilityZones=["eu-central-1z"])
+    assert code_of(sandbox.rds.restore_db_cluster_from_snapshot, **elsewhere) == "InvalidVPCNetworkStateFault"
+
+
 def test_a_copy_may_have_another_key_and_one_that_is_not_encrypted_may_not(sandbox: Sandbox, books: str) -> None:
     new, copy = sandbox.key(), sandbox.rds.copy_db_cluster_snapshot
     source = {"SourceDBClusterSnapshotIdentifier": "books-s", "TargetDBClusterSnapshotIdentifier": "books-c"}

@@ -17,10 +17,14 @@ from lambdas.rotation.aws.carried_settings import (
     log_exports,
     plain,
     security_groups,
+    whatever,
     when,
 )
 from lambdas.rotation.names import DEPLOYMENT_TAG
 from lambdas.rotation.ports import SECURITY_GROUPS, Instance
+
+AT_MOST_ZONES = 3
+"""RDS API reference: CreateDBCluster."""
 
 
 def _named(name: str, field: str, *, restore: str = "", modify: str | None = None, default: Any = None) -> Setting:
@@ -45,6 +49,13 @@ SETTINGS: tuple[Setting, ...] = (
         modify="DBClusterParameterGroupName",
     ),
     _named("subnet group", "DBSubnetGroup", restore="DBSubnetGroupName"),
+    # Else RDS may choose others than those in which its instances are asked for. A wish, as an instance's is.
+    Setting(
+        "Availability Zones",
+        seen=lambda raw: tuple(sorted(raw.get("AvailabilityZones") or ())),
+        restore=lambda wanted: when(wanted, AvailabilityZones=list(wanted[:AT_MOST_ZONES])),
+        satisfied=whatever,
+    ),
     Setting(
         SECURITY_GROUPS,
         seen=security_groups,
@@ -80,8 +91,9 @@ SETTINGS: tuple[Setting, ...] = (
 )
 
 OF_MULTI_AZ: tuple[Setting, ...] = (
-    # Neither is this kind's; its network is always IPv4 (RDS User Guide: limitations of Multi-AZ DB clusters).
-    *(setting for setting in SETTINGS if setting.name not in ("serverless capacity", "network type")),
+    # None of these is this kind's; its network is always IPv4 (RDS User Guide: limitations of Multi-AZ DB clusters),
+    # and RDS places its instances (RDS API reference: RestoreDBClusterFromSnapshot).
+    *(s for s in SETTINGS if s.name not in ("serverless capacity", "network type", "Availability Zones")),
     _named(
         "instance class", "DBClusterInstanceClass", restore="DBClusterInstanceClass", modify="DBClusterInstanceClass"
     ),

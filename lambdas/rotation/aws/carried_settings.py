@@ -52,6 +52,11 @@ def if_chosen(wanted: Any, seen: Any) -> bool:
     return bool(wanted is None or wanted == seen)
 
 
+def whatever(wanted: Any, seen: Any) -> bool:
+    """`Setting.satisfied` of what is asked for, and not insisted upon."""
+    return True
+
+
 def _not_taken(wanted: Any) -> Parameters:
     return {}
 
@@ -275,6 +280,14 @@ SETTINGS: tuple[Setting, ...] = (
     ),
     plain("network type", "NetworkType", create="NetworkType", modify="NetworkType"),
     plain("Multi-AZ", "MultiAZ", create="MultiAZ", modify="MultiAZ", default=False),
+    # A wish: RDS need not have room there (`placement`), and nothing that is carried depends on it. Of two zones it
+    # takes none (RDS API reference: RestoreDBInstanceFromDBSnapshot).
+    Setting(
+        "Availability Zone",
+        seen=lambda raw: None if raw.get("MultiAZ") else raw.get("AvailabilityZone"),
+        create=lambda wanted: when(wanted, AvailabilityZone=wanted),
+        satisfied=whatever,
+    ),
     Setting(
         "processor features",
         seen=_processor_features,

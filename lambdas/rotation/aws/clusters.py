@@ -7,6 +7,7 @@ from lambdas.rotation import names
 from lambdas.rotation.aws import carried_settings
 from lambdas.rotation.aws.carried_cluster_settings import settings_of
 from lambdas.rotation.aws.client import calls, client, client_that_asks_once, pages, tolerating
+from lambdas.rotation.aws.placement import ask_wherever_there_is_room
 from lambdas.rotation.aws.tagged import ask_once, refuse_foreign, set_tags, tag_list, tags_of
 from lambdas.rotation.errors import AwsRefused, RetirementRefused
 from lambdas.rotation.ports import Instance
@@ -70,11 +71,11 @@ class AwsClusters:
                 refuse_foreign("cluster", target_identifier, existing.tags, tags)
             return existing is not None
 
-        def ask() -> None:
-            with calls("rds:RestoreDBClusterFromSnapshot"):
-                client("rds").restore_db_cluster_from_snapshot(**parameters)
+        @calls("rds:RestoreDBClusterFromSnapshot")
+        def ask(**parameters: Any) -> None:
+            client("rds").restore_db_cluster_from_snapshot(**parameters)
 
-        ask_once(adopted, ask, exists="DBClusterAlreadyExists")
+        ask_once(adopted, lambda: ask_wherever_there_is_room(ask, parameters), exists="DBClusterAlreadyExists")
 
     def settings_differences(self, source: Instance, target: Instance) -> Mapping[str, tuple[Any, Any]]:
         return carried_settings.differences(source, target, settings_of(source))

@@ -7,6 +7,7 @@ from typing import Any
 from lambdas.rotation import names
 from lambdas.rotation.aws import carried_settings, tagged
 from lambdas.rotation.aws.client import calls, client, client_that_asks_once, pages, tolerating
+from lambdas.rotation.aws.placement import ask_wherever_there_is_room
 from lambdas.rotation.aws.tagged import ask_once, refuse_foreign, tag_list, tags_of
 from lambdas.rotation.errors import AwsRefused, AwsUnavailable, PromotionFailed, ReplicaKeyRefused
 from lambdas.rotation.errors import RetirementRefused as Refused
@@ -95,7 +96,7 @@ class AwsRds:
 
         def ask() -> None:
             try:
-                self._create_replica(parameters)
+                ask_wherever_there_is_room(self._create_replica, parameters)
             except AwsRefused as refused:
                 if refused.code == "KMSKeyNotAccessible":
                     # A key made a moment ago is not known everywhere at once.
@@ -106,7 +107,7 @@ class AwsRds:
 
         ask_once(lambda: self._adopted(identifier, tags), ask, exists="DBInstanceAlreadyExists")
 
-    def _create_replica(self, parameters: Mapping[str, Any]) -> None:
+    def _create_replica(self, **parameters: Any) -> None:
         try:
             with calls("rds:CreateDBInstanceReadReplica"):
                 client("rds").create_db_instance_read_replica(**parameters)
@@ -138,11 +139,15 @@ class AwsRds:
             "Tags": tag_list(carried_settings.carried_tags(source.tags) | dict(tags)),
         }
 
-        def ask() -> None:
-            with calls("rds:RestoreDBInstanceFromDBSnapshot"):
-                client("rds").restore_db_instance_from_db_snapshot(**parameters)
+        @calls("rds:RestoreDBInstanceFromDBSnapshot")
+        def ask(**parameters: Any) -> None:
+            client("rds").restore_db_instance_from_db_snapshot(**parameters)
 
-        ask_once(lambda: self._adopted(target_identifier, tags), ask, exists="DBInstanceAlreadyExists")
+        ask_once(
+            lambda: self._adopted(target_identifier, tags),
+            lambda: ask_wherever_there_is_room(ask, parameters),
+            exists="DBInstanceAlreadyExists",
+        )
 
     def request_member(
         self, source: Instance, identifier: str, cluster_identifier: str, key_arn: str, tags: Mapping[str, str]
@@ -162,11 +167,16 @@ class AwsRds:
             "Tags": tag_list(carried_settings.carried_tags(source.tags) | dict(tags)),
         }
 
-        def ask() -> None:
-            with tolerating("InvalidDBClusterState"), calls("rds:CreateDBInstance"):
-                client("rds").create_db_instance(**parameters)
+        @tolerating("InvalidDBClusterState")
+        @calls("rds:CreateDBInstance")
+        def ask(**parameters: Any) -> None:
+            client("rds").create_db_instance(**parameters)
 
-        ask_once(lambda: self._adopted(identifier, tags), ask, exists="DBInstanceAlreadyExists")
+        ask_once(
+            lambda: self._adopted(identifier, tags),
+            lambda: ask_wherever_there_is_room(ask, parameters),
+            exists="DBInstanceAlreadyExists",
+        )
 
     def _adopted(self, identifier: str, tags: Mapping[str, str]) -> bool:
         existing = self.describe_instance(identifier)
