@@ -319,6 +319,53 @@ def test_of_a_database_in_two_zones_none_is_named(rds: AwsRds, source: Instance)
     assert "AvailabilityZone" not in carried_settings.restoration_parameters(source.raw)
 
 
+VOLUME = {
+    "VolumeName": "rdsdbdata2", "StorageType": "gp3", "AllocatedStorage": 300, "IOPS": 4000, "StorageThroughput": 200,
+    "MaxAllocatedStorage": 900, "StorageVolumeStatus": "ACTIVE",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("there", "asked_for"),
+    [
+        ({"MaxAllocatedStorage": None}, {"MaxAllocatedStorage": 900}),
+        ({"IOPS": 3000, "StorageThroughput": 125}, {"IOPS": 4000, "StorageThroughput": 200}),
+        ({"StorageType": "io2"}, {"StorageType": "gp3"}),
+        ({"AllocatedStorage": 200}, {"AllocatedStorage": 300}),
+    ],
+)
+def test_additional_volumes_are_made_what_they_were(
+    rds: AwsRds, source: Instance, there: dict[str, Any], asked_for: dict[str, Any]
+) -> None:
+    """A restore brings them along, and need not give them all that they had."""
+    source = with_settings(source, AdditionalStorageVolumes=[VOLUME])
+    target = target_of(source, AdditionalStorageVolumes=[{**VOLUME, **there}])
+    with asked_of("ModifyDBInstance") as asked, Refusing() as stub:
+        stub.add_response("modify_db_instance", {})
+
+        assert [] == rds.request_setting_repair(source, target, rds.settings_differences(source, target))
+
+    assert [{"VolumeName": "rdsdbdata2", **asked_for}] == asked[0]["AdditionalStorageVolumes"]
+
+
+def test_an_additional_volume_that_is_not_there_is_beyond_repair(rds: AwsRds, source: Instance) -> None:
+    """What would be added is empty, and the data that was on it is somewhere else, or nowhere."""
+    source = with_settings(source, AdditionalStorageVolumes=[VOLUME])
+    target = target_of(source, AdditionalStorageVolumes=[])
+    differences = rds.settings_differences(source, target)
+
+    with Refusing():  # any call would fail
+        assert ["additional storage volumes"] == rds.request_setting_repair(source, target, differences)
+
+
+def test_an_additional_volume_may_have_grown_and_shows_a_baseline(rds: AwsRds, source: Instance) -> None:
+    chosen = {"VolumeName": "rdsdbdata2", "StorageType": "GP3", "AllocatedStorage": 300}
+    source = with_settings(source, AdditionalStorageVolumes=[chosen])
+    target = target_of(source, AdditionalStorageVolumes=[{**VOLUME, "AllocatedStorage": 400}])
+
+    assert {} == rds.settings_differences(source, target)
+
+
 def test_where_a_target_is_is_no_difference(rds: AwsRds, source: Instance) -> None:
     assert {} == rds.settings_differences(source, target_of(source, AvailabilityZone="elsewhere"))
 

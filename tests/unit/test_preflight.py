@@ -129,6 +129,19 @@ def test_refuses_engines_that_the_strategy_does_not_know(engine: str, version: s
     assert ["EngineNotSupported"] == refusal(ports, rotation)
 
 
+def test_there_has_to_be_room_for_every_volume() -> None:
+    """RDS counts the additional ones of Oracle and SQL Server, and says so when it is asked for the target."""
+    ports, rotation = ready(strategy="snapshot", accept=("downtime",))
+    ports.rds.quotas["AllocatedStorage"] = (700, 1000)
+    volumes = [{"VolumeName": f"rdsdbdata{n}", "AllocatedStorage": 100} for n in (2, 3)]
+    ports.rds.alter(SOURCE, raw={"AllocatedStorage": 100})
+    preflight(rotation, ports)
+
+    ports.rds.alter(SOURCE, raw={"AllocatedStorage": 101, "AdditionalStorageVolumes": volumes})
+
+    assert ["QuotaExhausted"] == refusal(ports, rotation)
+
+
 @pytest.mark.parametrize("strategy", ["read-replica", "snapshot", "catch-up"])
 @pytest.mark.parametrize(("limit", "refused"), [(1000, True), (1099, True), (1100, False), (None, False)])
 def test_refuses_a_limit_of_storage_that_rds_would_refuse_the_target(

@@ -250,10 +250,16 @@ def quotas(rotation: Rotation, source: Instance, ports: Ports) -> Iterator[Findi
     """Room for one more instance, another one for each replica, their storage and two snapshots, for as long as the
     grace period lasts."""
     plan, _ = rotation.planned()
-    storage = int(source.raw.get("AllocatedStorage") or 0) + sum(replica.allocated_gib for replica in plan.replicas)
+    storage = allocated_gib(source) + sum(replica.allocated_gib for replica in plan.replicas)
     snapshots = 4 if plan.pre_copy else 2  # the pair that was made before the fence is there during the other one
     instances = 1 + len(plan.replicas)
     yield from room({"DBInstances": instances, "AllocatedStorage": storage, "ManualSnapshots": snapshots}, ports)
+
+
+def allocated_gib(one: Instance) -> int:
+    """On all of its volumes: Oracle and SQL Server may have more than one."""
+    volumes = (one.raw, *(one.raw.get("AdditionalStorageVolumes") or ()))
+    return sum(int(volume.get("AllocatedStorage") or 0) for volume in volumes)
 
 
 def room(needed: Mapping[str, int], ports: Ports) -> Iterator[Finding]:

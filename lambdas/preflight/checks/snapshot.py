@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from lambdas.preflight.checks import login
+from lambdas.preflight.checks import instance, login
 from lambdas.rotation import databases
 from lambdas.rotation.errors import AccessRefused, LoginRefused
 from lambdas.rotation.ports import Instance, Ports
@@ -86,7 +86,7 @@ def _logs_in_as_master(rotation: Rotation, source: Instance, ports: Ports) -> bo
 def _size(source: Instance) -> str:
     if source.database.is_cluster and not source.database.is_multi_az_cluster:
         return "as large as its volume is"  # which RDS does not say
-    return f"{source.raw.get('AllocatedStorage', 0)} GiB"
+    return f"{instance.allocated_gib(source)} GiB"
 
 
 def warnings(rotation: Rotation, source: Instance, ports: Ports) -> Iterator[Finding]:

@@ -124,6 +124,44 @@ def when(value: Any, **parameters: Any) -> Parameters:
     return parameters if value else {}
 
 
+_OF_A_VOLUME = ("AllocatedStorage", "IOPS", "MaxAllocatedStorage", "StorageThroughput", "StorageType")
+Volumes = Mapping[str, Parameters]
+
+
+def _volumes(raw: Raw) -> Volumes:
+    """Those beside the primary one, by name; of Oracle and SQL Server (RDS User Guide: additional storage volumes)."""
+    return {
+        str(one["VolumeName"]).lower(): {
+            member: value.lower() if isinstance(value, str) else value
+            for member in _OF_A_VOLUME
+            if (value := one.get(member)) is not None
+        }
+        for one in raw.get("AdditionalStorageVolumes") or ()
+    }
+
+
+def _shortfalls(wanted: Volumes, seen: Volumes) -> Volumes:
+    """By name, what each volume lacks. One that is larger has grown, and shows a baseline where none was chosen."""
+    return {
+        name: lacking
+        for name, volume in wanted.items()
+        if (lacking := {member: value for member, value in volume.items() if _lacks(seen.get(name, {}), member, value)})
+    }
+
+
+def _lacks(volume: Parameters, member: str, wanted: Any) -> bool:
+    has = volume.get(member)
+    return bool(has < wanted) if member == "AllocatedStorage" and has is not None else bool(has != wanted)
+
+
+def _volume_repair(wanted: Volumes, seen: Volumes) -> Parameters | None:
+    """None where one is missing: what RDS would add is empty, and the data that belongs on it is not there."""
+    if set(wanted) - set(seen):
+        return None
+    lacking = _shortfalls(wanted, seen)
+    return {"AdditionalStorageVolumes": [{"VolumeName": name, **volume} for name, volume in lacking.items()]}
+
+
 def _monitoring(raw: Raw) -> tuple[int, str | None]:
     interval = int(raw.get("MonitoringInterval") or 0)
     return interval, raw.get("MonitoringRoleArn") if interval else None
@@ -236,6 +274,13 @@ SETTINGS: tuple[Setting, ...] = (
         create="MaxAllocatedStorage",
         restore="",
         modify="MaxAllocatedStorage",
+    ),
+    Setting(  # a restore brings them along, and takes none away (RDS User Guide: storage of RDS for Oracle, restoring)
+        "additional storage volumes",
+        seen=_volumes,
+        repair=_volume_repair,
+        satisfied=lambda wanted, seen: not _shortfalls(wanted, seen),
+        pending="AdditionalStorageVolumes",
     ),
     plain("dedicated log volume", "DedicatedLogVolume", create="DedicatedLogVolume", modify="DedicatedLogVolume"),
     Setting(  # a replica is born with its source's; RDS refuses another one (RDS API: CreateDBInstanceReadReplica)
