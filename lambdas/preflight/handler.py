@@ -190,7 +190,7 @@ def _warnings(rotation: Rotation, source: Instance, ports: Ports) -> tuple[Check
     plan, database = rotation.planned()
     if database.is_cluster:
         if plan.strategy == "blue-green":
-            return (lambda: cluster.warnings_of_blue_green(source),)
+            return (lambda: cluster.warnings_of_blue_green(source, ports),)
         return (
             lambda: instance.warnings(source, ports),
             lambda: cluster.warnings_of_snapshot(rotation, source, ports),

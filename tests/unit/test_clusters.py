@@ -230,6 +230,41 @@ def test_refuses_a_cluster_in_a_state_that_will_not_do(name: str, facts: dict[st
     assert [name] == refusals(ports)
 
 
+@pytest.mark.parametrize(
+    ("raw", "name"),
+    [
+        ({"ClusterScalabilityType": "limitless"}, "EngineNotSupported"),
+        ({"LimitlessDatabase": {"Status": "enabled"}}, "EngineNotSupported"),
+        ({"VPCNetworkingEnabled": False}, "OutsideVpc"),
+        ({"InternetAccessGatewayEnabled": True}, "OutsideVpc"),
+    ],
+)
+def test_refuses_a_cluster_of_a_kind_that_is_not_known(raw: dict[str, object], name: str) -> None:
+    ports = ports_of()
+    ports.rds.alter(SHOP, raw={**ports.rds.instances[SHOP].raw, **raw})
+
+    assert [name] == refusals(ports)
+
+
+def test_what_is_said_of_every_ordinary_cluster_is_not_refused() -> None:
+    ports = ports_of()
+    ordinary = {"ClusterScalabilityType": "standard", "LimitlessDatabase": {"Status": "disabled"}}
+    inside = {"VPCNetworkingEnabled": True, "InternetAccessGatewayEnabled": False}
+    ports.rds.alter(SHOP, raw={**ports.rds.instances[SHOP].raw, **ordinary, **inside})
+
+    assert preflight(planned(ports), ports).preflight is not None
+
+
+def test_warns_of_capacity_that_is_reserved_for_an_instance_of_a_cluster() -> None:
+    ports = ports_of()
+    ports.rds.alter(READER, raw={**ports.rds.instances[READER].raw, "DBCapacityReservationIdentifier": "dbcr-1"})
+
+    passed = preflight(planned(ports), ports)
+
+    assert passed.preflight is not None
+    assert READER in next(one.message for one in passed.preflight.warnings if one.name == "CapacityReservation")
+
+
 def test_refuses_an_unencrypted_cluster() -> None:
     """RDS makes no encrypted one of it by blue/green; a restore does."""
     ports = ports_of()

@@ -87,6 +87,8 @@ RAW: dict[str, dict[str, Any]] = {
     "ClusterMember": {"DBClusterIdentifier": "c"},
     "BackupsReplicated": {"DBInstanceAutomatedBackupsReplications": [{}]},
     "InDirectory": {"DomainMemberships": [{"Domain": "d-1"}]},
+    "IsReplica": {"ReadReplicaSourceDBClusterIdentifier": "c"},
+    "TdeKeyStore": {"TdeCredentialArn": "arn:aws:cloudhsm:eu-central-1:123456789012:hapg-1"},
     "ActivityStream": {"ActivityStreamStatus": "started"},
     "ChangesPending": {"PendingModifiedValues": {"DBInstanceClass": "db.r6g.large"}},
 }
@@ -98,6 +100,29 @@ def test_refuses_what_a_replica_cannot_be_or_carry(name: str) -> None:
     ports.rds.alter(SOURCE, raw=RAW[name])
 
     assert [name] == refusal(ports, rotation)
+
+
+@pytest.mark.parametrize("strategy", ["read-replica", "snapshot", "catch-up", "blue-green"])
+@pytest.mark.parametrize(
+    "raw", [{"BackupTarget": "outposts"}, {"BackupTarget": "local"}, {"CustomerOwnedIpEnabled": True}]
+)
+def test_refuses_what_is_not_in_the_region_itself(strategy: str, raw: dict[str, Any]) -> None:
+    """Left out, RDS would keep the target's backups elsewhere, and give it no address on its owner's premises."""
+    ports, rotation = ready(strategy=strategy, accept=("downtime",))
+    ports.rds.alter(SOURCE, raw=raw)
+
+    assert ["OnOutposts"] == refusal(ports, rotation)
+
+
+def test_warns_of_capacity_that_is_reserved_for_the_source_or_what_follows_it() -> None:
+    ports, rotation = ready(strategy="snapshot", accept=("downtime", "replicas-away"))
+    ports.rds.alter(SOURCE, raw={"DBCapacityReservationIdentifier": "dbcr-1"})
+
+    passed = preflight(rotation, ports)
+
+    assert passed.preflight is not None
+    (warning,) = (one for one in passed.preflight.warnings if one.name == "CapacityReservation")
+    assert f"{SOURCE} has capacity of the reservation dbcr-1" in warning.message
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 brings nothing along but the data (RDS API reference: RestoreDBClusterFromSnapshot)."""
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from lambdas.preflight.checks import login, snapshot
 from lambdas.preflight.checks.blue_green import in_the_way
@@ -10,6 +11,7 @@ from lambdas.preflight.checks.instance import (
     carriable,
     engine,
     idle,
+    reserved_capacity,
     resource_id_changes,
     room,
     room_for_tags,
@@ -125,6 +127,18 @@ def condition(rotation: Rotation, source: Instance) -> Iterator[Finding]:
             message=f"{identifier} runs in mode {raw['EngineMode']}; RDS copies provisioned ones (and Serverless v2)",
             advice="move it to Serverless v2 first",
         )
+    if raw.get("ClusterScalabilityType") == "limitless" or _is_limitless(raw):
+        yield Finding(
+            name="EngineNotSupported",
+            message=f"{identifier} is an Aurora PostgreSQL Limitless Database, whose data is on shards",
+            advice="not supported yet",
+        )
+    if raw.get("VPCNetworkingEnabled") is False or raw.get("InternetAccessGatewayEnabled"):
+        yield Finding(
+            name="OutsideVpc",
+            message=f"{identifier} is reached by an internet access gateway and not in a VPC; that is not carried over",
+            advice="not supported yet",
+        )
     if raw.get("GlobalClusterIdentifier") or raw.get("GlobalWriteForwardingStatus"):
         yield Finding(
             name="GlobalDatabase",
@@ -138,6 +152,10 @@ def condition(rotation: Rotation, source: Instance) -> Iterator[Finding]:
             message=f"{identifier} has custom endpoints, which nothing here looks after at the switchover",
             advice="delete them, and make them anew after the rotation",
         )
+
+
+def _is_limitless(raw: Mapping[str, Any]) -> bool:
+    return (raw.get("LimitlessDatabase") or {}).get("Status") not in (None, "not-in-use", "disabled")
 
 
 def instances(rotation: Rotation, source: Instance, ports: Ports) -> Iterator[Finding]:
@@ -265,7 +283,7 @@ def backtracked(source: Instance) -> Iterator[Finding]:
         )
 
 
-def warnings_of_blue_green(source: Instance) -> Iterator[Finding]:
+def warnings_of_blue_green(source: Instance, ports: Ports) -> Iterator[Finding]:
     yield Finding(
         name="SwitchoverByRds",
         message=f"RDS itself stops the writes on {source.database.identifier} and exchanges the names; the rotation "
@@ -273,6 +291,7 @@ def warnings_of_blue_green(source: Instance) -> Iterator[Finding]:
         advice="compare counts of your own before the grace period ends",
     )
     yield from resource_id_changes(source)
+    yield from reserved_capacity(source, ports)
     yield Finding(
         name="AutoScaling",
         message=f"scaling policies of {source.database.identifier} are not copied to green, and nobody has looked for "

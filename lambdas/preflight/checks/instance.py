@@ -97,6 +97,12 @@ def condition(rotation: Rotation, source: Instance) -> Iterator[Finding]:
             message=f"{identifier} is a replica of {source.replica_of}",
             advice=f'rotate {source.replica_of}, by strategy blue-green or with "Accept": ["replicas-away"]',
         )
+    if (cluster := raw.get("ReadReplicaSourceDBClusterIdentifier")) is not None:
+        yield Finding(
+            name="IsReplica",
+            message=f"{identifier} is a replica of cluster {cluster}",
+            advice="rotate the cluster without it, and make it anew afterwards",
+        )
     if raw.get("DBClusterIdentifier"):
         yield Finding(
             name="ClusterMember",
@@ -117,6 +123,20 @@ def carriable(source: Instance, tags: int = TAGS_OF_A_DATABASE) -> Iterator[Find
         yield Finding(
             name="InDirectory",
             message=f"{identifier} is a member of a directory; that is not carried over",
+            advice="not supported yet",
+        )
+    if (kept := raw.get("BackupTarget") or "region") != "region" or raw.get("CustomerOwnedIpEnabled"):
+        where = f"keeps its backups in {kept}" if kept != "region" else "has a customer-owned IP address"
+        yield Finding(
+            name="OnOutposts",
+            message=f"{identifier} {where}, as on an Outpost or in a Dedicated Local Zone; that is not carried over",
+            advice="not supported yet",
+        )
+    if raw.get("TdeCredentialArn"):
+        yield Finding(
+            name="TdeKeyStore",
+            message=f"{identifier} has the key of its Transparent Data Encryption in {raw['TdeCredentialArn']}, for "
+            "which RDS asks the password whenever it makes a database of its data",
             advice="not supported yet",
         )
     yield from room_for_tags(source, tags)
@@ -291,6 +311,22 @@ def warnings(source: Instance, ports: Ports) -> Iterator[Finding]:
             advice="add the target to the plan, or let the plan select by a tag",
         )
     yield from resource_id_changes(source)
+    yield from reserved_capacity(source, ports)
+
+
+def reserved_capacity(source: Instance, ports: Ports) -> Iterator[Finding]:
+    """Of itself and of all that follows it. Not asked for: as long as the source is there it may hold the last of it,
+    and RDS would make no target (RDS API reference: RestoreDBInstanceFromDBSnapshot)."""
+    followers = (ports.rds.describe_instance(name) for name in databases.followers_of(source) if ":" not in name)
+    for one in (source, *followers):
+        if one is not None and (reservation := one.raw.get("DBCapacityReservationIdentifier")):
+            yield Finding(
+                name="CapacityReservation",
+                message=f"{one.database.identifier} has capacity of the reservation {reservation}; what takes its "
+                "place has not",
+                advice="when the source is gone, move the target there with a change of its class or of Multi-AZ "
+                "(ModifyDBInstance DBCapacityReservationIdentifier)",
+            )
 
 
 def _numbers(version: str) -> tuple[int, ...]:
