@@ -759,13 +759,13 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 # Nothing that is marked becomes a rotation's own, and nothing gets the mark.
                 allow(
                     "rds:AddTagsToResource",
-                    on=our_db,
+                    on=successors,
                     when=all_of(TAGGED_BY_THIS_CALL, NOT_MARKED_FOR_REMOVAL, WITHOUT_THE_MARK),
                 ),
                 *lend_key_to_rds,
                 # Released before it takes the name of what it replaces.
                 *repair_settings(successors, MADE_BY_A_ROTATION),
-                allow("rds:AddTagsToResource", on=our_db, when=all_of(MADE_BY_A_ROTATION, only_tags(RELEASED_TAG))),
+                allow("rds:AddTagsToResource", on=successors, when=all_of(MADE_BY_A_ROTATION, only_tags(RELEASED_TAG))),
                 allow("rds:RemoveTagsFromResource", on=any_db, when=only_tags("key-rotation:*")),
                 allow("rds:RemoveTagsFromResource", on=any_db, when=only_tags(DECOMMISSION_TAG)),
                 # What brings a parameter group of the old one's own into force, while nobody reads the new one.
@@ -775,7 +775,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 allow("rds:ModifyDBInstance", on=any_db, when=MARKED_FOR_REMOVAL),
                 allow("rds:ModifyDBInstance", on=any_db, when=NOBODYS_NAME),
                 # What was made for a replica that is gone by then, and has no readers.
-                allow("rds:DeleteDBInstance", on=our_db, when=UNRELEASED),
+                allow("rds:DeleteDBInstance", on=successors, when=UNRELEASED),
             ),
             timeout_seconds=60,
         ),
