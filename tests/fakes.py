@@ -1040,7 +1040,8 @@ class FakeRds:
         with self._calls.change("rds.disable_deletion_protection", identifier):
             self.alter(identifier, deletion_protection=False)
 
-    def request_instance_deletion(self, identifier: str, *, keep_automated_backups: bool) -> None:
+    def request_instance_deletion(self, of: Database, *, keep_automated_backups: bool) -> None:
+        identifier = CLUSTER + of.identifier if of.is_cluster else of.identifier
         if self.instances[identifier].deletion_protection:
             raise AwsRefused(f"{identifier} is protected against deletion")
         kept = " keeping backups" if keep_automated_backups else ""
@@ -1122,14 +1123,14 @@ class FakeClusters:
     def disable_deletion_protection(self, identifier: str) -> None:
         self._rds.disable_deletion_protection(CLUSTER + identifier)
 
-    def request_deletion(self, identifier: str, *, keep_automated_backups: bool) -> None:
-        cluster = self._rds.instances[CLUSTER + identifier]
+    def request_deletion(self, of: Database, *, keep_automated_backups: bool) -> None:
+        cluster = self._rds.instances[CLUSTER + of.identifier]
         members = [one["DBInstanceIdentifier"] for one in cluster.raw["DBClusterMembers"]]
         if cluster.database.is_multi_az_cluster and not cluster.deletion_protection:
             for name in members:
                 self._rds.instances.pop(name, None)
         if not any(name in self._rds.instances for name in members):
-            self._rds.request_instance_deletion(CLUSTER + identifier, keep_automated_backups=keep_automated_backups)
+            self._rds.request_instance_deletion(of, keep_automated_backups=keep_automated_backups)
 
 
 class FakeBlueGreen:

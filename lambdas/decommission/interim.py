@@ -54,7 +54,7 @@ def is_removed(rotation: Rotation, ports: Ports) -> bool:
     if interim.deletion_protection:
         ports.clusters.disable_deletion_protection(interim.database.identifier)
     elif interim.status != "deleting":
-        ports.clusters.request_deletion(interim.database.identifier, keep_automated_backups=False)
+        ports.clusters.request_deletion(interim.database, keep_automated_backups=False)
     return False
 
 

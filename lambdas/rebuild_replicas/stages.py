@@ -115,5 +115,5 @@ def _leave_out(successor: Successor, replica: Replica, new: Instance | None, rot
     if new.deletion_protection:
         ports.rds.disable_deletion_protection(identifier)
     elif new.status != "deleting":
-        ports.rds.request_instance_deletion(identifier, keep_automated_backups=False)
+        ports.rds.request_instance_deletion(new.database, keep_automated_backups=False)
     return successor, f"{identifier} to be gone, which nobody reads"

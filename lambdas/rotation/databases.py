@@ -160,6 +160,6 @@ def disable_deletion_protection(of: Database, ports: Ports) -> None:
 def request_deletion(of: Database, ports: Ports, *, keep_automated_backups: bool) -> None:
     """No final snapshot: it would hold the old key, or nobody needs it."""
     if of.is_cluster:
-        ports.clusters.request_deletion(of.identifier, keep_automated_backups=keep_automated_backups)
+        ports.clusters.request_deletion(of, keep_automated_backups=keep_automated_backups)
     else:
-        ports.rds.request_instance_deletion(of.identifier, keep_automated_backups=keep_automated_backups)
+        ports.rds.request_instance_deletion(of, keep_automated_backups=keep_automated_backups)

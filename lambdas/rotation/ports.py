@@ -221,8 +221,11 @@ class Rds(Protocol):
 
     def disable_deletion_protection(self, identifier: str) -> None: ...
 
-    def request_instance_deletion(self, identifier: str, *, keep_automated_backups: bool) -> None:
-        """No final snapshot: it would hold the old key. The copy under the new key was made before."""
+    def request_instance_deletion(self, of: Database, *, keep_automated_backups: bool) -> None:
+        """No final snapshot: it would hold the old key. The copy under the new key was made before.
+
+        Refused where its name leads to another instance by now.
+        """
         ...
 
 
@@ -274,8 +277,11 @@ class Clusters(Protocol):
 
     def disable_deletion_protection(self, identifier: str) -> None: ...
 
-    def request_deletion(self, identifier: str, *, keep_automated_backups: bool) -> None:
-        """No final snapshot. RDS refuses while the cluster has instances: the next visit asks again."""
+    def request_deletion(self, of: Database, *, keep_automated_backups: bool) -> None:
+        """No final snapshot. RDS refuses while the cluster has instances: the next visit asks again.
+
+        Refused where its name leads to another cluster by now.
+        """
         ...
 
 

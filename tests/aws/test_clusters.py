@@ -481,7 +481,7 @@ REQUESTS: dict[str, Callable[[AwsClusters], None]] = {
     "CopyDBClusterSnapshot": lambda clusters: clusters.request_snapshot_copy("s", "new", "key", OURS),
     "DeleteDBClusterSnapshot": lambda clusters: clusters.request_snapshot_deletion("s"),
     "ModifyDBCluster": lambda clusters: clusters.disable_deletion_protection("orders"),
-    "DeleteDBCluster": lambda clusters: clusters.request_deletion("orders", keep_automated_backups=True),
+    "DeleteDBCluster": lambda clusters: clusters.request_deletion(live(clusters).database, keep_automated_backups=True),
 }
 
 
@@ -540,21 +540,32 @@ def test_a_snapshot_whose_answer_got_lost_is_its_own(clusters: AwsClusters, oper
 def test_deletes_only_what_a_rotation_made_or_marked(clusters: AwsClusters, tag: str) -> None:
     make()
     with pytest.raises(RetirementRefused):
-        clusters.request_deletion("orders", keep_automated_backups=True)
+        clusters.request_deletion(live(clusters).database, keep_automated_backups=True)
     assert clusters.describe("orders") is not None
 
-    client("rds").add_tags_to_resource(ResourceName=live(clusters).database.arn, Tags=[{"Key": tag, "Value": "42"}])
-    clusters.request_deletion("orders", keep_automated_backups=True)
-    clusters.request_deletion("orders", keep_automated_backups=True)
+    marked = live(clusters).database
+    client("rds").add_tags_to_resource(ResourceName=marked.arn, Tags=[{"Key": tag, "Value": "42"}])
+    clusters.request_deletion(marked, keep_automated_backups=True)
+    clusters.request_deletion(marked, keep_automated_backups=True)
 
     assert clusters.describe("orders") is None
+
+
+def test_what_has_taken_the_name_since_the_look_is_not_deleted(clusters: AwsClusters) -> None:
+    make(tags={DECOMMISSION_TAG: "42"})
+    looked_at = live(clusters).database.having(resource_id="cluster-OF-THE-LOOK")
+
+    with pytest.raises(RetirementRefused, match=r"orders is .*, not cluster-OF-THE-LOOK any more"):
+        clusters.request_deletion(looked_at, keep_automated_backups=True)
+    assert clusters.describe("orders") is not None
 
 
 @pytest.mark.parametrize("kept", [True, False])
 def test_there_is_no_final_snapshot_and_backups_stay_where_they_are_kept(clusters: AwsClusters, kept: bool) -> None:
     """A final snapshot would be one more thing under the old key, for ever."""
     make(tags={DECOMMISSION_TAG: "42"})
-    found = {"DBClusters": [live(clusters).raw]}
+    cluster = live(clusters)
+    found = {"DBClusters": [cluster.raw]}
     with Stubber(client("rds")) as stubber:
         stubber.add_response("describe_db_clusters", found)
         stubber.add_response(
@@ -563,7 +574,7 @@ def test_there_is_no_final_snapshot_and_backups_stay_where_they_are_kept(cluster
             {"DBClusterIdentifier": "orders", "SkipFinalSnapshot": True, "DeleteAutomatedBackups": not kept},
         )
 
-        clusters.request_deletion("orders", keep_automated_backups=kept)
+        clusters.request_deletion(cluster.database, keep_automated_backups=kept)
 
         stubber.assert_no_pending_responses()
 
@@ -571,15 +582,15 @@ def test_there_is_no_final_snapshot_and_backups_stay_where_they_are_kept(cluster
 def test_what_is_being_deleted_is_not_asked_for_again(clusters: AwsClusters) -> None:
     make(tags={DECOMMISSION_TAG: "42"})
     clusters.request_snapshot("s", "orders", OURS)
-    cluster, snapshot = live(clusters).raw, clusters.describe_snapshot("s")
+    cluster, snapshot = live(clusters), clusters.describe_snapshot("s")
     assert snapshot is not None
     with Stubber(client("rds")) as stubber:  # which knows of no deletion
-        stubber.add_response("describe_db_clusters", {"DBClusters": [{**cluster, "Status": "deleting"}]})
+        stubber.add_response("describe_db_clusters", {"DBClusters": [{**cluster.raw, "Status": "deleting"}]})
         stubber.add_response(
             "describe_db_cluster_snapshots", {"DBClusterSnapshots": [{**snapshot, "Status": "deleting"}]}
         )
 
-        clusters.request_deletion("orders", keep_automated_backups=True)
+        clusters.request_deletion(cluster.database, keep_automated_backups=True)
         clusters.request_snapshot_deletion("s")
 
 

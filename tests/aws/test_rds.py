@@ -914,13 +914,24 @@ def test_deletes_only_what_is_marked(rds: AwsRds) -> None:
         DBInstanceIdentifier="pay", DBInstanceClass="db.t4g.micro", Engine="postgres", AllocatedStorage=20
     )
     with pytest.raises(RetirementRefused, match="pay"):
-        rds.request_instance_deletion("pay", keep_automated_backups=True)
+        rds.request_instance_deletion(live(rds, "pay").database, keep_automated_backups=True)
 
-    rds.set_tags(live(rds, "pay").database.arn, {DECOMMISSION_TAG: "42"})
-    rds.request_instance_deletion("pay", keep_automated_backups=True)
-    rds.request_instance_deletion("pay", keep_automated_backups=True)
+    pay = live(rds, "pay").database
+    rds.set_tags(pay.arn, {DECOMMISSION_TAG: "42"})
+    rds.request_instance_deletion(pay, keep_automated_backups=True)
+    rds.request_instance_deletion(pay, keep_automated_backups=True)
 
     assert rds.describe_instance("pay") is None
+
+
+def test_what_has_taken_the_name_since_the_look_is_not_deleted(rds: AwsRds, source: Instance) -> None:
+    """RDS deletes by name, and names change hands: a rename or a restore may lie between the look and the deletion."""
+    rds.set_tags(source.database.arn, {DECOMMISSION_TAG: "42"})
+    looked_at = source.database.having(resource_id="db-OF-THE-LOOK")
+
+    with pytest.raises(RetirementRefused, match=r"orders is db-.*, not db-OF-THE-LOOK any more"):
+        rds.request_instance_deletion(looked_at, keep_automated_backups=True)
+    assert rds.describe_instance("orders") is not None
 
 
 def test_there_is_no_final_snapshot_and_backups_stay(rds: AwsRds, source: Instance) -> None:
@@ -933,7 +944,7 @@ def test_there_is_no_final_snapshot_and_backups_stay(rds: AwsRds, source: Instan
             {"DBInstanceIdentifier": "orders", "SkipFinalSnapshot": True, "DeleteAutomatedBackups": False},
         )
 
-        rds.request_instance_deletion("orders", keep_automated_backups=True)
+        rds.request_instance_deletion(source.database, keep_automated_backups=True)
 
         stub.assert_no_pending_responses()
 

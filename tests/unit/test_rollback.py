@@ -394,7 +394,7 @@ def test_no_page_in_the_first_five_minutes() -> None:
 def test_a_deleted_target_can_no_longer_be_released() -> None:
     ports = FakePorts()
     rotation = promoted_rotation(ports)
-    ports.rds.request_instance_deletion(TARGET, keep_automated_backups=False)
+    ports.rds.request_instance_deletion(ports.rds.instances[TARGET].database, keep_automated_backups=False)
 
     rotation = rolled(failed(rotation, "TargetMismatch"), ports)
     assert "undecided" == outcome(rotation)

@@ -8,7 +8,7 @@ from lambdas.rotation.aws import carried_settings
 from lambdas.rotation.aws.carried_cluster_settings import settings_of
 from lambdas.rotation.aws.client import calls, client, client_that_asks_once, pages, tolerating
 from lambdas.rotation.aws.placement import ask_wherever_there_is_room
-from lambdas.rotation.aws.tagged import ask_once, refuse_foreign, set_tags, tag_list, tags_of
+from lambdas.rotation.aws.tagged import ask_once, refuse_foreign, refuse_to_delete, set_tags, tag_list, tags_of
 from lambdas.rotation.errors import AwsRefused, RetirementRefused
 from lambdas.rotation.ports import Instance
 from lambdas.rotation.state import Database
@@ -202,22 +202,22 @@ class AwsClusters:
                 DBClusterIdentifier=identifier, DeletionProtection=False, ApplyImmediately=True
             )
 
-    def request_deletion(self, identifier: str, *, keep_automated_backups: bool) -> None:
+    def request_deletion(self, of: Database, *, keep_automated_backups: bool) -> None:
         """Ask for the deletion without a final snapshot, which would hold the old key. Does not wait; repeatable.
 
         A cluster that has instances, or is in a state that does not allow it, is left for the next visit.
 
         Raises:
-            RetirementRefused: terminal; the cluster is neither made by a rotation nor marked for removal by one.
+            RetirementRefused: terminal; the cluster is another one by now, or neither made by a rotation nor marked
+                for removal by one.
         """
-        cluster = self.describe(identifier)
+        cluster = self.describe(of.identifier)
         if cluster is None or cluster.status == "deleting":
             return
-        if not {names.ROTATION_ID_TAG, names.DECOMMISSION_TAG} & set(cluster.tags):
-            raise RetirementRefused(f"{identifier} was neither made by a rotation nor marked for removal by one")
+        refuse_to_delete(of, cluster)
         with tolerating(*_NOT_NOW, "DBClusterNotFound"), calls("rds:DeleteDBCluster"):
             client("rds").delete_db_cluster(
-                DBClusterIdentifier=identifier,
+                DBClusterIdentifier=of.identifier,
                 SkipFinalSnapshot=True,
                 DeleteAutomatedBackups=not keep_automated_backups,
             )

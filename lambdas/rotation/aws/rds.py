@@ -8,7 +8,7 @@ from lambdas.rotation import names
 from lambdas.rotation.aws import carried_settings, tagged
 from lambdas.rotation.aws.client import calls, client, client_that_asks_once, pages, tolerating
 from lambdas.rotation.aws.placement import ask_wherever_there_is_room
-from lambdas.rotation.aws.tagged import ask_once, refuse_foreign, tag_list, tags_of
+from lambdas.rotation.aws.tagged import ask_once, refuse_foreign, refuse_to_delete, tag_list, tags_of
 from lambdas.rotation.errors import AwsRefused, AwsUnavailable, PromotionFailed, ReplicaKeyRefused
 from lambdas.rotation.errors import RetirementRefused as Refused
 from lambdas.rotation.ports import Instance
@@ -443,22 +443,22 @@ class AwsRds:
         if instance is not None and instance.deletion_protection:
             self._modify(identifier, {"DeletionProtection": False})
 
-    def request_instance_deletion(self, identifier: str, *, keep_automated_backups: bool) -> None:
+    def request_instance_deletion(self, of: Database, *, keep_automated_backups: bool) -> None:
         """Ask for the deletion without a final snapshot, which would hold the old key. Does not wait; repeatable.
 
         An instance in a state that does not allow it is left for the next visit.
 
         Raises:
-            RetirementRefused: terminal; the instance is neither made by a rotation nor marked for removal by one.
+            RetirementRefused: terminal; the instance is another one by now, or neither made by a rotation nor marked
+                for removal by one.
         """
-        instance = self.describe_instance(identifier)
+        instance = self.describe_instance(of.identifier)
         if instance is None or instance.status == "deleting":
             return
-        if not {names.ROTATION_ID_TAG, names.DECOMMISSION_TAG} & set(instance.tags):
-            raise Refused(f"{identifier} was neither made by a rotation nor marked for removal by one")
+        refuse_to_delete(of, instance)
         with tolerating(*_NOT_NOW, "DBInstanceNotFound"), calls("rds:DeleteDBInstance"):
             client("rds").delete_db_instance(
-                DBInstanceIdentifier=identifier,
+                DBInstanceIdentifier=of.identifier,
                 SkipFinalSnapshot=True,
                 DeleteAutomatedBackups=not keep_automated_backups,
             )

@@ -5,7 +5,9 @@ from typing import Any
 
 from lambdas.rotation import names
 from lambdas.rotation.aws.client import calls, client
-from lambdas.rotation.errors import AwsRefused, NameTaken
+from lambdas.rotation.errors import AwsRefused, NameTaken, RetirementRefused
+from lambdas.rotation.ports import Instance
+from lambdas.rotation.state import Database
 
 
 def tags_of(raw: Mapping[str, Any]) -> dict[str, str]:
@@ -28,6 +30,20 @@ def refuse_foreign(kind: str, identifier: str, found: Mapping[str, str], ours: M
             f"a {kind} named {identifier} exists and was not made by this rotation; rename it or delete it, "
             "then start again"
         )
+
+
+def refuse_to_delete(looked_at: Database, found: Instance) -> None:
+    """The last look before a deletion, whatever reasons the caller has: RDS deletes by name, and names change hands.
+
+    Raises:
+        RetirementRefused: terminal; the name leads to another database by now, or to one that is neither made by a
+            rotation nor marked for removal by one.
+    """
+    identifier, resource_id = looked_at.identifier, found.database.resource_id
+    if resource_id != looked_at.resource_id:
+        raise RetirementRefused(f"{identifier} is {resource_id}, not {looked_at.resource_id} any more")
+    if not {names.ROTATION_ID_TAG, names.DECOMMISSION_TAG} & set(found.tags):
+        raise RetirementRefused(f"{identifier} was neither made by a rotation nor marked for removal by one")
 
 
 def ask_once(adopted: Callable[[], bool], ask: Callable[[], None], *, exists: str) -> None:
