@@ -74,7 +74,9 @@ class TaskFunction(Construct):
     """A Task's Lambda. ``task.grants`` is its whole authority over anything but its own logs and traces.
 
     State machines call ``version``, never the function: an execution waits for weeks while deployments go on, and goes
-    on with the code that wrote its state. Old versions are kept for the same reason.
+    on with the code that wrote its state. Old versions are kept for the same reason; they go with their function, so a
+    row stays for as long as an execution may name it (docs/extending.md). The function itself is not retained: its name
+    would be taken when the stack is deployed again.
     """
 
     def __init__(
