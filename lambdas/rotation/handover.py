@@ -1,11 +1,16 @@
 """What passes from the source to the target after every cutover: the base name's lead, and the owner's opt-in."""
 
 from collections.abc import Iterable
+from datetime import datetime, timedelta
 
 from lambdas.rotation import databases, names
 from lambdas.rotation.errors import VerificationFailed
 from lambdas.rotation.ports import Instance, Ports
-from lambdas.rotation.state import Rotation
+from lambdas.rotation.state import Moment, Rotation
+
+_LATE = timedelta(hours=1)
+"""Longer than a cutover may take to be verified by itself: a person has come between."""
+_TO_LOOK = timedelta(days=1)
 
 
 def advance(rotation: Rotation, ports: Ports) -> None:
@@ -33,6 +38,21 @@ def move_opt_in(rotation: Rotation, source: Instance | None, target: Instance, p
     _mark(source, names.DECOMMISSION_TAG, rotation, ports)
     if opt_in:
         ports.rds.remove_tags(source.database.arn, sorted(opt_in))
+
+
+def grace_ends_at(rotation: Rotation, released_at: datetime, now: datetime) -> datetime:
+    """When the source may go: the grace period after the release.
+
+    Where people hear of the cutover late, because somebody had to help, a day of it begins now, or all of a shorter
+    one: a source that went in the same minute nobody could have looked at. Once they have heard, it is as it was.
+    """
+    plan, _ = rotation.planned()
+    if rotation.grace_ends_at is not None and Moment.CUT_OVER in rotation.notified:
+        return rotation.grace_ends_at
+    grace = timedelta(days=plan.grace_days)
+    if now - released_at <= _LATE:
+        return released_at + grace
+    return max(released_at + grace, now + min(grace, _TO_LOOK))
 
 
 def mark_members(

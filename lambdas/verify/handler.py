@@ -3,7 +3,7 @@
 from datetime import timedelta
 from typing import Any
 
-from lambdas.rotation import databases, snapshots
+from lambdas.rotation import databases, handover, snapshots
 from lambdas.rotation.errors import StateIncomplete, VerificationFailed
 from lambdas.rotation.handover import advance, mark_members, mark_replicas, move_opt_in
 from lambdas.rotation.ports import Instance, Ports
@@ -24,12 +24,15 @@ def verify(rotation: Rotation, ports: Ports) -> Rotation:
         VerificationFailed: terminal; something stays wrong for 30 minutes, or the source accepts writes again.
             Nothing is undone or deleted; a person looks at it.
     """
-    if rotation.verification is not None and rotation.verification.complete:
-        return rotation.having(failure=None)  # a recovery of a rotation that was further than this
-    plan, source = rotation.planned()
-    target, release, now = rotation.synced_target(), rotation.release, ports.clock.now()
+    release, now = rotation.release, ports.clock.now()
     if release is None:
         raise StateIncomplete("needs a release: the target has not been opened")
+    grace_ends_at = handover.grace_ends_at(rotation, release.released_at, now)
+    if rotation.verification is not None and rotation.verification.complete:
+        # A recovery of a rotation that was further than this.
+        return rotation.having(grace_ends_at=grace_ends_at, failure=None)
+    _, source = rotation.planned()
+    target = rotation.synced_target()
     live_source = databases.by_resource_id(source.resource_id, ports)
     live_target = databases.by_resource_id(target.resource_id, ports)
     if live_target is None:
@@ -69,7 +72,6 @@ def verify(rotation: Rotation, ports: Ports) -> Rotation:
     if not verification.complete and now - verification.started_at > PATIENCE:
         raise VerificationFailed("; ".join(verification.pending))
     logger.info("verified" if verification.complete else "not verified yet", pending=verification.pending)
-    grace_ends_at = release.released_at + timedelta(days=plan.grace_days)
     return rotation.having(verification=verification, grace_ends_at=grace_ends_at, failure=None)
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
-from lambdas.rotation import databases, names
+from lambdas.rotation import databases, handover, names
 from lambdas.rotation.errors import StateIncomplete, VerificationFailed
 from lambdas.rotation.handover import advance, move_opt_in
 from lambdas.rotation.ports import Instance, Ports
@@ -29,12 +29,14 @@ def verify_switchover(rotation: Rotation, ports: Ports) -> Rotation:
         VerificationFailed: terminal; something stays wrong for 30 minutes, or the target is gone. Nothing is undone;
             a person looks at it.
     """
-    if rotation.verification is not None and rotation.verification.complete:
-        return rotation.having(failure=None)  # a recovery of a rotation that was further than this
-    plan, _ = rotation.planned()
-    release, deployment, now = rotation.release, rotation.deployed(), ports.clock.now()
+    release, now = rotation.release, ports.clock.now()
     if release is None:
         raise StateIncomplete("needs a release: RDS has not been seen to have switched over")
+    grace_ends_at = handover.grace_ends_at(rotation, release.released_at, now)
+    if rotation.verification is not None and rotation.verification.complete:
+        # A recovery of a rotation that was further than this.
+        return rotation.having(grace_ends_at=grace_ends_at, failure=None)
+    deployment = rotation.deployed()
     sides = [(member, *_sides(member, rotation, ports)) for member in deployment.members]
     for member, _, target in sides:
         if target is None:
@@ -58,7 +60,6 @@ def verify_switchover(rotation: Rotation, ports: Ports) -> Rotation:
     logger.info(
         "verified" if verification.complete else "not verified yet", pending=verification.pending, left=leftovers
     )
-    grace_ends_at = release.released_at + timedelta(days=plan.grace_days)
     return rotation.having(verification=verification, grace_ends_at=grace_ends_at, failure=None)
 
 

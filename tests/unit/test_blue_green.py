@@ -1114,6 +1114,16 @@ def test_what_was_verified_once_is_not_judged_again() -> None:
     assert (rotation.verification, None) == (again.verification, again.failure)
 
 
+def test_a_switchover_that_is_verified_late_has_a_day_of_grace() -> None:
+    ports = ports_of()
+    rotation = switched(ports)
+    ports.clock.advance(9 * 24 * 3600)
+    late = visit(verify_switchover, rotation, ports)
+
+    assert late.grace_ends_at is not None
+    assert 24 * 3600 == (late.grace_ends_at - ports.clock.now()).total_seconds()
+
+
 def test_a_deployment_that_is_being_deleted_is_not_asked_for_its_end_again(monkeypatch: pytest.MonkeyPatch) -> None:
     ports = ports_of()
     rotation = switched(ports)

@@ -8,7 +8,7 @@ from lambdas.rotation import databases
 from lambdas.rotation.errors import AwsUnavailable, ConnectivityChanged, StateIncomplete, VerificationFailed
 from lambdas.rotation.names import DECOMMISSION_TAG, OURS, RELEASED_TAG, TAGS_OF_A_DATABASE, our_tags
 from lambdas.rotation.ports import ProxyTarget
-from lambdas.rotation.state import EndpointSecret, Release, Replica, Rotation
+from lambdas.rotation.state import EndpointSecret, Moment, Release, Replica, Rotation
 from lambdas.verify.handler import verify
 from tests.fakes import (
     OLD_KEY,
@@ -56,6 +56,46 @@ def test_complete_with_evidence_and_the_end_of_the_grace_period() -> None:
     assert set(verified.verification.evidence["databases"]) >= {"orders", "postgres"}
     assert verified.grace_ends_at is not None
     assert 2 == (verified.grace_ends_at - ports.clock.now()).days
+
+
+@pytest.mark.parametrize(
+    ("minutes", "grace_days", "left_hours"),
+    [
+        (45, 7, 7 * 24 - 0.75),
+        (45, 0.5, 12 - 0.75),  # longer than any rotation takes by itself, and still nothing is added
+        (2 * 24 * 60, 7, 5 * 24),
+        (6.5 * 24 * 60, 7, 24),
+        (9 * 24 * 60, 7, 24),
+        (9 * 24 * 60, 0.5, 12),
+        (9 * 24 * 60, 0, 0),
+    ],
+)
+def test_a_cutover_that_is_verified_late_has_a_day_of_grace(
+    minutes: float, grace_days: float, left_hours: float
+) -> None:
+    """People hear of it only then: a source that went in the same minute nobody could have looked at."""
+    ports, rotation = released(grace_days=grace_days)
+    ports.clock.advance(minutes * 60)
+
+    rotation = verify(rotation, ports)
+
+    assert rotation.grace_ends_at is not None
+    assert max(left_hours, 0) * 3600 == (rotation.grace_ends_at - ports.clock.now()).total_seconds()
+
+
+def test_whoever_resumes_before_the_cutover_was_told_has_a_day_of_grace_and_nobody_later() -> None:
+    """Replicas that could not be made anew keep a verified cutover from being told; a failed decommission does not."""
+    ports, rotation = released(grace_days=7)
+    rotation = verify(rotation, ports)
+    ports.clock.advance(9 * 24 * 3600)
+
+    resumed = verify(failed(rotation, "ReplicasNotRebuilt"), ports)
+    told = rotation.having(notified=(Moment.CUT_OVER,))
+    later = verify(failed(told, "RetirementRefused"), ports)
+
+    assert resumed.grace_ends_at is not None
+    assert 24 * 3600 == (resumed.grace_ends_at - ports.clock.now()).total_seconds()
+    assert later.grace_ends_at == rotation.grace_ends_at
 
 
 def test_a_name_that_an_earlier_rotation_has_led_to_the_source_is_led_further() -> None:
