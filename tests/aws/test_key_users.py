@@ -1,13 +1,14 @@
 """Every question about a key's users is asked, and one without an answer is a user too."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from lambdas.rotation.aws import key_users
+from lambdas.rotation.aws.client import client_of_a_search
 from lambdas.rotation.aws.key_users import AwsKeyUsers
 from lambdas.rotation.errors import AccessRefused, AwsRefused, AwsUnavailable
 from lambdas.rotation.state import KeyUser
@@ -29,18 +30,27 @@ class Account:
         self.answers: Answers = {"list_aliases": [{"AliasName": ALIAS, "AliasArn": ALIAS_ARN}]}
         self.usage: dict[str, Any] = {}
         self.events: list[dict[str, Any]] = []
+        self.more_events = False
         self.failing: dict[str, Exception] = {}
-        self.asked: list[str] = []
+        self.at_once = 100
+        """So many items come on a page."""
+        self.on_page: Callable[[], None] = lambda: None
+        """What happens while AWS answers."""
+        self.on_event_page: Callable[[], None] = lambda: None
 
-    def pages(self, service: str, operation: str, key: str, **arguments: Any) -> list[Any]:
-        self.asked.append(f"{service}.{operation}")
+    def each_page(self, aws: object, operation: str, key: str, **arguments: Any) -> Iterator[list[Any]]:
+        self.on_page()
         if operation in self.failing:
             raise self.failing[operation]
         if arguments.get("SnapshotType") == "awsbackup" or arguments.get("Engine", "custom-oracle-ee") != (
             "custom-oracle-ee"
         ):
-            return []
-        return self.answers.get(operation, [])
+            return
+        found = self.answers.get(operation, [])
+        yield found[: self.at_once]
+        for begin in range(self.at_once, len(found), self.at_once):
+            self.on_page()
+            yield found[begin : begin + self.at_once]
 
     def client(self, service: str) -> "Account":
         return self
@@ -51,19 +61,20 @@ class Account:
         return {"KeyLastUsage": self.usage}
 
     def lookup_events(self, *, LookupAttributes: list[dict[str, str]], **_: Any) -> Mapping[str, Any]:
+        self.on_event_page()
         if "lookup_events" in self.failing:
             raise self.failing["lookup_events"]
         (attribute,) = LookupAttributes
         if attribute["AttributeKey"] == "EventId":
             return {"Events": [one for one in self.events if one["EventId"] == attribute["AttributeValue"]]}
-        return {"Events": self.events}
+        return {"Events": self.events} | ({"NextToken": "more"} if self.more_events else {})
 
 
 @pytest.fixture
 def account(monkeypatch: pytest.MonkeyPatch) -> Account:
     made = Account()
-    monkeypatch.setattr(key_users, "pages", made.pages)
-    monkeypatch.setattr(key_users, "client", made.client)
+    monkeypatch.setattr(key_users, "each_page", made.each_page)
+    monkeypatch.setattr(key_users, "client_of_a_search", made.client)
     return made
 
 
@@ -303,3 +314,51 @@ def test_the_list_is_stable(account: Account, clock: FakeClock) -> None:
     account.answers["list_secrets"] = [{"Name": name, "KmsKeyId": KEY} for name in ("b", "a", "a")]
 
     assert [KeyUser(kind="secret", identifier=name) for name in ("a", "b")] == AwsKeyUsers(clock).users_of(KEY)
+
+
+# -- a large account --
+
+
+def test_a_search_that_takes_too_long_ends_in_time_and_says_what_was_not_asked(
+    account: Account, clock: FakeClock
+) -> None:
+    """Lambda would end the function, and nobody would ever hear that the question has no answer."""
+    account.answers["list_backup_vaults"] = [{"BackupVaultName": "v", "EncryptionKeyArn": KEY}]
+    points = [{"RecoveryPointArn": f"arn:point-{at}", "EncryptionKeyArn": KEY} for at in range(50_000)]
+    account.answers["list_recovery_points_by_backup_vault"] = points
+    account.answers["list_secrets"] = [{"Name": "s", "KmsKeyId": KEY}]
+    account.on_page = lambda: clock.advance(0.2)
+    began = clock.monotonic()
+
+    found = users(clock)
+
+    assert clock.monotonic() - began < key_users.PATIENCE_SECONDS + 1
+    assert ("secret", "s") in found, "a long list is asked for after the short ones"
+    assert ("recovery-point", "arn:point-0") in found, "what was read of it counts"
+    assert ("unanswered", "backup vaults: not enough time") in found
+    assert ("unanswered", "grants: not enough time") in found
+
+
+def test_an_account_that_answers_nothing_in_time_leaves_every_question_open(account: Account, clock: FakeClock) -> None:
+    account.on_page = lambda: clock.advance(key_users.PATIENCE_SECONDS + 1)
+
+    assert {"unanswered"} == {kind for kind, _ in users(clock)}
+    assert len(key_users.QUESTIONS) <= len(users(clock))
+
+
+def test_events_are_read_for_as_long_as_there_is_time(account: Account, clock: FakeClock) -> None:
+    account.events = [event("Decrypt", "d")]
+    account.more_events = True
+    account.on_event_page = lambda: clock.advance(2)
+
+    assert {("principal", "app (Decrypt)"), ("unanswered", "events: not enough time")} <= set(users(clock))
+    assert clock.monotonic() < key_users.PATIENCE_SECONDS + 2
+
+
+def test_the_last_call_of_a_search_ends_before_the_function_does() -> None:
+    """Each of three attempts may take until both of its timeouts have passed, with up to three seconds in between."""
+    config = client_of_a_search("kms").meta.config
+    worst = 3 * (config.connect_timeout + config.read_timeout) + 3
+
+    assert 3 == config.retries["total_max_attempts"]
+    assert key_users.PATIENCE_SECONDS + worst < 55, "ScheduleKeyDeletion and DiscardNewKey have 60 s"

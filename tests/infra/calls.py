@@ -2,8 +2,8 @@
 
 From a handler's ``handler`` the functions, methods and ports that can be reached are followed down to SDK calls. They
 are seen by the shapes in which this project writes them: ``client("rds").promote_read_replica``, ``pages("rds", "…")``,
-``self._table.update_item``, ``ports.rds.request_promotion``. What cannot be followed is missed, and the sandbox, which
-decides on every call of every function, then denies it.
+``search.pages("rds", "…")``, ``self._table.update_item``, ``ports.rds.request_promotion``. What cannot be followed is
+missed, and the sandbox, which decides on every call of every function, then denies it.
 """
 
 import ast
@@ -20,7 +20,7 @@ PORTS = "lambdas.rotation.ports"
 PREFIXES = {"stepfunctions": "states", "resourcegroupstaggingapi": "tag"}
 NAMED_OTHERWISE = {"dms:DescribeInstanceProfiles": "dms:ListInstanceProfiles"}
 """Call -> the action that it is decided on, by the service's API reference."""
-CLIENTS = frozenset({"client", "client_that_asks_once", "client_in_a_hurry"})
+CLIENTS = frozenset({"client", "client_that_asks_once", "client_in_a_hurry", "client_of_a_search"})
 ENGINES = frozenset({"engine", "catching_up"})
 """What `Ports` makes for one database."""
 TABLE_CALLS = frozenset({"get_item", "put_item", "update_item", "delete_item", "query", "scan"})
@@ -112,7 +112,7 @@ def _sdk_calls(node: ast.AST) -> Iterator[str]:
     }
     for call in (part for part in ast.walk(node) if isinstance(part, ast.Call)):
         literals = [arg.value for arg in call.args if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
-        if isinstance(call.func, ast.Name) and call.func.id == "pages" and len(literals) >= 2:
+        if getattr(call.func, "id", getattr(call.func, "attr", "")) == "pages" and len(literals) >= 2:
             yield _action(literals[0], literals[1])
         elif isinstance(call.func, ast.Attribute):
             service = _client(call.func.value, clients)

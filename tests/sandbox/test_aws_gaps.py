@@ -17,13 +17,13 @@ OF_DMS = [question for question in key_users.QUESTIONS if question.__name__.star
 def an_account_without_dms(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     install_gaps()
     monkeypatch.setenv("AWS_DEFAULT_REGION", "eu-central-1")
-    client.client.cache_clear()
+    client.client_of_a_search.cache_clear()
     with mock_aws():
         yield
-    client.client.cache_clear()
+    client.client_of_a_search.cache_clear()
 
 
 @pytest.mark.parametrize("question", OF_DMS, ids=lambda question: question.__name__)
 def test_every_question_about_dms_has_an_answer(question: key_users.Question) -> None:
     """One without would count as a user: no rotation of the sandbox could ever retire a key."""
-    assert [] == list(question(key_users._Key(KEY, frozenset({KEY})), FakeClock()))
+    assert [] == list(question(key_users._Key(KEY, frozenset({KEY})), key_users._Search(FakeClock(), ends_at=1)))

@@ -78,6 +78,12 @@ def client_in_a_hurry(service: str, *region: str) -> Any:
 
 
 @cache
+def client_of_a_search(service: str) -> Any:
+    """For one of many questions that have little time together: whoever throttles is asked again, 24 s at most."""
+    return boto3.client(service, config=_CONFIG.merge(Config(connect_timeout=2, read_timeout=5)))
+
+
+@cache
 def table(name: str) -> Any:
     return boto3.resource("dynamodb", config=_CONFIG).Table(name)
 
@@ -129,16 +135,19 @@ def _translated(call: str, error: ClientError) -> RotationError:
 def pages(service: str, operation: str, key: str, *region: str, **arguments: Any) -> list[Any]:
     """Every item under ``key`` of a paginated read, in order; ``operation`` in the SDK's snake case."""
     with calls(service):
-        found: list[Any] = []
-        aws = client(service, *region)
-        if aws.can_paginate(operation):
-            for page in aws.get_paginator(operation).paginate(**arguments):
-                found += page.get(key) or []
-            return found
-        # Some of DMS's reads have pages for which the SDK has no paginator.
-        while True:
-            page = getattr(aws, operation)(**arguments)
-            found += page.get(key) or []
-            if not page.get("Marker"):
-                return found
-            arguments["Marker"] = page["Marker"]
+        return [item for page in each_page(client(service, *region), operation, key, **arguments) for item in page]
+
+
+def each_page(aws: Any, operation: str, key: str, **arguments: Any) -> Iterator[list[Any]]:
+    """The same page by page, for whoever may have to stop in between; the SDK's errors are its caller's to translate"""
+    if aws.can_paginate(operation):
+        for page in aws.get_paginator(operation).paginate(**arguments):
+            yield page.get(key) or []
+        return
+    # Some of DMS's reads have pages for which the SDK has no paginator.
+    while True:
+        page = getattr(aws, operation)(**arguments)
+        yield page.get(key) or []
+        if not page.get("Marker"):
+            return
+        arguments["Marker"] = page["Marker"]

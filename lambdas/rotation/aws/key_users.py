@@ -9,9 +9,10 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import chain
 from typing import Any
 
-from lambdas.rotation.aws.client import calls, client, pages
+from lambdas.rotation.aws.client import calls, client_of_a_search, each_page
 from lambdas.rotation.errors import AccessRefused, AwsRefused, AwsUnavailable
 from lambdas.rotation.ports import Clock
 from lambdas.rotation.state import KeyUser
@@ -37,6 +38,8 @@ _USES = frozenset(
     }
 )
 _MAX_EVENT_PAGES = 20
+PATIENCE_SECONDS = 25
+"""The last call may take as long once more, and the functions that ask have 60 s for all that they do."""
 
 
 @dataclass(frozen=True)
@@ -50,35 +53,68 @@ class _Key:
         return reference in self.names
 
 
-Question = Callable[["_Key", Clock], Iterable[KeyUser]]
+class _OutOfTime(Exception):
+    """What is left of the search has to stay open."""
+
+
+@dataclass(frozen=True)
+class _Search:
+    """The questions of one visit, which have to be done before Lambda ends the function that asks them."""
+
+    clock: Clock
+    ends_at: float
+    """By the monotonic clock; no further call is begun after that."""
+
+    def go_on(self) -> None:
+        if self.clock.monotonic() > self.ends_at:
+            raise _OutOfTime
+
+    def pages(self, service: str, operation: str, key: str, **arguments: Any) -> Iterator[Any]:
+        """Every item under ``key`` of a paginated read, as long as there is time."""
+        with calls(service):
+            for page in each_page(client_of_a_search(service), operation, key, **arguments):
+                yield from page
+                self.go_on()
+
+
+Question = Callable[["_Key", _Search], Iterable[KeyUser]]
 
 
 class AwsKeyUsers:
-    """`ports.KeyUsers`. One visit asks some thirty read-only questions; none of them changes anything."""
+    """`ports.KeyUsers`. One visit asks some thirty read-only questions; none of them changes anything.
+
+    An account may have more under its keys than one visit can read. A function that Lambda ends says nothing, so a
+    search ends before: what it has not asked by then has no answer.
+    """
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
 
     def users_of(self, key_arn: str) -> list[KeyUser]:
-        found: list[KeyUser] = []
-        key, unanswered = _named(key_arn)
-        found += unanswered
+        search = _Search(self._clock, ends_at=self._clock.monotonic() + PATIENCE_SECONDS)
+        key, found = _named(key_arn, search)
         for question in QUESTIONS:
-            found += _answer(question, key, self._clock)
+            found += _answer(question, key, search)
         known = {user.identifier for user in found}
-        found += [user for user in _answer(_grants, key, self._clock) if user.identifier not in known]
+        found += [user for user in _answer(_grants, key, search) if user.identifier not in known]
         return sorted(set(found), key=lambda user: (user.kind, user.identifier))
 
 
-def _answer(question: Question, key: _Key, clock: Clock) -> list[KeyUser]:
+def _answer(question: Question, key: _Key, search: _Search) -> list[KeyUser]:
+    """What was read before a question had no answer is part of it: a user that is named needs no other question."""
+    found: list[KeyUser] = []
     try:
-        return list(question(key, clock))
+        search.go_on()
+        found.extend(question(key, search))
     except AwsRefused as refused:
-        return [_unanswered(question, refused.code)]
+        found.append(_unanswered(question, refused.code))
     except AccessRefused as refused:
-        return [_unanswered(question, _denied(refused))]
+        found.append(_unanswered(question, _denied(refused)))
     except AwsUnavailable:
-        return [_unanswered(question, "Unavailable")]
+        found.append(_unanswered(question, "Unavailable"))
+    except _OutOfTime:
+        found.append(_unanswered(question, "not enough time"))
+    return found
 
 
 def _denied(refused: AccessRefused) -> str:
@@ -94,28 +130,30 @@ def _unanswered(question: Question, code: str) -> KeyUser:
     return KeyUser(kind="unanswered", identifier=f"{question.__name__.strip('_').replace('_', ' ')}: {code}")
 
 
-def _named(key_arn: str) -> tuple[_Key, list[KeyUser]]:
+def _named(key_arn: str, search: _Search) -> tuple[_Key, list[KeyUser]]:
     """The key with its aliases, by which some services refer to it."""
-    plain = frozenset({key_arn, key_arn.rpartition("/")[2]})
-    try:
-        aliases = pages("kms", "list_aliases", "Aliases", KeyId=key_arn)
-    except (AwsRefused, AccessRefused, AwsUnavailable) as error:
-        code = _denied(error) if isinstance(error, AccessRefused) else getattr(error, "code", type(error).__name__)
-        return _Key(key_arn, plain), [KeyUser(kind="unanswered", identifier=f"aliases: {code}")]
-    named = {name for alias in aliases for name in (alias["AliasName"], alias["AliasArn"])}
-    return _Key(key_arn, plain | named), []
+    plain = _Key(key_arn, frozenset({key_arn, key_arn.rpartition("/")[2]}))
+    names: set[str] = set()
+
+    def aliases(key: _Key, search: _Search) -> Iterator[KeyUser]:
+        for alias in search.pages("kms", "list_aliases", "Aliases", KeyId=key.arn):
+            names.update((alias["AliasName"], alias["AliasArn"]))
+        yield from ()
+
+    unanswered = _answer(aliases, plain, search)
+    return _Key(key_arn, plain.names | names), unanswered
 
 
 # -- RDS ----------------------------------------------------------------------------------------------------------
 
 
-def _instances(key: _Key, clock: Clock) -> Iterator[KeyUser]:
-    for raw in pages("rds", "describe_db_instances", "DBInstances"):
+def _instances(key: _Key, search: _Search) -> Iterator[KeyUser]:
+    for raw in search.pages("rds", "describe_db_instances", "DBInstances"):
         yield from _references(key, raw, raw["DBInstanceIdentifier"], "database")
 
 
-def _clusters(key: _Key, clock: Clock) -> Iterator[KeyUser]:
-    for raw in pages("rds", "describe_db_clusters", "DBClusters"):
+def _clusters(key: _Key, search: _Search) -> Iterator[KeyUser]:
+    for raw in search.pages("rds", "describe_db_clusters", "DBClusters"):
         yield from _references(key, raw, raw["DBClusterIdentifier"], "cluster")
 
 
@@ -130,53 +168,53 @@ def _references(key: _Key, raw: Raw, identifier: str, kind: str) -> Iterator[Key
         yield KeyUser(kind="master-user-secret", identifier=identifier)
 
 
-def _snapshots(key: _Key, clock: Clock) -> Iterator[KeyUser]:
+def _snapshots(key: _Key, search: _Search) -> Iterator[KeyUser]:
     """Twice: the plain listing leaves out what AWS Backup made, and what others share with us."""
-    listed = pages("rds", "describe_db_snapshots", "DBSnapshots", IncludeShared=True)
-    listed += pages("rds", "describe_db_snapshots", "DBSnapshots", SnapshotType="awsbackup")
-    for raw in listed:
+    listed = search.pages("rds", "describe_db_snapshots", "DBSnapshots", IncludeShared=True)
+    of_backup = search.pages("rds", "describe_db_snapshots", "DBSnapshots", SnapshotType="awsbackup")
+    for raw in chain(listed, of_backup):
         if raw.get("KmsKeyId") in key:
             kind = "automated-snapshot" if raw.get("SnapshotType") == "automated" else "snapshot"
             yield KeyUser(kind=kind, identifier=raw["DBSnapshotIdentifier"])
 
 
-def _cluster_snapshots(key: _Key, clock: Clock) -> Iterator[KeyUser]:
-    listed = pages("rds", "describe_db_cluster_snapshots", "DBClusterSnapshots", IncludeShared=True)
-    listed += pages("rds", "describe_db_cluster_snapshots", "DBClusterSnapshots", SnapshotType="awsbackup")
-    for raw in listed:
+def _cluster_snapshots(key: _Key, search: _Search) -> Iterator[KeyUser]:
+    listed = search.pages("rds", "describe_db_cluster_snapshots", "DBClusterSnapshots", IncludeShared=True)
+    of_backup = search.pages("rds", "describe_db_cluster_snapshots", "DBClusterSnapshots", SnapshotType="awsbackup")
+    for raw in chain(listed, of_backup):
         if raw.get("KmsKeyId") in key:
             kind = "automated-snapshot" if raw.get("SnapshotType") == "automated" else "snapshot"
             yield KeyUser(kind=kind, identifier=raw["DBClusterSnapshotIdentifier"])
 
 
-def _automated_backups(key: _Key, clock: Clock) -> Iterator[KeyUser]:
-    for raw in pages("rds", "describe_db_instance_automated_backups", "DBInstanceAutomatedBackups"):
+def _automated_backups(key: _Key, search: _Search) -> Iterator[KeyUser]:
+    for raw in search.pages("rds", "describe_db_instance_automated_backups", "DBInstanceAutomatedBackups"):
         if raw.get("KmsKeyId") in key:
             yield KeyUser(kind="automated-backup", identifier=f"{raw['DBInstanceIdentifier']} ({raw['DbiResourceId']})")
 
 
-def _cluster_automated_backups(key: _Key, clock: Clock) -> Iterator[KeyUser]:
-    for raw in pages("rds", "describe_db_cluster_automated_backups", "DBClusterAutomatedBackups"):
+def _cluster_automated_backups(key: _Key, search: _Search) -> Iterator[KeyUser]:
+    for raw in search.pages("rds", "describe_db_cluster_automated_backups", "DBClusterAutomatedBackups"):
         if raw.get("KmsKeyId") in key:
             name = f"{raw['DBClusterIdentifier']} ({raw['DbClusterResourceId']})"
             yield KeyUser(kind="automated-backup", identifier=name)
 
 
-def _export_tasks(key: _Key, clock: Clock) -> Iterator[KeyUser]:
+def _export_tasks(key: _Key, search: _Search) -> Iterator[KeyUser]:
     """The exported objects stay under the key for ever, also when the task is long over."""
-    for raw in pages("rds", "describe_export_tasks", "ExportTasks"):
+    for raw in search.pages("rds", "describe_export_tasks", "ExportTasks"):
         if raw.get("KmsKeyId") in key:
             yield KeyUser(kind="s3-export", identifier=f"{raw['ExportTaskIdentifier']} in {raw.get('S3Bucket')}")
 
 
-def _tenant_databases(key: _Key, clock: Clock) -> Iterator[KeyUser]:
-    for raw in pages("rds", "describe_tenant_databases", "TenantDatabases"):
+def _tenant_databases(key: _Key, search: _Search) -> Iterator[KeyUser]:
+    for raw in search.pages("rds", "describe_tenant_databases", "TenantDatabases"):
         if (raw.get("MasterUserSecret") or {}).get("KmsKeyId") in key:
             yield KeyUser(kind="master-user-secret", identifier=raw["TenantDBName"])
 
 
-def _integrations(key: _Key, clock: Clock) -> Iterator[KeyUser]:
-    for raw in pages("rds", "describe_integrations", "Integrations"):
+def _integrations(key: _Key, search: _Search) -> Iterator[KeyUser]:
+    for raw in search.pages("rds", "describe_integrations", "Integrations"):
         if raw.get("KMSKeyId") in key:
             yield KeyUser(kind="zero-etl-integration", identifier=raw["IntegrationName"])
 
@@ -187,10 +225,12 @@ CUSTOM_ENGINES = (
 )  # fmt: skip
 
 
-def _custom_engine_versions(key: _Key, clock: Clock) -> Iterator[KeyUser]:
+def _custom_engine_versions(key: _Key, search: _Search) -> Iterator[KeyUser]:
     """Only custom engine versions have a key; asking for every version of every engine would be thousands."""
     for engine in CUSTOM_ENGINES:
-        for raw in pages("rds", "describe_db_engine_versions", "DBEngineVersions", Engine=engine, IncludeAll=True):
+        for raw in search.pages(
+            "rds", "describe_db_engine_versions", "DBEngineVersions", Engine=engine, IncludeAll=True
+        ):
             if raw.get("KMSKeyId") in key:
                 yield KeyUser(kind="custom-engine-version", identifier=f"{engine} {raw['EngineVersion']}")
 
@@ -198,28 +238,30 @@ def _custom_engine_versions(key: _Key, clock: Clock) -> Iterator[KeyUser]:
 # -- other services -----------------------------------------------------------------------------------------------
 
 
-def _secrets(key: _Key, clock: Clock) -> Iterator[KeyUser]:
-    for raw in pages("secretsmanager", "list_secrets", "SecretList", IncludePlannedDeletion=True):
+def _secrets(key: _Key, search: _Search) -> Iterator[KeyUser]:
+    for raw in search.pages("secretsmanager", "list_secrets", "SecretList", IncludePlannedDeletion=True):
         if raw.get("KmsKeyId") in key:
             yield KeyUser(kind="secret", identifier=raw["Name"])
 
 
-def _backup_vaults(key: _Key, clock: Clock) -> Iterator[KeyUser]:
-    for vault in pages("backup", "list_backup_vaults", "BackupVaultList"):
+def _backup_vaults(key: _Key, search: _Search) -> Iterator[KeyUser]:
+    for vault in search.pages("backup", "list_backup_vaults", "BackupVaultList"):
         name = vault["BackupVaultName"]
         if vault.get("EncryptionKeyArn") in key:
             yield KeyUser(kind="backup-vault", identifier=name)
         if vault.get("NumberOfRecoveryPoints") == 0:
             continue
         # RDS recovery points are under the database's key, whatever the vault's is.
-        for point in pages("backup", "list_recovery_points_by_backup_vault", "RecoveryPoints", BackupVaultName=name):
+        for point in search.pages(
+            "backup", "list_recovery_points_by_backup_vault", "RecoveryPoints", BackupVaultName=name
+        ):
             if point.get("EncryptionKeyArn") in key:
                 yield KeyUser(kind="recovery-point", identifier=point["RecoveryPointArn"])
 
 
-def _dms_endpoints(key: _Key, clock: Clock) -> Iterator[KeyUser]:
+def _dms_endpoints(key: _Key, search: _Search) -> Iterator[KeyUser]:
     """Its settings may name a key, too: the one of what DMS writes to S3, or of a document database."""
-    for raw in pages("dms", "describe_endpoints", "Endpoints"):
+    for raw in search.pages("dms", "describe_endpoints", "Endpoints"):
         if any(text in key for text in _texts(raw)):
             yield KeyUser(kind="dms-endpoint", identifier=raw["EndpointIdentifier"])
 
@@ -233,32 +275,32 @@ def _texts(answer: object) -> Iterator[str]:
         yield from _texts(part)
 
 
-def _dms_certificates(key: _Key, clock: Clock) -> Iterator[KeyUser]:
-    for raw in pages("dms", "describe_certificates", "Certificates"):
+def _dms_certificates(key: _Key, search: _Search) -> Iterator[KeyUser]:
+    for raw in search.pages("dms", "describe_certificates", "Certificates"):
         if raw.get("KmsKeyId") in key:
             yield KeyUser(kind="dms-certificate", identifier=raw["CertificateIdentifier"])
 
 
-def _dms_instance_profiles(key: _Key, clock: Clock) -> Iterator[KeyUser]:
-    for raw in pages("dms", "describe_instance_profiles", "InstanceProfiles"):
+def _dms_instance_profiles(key: _Key, search: _Search) -> Iterator[KeyUser]:
+    for raw in search.pages("dms", "describe_instance_profiles", "InstanceProfiles"):
         if raw.get("KmsKeyArn") in key:
             yield KeyUser(kind="dms-instance-profile", identifier=raw["InstanceProfileName"])
 
 
-def _dms_replication_instances(key: _Key, clock: Clock) -> Iterator[KeyUser]:
-    for raw in pages("dms", "describe_replication_instances", "ReplicationInstances"):
+def _dms_replication_instances(key: _Key, search: _Search) -> Iterator[KeyUser]:
+    for raw in search.pages("dms", "describe_replication_instances", "ReplicationInstances"):
         if raw.get("KmsKeyId") in key:
             yield KeyUser(kind="dms-replication-instance", identifier=raw["ReplicationInstanceIdentifier"])
 
 
-def _dms_serverless_replications(key: _Key, clock: Clock) -> Iterator[KeyUser]:
-    for raw in pages("dms", "describe_replication_configs", "ReplicationConfigs"):
+def _dms_serverless_replications(key: _Key, search: _Search) -> Iterator[KeyUser]:
+    for raw in search.pages("dms", "describe_replication_configs", "ReplicationConfigs"):
         if (raw.get("ComputeConfig") or {}).get("KmsKeyId") in key:
             yield KeyUser(kind="dms-serverless-replication", identifier=raw["ReplicationConfigIdentifier"])
 
 
-def _dms_assessment_runs(key: _Key, clock: Clock) -> Iterator[KeyUser]:
-    runs = pages("dms", "describe_replication_task_assessment_runs", "ReplicationTaskAssessmentRuns")
+def _dms_assessment_runs(key: _Key, search: _Search) -> Iterator[KeyUser]:
+    runs = search.pages("dms", "describe_replication_task_assessment_runs", "ReplicationTaskAssessmentRuns")
     for raw in runs:
         if raw.get("ResultKmsKeyArn") in key:
             yield KeyUser(kind="dms-assessment-run", identifier=raw["AssessmentRunName"])
@@ -267,16 +309,16 @@ def _dms_assessment_runs(key: _Key, clock: Clock) -> Iterator[KeyUser]:
 # -- what KMS itself knows ----------------------------------------------------------------------------------------
 
 
-def _grants(key: _Key, clock: Clock) -> Iterator[KeyUser]:
+def _grants(key: _Key, search: _Search) -> Iterator[KeyUser]:
     """Grants, each under the name of whom it serves.
 
     RDS writes the resource id of the instance or cluster into the encryption context; a database that is listed by
     itself needs no second line. A grant of one that exists no more is on its way out, so it is a kind of its own.
     """
-    grants = pages("kms", "list_grants", "Grants", KeyId=key.arn)
+    grants = list(search.pages("kms", "list_grants", "Grants", KeyId=key.arn))
     if not grants:
         return
-    known = dict(_by_resource_id())
+    known = dict(_by_resource_id(search))
     for grant in grants:
         constraints = grant.get("Constraints") or {}
         context = constraints.get("EncryptionContextEquals") or constraints.get("EncryptionContextSubset") or {}
@@ -291,20 +333,21 @@ def _grants(key: _Key, clock: Clock) -> Iterator[KeyUser]:
             yield KeyUser(kind="grant", identifier=f"{grantee} for {serves}")
 
 
-def _by_resource_id() -> Iterator[tuple[str, KeyUser]]:
-    for raw in pages("rds", "describe_db_instances", "DBInstances"):
+def _by_resource_id(search: _Search) -> Iterator[tuple[str, KeyUser]]:
+    for raw in search.pages("rds", "describe_db_instances", "DBInstances"):
         yield raw["DbiResourceId"], KeyUser(kind="database", identifier=raw["DBInstanceIdentifier"])
-    for raw in pages("rds", "describe_db_clusters", "DBClusters"):
+    for raw in search.pages("rds", "describe_db_clusters", "DBClusters"):
         yield raw["DbClusterResourceId"], KeyUser(kind="cluster", identifier=raw["DBClusterIdentifier"])
 
 
-def _last_usage(key: _Key, clock: Clock) -> Iterator[KeyUser]:
+def _last_usage(key: _Key, search: _Search) -> Iterator[KeyUser]:
     """Evidence beside the lists, never instead of them: a running server with a cached data key does not touch KMS."""
     with calls("kms:GetKeyLastUsage"):
-        usage = client("kms").get_key_last_usage(KeyId=key.arn).get("KeyLastUsage") or {}
+        usage = client_of_a_search("kms").get_key_last_usage(KeyId=key.arn).get("KeyLastUsage") or {}
     used_at = usage.get("Timestamp")
-    if used_at is None or used_at <= clock.now() - _USED_LATELY:
+    if used_at is None or used_at <= search.clock.now() - _USED_LATELY:
         return
+    search.go_on()
     if not _was_rds(usage.get("CloudTrailEventId")):
         yield KeyUser(kind="recent-use", identifier=f"{usage.get('Operation', 'use')} at {used_at.isoformat()}")
 
@@ -314,19 +357,19 @@ def _was_rds(event_id: str | None) -> bool:
     if event_id is None:
         return False
     with calls("cloudtrail:LookupEvents"):
-        events = client("cloudtrail").lookup_events(
+        events = client_of_a_search("cloudtrail").lookup_events(
             LookupAttributes=[{"AttributeKey": "EventId", "AttributeValue": event_id}]
         )["Events"]
     return bool(events) and all(_through_rds(event) for event in events)
 
 
-def _events(key: _Key, clock: Clock) -> Iterator[KeyUser]:
+def _events(key: _Key, search: _Search) -> Iterator[KeyUser]:
     """Principals that used the key by themselves, that is not through RDS, within the last 30 days."""
-    now = clock.now()
+    now = search.clock.now()
     token: dict[str, str] = {}
     for _ in range(_MAX_EVENT_PAGES):
         with calls("cloudtrail:LookupEvents"):
-            page = client("cloudtrail").lookup_events(
+            page = client_of_a_search("cloudtrail").lookup_events(
                 LookupAttributes=[{"AttributeKey": "ResourceName", "AttributeValue": key.arn}],
                 StartTime=now - _EVENTS_LOOKED_BACK,
                 EndTime=now,
@@ -340,6 +383,7 @@ def _events(key: _Key, clock: Clock) -> Iterator[KeyUser]:
         if not page.get("NextToken"):
             return
         token = {"NextToken": page["NextToken"]}
+        search.go_on()
     yield KeyUser(kind="unanswered", identifier="events: more than this visit could read")
 
 
@@ -358,8 +402,6 @@ def _through_rds(event: Raw) -> bool:
 QUESTIONS: tuple[Question, ...] = (
     _instances,
     _clusters,
-    _snapshots,
-    _cluster_snapshots,
     _automated_backups,
     _cluster_automated_backups,
     _export_tasks,
@@ -367,7 +409,6 @@ QUESTIONS: tuple[Question, ...] = (
     _integrations,
     _custom_engine_versions,
     _secrets,
-    _backup_vaults,
     _dms_endpoints,
     _dms_certificates,
     _dms_instance_profiles,
@@ -376,5 +417,11 @@ QUESTIONS: tuple[Question, ...] = (
     _dms_assessment_runs,
     _last_usage,
     _events,
+    _snapshots,
+    _cluster_snapshots,
+    _backup_vaults,
 )
-"""Everything but the grants, which are asked last: what they map to is left out when it was found here."""
+"""Everything but the grants, which are asked last: what they map to is left out when it was found here.
+
+The longest lists come after all others, whose answers would wait for them.
+"""
