@@ -860,6 +860,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 allow("kms:ScheduleKeyDeletion", on=any_key, when=all_of(MADE_BY_A_ROTATION, IN_THIRTY_DAYS)),
                 allow("kms:DisableKey", "kms:EnableKey", on=config.retirable_key_arns),
                 allow("kms:ScheduleKeyDeletion", on=config.retirable_key_arns, when=IN_THIRTY_DAYS),
+                allow("sns:Publish", on=config.topic_arn),
             ),
             timeout_seconds=60,
         ),

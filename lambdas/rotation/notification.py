@@ -16,8 +16,12 @@ _SUBJECTS: Mapping[Moment, str] = {
     Moment.UNDECIDED: "UNDECIDED: applications cannot write",
     Moment.CUT_OVER: "cut over: applications write under the new key",
     Moment.ATTENTION: "NEEDS ATTENTION",
+    Moment.KEY_DISABLED: "has disabled the old key: its deletion is due in a week",
     Moment.COMPLETED: "completed",
 }
+
+_AFTER_DECOMMISSION = (Moment.KEY_DISABLED, Moment.COMPLETED)
+"""By then what the verification has left over is done."""
 
 _WHILE_RDS_SWITCHES = (
     "Look at the deployment in RDS: while it is switched over, only RDS can say which side serves. "
@@ -60,6 +64,9 @@ _WHAT_TO_DO: Mapping[Moment, str] = {
     "`leftovers`, if any, the rotation tries again then.",
     Moment.ATTENTION: "Applications write to the target if `released` is set, else to the source. Read `failure`, then "
     "start the rotation of the same database again: it takes up this one.",
+    Moment.KEY_DISABLED: "Look for what cannot read its data any more (`DisabledException`, `KMSInvalidState`). If "
+    "anything needs the old key, enable it (`aws kms enable-key`): it is kept then. If nobody misses it for a week, "
+    "its deletion is scheduled, and 30 days later it is gone with everything under it.",
     Moment.COMPLETED: "Nothing. If `old_key.verdict` is kept, `users` says who still needs the old key. Old keys "
     "that `replicated_backups` names are kept: what was replicated before the rotation is under them until it expires.",
 }
@@ -86,6 +93,7 @@ def message_of(rotation: Rotation, moment: Moment) -> dict[str, Any]:
             "arn": rotation.old_key.arn if rotation.old_key else None,
             "verdict": retirement.verdict if retirement else None,
             "why": retirement.reason if retirement else None,
+            "disabled_at": retirement.disabled_at.isoformat() if retirement and retirement.disabled_at else None,
             "deletion_at": retirement.deletion_at.isoformat() if retirement and retirement.deletion_at else None,
         },
         "new_key": rotation.new_key.arn if rotation.new_key else None,
@@ -114,7 +122,7 @@ def message_of(rotation: Rotation, moment: Moment) -> dict[str, Any]:
         "leftovers": [
             *(undo.leftovers if undo else ()),
             *(rotation.connectivity.leftovers if rotation.connectivity else ()),
-            *(rotation.verification.leftovers if rotation.verification and moment is not Moment.COMPLETED else ()),
+            *(rotation.verification.leftovers if rotation.verification and moment not in _AFTER_DECOMMISSION else ()),
         ],
         "what_to_do": _what_to_do(rotation, moment),
         "evidence": rotation.verification.evidence if rotation.verification else {},

@@ -540,6 +540,7 @@ class Moment(StrEnum):
     UNDECIDED = "RotationUndecided"
     CUT_OVER = "CutoverCompleted"
     ATTENTION = "AttentionNeeded"
+    KEY_DISABLED = "OldKeyDisabled"
     COMPLETED = "RotationCompleted"
 
 

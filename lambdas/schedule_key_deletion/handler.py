@@ -1,16 +1,18 @@
 """ScheduleKeyDeletion: retire the old key slowly, or keep it and say who needs it."""
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from lambdas.rotation.errors import StateIncomplete
+from lambdas.rotation.notification import message_of, subject_of
 from lambdas.rotation.ports import KeyFacts, Ports
-from lambdas.rotation.state import KeyUser, Retirement, Rotation
+from lambdas.rotation.state import KeyUser, Moment, Retirement, Rotation
 from lambdas.rotation.step import logger, step
 from lambdas.schedule_key_deletion.gate import reason_to_keep, will_pass
 
 LOOK_AGAIN = timedelta(hours=24)
 SOAK = timedelta(days=7)
+DISABLED = "no users; disabled"
 SETTLED = timedelta(minutes=10)
 """By then KMS says everywhere that a key is disabled (KMS Developer Guide: eventual consistency)."""
 PENDING_WINDOW_DAYS = 30
@@ -19,11 +21,12 @@ SHOWN_AT_MOST = 200
 
 
 def schedule_key_deletion(rotation: Rotation, ports: Ports) -> Rotation:
-    """Take the next step of a key's retirement: ask who uses it, disable, soak, ask again, schedule.
+    """Take the next step of a key's retirement: ask who uses it, disable, ask again every day of the soak, schedule.
 
     Repeatable at every point. Once the deletion has taken effect nothing under the key can ever be read again, so a
     question that could not be answered counts as use, and any use found while the key is disabled enables it again. A
-    key that this disabled, and that somebody enabled, is kept, also where a recovery looks before the soak is over.
+    key that this disabled, and that somebody enabled, is kept, also where a recovery looks between two days. People
+    hear once that the key is disabled.
     """
     seen, now = rotation.retirement, ports.clock.now()
     if seen is not None and seen.complete:
@@ -45,44 +48,76 @@ def schedule_key_deletion(rotation: Rotation, ports: Ports) -> Rotation:
     if reason is not None:
         users = ports.key_users.users_of(key.arn) if key.manager == "CUSTOMER" else ()
         return rotation.having(retirement=_kept(seen, key, reason, users, ports))
-    if seen.disabled_at is not None and seen.look_again_at is not None and now < seen.look_again_at:
-        if not seen.disabled:
-            ports.kms.disable_key(key.arn)  # a retry: whether the first call arrived is not known
-            return rotation.having(retirement=seen.having(disabled=True))
-        if key.state != "Enabled" or now - seen.disabled_at < SETTLED:
-            return rotation
+    if seen.disabled_at is not None and not seen.disabled and now < seen.disabled_at + SOAK:
+        ports.kms.disable_key(key.arn)  # a retry: whether the first call arrived is not known
+        soaking = seen if key.state == "Disabled" else _soak_begun(seen, now)
+        return _told(rotation.having(retirement=soaking.having(disabled=True)), ports)
+    between_looks = seen.look_again_at is not None and now < seen.look_again_at
+    if seen.disabled_at is not None and between_looks and (key.state != "Enabled" or now - seen.disabled_at < SETTLED):
+        return _told(rotation, ports)
     users = ports.key_users.users_of(key.arn)
     retirement = _judged(rotation, seen, key, users, ports)
     logger.info("old key", verdict=retirement.verdict, reason=retirement.reason, users=len(users))
-    return rotation.having(retirement=retirement)
+    return _told(rotation.having(retirement=retirement), ports)
+
+
+def _told(rotation: Rotation, ports: Ports) -> Rotation:
+    """Whatever needs the key fails from now on, and only people can know why. Once; a lost answer repeats it.
+
+    From here, and not from a Notify of its own: each rotation would take two state transitions more.
+    """
+    moment, retirement = Moment.KEY_DISABLED, rotation.retirement
+    if retirement is None or not retirement.disabled or retirement.complete or moment in rotation.notified:
+        return rotation
+    ports.ledger.record(rotation)  # before: another attempt must not disable anew what somebody has enabled meanwhile
+    ports.notifier.publish(moment.value, subject_of(rotation, moment), message_of(rotation, moment))
+    return rotation.having(notified=(*rotation.notified, moment))
 
 
 def _judged(rotation: Rotation, seen: Retirement, key: KeyFacts, users: Sequence[KeyUser], ports: Ports) -> Retirement:
     now = ports.clock.now()
-    since = seen.disabled_at or seen.started_at
-    if seen.disabled_at is not None and key.state == "Enabled":
-        return _kept(seen, key, "somebody enabled it again", users, ports)
-    if users and seen.disabled_at is not None and {user.kind for user in users} != {"unanswered"}:
-        return _kept(seen, key, "somebody used it while it was disabled; it is enabled again", users, ports)
-    if users and not will_pass(users, now - since - (SOAK if seen.disabled_at else timedelta())):
+    if seen.disabled_at is not None:
+        return _soaked(seen, seen.disabled_at + SOAK, key, users, ports)
+    if users and not will_pass(users, now - seen.started_at):
         return _kept(seen, key, "it is in use", users, ports)
     if users:
-        verdict = "soaking" if seen.disabled_at else "in-use"
         return seen.having(
-            verdict=verdict, reason="its users go by themselves", users=_shown(users), look_again_at=now + LOOK_AGAIN
+            verdict="in-use", reason="its users go by themselves", users=_shown(users), look_again_at=now + LOOK_AGAIN
         )
-    if seen.disabled_at is None and key.state != "Enabled":
+    if key.state != "Enabled":
         # A use of it during the soak would have it enabled again, against whoever did that.
         return _kept(seen, key, f"somebody else has made it {key.state}", users, ports)
-    if seen.disabled_at is None:
-        soaking = seen.having(
-            verdict="soaking", reason="no users; disabled", users=(), disabled_at=now, look_again_at=now + SOAK
-        )
-        ports.ledger.record(
-            rotation.having(retirement=soaking)
-        )  # before: a disabled key must never be without an owner
-        ports.kms.disable_key(key.arn)
-        return soaking.having(disabled=True)
+    soaking = _soak_begun(seen, now)
+    ports.ledger.record(rotation.having(retirement=soaking))  # before: a disabled key must never be without an owner
+    ports.kms.disable_key(key.arn)
+    return soaking.having(disabled=True)
+
+
+def _soak_begun(seen: Retirement, now: datetime) -> Retirement:
+    return seen.having(verdict="soaking", reason=DISABLED, users=(), disabled_at=now, look_again_at=now + LOOK_AGAIN)
+
+
+def _soaked(seen: Retirement, ends_at: datetime, key: KeyFacts, users: Sequence[KeyUser], ports: Ports) -> Retirement:
+    """Look whether anybody misses the key that this has disabled.
+
+    Whoever is named does, also what would have gone by itself: it was refused. A question without an answer names
+    nobody. Enabling the key for one would end its retirement for good, because CloudTrail throttles, say, and give
+    back nothing that enabling it later does not. So within the soak it is only asked again; what it must never do is
+    let a deletion be scheduled.
+    """
+    now = ports.clock.now()
+    if key.state == "Enabled":
+        return _kept(seen, key, "somebody enabled it again", users, ports)
+    if {user.kind for user in users} - {"unanswered"}:
+        return _kept(seen, key, "somebody used it while it was disabled; it is enabled again", users, ports)
+    reason = "a question about its users has no answer" if users else DISABLED
+    soaking = seen.having(verdict="soaking", reason=reason, users=_shown(users))
+    if now < ends_at:
+        return soaking.having(look_again_at=min(now + LOOK_AGAIN, ends_at))
+    if users and will_pass(users, now - ends_at):
+        return soaking.having(look_again_at=now + LOOK_AGAIN)
+    if users:
+        return _kept(seen, key, "it is in use", users, ports)
     deletion_at = ports.kms.schedule_key_deletion(key.arn, PENDING_WINDOW_DAYS)
     return seen.having(
         verdict="scheduled", reason="no users", users=(), deletion_at=deletion_at, look_again_at=None, complete=True

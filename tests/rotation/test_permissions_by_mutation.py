@@ -514,6 +514,7 @@ UNUSUAL: Mapping[Permission, Way] = {
     ("ScheduleKeyDeletion", "kms:EnableKey"): used_while_disabled,
     ("ScheduleKeyDeletion", "kms:ListResourceTags"): twice,
     ("ScheduleKeyDeletion", "kms:ScheduleKeyDeletion"): retired,
+    ("ScheduleKeyDeletion", "sns:Publish"): retired,
     ("RebuildReplicas", "rds:DeleteDBInstance"): without_readers,
     ("RestoreTarget", "rds:CreateDBInstance"): of_a_multi_az_cluster,
     ("Decommission", "rds:CreateDBInstance"): of_a_multi_az_cluster,

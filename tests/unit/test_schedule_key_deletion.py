@@ -5,17 +5,18 @@ from typing import Any, Literal
 
 import pytest
 
-from lambdas.rotation.errors import AwsUnavailable, StateIncomplete
+from lambdas.rotation.errors import AccessRefused, AwsUnavailable, StateIncomplete
 from lambdas.rotation.names import our_tags
-from lambdas.rotation.state import Key, KeyUser, Rotation
+from lambdas.rotation.state import Key, KeyUser, Moment, Rotation
 from lambdas.schedule_key_deletion.handler import schedule_key_deletion
-from tests.fakes import NEW_KEY, OLD_KEY, SOURCE, FakePorts, journaled, switched_rotation
+from tests.fakes import NEW_KEY, OLD_KEY, SOURCE, START, FakePorts, journaled, switched_rotation
 
 DAY = 24 * 3600
 DATABASE = KeyUser(kind="database", identifier="invoices")
 BACKUP = KeyUser(kind="automated-backup", identifier="orders (db-1)")
 UNANSWERED = KeyUser(kind="unanswered", identifier="events: AccessDenied")
 PRINCIPAL = KeyUser(kind="principal", identifier="app (Decrypt)")
+TOLD = ("arn", "verdict", "disabled_at")
 RECENT = KeyUser(kind="recent-use", identifier="app (Decrypt)")
 
 
@@ -49,15 +50,39 @@ def test_an_unused_key_is_disabled_soaked_and_scheduled() -> None:
     assert ("soaking", False) == verdict(rotation)
     assert rotation.retirement is not None
     assert rotation.retirement.look_again_at is not None
-    assert 7 == (rotation.retirement.look_again_at - ports.clock.now()).days
+    assert 1 == (rotation.retirement.look_again_at - ports.clock.now()).days
 
-    ports.clock.advance(7 * DAY)
-    rotation = visit(ports, rotation)
+    rotation = looked_at_daily(ports, rotation)
 
     assert ("scheduled", True) == verdict(rotation)
     assert [f"kms.disable_key {OLD_KEY}", f"kms.schedule_key_deletion {OLD_KEY} 30"] == deeds(ports)
     assert rotation.retirement is not None
     assert rotation.retirement.deletion_at is not None
+
+
+def looked_at_daily(ports: FakePorts, rotation: Rotation, visits: int = 30) -> Rotation:
+    """As the state machine does, a moment late each time."""
+    for _ in range(visits):
+        assert rotation.retirement is not None
+        if rotation.retirement.look_again_at is None:
+            break
+        ports.clock.advance((rotation.retirement.look_again_at - ports.clock.now()).total_seconds() + 2)
+        rotation = visit(ports, rotation)
+    return rotation
+
+
+def test_a_soak_is_looked_at_seven_times_and_takes_seven_days() -> None:
+    """Each look costs three state transitions."""
+    ports, rotation = decommissioned()
+    rotation = visit(ports, rotation)
+    disabled_at = ports.clock.now()
+
+    assert ("soaking", False) == verdict(looked_at_daily(ports, rotation, visits=6))
+    ports, rotation = decommissioned()
+    rotation = looked_at_daily(ports, visit(ports, rotation), visits=7)
+
+    assert ("scheduled", True) == verdict(rotation)
+    assert 7 * DAY + 2 == (ports.clock.now() - disabled_at).total_seconds()
 
 
 def test_the_soak_is_not_cut_short() -> None:
@@ -153,12 +178,13 @@ def test_an_unanswered_question_counts_as_use() -> None:
     assert deeds(ports) == []
 
 
+@pytest.mark.parametrize("days", [1, 3, 7])
 @pytest.mark.parametrize("users", [[PRINCIPAL], [RECENT], [UNANSWERED, RECENT]])
-def test_use_while_disabled_enables_it_again(users: list[KeyUser]) -> None:
-    """Also one that would have been outwaited before: it was refused."""
+def test_use_while_disabled_enables_it_again_at_the_next_look(users: list[KeyUser], days: int) -> None:
+    """Also one that would have been outwaited before: it was refused. Whoever needs the key is without it meanwhile."""
     ports, rotation = decommissioned()
     rotation = visit(ports, rotation)
-    ports.clock.advance(7 * DAY)
+    ports.clock.advance(days * DAY)
     ports.key_users.others[OLD_KEY] = users
 
     rotation = visit(ports, rotation)
@@ -180,6 +206,78 @@ def test_an_unanswered_question_while_disabled_is_asked_again_and_then_enables_i
     ports.clock.advance(4 * DAY)
     assert ("kept", True) == verdict(visit(ports, rotation))
     assert ports.kms.keys[OLD_KEY].state == "Enabled"
+
+
+def test_an_unanswered_question_within_the_soak_neither_ends_it_nor_lets_it_end() -> None:
+    """Enabling the key would end its retirement for good, for one day without CloudTrail; nobody is named."""
+    ports, rotation = decommissioned()
+    rotation = visit(ports, rotation)
+    ports.key_users.others[OLD_KEY] = [UNANSWERED]
+
+    rotation = looked_at_daily(ports, rotation, visits=7)
+    assert ("soaking", False) == verdict(rotation)
+    assert rotation.retirement is not None
+    assert ((UNANSWERED,), "a question about its users has no answer") == (
+        rotation.retirement.users,
+        rotation.retirement.reason,
+    )
+    assert ports.kms.keys[OLD_KEY].state == "Disabled"
+
+    ports.key_users.others.clear()
+    assert ("scheduled", True) == verdict(looked_at_daily(ports, rotation, visits=1))
+
+
+def test_people_are_told_once_that_the_key_is_disabled() -> None:
+    """What fails for it fails from now on, and nobody else knows why."""
+    ports, rotation = decommissioned()
+
+    rotation = looked_at_daily(ports, visit(ports, rotation))
+
+    [(moment, subject, message)] = ports.notifier.sent
+    assert moment == Moment.KEY_DISABLED
+    assert "disabled" in subject
+    assert (OLD_KEY, "soaking", START.isoformat()) == tuple(message["old_key"][it] for it in TOLD)
+    assert (Moment.KEY_DISABLED,) == rotation.notified
+    assert Moment.COMPLETED == rotation.moment
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_people_are_told_also_where_the_first_message_is_lost(when: Literal["before", "after"]) -> None:
+    """And a key that somebody has enabled meanwhile is not disabled anew for it."""
+    ports, rotation = decommissioned()
+    ports.fail("notifier.publish", AwsUnavailable("lost answer"), when=when)
+    with pytest.raises(AwsUnavailable):
+        schedule_key_deletion(rotation, ports)
+
+    rotation = visit(ports, ports.ledger.current(rotation))
+
+    assert Moment.KEY_DISABLED == ports.notifier.sent[-1][0]
+    assert (Moment.KEY_DISABLED,) == rotation.notified
+    assert [f"kms.disable_key {OLD_KEY}"] == deeds(ports)
+
+
+def test_a_soak_that_could_not_begin_begins_when_it_can() -> None:
+    """A stack that does not list the key may not disable it; somebody corrects that days later."""
+    ports, rotation = decommissioned()
+    ports.fail("kms.disable_key", AccessRefused("kms:DisableKey"))
+    with pytest.raises(AccessRefused):
+        schedule_key_deletion(rotation, ports)
+    ports.clock.advance(3 * DAY)
+
+    rotation = visit(ports, ports.ledger.current(rotation))
+    assert ("soaking", False) == verdict(rotation)
+    assert ports.kms.keys[OLD_KEY].state == "Disabled"
+
+    assert ("soaking", False) == verdict(looked_at_daily(ports, rotation, visits=6))
+    assert 6 * DAY <= (ports.clock.now() - START).total_seconds() - 3 * DAY < 7 * DAY
+
+
+def test_nobody_is_told_of_a_key_that_is_kept() -> None:
+    ports, rotation = decommissioned(retire_key="false")
+
+    visit(ports, rotation)
+
+    assert [] == ports.notifier.sent
 
 
 def test_what_was_waited_for_before_the_soak_does_not_count_after_it() -> None:
@@ -253,7 +351,7 @@ def test_a_key_that_somebody_enabled_again_is_kept_by_whoever_looks_before_the_s
 
 
 @pytest.mark.parametrize(("seconds", "state"), [(60, "Enabled"), (DAY, "Disabled"), (DAY, "Unavailable")])
-def test_a_look_before_the_soak_is_over_changes_nothing(seconds: int, state: str) -> None:
+def test_a_look_before_the_soak_is_over_changes_nothing_where_nobody_misses_the_key(seconds: int, state: str) -> None:
     """In the first minutes KMS may still say that the key is enabled; kept for that, it would stay disabled."""
     ports, rotation = decommissioned()
     rotation = visit(ports, rotation)
