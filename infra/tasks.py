@@ -387,6 +387,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 allow("rds:DescribeDBClusterParameters", on=cluster_pg),
                 see_deployments,
                 see_key,
+                allow("kms:ListAliases", on="*"),  # no resource-level permissions
                 *log_in,
                 allow("secretsmanager:DescribeSecret", on=secrets),
                 see_isolation,

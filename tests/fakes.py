@@ -39,6 +39,7 @@ from lambdas.rotation.names import (
     CONTROL_DATABASE,
     DECOMMISSION_TAG,
     ROTATION_ID_TAG,
+    is_owners_alias,
     key_alias,
     our_tags,
     owners_tags,
@@ -1293,6 +1294,10 @@ class FakeKms:
 
     def key_state(self, key_arn: str) -> str:
         return self.describe_key(key_arn).state
+
+    def owners_aliases(self, key_arn: str) -> Sequence[str]:
+        self._calls.ask("kms.owners_aliases")
+        return [alias for alias, arn in self.aliases.items() if arn == key_arn and is_owners_alias(alias)]
 
     def create_key(self, description: str, tags: Mapping[str, str], like: KeyFacts | None, default_policy: bool) -> str:
         with self._calls.change("kms.create_key", self._region):

@@ -190,10 +190,11 @@ def _warnings(rotation: Rotation, source: Instance, ports: Ports) -> tuple[Check
     plan, database = rotation.planned()
     if database.is_cluster:
         if plan.strategy == "blue-green":
-            return (lambda: cluster.warnings_of_blue_green(source, ports),)
+            return (lambda: cluster.warnings_of_blue_green(source, ports), lambda: key.aliases(source, ports))
         return (
             lambda: instance.warnings(source, ports),
             lambda: cluster.warnings_of_snapshot(rotation, source, ports),
+            lambda: key.aliases(source, ports),
         )
     of_the_strategy: Mapping[str, Check] = {
         "read-replica": lambda: login.warnings(rotation, ports),
@@ -201,7 +202,11 @@ def _warnings(rotation: Rotation, source: Instance, ports: Ports) -> tuple[Check
         "catch-up": lambda: (*snapshot.warnings(rotation, source, ports), *catch_up.warnings(source)),
         "blue-green": lambda: blue_green.warnings(rotation, source),
     }
-    return (lambda: instance.warnings(source, ports), of_the_strategy[plan.strategy])
+    return (
+        lambda: instance.warnings(source, ports),
+        of_the_strategy[plan.strategy],
+        lambda: key.aliases(source, ports),
+    )
 
 
 def _answer(check: Check) -> tuple[Finding, ...]:

@@ -182,8 +182,20 @@ def is_kept_snapshot(name: str, base_name: str) -> bool:
     return found is not None and found[1] == target_identifier(base_name, found[2])
 
 
+_OUR_ALIASES = "alias/rds-rotation/"
+
+
 def key_alias(base_name: str, rotation_id: str) -> str:
-    return f"alias/rds-rotation/{base_name}/{rotation_id}"
+    return f"{_OUR_ALIASES}{base_name}/{rotation_id}"
+
+
+def is_owners_alias(name: str) -> bool:
+    """Neither a rotation's nor AWS's.
+
+    >>> [is_owners_alias(name) for name in ("alias/prod-db", "alias/aws/rds", key_alias("orders", "10c59dbe"))]
+    [True, False, False]
+    """
+    return not name.startswith((_OUR_ALIASES, "alias/aws/"))
 
 
 def key_description(base_name: str, rotation_id: str, token: str) -> str:

@@ -61,14 +61,16 @@ _WHAT_TO_DO: Mapping[Moment, str] = {
     "ended, read `failure`, and start the rotation of the same database again. Open neither side by hand, and delete "
     "neither: applications may have written to the target.",
     Moment.CUT_OVER: "Watch the applications. The source stays, closed to writes, until the grace period ends. "
+    "Move aliases that `warnings` names (AliasOfOldKey) to the new key. "
     "`leftovers`, if any, the rotation tries again then.",
     Moment.ATTENTION: "Applications write to the target if `released` is set, else to the source. Read `failure`, then "
     "start the rotation of the same database again: it takes up this one.",
     Moment.KEY_DISABLED: "Look for what cannot read its data any more (`DisabledException`, `KMSInvalidState`). If "
     "anything needs the old key, enable it (`aws kms enable-key`): it is kept then. If nobody misses it for a week, "
     "its deletion is scheduled, and 30 days later it is gone with everything under it.",
-    Moment.COMPLETED: "Nothing. If `old_key.verdict` is kept, `users` says who still needs the old key. Old keys "
-    "that `replicated_backups` names are kept: what was replicated before the rotation is under them until it expires.",
+    Moment.COMPLETED: "Nothing. If `old_key.verdict` is kept, `users` says who still needs the old key; an alias among "
+    "them is yours to move. Old keys that `replicated_backups` names are kept: what was replicated before the rotation "
+    "is under them until it expires.",
 }
 
 

@@ -342,6 +342,10 @@ class Kms(Protocol):
         """``Enabled``, ``Disabled``, ``PendingDeletion``, …; needs less permission than its description."""
         ...
 
+    def owners_aliases(self, key_arn: str) -> Sequence[str]:
+        """Those of a key of this account that its owner has given it, by which whoever knows them goes on using it."""
+        ...
+
     def create_key(self, description: str, tags: Mapping[str, str], like: KeyFacts | None, default_policy: bool) -> str:
         """The ARN of a new key with the policy and the tags of ``like``; None: there was no key before.
 

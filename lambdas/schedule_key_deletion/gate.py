@@ -1,4 +1,4 @@
-"""Whether the old key may be retired at all, and whether its users will go by themselves."""
+"""Whether the old key may be retired at all, and whether its users will go."""
 
 from collections.abc import Sequence
 from datetime import timedelta
@@ -7,8 +7,9 @@ from lambdas.rotation import names
 from lambdas.rotation.ports import KeyFacts, Ports
 from lambdas.rotation.state import KeyUser, Rotation
 
-EXPIRING = frozenset({"automated-backup", "automated-snapshot", "recent-use", "residual-grant"})
-"""Users that go by themselves: retention ends, RDS takes its grant back."""
+EXPIRING = frozenset({"alias", "automated-backup", "automated-snapshot", "recent-use", "residual-grant"})
+"""Users that go by themselves: retention ends, RDS takes its grant back. And an alias, which people move: they are told
+before the rotation and after the cutover, and a key that was kept for it at once nobody would retire any more."""
 
 EXPIRY_PATIENCE = timedelta(days=60)
 """Longer than RDS's longest retention (35 days)."""

@@ -82,7 +82,10 @@ def _judged(rotation: Rotation, seen: Retirement, key: KeyFacts, users: Sequence
         return _kept(seen, key, "it is in use", users, ports)
     if users:
         return seen.having(
-            verdict="in-use", reason="its users go by themselves", users=_shown(users), look_again_at=now + LOOK_AGAIN
+            verdict="in-use",
+            reason="its users go by themselves, or are moved",
+            users=_shown(users),
+            look_again_at=now + LOOK_AGAIN,
         )
     if key.state != "Enabled":
         # A use of it during the soak would have it enabled again, against whoever did that.

@@ -16,7 +16,7 @@ from tests.fakes import START, FakeClock
 
 KEY = "arn:aws:kms:eu-central-1:123456789012:key/11111111-2222-3333-4444-555555555555"
 ID = KEY.rpartition("/")[2]
-ALIAS = "alias/orders"
+ALIAS = "alias/rds-rotation/orders/10c59dbe"
 ALIAS_ARN = KEY.replace(f"key/{ID}", ALIAS)
 OTHER = KEY.replace("1111", "9999")
 
@@ -181,6 +181,15 @@ def test_each_kind_of_user_is_found(
 
     assert [kind] == [one for one, _ in found]
     assert users(clock) == []
+
+
+def test_an_alias_of_the_owners_is_a_user_and_none_of_a_rotations_or_awss(account: Account, clock: FakeClock) -> None:
+    """Whoever goes by it puts new things under the old key, and with the key it would be gone."""
+    account.answers["list_aliases"] += [
+        {"AliasName": name, "AliasArn": KEY.replace(f"key/{ID}", name)} for name in ("alias/prod-db", "alias/aws/rds")
+    ]
+
+    assert users(clock) == [("alias", "alias/prod-db: move it to the new key")]
 
 
 def test_a_recovery_point_is_under_the_databases_key_not_the_vaults(account: Account, clock: FakeClock) -> None:

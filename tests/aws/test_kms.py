@@ -337,3 +337,12 @@ def facts_of(arn: str) -> KeyFacts:
     return KeyFacts(
         arn=arn, manager="CUSTOMER", state="Enabled", multi_region=False, origin="AWS_KMS", tags={}, created_at=START
     )
+
+
+def test_names_the_owners_aliases_of_a_key_alone(kms: AwsKms) -> None:
+    key = made()
+    for name in (ALIAS, "alias/prod-db", "alias/backups"):
+        client("kms").create_alias(AliasName=name, TargetKeyId=key)
+    client("kms").create_alias(AliasName="alias/of-another", TargetKeyId=made())
+
+    assert ["alias/backups", "alias/prod-db"] == sorted(kms.owners_aliases(key))

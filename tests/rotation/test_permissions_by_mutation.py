@@ -596,7 +596,7 @@ GOES_ON_AND_TELLS: Mapping[str, tuple[str, ...]] = {
     "Rollback": ("rds:ModifyDBInstance", "rds:ModifyDBCluster"),
     # Warnings.
     "StartRotation": ("cloudwatch:DescribeAlarms", "cloudwatch:GetDashboard", "cloudwatch:ListDashboards"),
-    "Preflight": ("rds:DescribeEventSubscriptions",),
+    "Preflight": ("kms:ListAliases", "rds:DescribeEventSubscriptions"),
     # Applications are led right: left over, with the command.
     "RestoreConnectivity": (
         "lambda:InvokeFunction", "rds:RegisterDBProxyTargets", "route53:ChangeResourceRecordSets",

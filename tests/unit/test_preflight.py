@@ -17,7 +17,7 @@ from lambdas.rotation.errors import (
 )
 from lambdas.rotation.names import RELEASED_TAG, our_tags
 from lambdas.rotation.state import EndpointSecret, Finding, FirstLook, ManagedRotation, Replica, Rotation
-from tests.fakes import OLD_KEY, ROTATION_ID, SOURCE, FakePorts, journaled, planned_rotation
+from tests.fakes import NEW_KEY, OLD_KEY, ROTATION_ID, SOURCE, FakePorts, journaled, planned_rotation
 
 NAME = "db.example.com"
 
@@ -282,6 +282,32 @@ def test_refuses_a_source_whose_key_is_disabled() -> None:
     ports.kms.keys[OLD_KEY] = replace(ports.kms.keys[OLD_KEY], state="Disabled")
 
     assert ["OldKeyUnusable"] == refusal(ports, rotation)
+
+
+def test_names_the_aliases_by_which_the_owner_goes_on_using_the_old_key() -> None:
+    """Terraform, or a bucket's default: the rotation moves none, and new things would get under the old key."""
+    ports, rotation = ready()
+    ports.kms.aliases |= {"alias/prod-db": OLD_KEY, "alias/of-another": NEW_KEY, "alias/rds-rotation/orders/1": OLD_KEY}
+
+    passed = preflight(rotation, ports).preflight
+
+    assert passed is not None
+    [warning] = passed.warnings
+    assert "AliasOfOldKey" == warning.name
+    assert "alias/prod-db leads" in warning.message
+
+
+def test_aliases_of_another_accounts_key_are_theirs() -> None:
+    ports, rotation = ready()
+    theirs = OLD_KEY.replace("123456789012", "999999999999")
+    ports.kms.add(theirs)
+    ports.rds.alter(SOURCE, database=ports.rds.instances[SOURCE].database.having(kms_key_arn=theirs))
+    ports.kms.aliases["alias/prod-db"] = theirs
+
+    passed = preflight(rotation, ports).preflight
+
+    assert passed is not None
+    assert () == passed.warnings
 
 
 def test_refuses_a_source_whose_tags_leave_no_room() -> None:

@@ -120,9 +120,9 @@ def test_another_database_keeps_the_key_and_is_named() -> None:
     assert deeds(ports) == []
 
 
-@pytest.mark.parametrize("kind", ["automated-backup", "automated-snapshot", "recent-use", "residual-grant"])
+@pytest.mark.parametrize("kind", ["alias", "automated-backup", "automated-snapshot", "recent-use", "residual-grant"])
 def test_backups_are_outwaited(kind: str) -> None:
-    """And whatever else ends by itself."""
+    """And whatever else ends by itself, or is moved by people, who have been told."""
     ports, rotation = decommissioned()
     ports.key_users.others[OLD_KEY] = [KeyUser(kind=kind, identifier="orders (db-1)")]
 

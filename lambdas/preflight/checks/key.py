@@ -34,3 +34,18 @@ def old_key(source: Instance, ports: Ports) -> Iterator[Finding]:
             message=f"the key of {source.database.identifier} is {key.state}: RDS cannot read the source under it",
             advice="enable it (CancelKeyDeletion leaves a key disabled: EnableKey as well)",
         )
+
+
+def aliases(source: Instance, ports: Ports) -> Iterator[Finding]:
+    """An alias may be what infrastructure as code or a bucket goes by. The rotation moves none: whose it is only its
+    owner knows. Those of another account's key are that account's."""
+    database = source.database
+    if database.kms_key_arn is None or database.kms_key_arn.split(":")[4] != database.arn.split(":")[4]:
+        return
+    if found := ports.kms.owners_aliases(database.kms_key_arn):
+        lead = "lead" if found[1:] else "leads"
+        yield Finding(
+            name="AliasOfOldKey",
+            message=f"{', '.join(found)} {lead} to the key of {database.identifier}: new things get under the old key",
+            advice="move it to the new key after the cutover (aws kms update-alias); until then the old one is kept",
+        )

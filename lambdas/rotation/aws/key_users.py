@@ -14,6 +14,7 @@ from typing import Any
 
 from lambdas.rotation.aws.client import calls, client_of_a_search, each_page
 from lambdas.rotation.errors import AccessRefused, AwsRefused, AwsUnavailable
+from lambdas.rotation.names import is_owners_alias
 from lambdas.rotation.ports import Clock
 from lambdas.rotation.state import KeyUser
 
@@ -131,17 +132,21 @@ def _unanswered(question: Question, code: str) -> KeyUser:
 
 
 def _named(key_arn: str, search: _Search) -> tuple[_Key, list[KeyUser]]:
-    """The key with its aliases, by which some services refer to it."""
+    """The key with its aliases, by which some services refer to it.
+
+    One of its owner's is a user, too: by it somebody makes new things under the key, and it would be gone with it.
+    """
     plain = _Key(key_arn, frozenset({key_arn, key_arn.rpartition("/")[2]}))
     names: set[str] = set()
 
     def aliases(key: _Key, search: _Search) -> Iterator[KeyUser]:
         for alias in search.pages("kms", "list_aliases", "Aliases", KeyId=key.arn):
             names.update((alias["AliasName"], alias["AliasArn"]))
-        yield from ()
+            if is_owners_alias(alias["AliasName"]):
+                yield KeyUser(kind="alias", identifier=f"{alias['AliasName']}: move it to the new key")
 
-    unanswered = _answer(aliases, plain, search)
-    return _Key(key_arn, plain.names | names), unanswered
+    found = _answer(aliases, plain, search)
+    return _Key(key_arn, plain.names | names), found
 
 
 # -- RDS ----------------------------------------------------------------------------------------------------------

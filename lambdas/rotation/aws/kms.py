@@ -44,6 +44,10 @@ class AwsKms:
     def key_state(self, key_arn: str) -> str:
         return str(self._metadata(key_arn)["KeyState"])
 
+    def owners_aliases(self, key_arn: str) -> list[str]:
+        aliases = pages("kms", "list_aliases", "Aliases", *self._region, KeyId=key_arn)
+        return [alias["AliasName"] for alias in aliases if names.is_owners_alias(alias["AliasName"])]
+
     def create_key(self, description: str, tags: Mapping[str, str], like: KeyFacts | None, default_policy: bool) -> str:
         """Ask for a key, once: CreateKey has no client token, and the SDK's own repetition would make another.
 
