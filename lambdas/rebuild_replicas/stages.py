@@ -3,7 +3,7 @@
 Each gives the stage that comes next, or the same one and what is being waited for.
 """
 
-from lambdas.rotation import handover, making, names, settings
+from lambdas.rotation import handover, making, marks, names, settings
 from lambdas.rotation.errors import AwsRefused, ReplicasNotRebuilt
 from lambdas.rotation.limitations import waiting_for_a_restart
 from lambdas.rotation.ports import Instance, Ports
@@ -69,6 +69,9 @@ def swap(replica: Replica, successor: Successor, target: Instance, rotation: Rot
         given_away = names.replaced_identifier(replica.identifier, rotation.rotation_id)
         if old is not None and old.database.identifier != given_away:
             _refuse_to_rename(replica, old, rotation)
+            verified_at = rotation.verification.observed_at if rotation.verification else None
+            if marks.seconds_to_settle(verified_at, ports.clock.now()):
+                return successor, "its mark to count, by which it may be renamed"
             handover.move_opt_in(rotation, old, new, ports)
             ports.rds.request_rename(old, given_away)
             return successor, "the old one to give its name away"

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
-from lambdas.rotation import databases, names
+from lambdas.rotation import databases, marks, names
 from lambdas.rotation.errors import VerificationFailed
 from lambdas.rotation.ports import Instance, Ports
 from lambdas.rotation.state import Moment, Rotation
@@ -50,9 +50,9 @@ def grace_ends_at(rotation: Rotation, released_at: datetime, now: datetime) -> d
     if rotation.grace_ends_at is not None and Moment.CUT_OVER in rotation.notified:
         return rotation.grace_ends_at
     grace = timedelta(days=plan.grace_days)
-    if now - released_at <= _LATE:
-        return released_at + grace
-    return max(released_at + grace, now + min(grace, _TO_LOOK))
+    late = now + min(grace, _TO_LOOK) if now - released_at > _LATE else released_at
+    # What may be done to the source then hangs on a mark that it gets now.
+    return max(released_at + grace, late, now + marks.SETTLES_IN)
 
 
 def mark_members(

@@ -19,6 +19,7 @@ from lambdas.rotation.errors import (
     RetirementRefused,
 )
 from lambdas.rotation.handover import mark_replicas
+from lambdas.rotation.marks import SETTLES_IN
 from lambdas.rotation.names import (
     DECOMMISSION_TAG,
     RELEASED_TAG,
@@ -405,6 +406,7 @@ def cut_over(*replicas: str, **facts: Any) -> tuple[FakePorts, Rotation]:
     )
     rotation = journaled(ports, rotation.having(plan=plan.having(replicas=planned)))
     mark_replicas(rotation, ports)
+    ports.clock.advance(SETTLES_IN.total_seconds())
     ports.calls.clear()
     return ports, rotation
 
@@ -535,6 +537,21 @@ CHANGES = {
     "rds.request_read_replica": 2, "rds.remove_tags": 2, "rds.request_rename": 4, "rds.set_tags": 4, "ledger.record": 5,
 }  # fmt: skip
 """How often each is made for two replicas, at least."""
+
+
+def test_no_replica_is_renamed_before_its_mark_counts() -> None:
+    ports, rotation = cut_over(REPORTS)
+    assert rotation.verification is not None
+    seen = rotation.verification.having(observed_at=ports.clock.now())
+    rotation = journaled(ports, rotation.having(verification=seen))
+    for _ in range(5):
+        rotation = visit(rebuild_replicas, rotation, ports)
+        rds_goes_on(ports)
+    assert "its mark to count" in pending(rotation)
+    assert not [call for call in ports.calls if "rename" in call]
+    ports.clock.advance(SETTLES_IN.total_seconds())
+
+    to_the_end(ports, rotation)
 
 
 class Killed(BaseException):

@@ -67,7 +67,7 @@ def test_complete_with_evidence_and_the_end_of_the_grace_period() -> None:
         (6.5 * 24 * 60, 7, 24),
         (9 * 24 * 60, 7, 24),
         (9 * 24 * 60, 0.5, 12),
-        (9 * 24 * 60, 0, 0),
+        (9 * 24 * 60, 0, 1 / 6),  # until the marks count, by which the source is removed
     ],
 )
 def test_a_cutover_that_is_verified_late_has_a_day_of_grace(
@@ -80,7 +80,7 @@ def test_a_cutover_that_is_verified_late_has_a_day_of_grace(
     rotation = verify(rotation, ports)
 
     assert rotation.grace_ends_at is not None
-    assert max(left_hours, 0) * 3600 == (rotation.grace_ends_at - ports.clock.now()).total_seconds()
+    assert left_hours * 3600 == (rotation.grace_ends_at - ports.clock.now()).total_seconds()
 
 
 def test_whoever_resumes_before_the_cutover_was_told_has_a_day_of_grace_and_nobody_later() -> None:
