@@ -883,7 +883,14 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
         Task(
             "Rollback",
             "Returns to the source, or finds that the rotation is committed or undecided",
-            (journal, see_db, see_cluster, *log_in, *change_groups, allow("sns:Publish", on=config.topic_arn)),
+            (
+                journal,
+                see_db,
+                see_cluster,
+                *log_in,
+                *change_groups,
+                allow("sns:GetTopicAttributes", "sns:Publish", on=config.topic_arn),
+            ),
             connects_to_databases=True,
             timeout_seconds=60,
         ),

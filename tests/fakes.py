@@ -1572,6 +1572,9 @@ class FakeNotifier:
         with self._calls.change("notifier.publish", moment):
             self.sent.append((moment, subject, message))
 
+    def describe_topic(self) -> None:
+        self._calls.ask("notifier.describe_topic")
+
 
 class FakeLedger:
     """Lock and journal with epochs, as `ledger.DynamoLedger` keeps them."""

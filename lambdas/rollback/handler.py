@@ -89,4 +89,8 @@ def _source_opened(rotation: Rotation, fence: Fence, ports: Ports) -> Rotation:
     return rolled_back(rotation, f"{source.identifier} is open", ports)
 
 
-handler = step(rollback, takes_over=True, reaches=(reach.database, reach.source_server, reach.target_server))
+handler = step(
+    rollback,
+    takes_over=True,
+    reaches=(reach.database, reach.source_server, reach.target_server, reach.topic),
+)

@@ -770,6 +770,10 @@ class Workflow(Protocol):
 class Notifier(Protocol):
     def publish(self, moment: str, subject: str, message: Mapping[str, Any]) -> None: ...
 
+    def describe_topic(self) -> None:
+        """Ask SNS for the topic: whoever gets an answer has a way to it. Nobody is told anything."""
+        ...
+
 
 @dataclass(frozen=True)
 class Lock:

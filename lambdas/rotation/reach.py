@@ -103,5 +103,10 @@ def managed_rotations(rotation: Rotation, ports: Ports) -> None:
         ports.secrets.managed_rotation(managed.secret_arn)
 
 
+def topic(rotation: Rotation, ports: Ports) -> None:
+    """Of who may have to tell people that nobody can write. A permission to publish is not proven by it."""
+    ports.notifier.describe_topic()
+
+
 def recovery_schedule(rotation: Rotation, ports: Ports) -> None:
     ports.recovery.is_set(rotation)

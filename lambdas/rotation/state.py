@@ -516,6 +516,8 @@ class Undo(_Part):
     ended_at: AwareDatetime | None = None
     """When the rollback was done; until then nothing was removed, however long it took."""
     paged_at: AwareDatetime | None = None
+    untold: str | None = None
+    """Why the page could not be sent at the last visit; the next one tries again."""
     waiting_for: tuple[str, ...] = ()
     leftovers: tuple[str, ...] = ()
     """What could not be undone, as the command that would do it."""

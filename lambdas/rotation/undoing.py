@@ -10,7 +10,7 @@ from lambdas.rotation.errors import RotationError, Terminal
 from lambdas.rotation.notification import message_of, subject_of
 from lambdas.rotation.ports import Ports
 from lambdas.rotation.state import Moment, Rotation, Undo
-from lambdas.rotation.step import measure
+from lambdas.rotation.step import logger, measure
 
 SLOWEST_FUNCTION = timedelta(seconds=75)
 """Longer than any function may run, so that none of a dead execution is alive after it; a test compares."""
@@ -75,15 +75,25 @@ def rolled_back(rotation: Rotation, reason: str, ports: Ports) -> Rotation:
 
 
 def paged(rotation: Rotation, undo: Undo, ports: Ports) -> Rotation:
-    """Once, after five minutes: nobody may be asked to guess before that."""
-    now = ports.clock.now()
-    if now - undo.started_at < PAGE_AFTER:
+    """Once, after five minutes: nobody may be asked to guess before that.
+
+    A page that cannot be sent ends nothing: people are told again at the next visit, and by the metric's alarm, which
+    needs no way to SNS, at each until then.
+    """
+    if ports.clock.now() - undo.started_at < PAGE_AFTER:
         return rotation
     # From now on it waits for people, perhaps for a day: the execution's history has to last (25,000 events).
     undo = undo.having(look_again_seconds=SELDOM_SECONDS)
+    rotation = rotation.having(undo=undo)
     if undo.paged_at is not None:
-        return rotation.having(undo=undo)
+        return rotation
+    # What this visit has seen counts, also where SNS does not answer before the function's time is up.
+    ports.ledger.record(rotation)
     moment = Moment.UNDECIDED
     measure(rotation, "RotationUndecided", MetricUnit.Count, 1)
-    ports.notifier.publish(moment.value, subject_of(rotation, moment), message_of(rotation, moment))
-    return rotation.having(undo=undo.having(paged_at=now))
+    try:
+        ports.notifier.publish(moment.value, subject_of(rotation, moment), message_of(rotation, moment))
+    except RotationError as unsent:
+        logger.warning("page not sent", reason=str(unsent))
+        return rotation.having(undo=undo.having(untold=f"{type(unsent).__name__}: {unsent}"))
+    return rotation.having(undo=undo.having(paged_at=ports.clock.now(), untold=None))

@@ -11,7 +11,7 @@ from lambdas.rotation.aws.client import client
 from lambdas.rotation.aws.scheduler import SchedulerRecovery
 from lambdas.rotation.aws.sns import SnsNotifier
 from lambdas.rotation.aws.step_functions import StepFunctions
-from lambdas.rotation.errors import AwsRefused
+from lambdas.rotation.errors import AccessRefused, AwsRefused
 from lambdas.rotation.state import Rotation
 from tests.fakes import EXECUTION, START
 
@@ -125,5 +125,18 @@ def test_a_notification_has_a_short_ascii_subject_and_its_moment_to_filter_on() 
         )
 
         SnsNotifier(topic).publish("RotationCompleted", "Bestellungen\nfür München", {"schema": 1})
+
+        stub.assert_no_pending_responses()
+
+
+def test_whether_the_topic_can_be_reached_is_asked_without_telling_anybody() -> None:
+    topic = "arn:aws:sns:eu-central-1:123456789012:t"
+    with Stubber(client("sns")) as stub:
+        stub.add_response("get_topic_attributes", {"Attributes": {"TopicArn": topic}}, {"TopicArn": topic})
+        stub.add_client_error("get_topic_attributes", "AuthorizationError", "no", http_status_code=403)
+
+        SnsNotifier(topic).describe_topic()
+        with pytest.raises(AccessRefused, match="sns:GetTopicAttributes"):
+            SnsNotifier(topic).describe_topic()
 
         stub.assert_no_pending_responses()

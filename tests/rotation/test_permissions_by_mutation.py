@@ -309,6 +309,11 @@ def back_with_a_deployment(lab: Lab, missing: Permission | None) -> Ended:
     return ended
 
 
+def people_know(told: str) -> bool:
+    """Of what is undecided: by the page, or by the journal, where that could not be sent."""
+    return "RotationUndecided" in told or "sns:Publish" in told
+
+
 def back_with_green(
     lab: Lab, missing: Permission | None, *more: Permission, of: Callable[[Lab], World] = lambda lab: lab.served
 ) -> Ended:
@@ -321,7 +326,7 @@ def back_with_green(
             nonlocal told
             now = lab.ended(sorted(set(lab.executions()) - before))
             told += now.told
-            return bool(now.cause) or "RotationUndecided" in told
+            return bool(now.cause) or people_know(told)
 
         lab.wait(is_known)
     ended = lab.ended(sorted(set(lab.executions()) - before))
@@ -380,7 +385,7 @@ def undecided(lab: Lab, missing: Permission | None) -> Ended:
                 nonlocal told
                 now = lab.ended(sorted(set(lab.executions()) - before))
                 told += now.told
-                return bool(now.cause) or "RotationUndecided" in told
+                return bool(now.cause) or people_know(told)
 
             lab.wait(is_known)
             return lab.ended(sorted(set(lab.executions()) - before))
@@ -535,6 +540,7 @@ UNUSUAL: Mapping[Permission, Way] = {
     ("Rollback", "kms:Decrypt"): forward,
     ("Rollback", "rds:DescribeDBInstances"): forward,
     ("Rollback", "secretsmanager:GetSecretValue"): forward,
+    ("Rollback", "sns:GetTopicAttributes"): forward,
     ("Rollback", "sns:Publish"): undecided,
     ("CleanUp", "kms:Decrypt"): back_with_a_target,
     ("CleanUp", "rds:DeleteDBInstance"): left_with_a_target,
@@ -592,8 +598,8 @@ def in_order(permission: Permission) -> tuple[int, int, int]:
 # -- what comes of it when it is missing, where that is not a failure with the action in its cause ---------------------
 
 GOES_ON_AND_TELLS: Mapping[str, tuple[str, ...]] = {
-    # It waits.
-    "Rollback": ("rds:ModifyDBInstance", "rds:ModifyDBCluster"),
+    # It waits; and where it may tell nobody, its journal says so.
+    "Rollback": ("rds:ModifyDBInstance", "rds:ModifyDBCluster", "sns:Publish"),
     # Warnings.
     "StartRotation": ("cloudwatch:DescribeAlarms", "cloudwatch:GetDashboard", "cloudwatch:ListDashboards"),
     "Preflight": ("kms:ListAliases", "rds:DescribeEventSubscriptions"),
@@ -612,7 +618,7 @@ GOES_ON_AND_TELLS: Mapping[str, tuple[str, ...]] = {
         "rds:AddTagsToResource", "rds:DeleteBlueGreenDeployment", "rds:DeleteDBCluster",
         "rds:DeleteDBClusterEndpoint", "rds:DeleteDBInstance", "rds:DescribeBlueGreenDeployments",
         "rds:DescribeDBClusters", "rds:DescribeDBInstances", "rds:ModifyDBCluster", "rds:ModifyDBInstance",
-        "rds:RemoveTagsFromResource",
+        "rds:RemoveTagsFromResource", "sns:Publish",
     ),
     "VerifySwitchover": ("rds:DeleteBlueGreenDeployment",),  # Decommission has it done
     "ScheduleKeyDeletion": QUESTIONS,

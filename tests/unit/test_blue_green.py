@@ -664,6 +664,19 @@ def test_a_switchover_under_way_is_waited_for_and_people_are_told() -> None:
     assert released.synced_target().kms_key_arn == NEW_KEY
 
 
+def test_a_page_that_cannot_be_sent_does_not_keep_rds_from_being_asked_again() -> None:
+    ports = ports_of()
+    rotation = asked(ports)
+    ports.fail("notifier.publish", AccessRefused("sns:Publish: denied"))
+
+    rotation = undone(rotation, ports)
+
+    assert rotation.undo is not None
+    assert "undecided" == rotation.undo.outcome
+    assert rotation.undo.paged_at is not None
+    assert ["RotationUndecided"] == [moment for moment, _, _ in ports.notifier.sent]
+
+
 def test_green_keeps_its_protection_while_rds_may_have_begun_to_switch_over() -> None:
     """It would be production's, and nobody would give it back."""
     ports = ports_of()

@@ -13,6 +13,7 @@ from lambdas.resume_writes.handler import resume_writes
 from lambdas.rollback.evidence import STILL_A_REPLICA
 from lambdas.rollback.handler import rollback
 from lambdas.rotation.errors import (
+    AccessRefused,
     AwsUnavailable,
     DatabaseUnreachable,
     DecisionLost,
@@ -22,7 +23,7 @@ from lambdas.rotation.errors import (
 )
 from lambdas.rotation.ports import Step
 from lambdas.rotation.state import Rotation
-from lambdas.rotation.undoing import SLOWEST_FUNCTION
+from lambdas.rotation.undoing import PAGE_AFTER, SLOWEST_FUNCTION
 from tests.fakes import (
     EXECUTION,
     ROTATION_ID,
@@ -368,6 +369,49 @@ def test_an_unseen_target_keeps_both_sides_fenced_and_pages_once() -> None:
 
     assert ["RotationUndecided"] == [moment for moment, _, _ in ports.notifier.sent]
     assert "does not answer" in ports.notifier.sent[0][2]["waiting_for"]
+
+
+@pytest.mark.parametrize("error", [AccessRefused("sns:Publish: denied"), AwsUnavailable("sns:Publish: no endpoint")])
+def test_a_page_that_cannot_be_sent_ends_nothing_and_is_tried_again(error: Exception) -> None:
+    """Where a function has no way to SNS the rollback ended at each of its visits, and lost what it had seen."""
+    ports = FakePorts()
+    rotation = promoted_rotation(ports)
+    ports.target_server.reachable = False
+    rotation = rolled(failed(rotation, "DatabaseUnreachable"), ports)
+    ports.clock.advance(PAGE_AFTER.total_seconds())
+    ports.fail("notifier.publish", error)
+
+    rotation = rolled(rotation, ports)
+
+    assert rotation.undo is not None
+    assert ("undecided", None, f"{type(error).__name__}: {error}") == (
+        rotation.undo.outcome,
+        rotation.undo.paged_at,
+        rotation.undo.untold,
+    )
+
+    rotation = rolled(rotation, ports)
+
+    assert rotation.undo is not None
+    assert (ports.clock.now(), None) == (rotation.undo.paged_at, rotation.undo.untold)
+    assert ["RotationUndecided"] == [moment for moment, _, _ in ports.notifier.sent]
+
+
+def test_what_a_visit_has_seen_is_written_down_before_people_are_told_of_it() -> None:
+    """A function that ends while SNS keeps it waiting would see a replica for the first time, for ever."""
+    ports = FakePorts()
+    rotation = promoting_rotation(ports)
+    ports.rds.refuse_promotion(TARGET)
+    ports.target_server.reachable = False
+    rotation = rolled(failed(rotation, "PromotionFailed"), ports)
+    ports.clock.advance(PAGE_AFTER.total_seconds())
+    ports.target_server.reachable = True
+    ports.fail("notifier.publish", TimeoutError("the function is cut off"))
+    with pytest.raises(TimeoutError):
+        rolled(rotation, ports)
+    ports.clock.advance(STILL_A_REPLICA.total_seconds())
+
+    assert "rolled-back" == outcome(rolled(rotation, ports))
 
 
 def test_finishes_by_itself_when_the_target_can_be_seen_again() -> None:

@@ -9,8 +9,9 @@ from aws_lambda_powertools.utilities.typing import LambdaContext
 from lambdas.check_target.handler import handler as check_target
 from lambdas.notify import handler as notify
 from lambdas.pause_application_writes.handler import handler as pause_application_writes
+from lambdas.rollback import handler as rollback
 from lambdas.rotation import reach, step
-from lambdas.rotation.errors import DatabaseUnreachable, EpochSuperseded
+from lambdas.rotation.errors import AwsUnavailable, DatabaseUnreachable, EpochSuperseded
 from lambdas.rotation.ports import Ports
 from lambdas.rotation.state import Rotation
 from tests.fakes import FakePorts, failed, fenced_rotation
@@ -105,6 +106,15 @@ def test_who_asks_rds_which_instance_writes_proves_that_it_can(ports: FakePorts,
     rotation = fenced_rotation(ports)
 
     assert "writer" in called(handler, {"prove_reach": rotation.to_state()})["reached"]
+
+
+def test_who_may_have_to_page_proves_before_the_fence_that_it_reaches_the_topic(ports: FakePorts) -> None:
+    rotation = fenced_rotation(ports)
+    ports.fail("notifier.describe_topic", AwsUnavailable("sns:GetTopicAttributes: ConnectTimeoutError"))
+
+    with pytest.raises(AwsUnavailable, match="sns"):
+        called(rollback.handler, {"prove_reach": rotation.to_state()})
+    assert "topic" in called(rollback.handler, {"prove_reach": rotation.to_state()})["reached"]
 
 
 def test_every_probe_changes_nothing(ports: FakePorts) -> None:

@@ -25,6 +25,10 @@ class SnsNotifier:
                 MessageAttributes={"moment": {"DataType": "String", "StringValue": moment}},
             )
 
+    def describe_topic(self) -> None:
+        with calls("sns:GetTopicAttributes"):
+            client("sns").get_topic_attributes(TopicArn=self._topic_arn)
+
 
 def _ascii(subject: str) -> str:
     """SNS takes 1 to 100 printable ASCII characters on one line.
