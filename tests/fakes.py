@@ -391,6 +391,10 @@ class FakeEngine:
             if is_open and name not in known
         )
 
+    def expected_fence(self) -> tuple[DatabaseFence, ...]:
+        self._reach("expected_fence")
+        return self.plan_fence(())
+
     def raise_fence(self, rotation_id: str, databases: Sequence[DatabaseFence], within_seconds: float) -> None:
         with self._change("raise_fence"):
             catalog = self._server.own
@@ -1856,7 +1860,7 @@ def switched_rotation(ports: FakePorts, **plan: Any) -> Rotation:
     """The target is checked and the name leads to it; ResumeWrites comes next."""
     rotation, now = promoted_rotation(ports, **plan), ports.clock.now()
     assert rotation.connectivity is not None
-    check = TargetCheck(system_identifier="7000000000000000001", databases=("orders", "postgres"), checked_at=now)
+    check = TargetCheck(system_identifier="7000000000000000001", checked_at=now)
     switched = rotation.connectivity.having(switch_requested_at=now, change_id="change-1")
     return journaled(ports, rotation.having(target_check=check, connectivity=switched))
 

@@ -2,6 +2,7 @@
 
 from lambdas.rotation import arrival, fenced_writer, reach
 from lambdas.rotation.errors import StateIncomplete, TargetMismatch
+from lambdas.rotation.names import named
 from lambdas.rotation.ports import ControlView, Ports
 from lambdas.rotation.state import Rotation, TargetCheck
 from lambdas.rotation.step import logger, step
@@ -35,16 +36,14 @@ def check_target(rotation: Rotation, ports: Ports) -> Rotation:
     if changed := fenced_writer.taken_over_now(source, fence, ports):
         reasons.append(changed)
     if missing := {one.name for one in fence.databases} - {*there.databases, *there.roles}:
-        reasons.append(f"what was fenced is missing: {', '.join(sorted(missing))}")
+        reasons.append(f"what was fenced is missing: {named(sorted(missing))}")
     if reasons:
         raise TargetMismatch(
             f"{target.identifier} is not the continuation of {source.identifier}: {'; '.join(reasons)}"
         )
     logger.info("target checked", system_identifier=there.system_identifier, databases=len(there.databases))
     return rotation.having(
-        target_check=TargetCheck(
-            system_identifier=there.system_identifier, databases=there.databases, checked_at=ports.clock.now()
-        )
+        target_check=TargetCheck(system_identifier=there.system_identifier, checked_at=ports.clock.now())
     )
 
 
@@ -64,7 +63,7 @@ def _differences(source: ControlView, target: ControlView) -> list[str]:
         ("roles", set(source.roles), set(target.roles)),
     ):
         if of_source != of_target:
-            reasons.append(f"{what} differ: {', '.join(sorted(of_source ^ of_target))}")
+            reasons.append(f"{what} differ: {named(sorted(of_source ^ of_target))}")
     for side, view in (("source", source), ("target", target)):
         if view.fence_breach:
             reasons.append(f"the fence of the {side} does not hold: {view.fence_breach}")

@@ -9,6 +9,7 @@ from lambdas.rotation.errors import FenceIncomplete, StateIncomplete
 from lambdas.rotation.limitations import refuse_before_fence
 from lambdas.rotation.ports import CatchUpEngine, Engine, Ports
 from lambdas.rotation.state import Fence, Rotation
+from lambdas.rotation.state_size import refuse_if_too_large
 from lambdas.rotation.step import logger, step
 
 FENCE_SECONDS = 15
@@ -87,6 +88,7 @@ def _written_down(rotation: Rotation, engine: Engine, ports: Ports) -> tuple[Rot
         return rotation, rotation.fence
     refuse_before_fence(rotation, engine, ports)
     databases = engine.plan_fence(rotation.sync.superuser_databases if rotation.sync else ())
+    refuse_if_too_large(rotation, databases)
     writer = fenced_writer.to_be_fenced(rotation.planned()[1], ports)
     fence = Fence(databases=databases, writer=writer, requested_at=ports.clock.now())
     rotation = rotation.having(fence=fence)

@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 OPT_IN = "key-rotation:"
 """Prefix of the tags that a database's owner sets (design: opt-in and policy)."""
@@ -253,3 +253,15 @@ def execution_name(base_name: str, scheduled_at: str) -> str:
     stamp = re.sub(r"[^0-9A-Za-z]", "", scheduled_at)
     # No identifier has an underscore: an instance named "cluster-orders" gets another name than this.
     return shortened(f"fleet-{stamp}-{base_name.replace('/', '_')}", 80)
+
+
+_NAMED = 5
+
+
+def named(found: Sequence[str]) -> str:
+    """For a message, of which there may be too many: it becomes part of a state, which has its limits.
+
+    >>> named(["a", "b"]), named(list("abcdefg"))
+    ('a, b', 'a, b, c, d, e, …')
+    """
+    return ", ".join([*found[:_NAMED], *(["…"] if found[_NAMED:] else [])])

@@ -215,6 +215,9 @@ class NetworkFence:
         name, isolation = self._plan.base_name, self._group()
         return (DatabaseFence(name=name, kind="security-groups", security_groups=groups, isolation_group=isolation),)
 
+    def expected_fence(self) -> tuple[DatabaseFence, ...]:
+        return self.plan_fence(())
+
     def raise_fence(self, rotation_id: str, databases: Sequence[DatabaseFence], within_seconds: float) -> None:
         """Nothing is closed here: a source takes minutes (IsolateSource), a target is restored closed."""
         if (standing := self.verdict(rotation_id)) is not None:

@@ -582,6 +582,10 @@ class Engine(Protocol):
         """
         ...
 
+    def expected_fence(self) -> tuple[DatabaseFence, ...]:
+        """As `plan_fence`, before there is a control database. Reads only."""
+        ...
+
     def raise_fence(self, rotation_id: str, databases: Sequence[DatabaseFence], within_seconds: float) -> None:
         """Close, terminate in a loop, probe. Repeatable.
 

@@ -9,7 +9,16 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal, NewType, Self
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from lambdas.rotation.errors import StateIncomplete
 
@@ -265,6 +274,12 @@ class DatabaseFence(_Part):
     isolation_group: str | None = None
     """What takes their place, as the stack had it then."""
 
+    @model_serializer(mode="wrap")
+    def _without_defaults(self, serialized: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """There may be thousands of them, and a state has its limits (`state_size`)."""
+        fields = type(self).model_fields
+        return {name: part for name, part in serialized(self).items() if getattr(self, name) != fields[name].default}
+
 
 class Fence(_Part):
     """The enforced inability of the source to commit. Written down (without a position) before it is raised."""
@@ -360,7 +375,8 @@ class TargetCheck(_Part):
     """What the control database of the fenced target showed, once that was a primary."""
 
     system_identifier: str
-    databases: tuple[str, ...]
+    databases: tuple[str, ...] = ()
+    """Of earlier releases. There may be too many of them for a state."""
     checked_at: AwareDatetime
 
 

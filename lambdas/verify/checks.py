@@ -5,6 +5,7 @@ from typing import Any
 
 from lambdas.rotation import databases
 from lambdas.rotation.errors import AwsUnavailable, ConnectivityChanged, DatabaseUnreachable, LoginRefused, SqlRefused
+from lambdas.rotation.names import named
 from lambdas.rotation.network_fence import groups_of
 from lambdas.rotation.ports import SECURITY_GROUPS, Instance, Ports
 from lambdas.rotation.state import Database, Rotation
@@ -103,7 +104,7 @@ def inside(rotation: Rotation, target: Database, ports: Ports) -> tuple[dict[str
     fenced = {fence.name for fence in rotation.fence.databases} if rotation.fence else set()
     closed = sorted(fenced - set(found))
     if closed:
-        return found, f"not open on the target: {', '.join(closed)}"
+        return found, f"not open on the target: {named(closed)}"
     return found, None if verdict == "release" else f"the decision row says {verdict}"
 
 

@@ -8,6 +8,7 @@ from lambdas.rotation.errors import StateIncomplete, VerificationFailed
 from lambdas.rotation.handover import advance, mark_members, mark_replicas, move_opt_in
 from lambdas.rotation.ports import Instance, Ports
 from lambdas.rotation.state import Rotation, Verification
+from lambdas.rotation.state_size import as_evidence
 from lambdas.rotation.step import logger, step
 from lambdas.verify import checks
 
@@ -79,6 +80,7 @@ def _evidence(rotation: Rotation, target: Instance, found: dict[str, Any]) -> di
     """What an auditor asks for, as it was seen: JSON, nothing secret."""
     _, source = rotation.planned()
     release, fence, check = rotation.release, rotation.fence, rotation.target_check
+    kept, left_out = as_evidence(found)
     return {
         "source": {"identifier": source.identifier, "resource_id": source.resource_id, "key": source.kms_key_arn},
         "target": {
@@ -95,7 +97,8 @@ def _evidence(rotation: Rotation, target: Instance, found: dict[str, Any]) -> di
         "released_at": release.released_at.isoformat() if release else None,
         "write_outage_seconds": release.write_outage_seconds if release else None,
         "decision": "release",
-        "databases": found,
+        "databases": kept,
+        "databases_left_out": left_out,
         "interrupted_by": rotation.failure.Error if rotation.failure else None,
     }
 

@@ -50,6 +50,7 @@ def replica(world: World, source: Endpoint) -> Iterator[Endpoint]:
 
 def fenced(source: Endpoint, within_seconds: float = 10) -> tuple[DatabaseFence, ...]:
     fence = source.engine().plan_fence(())
+    assert fence == source.engine().expected_fence(), "asked without the control database"
     source.engine().raise_fence(OURS, fence, within_seconds)
     return fence
 

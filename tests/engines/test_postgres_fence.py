@@ -38,6 +38,7 @@ def test_every_database_is_closed_and_opened_again_with_its_own_limit(source: En
     source.admin("ALTER DATABASE postgres CONNECTION LIMIT 5")
     engine = source.engine()
     plan = engine.plan_fence(())
+    assert plan == source.engine().expected_fence(), "asked without the control database"
 
     engine.raise_fence("r", plan, 10)
 

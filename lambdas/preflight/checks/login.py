@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from lambdas.preflight.checks.managed_rotation import login_address, managed_rotation
+from lambdas.rotation import state_size
 from lambdas.rotation.engines import CATCHING_UP, ENGINES
 from lambdas.rotation.errors import DatabaseUnreachable, LoginRefused
 from lambdas.rotation.ports import Ports
@@ -51,7 +52,11 @@ def login(rotation: Rotation, ports: Ports) -> Iterator[Finding]:
 def _inside(rotation: Rotation, ports: Ports) -> tuple[Finding, ...]:
     plan, source = rotation.planned()
     engine = ports.engine(source, plan)
-    return tuple(engine.login_limitations()) or tuple(engine.limitations(plan.accept))
+    if unfit := tuple(engine.login_limitations()):
+        return unfit
+    found = tuple(engine.limitations(plan.accept))
+    too_large = state_size.limitation(rotation, engine.expected_fence())
+    return (*found, too_large) if too_large else found
 
 
 def warnings(rotation: Rotation, ports: Ports) -> Iterator[Finding]:

@@ -280,14 +280,12 @@ class MariadbEngine:
     def plan_fence(
         self, superuser_databases: Sequence[str], besides: Sequence[DatabaseFence] = ()
     ) -> tuple[DatabaseFence, ...]:
-        known = {fence.name for fence in besides}
         with self._control_session() as sql:
-            # An account that is locked already stays locked: nobody would open it again.
-            return tuple(
-                DatabaseFence(name=account, kind="account-lock")
-                for account, locked in accounts_of(sql)
-                if not locked and account not in known
-            )
+            return _fence_of(sql, besides)
+
+    def expected_fence(self) -> tuple[DatabaseFence, ...]:
+        with self._session(in_control=False) as sql:
+            return _fence_of(sql, ())
 
     def raise_fence(self, rotation_id: str, databases: Sequence[DatabaseFence], within_seconds: float) -> None:
         with self._control_session() as sql:
@@ -575,6 +573,16 @@ def _no_commits(sql: Session) -> Iterator[None]:
     finally:
         with suppress(RotationError):
             sql.run("BACKUP STAGE END")
+
+
+def _fence_of(sql: Session, besides: Sequence[DatabaseFence]) -> tuple[DatabaseFence, ...]:
+    known = {fence.name for fence in besides}
+    # An account that is locked already stays locked: nobody would open it again.
+    return tuple(
+        DatabaseFence(name=account, kind="account-lock")
+        for account, locked in accounts_of(sql)
+        if not locked and account not in known
+    )
 
 
 def accounts_of(sql: Session) -> list[tuple[str, bool]]:

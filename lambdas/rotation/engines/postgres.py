@@ -393,20 +393,12 @@ class PostgresEngine:
     def plan_fence(
         self, superuser_databases: Sequence[str], besides: Sequence[DatabaseFence] = ()
     ) -> tuple[DatabaseFence, ...]:
-        known = {fence.name for fence in besides}
-        # template1 too: everybody may connect there, and make roles and databases that the target would never hear of.
-        limited = {MAINTENANCE_DATABASE, TEMPLATE, *superuser_databases}
         with self._control_session() as sql:
-            rows = applications(sql)
-        return tuple(
-            DatabaseFence(
-                name=name,
-                kind="connection-limit" if name in limited else "allow-connections",
-                connection_limit=limit,
-            )
-            for name, limit, *_ in rows
-            if name not in known
-        )
+            return _fence_of(sql, superuser_databases, besides)
+
+    def expected_fence(self) -> tuple[DatabaseFence, ...]:
+        with self._session(MAINTENANCE_DATABASE) as sql:
+            return _fence_of(sql, (), ())
 
     def raise_fence(self, rotation_id: str, databases: Sequence[DatabaseFence], within_seconds: float) -> None:
         deadline = self._clock.monotonic() + within_seconds
@@ -817,6 +809,23 @@ def quoted(identifier: str) -> str:
     "Käufe ""neu"" 2"
     """
     return '"' + identifier.replace('"', '""') + '"'
+
+
+def _fence_of(
+    sql: Session, superuser_databases: Sequence[str], besides: Sequence[DatabaseFence]
+) -> tuple[DatabaseFence, ...]:
+    known = {fence.name for fence in besides}
+    # template1 too: everybody may connect there, and make roles and databases that the target would never hear of.
+    limited = {MAINTENANCE_DATABASE, TEMPLATE, *superuser_databases}
+    return tuple(
+        DatabaseFence(
+            name=name,
+            kind="connection-limit" if name in limited else "allow-connections",
+            connection_limit=limit,
+        )
+        for name, limit, *_ in applications(sql)
+        if name not in known
+    )
 
 
 def applications(sql: Session) -> list[Row]:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 
 from lambdas.rotation.engines.postgres import Session, cron_jobs
+from lambdas.rotation.names import named
 from lambdas.rotation.state import Finding
 
 _OF_AN_EXTENSION = (
@@ -383,17 +384,6 @@ def limitations(sql: Session, database: str, accept: Sequence[str]) -> Iterator[
                 message=f"materialized view(s) of {database} would be as they were at the snapshot: {named(views)}",
                 advice='REFRESH them after the cutover, and accept it: "Accept": ["materialized-views"]',
             )
-
-
-_NAMED = 5
-
-
-def named(found: Sequence[str]) -> str:
-    """
-    >>> named(["a", "b"]), named(list("abcdefg"))
-    ('a, b', 'a, b, c, d, e, …')
-    """
-    return ", ".join([*found[:_NAMED], *(["…"] if found[_NAMED:] else [])])
 
 
 def _counted(found: Sequence[str]) -> str:

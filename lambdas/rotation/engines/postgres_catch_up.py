@@ -28,7 +28,6 @@ from lambdas.rotation.engines.postgres_catalogs import (
     WITHOUT_IDENTITY,
     catalogs_of,
     differing,
-    named,
     owners_apart,
     schemas_out_of_reach,
     sequences_of,
@@ -48,7 +47,7 @@ from lambdas.rotation.errors import (
     SqlRefused,
     TargetMismatch,
 )
-from lambdas.rotation.names import CAPTURE, CONTROL_DATABASE
+from lambdas.rotation.names import CAPTURE, CONTROL_DATABASE, named
 from lambdas.rotation.ports import CatchUpEngine, Delivery
 from lambdas.rotation.state import Database, DatabaseFence, Finding, Position
 
