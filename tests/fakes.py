@@ -1616,7 +1616,7 @@ class FakeLedger:
 
     def open(self, rotation: Rotation) -> Rotation:
         if rotation.rotation_id not in self.journal:
-            self.journal[rotation.rotation_id] = Entry(rotation.having(epoch=1), None, None)
+            self.journal[rotation.rotation_id] = Entry(rotation.having(epoch=1), self._clock.now())
         return self.journal[rotation.rotation_id].rotation
 
     def current(self, rotation: Rotation, *, takes_over: bool = False) -> Rotation:
@@ -1632,7 +1632,7 @@ class FakeLedger:
             raise EpochSuperseded("taken over")
         with self._calls.change("ledger.record"):
             if entry.closed_at is None:
-                self.journal[rotation.rotation_id] = replace(entry, rotation=rotation)
+                self.journal[rotation.rotation_id] = replace(entry, rotation=rotation, recorded_at=self._clock.now())
 
     def take_over(self, rotation: Rotation, execution_arn: str) -> Rotation:
         entry = self.journal[rotation.rotation_id]
@@ -1645,7 +1645,7 @@ class FakeLedger:
 
     def close(self, rotation: Rotation, outcome: str) -> None:
         with self._calls.change("ledger.close", outcome):
-            self.journal[rotation.rotation_id] = Entry(rotation, outcome, self._clock.now())
+            self.journal[rotation.rotation_id] = Entry(rotation, self._clock.now(), outcome, self._clock.now())
 
     def entry(self, base_name: str, rotation_id: str) -> Entry | None:
         found = self.journal.get(rotation_id)
@@ -1657,8 +1657,8 @@ class FakeLedger:
     def unfinished(self) -> tuple[Sequence[Entry], Sequence[str]]:
         return [one for one in self.journal.values() if one.closed_at is None], self.unreadable
 
-    def left_by(self, execution_arn: str) -> Rotation | None:
-        found = (one.rotation for one in self.unfinished()[0] if one.rotation.execution_arn == execution_arn)
+    def left_by(self, execution_arn: str) -> Entry | None:
+        found = (one for one in self.unfinished()[0] if one.rotation.execution_arn == execution_arn)
         return next(found, None)
 
     def successor(self, base_name: str) -> str | None:

@@ -30,7 +30,7 @@ def recover_rotations(ports: Ports) -> dict[str, Any]:
     for entry in entries:
         left = entry.rotation
         try:
-            works = ports.workflow.is_running(left.execution_arn) and not hangs(left, ports.clock.now())
+            works = ports.workflow.is_running(left.execution_arn) and not hangs(entry, ports.clock.now())
             if left.recovery or works:
                 continue
             name = f"recover-{rotation_id_of(left.execution_arn)}-{left.epoch}-{hour}"

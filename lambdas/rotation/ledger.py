@@ -147,9 +147,9 @@ class DynamoLedger:
                 unreadable.append(f"{item['record']} of {item['database']}: {unknown}")
         return entries, unreadable
 
-    def left_by(self, execution_arn: str) -> Rotation | None:
+    def left_by(self, execution_arn: str) -> Entry | None:
         found = self._pages("scan", FilterExpression=_OPEN & Attr("execution_arn").eq(execution_arn))
-        return _entry(found[0]).rotation if found else None
+        return _entry(found[0]) if found else None
 
     # -- the lineage --
 
@@ -279,6 +279,7 @@ def _entry(item: Item) -> Entry:
     holder = {"epoch": int(item["epoch"]), "execution_arn": str(item["execution_arn"])}
     return Entry(
         rotation=Rotation.from_state(json.loads(str(item["state"])) | holder),
+        recorded_at=datetime.fromisoformat(str(item["recorded_at"])),
         outcome=item.get("outcome"),
         closed_at=None if closed_at is None else datetime.fromisoformat(str(closed_at)),
     )

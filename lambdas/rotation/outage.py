@@ -5,14 +5,17 @@ from datetime import datetime, timedelta
 
 from lambdas.rotation import polling
 from lambdas.rotation.errors import BudgetSpent, CatchUpFailed
-from lambdas.rotation.ports import Ports
+from lambdas.rotation.ports import Entry, Ports
 from lambdas.rotation.state import Rotation
+from lambdas.rotation.undoing import SLOWEST_FUNCTION
 
 OFTEN_SECONDS, SELDOM_SECONDS = 15, 120
 UNFENCED_SECONDS = 600
 CAPTURE_PATIENCE = timedelta(hours=48)
 """The source keeps what it commits meanwhile, and its disk is not endless."""
 FENCE_MARGIN = timedelta(seconds=60)
+REPEATED_FOR = timedelta(minutes=15)
+"""Longer than the state machine repeats a visit of a way back that does not get to its journal; a test compares."""
 PROMOTION_MAY_TAKE = timedelta(minutes=35)
 """When the recovery schedule fires (PauseApplicationWrites sets it, Promote moves it): a test compares."""
 
@@ -38,12 +41,13 @@ def look_again_seconds(rotation: Rotation, ports: Ports) -> int:
     return polling.look_again_seconds(since, ports.clock.now(), often=OFTEN_SECONDS, seldom=seldom)
 
 
-def hangs(left: Rotation, now: datetime) -> bool:
+def hangs(entry: Entry, now: datetime) -> bool:
     """Whether a running execution holds the fence for longer than any of its steps may take.
 
-    A way back may begin as late as the last of them fails, and waits for what that may have begun. Once it has opened
-    the source nobody is kept waiting.
+    A way back may begin as late as the last of them fails, and take as long as what it waits for: it hangs when it no
+    longer looks. What it sees it writes down at each visit. Once it has opened the source nobody is kept waiting.
     """
+    left = entry.rotation
     undo = left.undo
     if left.fence is None or left.release is not None or (undo is not None and undo.ended_at is not None):
         return False
@@ -52,4 +56,7 @@ def hangs(left: Rotation, now: datetime) -> bool:
         if left.promotion is not None
         else left.outage_ends_by + FENCE_MARGIN
     )
-    return now >= (ends_by if undo is None else max(ends_by, undo.not_before + FENCE_MARGIN))
+    if undo is None:
+        return now >= ends_by
+    looks_by = entry.recorded_at + timedelta(seconds=undo.look_again_seconds) + SLOWEST_FUNCTION + REPEATED_FOR
+    return now >= max(ends_by, looks_by)

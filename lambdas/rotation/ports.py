@@ -790,8 +790,10 @@ class Entry:
     """One rotation in the ledger: its journal while it runs, the history afterwards."""
 
     rotation: Rotation
-    outcome: str | None
-    closed_at: datetime | None
+    recorded_at: datetime
+    """When a step has written it last; a takeover alone does not."""
+    outcome: str | None = None
+    closed_at: datetime | None = None
 
 
 class Ledger(Protocol):
@@ -843,7 +845,7 @@ class Ledger(Protocol):
         """All open entries of all databases (the recovery sweep), and the names of those that cannot be read."""
         ...
 
-    def left_by(self, execution_arn: str) -> Rotation | None:
+    def left_by(self, execution_arn: str) -> Entry | None:
         """The open rotation that this execution holds, or held when it ended."""
         ...
 

@@ -19,12 +19,13 @@ def recover(rotation: Rotation, ended_execution: str, ports: Ports) -> Rotation:
             as it takes: nobody is kept from writing, and the lock that a plain start would find may be free by then.)
     """
     if (ours := ports.ledger.left_by(rotation.execution_arn)) is not None:
-        return _taken(rotation, ours, ended_execution, ports, recovery=True)
-    left = ports.ledger.left_by(ended_execution)
-    if left is None:
+        return _taken(rotation, ours.rotation, ended_execution, ports, recovery=True)
+    entry = ports.ledger.left_by(ended_execution)
+    if entry is None:
         return rotation.having(route="closed")
+    left = entry.rotation
     if ports.workflow.is_running(ended_execution):
-        if not hangs(left, ports.clock.now()):
+        if not hangs(entry, ports.clock.now()):
             return rotation.having(route="closed")
         ports.workflow.stop(ended_execution, f"it hangs between fence and release; {rotation.execution_arn} takes over")
     elif left.recovery and left.release is None:

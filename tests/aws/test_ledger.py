@@ -14,7 +14,7 @@ from lambdas.rotation.ledger import DynamoLedger
 from lambdas.rotation.ports import Lock
 from lambdas.rotation.state import Database, Key, Plan, Rotation
 from lambdas.start_rotation.handler import start_rotation
-from tests.fakes import EXECUTION, RECOVERY, FakePorts, fenced_rotation
+from tests.fakes import EXECUTION, RECOVERY, FakeClock, FakePorts, fenced_rotation
 
 TABLE = "ledger"
 
@@ -267,8 +267,24 @@ def test_an_entry_that_cannot_be_read_hides_no_other(ledger: DynamoLedger, chang
     assert unreadable[0].startswith("rotation#later of orders: ")
     found = ledger.left_by(opened.execution_arn)
     assert found is not None
-    assert opened.rotation_id == found.rotation_id
+    assert opened.rotation_id == found.rotation.rotation_id
     assert ledger.left_by("arn:nobody") is None
+
+
+def test_an_entry_says_when_a_step_has_written_it_last(ledger: DynamoLedger) -> None:
+    """A takeover raises the epoch, and says nothing of what the one before was doing."""
+    ledger._clock = clock = FakeClock()
+    opened = ledger.open(rotation())
+    clock.advance(60)
+    ledger.record(opened)
+    written = clock.now()
+    clock.advance(60)
+
+    ledger.take_over(opened, "arn:another")
+
+    found = ledger.left_by("arn:another")
+    assert found is not None
+    assert written == found.recorded_at
 
 
 def test_an_entry_without_a_column_hides_no_other(ledger: DynamoLedger) -> None:

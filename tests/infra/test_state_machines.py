@@ -10,6 +10,7 @@ from infra import embed
 from infra.config import load
 from infra.tasks import Task, permission_matrix
 from lambdas.rotation import errors
+from lambdas.rotation.outage import REPEATED_FOR
 from lambdas.rotation.step import REHEARSAL
 from lambdas.rotation.undoing import PAGE_AFTER, SLOWEST_FUNCTION
 
@@ -98,6 +99,7 @@ def test_while_both_sides_are_closed_nobody_gives_up_before_people_are_told(name
     assert RETRYABLE | {"Lambda.TooManyRequestsException"} <= set(rule["ErrorEquals"])
     assert rule["JitterStrategy"] == "FULL"  # so half of it is what to expect
     assert sum(waits) / 2 >= PAGE_AFTER.total_seconds()
+    assert sum(waits) < REPEATED_FOR.total_seconds(), "who waits for it does not hang"
 
 
 @pytest.mark.parametrize("state", TASK_STATES)

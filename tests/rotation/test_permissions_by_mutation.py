@@ -41,6 +41,13 @@ HELD_UP: list[dict[str, Any]] = [
 ]
 
 
+STALLS = "it stalls"
+STALLED: dict[str, Any] = {
+    "kind": "stalled", "database": "slow", "reason": STALLS, "function": "confirm-drained", "seconds": 3600,
+    "onwards": True,
+}  # fmt: skip
+
+
 NO_REPLICA: dict[str, Any] = {
     "kind": "error-before", "database": "fickle", "call": "rds.CreateDBInstanceReadReplica", "onwards": True,
     "code": "InvalidParameterCombination", "message": "KmsKeyId cannot differ from that of the source.",
@@ -56,7 +63,7 @@ NO_ANSWER: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def lab() -> Iterator[Lab]:
-    with SandboxProcess(faults=[*HELD_UP, NO_REPLICA, NO_ANSWER]) as sandbox:
+    with SandboxProcess(faults=[*HELD_UP, STALLED, NO_REPLICA, NO_ANSWER]) as sandbox:
         customer = Customer.of(sandbox)
         with customer.notifications() as inbox:
             yield Lab(customer, inbox)
@@ -374,7 +381,7 @@ def without_a_schedule(lab: Lab, missing: Permission | None) -> Ended:
 
 
 def undecided(lab: Lab, missing: Permission | None) -> Ended:
-    """The rollback cannot log in, so it waits; the schedule stops it and takes over, waits, too, and tells people."""
+    """The rollback cannot log in, so it waits, and tells people; the schedule leaves it alone."""
     database, before, told = lab.slow.identifier, set(lab.executions()), ""
     with lab.without(FENCED):
         lab.start({"DBInstanceIdentifier": database, "GraceDays": 0, "WriteOutageBudgetSeconds": 20})
@@ -389,6 +396,21 @@ def undecided(lab: Lab, missing: Permission | None) -> Ended:
 
             lab.wait(is_known)
             return lab.ended(sorted(set(lab.executions()) - before))
+
+
+def stalled(lab: Lab, missing: Permission | None) -> Ended:
+    """Nobody carries the execution on under the fence: the schedule has it stopped, takes over, and goes back."""
+    before, told = set(lab.executions()), ""
+    lab.start({"DBInstanceIdentifier": lab.slow.identifier, "WriteOutageBudgetSeconds": 20, "Reason": STALLS})
+
+    def is_over() -> bool:
+        nonlocal told
+        now = lab.ended(sorted(set(lab.executions()) - before))
+        told += now.told
+        return bool(now.cause) or "RotationRolledBack" in told
+
+    lab.wait(is_over)
+    return lab.ended(sorted(set(lab.executions()) - before))
 
 
 def is_fenced(lab: Lab) -> bool:
@@ -497,7 +519,7 @@ UNUSUAL: Mapping[Permission, Way] = {
     ("StartRotation", "rds:DescribeDBInstanceAutomatedBackups"): planned_replicated,
     ("StartRotation", "states:DescribeExecution"): over_a_stale_lock,
     ("StartRotation", "states:StartExecution"): beside_an_older_key,
-    ("StartRotation", "states:StopExecution"): undecided,
+    ("StartRotation", "states:StopExecution"): stalled,
     ("Preflight", "rds:DescribeBlueGreenDeployments"): planned_deployment,
     ("Preflight", "rds:DescribeDBParameters"): planned_deployment,
     ("DiscardNewKey", "tag:GetResources"): back_without_a_key,

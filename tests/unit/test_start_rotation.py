@@ -7,6 +7,7 @@ import pytest
 
 from lambdas.pause_application_writes import handler as pause
 from lambdas.promote import handler as promote
+from lambdas.rollback.handler import rollback
 from lambdas.rotation import outage
 from lambdas.rotation.errors import (
     AccessRefused,
@@ -37,6 +38,7 @@ from tests.fakes import (
     promoting_rotation,
     rolled_back,
     switched_rotation,
+    visit,
 )
 
 SECOND = EXECUTION.replace(":first", ":second")
@@ -449,8 +451,36 @@ def test_a_way_back_that_is_at_work_does_not_hang() -> None:
     assert start_rotation(recovery(), ports).route == "closed"
     assert not any(call.startswith("workflow.stop") for call in ports.calls)
 
+
+def test_a_way_back_may_take_as_long_as_what_it_waits_for() -> None:
+    """Who stopped it because it is undecided would use up its only recovery, and decide nothing."""
+    ports = FakePorts()
+    left = taken_over(fenced_rotation(ports), ports)
+    ports.target_server.reachable = ports.source_server.reachable = False
+    for _ in range(24 * 60):
+        ports.clock.advance(60)
+        left = visit(rollback, left, ports)
+        assert left.undo is not None
+        assert "undecided" == left.undo.outcome
+
+    assert start_rotation(recovery(), ports).route == "closed"
+    assert not any(call.startswith("workflow.stop") for call in ports.calls)
+
+
+def test_a_way_back_hangs_when_it_has_written_nothing_for_longer_than_any_of_its_visits_takes() -> None:
+    ports = FakePorts()
+    left = taken_over(fenced_rotation(ports), ports)
+    ports.clock.advance(3600)
+    assert left.undo is not None
+    ports.ledger.record(left.having(undo=left.undo.having(look_again_seconds=60)))
+    silent = timedelta(seconds=60) + SLOWEST_FUNCTION + outage.REPEATED_FOR
+    ports.clock.advance(silent.total_seconds() - 1)
+    assert start_rotation(recovery(), ports).route == "closed"
+
     ports.clock.advance(1)
+
     assert start_rotation(recovery(), ports).route == "rollback"
+    assert f"workflow.stop {EXECUTION}" in ports.calls
 
 
 def test_a_way_back_that_has_opened_the_source_hangs_nowhere() -> None:
