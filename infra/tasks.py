@@ -988,6 +988,7 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
                 allow("states:DescribeExecution", on=executions),
                 allow("states:StartExecution", on=rotate_key),
             ),
+            timeout_seconds=60,
             workflow="sweep",
         ),
     )

@@ -3,15 +3,20 @@
 The last of three triggers; the other two are events that can get lost.
 """
 
+from collections.abc import Sequence
 from typing import Any
+from zlib import crc32
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from lambdas.rotation.errors import RecoveryIncomplete, RotationError
 from lambdas.rotation.names import rotation_id_of
 from lambdas.rotation.outage import hangs
-from lambdas.rotation.ports import Ports
+from lambdas.rotation.ports import Entry, Ports
 from lambdas.rotation.step import aws_ports, logger, metrics, tracer
+
+LOOKS_FOR_SECONDS = 45
+"""Less than the function's timeout: what it does not get to by then is reported, not cut off. A test compares."""
 
 
 def recover_rotations(ports: Ports) -> dict[str, Any]:
@@ -21,17 +26,22 @@ def recover_rotations(ports: Ports) -> dict[str, Any]:
     everything as it was, and Step Functions gives its name to no other for 90 days; so the next hour has another one.
 
     Raises:
-        RecoveryIncomplete: terminal; what could not be read or started, when all others have been. An alarm rings.
+        RecoveryIncomplete: terminal; what could not be read or started, or looked at in time, when all others have
+            been. An alarm rings.
     """
     started: list[str] = []
+    give_up_at = ports.clock.monotonic() + LOOKS_FOR_SECONDS
     hour = ports.clock.now().strftime("%Y%m%d%H")
     entries, failed = ports.ledger.unfinished()
     failed = list(failed)
-    for entry in entries:
+    due = _in_order([entry for entry in entries if not entry.rotation.recovery], hour)
+    for looked_at, entry in enumerate(due):
+        if ports.clock.monotonic() >= give_up_at:
+            failed.append(f"{len(due) - looked_at} of {len(due)} rotations not looked at in time")
+            break
         left = entry.rotation
         try:
-            works = ports.workflow.is_running(left.execution_arn) and not hangs(entry, ports.clock.now())
-            if left.recovery or works:
+            if ports.workflow.is_running(left.execution_arn) and not hangs(entry, ports.clock.now()):
                 continue
             name = f"recover-{rotation_id_of(left.execution_arn)}-{left.epoch}-{hour}"
             ports.workflow.start_recovery(left.execution_arn, name)
@@ -43,6 +53,15 @@ def recover_rotations(ports: Ports) -> dict[str, Any]:
     if failed:
         raise RecoveryIncomplete("; ".join(failed))
     return {"recovered": started}
+
+
+def _in_order(entries: Sequence[Entry], hour: str) -> list[Entry]:
+    """First those to which nobody may be able to write; of the others, every hour other ones."""
+
+    def turn(entry: Entry) -> tuple[bool, int]:
+        return not entry.rotation.may_be_closed, crc32(f"{hour} {entry.rotation.rotation_id}".encode())
+
+    return sorted(entries, key=turn)
 
 
 @logger.inject_lambda_context(clear_state=True)

@@ -60,7 +60,7 @@ class FleetIncomplete(Terminal):
 
 
 class RecoveryIncomplete(Terminal):
-    """The hourly look found a rotation in the ledger that it could not read, or could not start the recovery of."""
+    """The hourly look has not read, or not looked at in time, or not recovered a rotation that the ledger shows."""
 
 
 # -- terminal: authority ---------------------------------------------------------------------------------------------

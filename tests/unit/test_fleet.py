@@ -1,17 +1,21 @@
 """A fleet must rotate what asks for it, leave the rest alone with a reason, and fail where somebody has to look."""
 
+from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
 import pytest
 
+from infra.config import load
+from infra.tasks import permission_matrix
 from lambdas.list_opted_in_databases.handler import list_opted_in_databases
 from lambdas.recover_rotations.handler import recover_rotations
 from lambdas.report_fleet.handler import report_fleet
 from lambdas.rotation.errors import AccessRefused, AwsRefused, AwsUnavailable, FleetIncomplete, RecoveryIncomplete
 from lambdas.rotation.names import BASE_NAME_TAG, DECOMMISSION_TAG
 from lambdas.rotation.outage import FENCE_MARGIN
+from lambdas.rotation.state import Release
 from tests.fakes import EXECUTION, OLD_KEY, ROTATION_ID, SOURCE, START, FakePorts, fenced_rotation
 
 ENABLED = {"key-rotation:enabled": "true"}
@@ -212,9 +216,10 @@ def test_the_sweep_goes_on_where_one_cannot_be_started() -> None:
     ports.ledger.journal["another"] = replace(left, rotation=another)
     ports.fail("workflow.start_recovery", AwsUnavailable("throttled"))
 
-    with pytest.raises(RecoveryIncomplete, match=f"^{ROTATION_ID}: throttled$"):
+    with pytest.raises(RecoveryIncomplete, match=f"^({ROTATION_ID}|another): throttled$") as incomplete:
         recover_rotations(ports)
-    assert {another.execution_arn} == ports.workflow.running
+    other = another.execution_arn if ROTATION_ID in str(incomplete.value) else EXECUTION
+    assert {other} == ports.workflow.running
 
 
 def test_what_was_taken_over_since_gets_a_recovery_of_another_name() -> None:
@@ -254,6 +259,52 @@ def test_the_sweep_recovers_what_holds_the_fence_for_too_long() -> None:
     ports.clock.advance((rotation.outage_ends_by + FENCE_MARGIN - ports.clock.now()).total_seconds())
 
     assert recover_rotations(ports) == {"recovered": [ROTATION_ID]}
+
+
+def many_left(count: int) -> FakePorts:
+    """One holds the fence; so many others are in their grace periods; each question takes a second."""
+    ports = FakePorts()
+    fenced = fenced_rotation(ports)
+    released = fenced.having(release=Release(released_at=START, write_outage_seconds=1))
+    entry = ports.ledger.journal.pop(ROTATION_ID)
+    for number in range(count):
+        waiting = released.having(rotation_id=f"{number}", execution_arn=f"{EXECUTION}-{number}")
+        ports.ledger.journal[f"{number}"] = replace(entry, rotation=waiting)
+    ports.ledger.journal[ROTATION_ID] = entry
+    ports.workflow.running.clear()
+    is_running = ports.workflow.is_running
+
+    def slowly(execution_arn: str) -> bool:
+        ports.clock.advance(1)
+        return is_running(execution_arn)
+
+    ports.workflow.is_running = slowly  # type: ignore[method-assign]
+    return ports
+
+
+def test_the_sweep_looks_first_at_what_may_be_closed_and_stops_in_time() -> None:
+    """A grace period takes weeks: of hundreds that wait, the one that nobody can write to came last, and never up."""
+    ports = many_left(200)
+    began = ports.clock.now()
+
+    with pytest.raises(RecoveryIncomplete, match=r"156 of 201 rotations not looked at in time"):
+        recover_rotations(ports)
+
+    (sweep,) = [task for task in permission_matrix(load("example")) if task.state_name == "RecoverRotations"]
+    assert (ports.clock.now() - began).total_seconds() + 10 < sweep.timeout_seconds
+    started = [call for call in ports.calls if call.startswith("workflow.start_recovery")]
+    assert f"-{ROTATION_ID}-" in started[0]
+    assert 45 == len(started)
+
+
+def test_what_the_sweep_has_not_looked_at_has_its_turn_another_time() -> None:
+    ports = many_left(200)
+    for _ in range(72):
+        with suppress(RecoveryIncomplete):
+            recover_rotations(ports)
+        ports.clock.advance(3600)
+
+    assert 201 == len(ports.workflow.running)
 
 
 def test_the_sweep_leaves_history_alone() -> None:
