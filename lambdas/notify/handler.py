@@ -1,5 +1,8 @@
 """Notify: tell the operators what happened, answer the fleet, and close the ledger entry where the rotation ends."""
 
+import json
+from contextlib import suppress
+
 from aws_lambda_powertools.metrics import MetricUnit
 
 from lambdas.rotation.names import rotation_id_of
@@ -16,8 +19,9 @@ _OUTCOMES = {
     Moment.PLANNED: "planned",
 }
 
-_CAUSE_LENGTH = 1000
-"""Of a failure's text; all that a fleet hears has to fit into its state (256 KB)."""
+CAUSE_LENGTH = 80
+"""Of a failure's text, as a fleet hears it: a thousand of them have to fit into its state (256 KB), with the names of
+databases and errors; `test_fleet` measures. The rotation's own notification has all of it."""
 
 
 def notify(rotation: Rotation, ports: Ports) -> Rotation:
@@ -59,7 +63,19 @@ def _answer(token: str, rotation: Rotation, moment: Moment, ports: Ports) -> Non
         ports.workflow.answer(token, outcome)
     else:
         failure = rotation.failure or Failure(Error=moment.value)
-        ports.workflow.answer(token, None, error=failure.Error, cause=failure.Cause[:_CAUSE_LENGTH])
+        ports.workflow.answer(token, None, error=failure.Error, cause=_beginning(failure.Cause))
+
+
+def _beginning(cause: str) -> str:
+    """On one line, in letters that take no more space in JSON.
+
+    >>> _beginning('{"errorMessage": "LoginShared: others — two", "errorType": "PreflightRefused"}')
+    'LoginShared: others ? two'
+    """
+    with suppress(ValueError, KeyError, TypeError):
+        cause = json.loads(cause)["errorMessage"]  # as Lambda words it; other causes are plain text
+    plain = " ".join(str(cause).split()).replace('"', "'").replace("\\", "/")
+    return "".join(letter if " " <= letter <= "~" else "?" for letter in plain[:CAUSE_LENGTH])
 
 
 def _written(rotation: Rotation, ports: Ports) -> Rotation:

@@ -287,6 +287,9 @@ BASES = {
     ),
     "a cluster takes part": fleet("orders", "cluster/orders"),
     "a cluster of the fleet fails": fleet("orders", "cluster/orders", **{"cluster/orders": [Refusal("WrongKey")]}),
+    "a cluster of the fleet was started already": fleet(
+        "orders", "cluster/orders", **{"cluster/orders": [refused_start("ExecutionAlreadyExists")]}
+    ),
     "a start is throttled": fleet("orders", "billing", orders=[refused_start("ThrottlingException")] * 5),
     "nobody takes part": fleet(),
 }
@@ -309,7 +312,10 @@ class Steps:
         if REHEARSAL in event:
             return {"reached": []}
         if name == "ListOptedInDatabases":
-            named = [{"identifier": identifier_of(one), "base_name": one, "execution_name": one} for one in self._fleet]
+            named = [
+                {"identifier": identifier_of(one), "is_cluster": one.startswith("cluster/"), "execution_name": one}
+                for one in self._fleet
+            ]
             return event | {"databases": named, "skipped": []}
         if name == "ReportFleet":
             return report(event)

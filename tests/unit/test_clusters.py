@@ -129,7 +129,7 @@ def test_the_fleet_lists_clusters_too() -> None:
 
     (listed,) = list_opted_in_databases({"scheduled_at": "2027-01-01T00:00:00Z"}, ports)["databases"]
 
-    assert (listed["identifier"], listed["base_name"]) == ("shop", SHOP)
+    assert (listed["identifier"], listed["is_cluster"]) == ("shop", True)
     assert listed["execution_name"] == "fleet-20270101T000000Z-cluster_shop"
 
 

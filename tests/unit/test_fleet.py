@@ -1,17 +1,23 @@
 """A fleet must rotate what asks for it, leave the rest alone with a reason, and fail where somebody has to look."""
 
+import inspect
+import json
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
+from functools import reduce
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from infra.config import load
 from infra.tasks import permission_matrix
-from lambdas.list_opted_in_databases.handler import list_opted_in_databases
+from lambdas.list_opted_in_databases.handler import LISTED_AT_MOST, list_opted_in_databases
+from lambdas.notify.handler import CAUSE_LENGTH
 from lambdas.recover_rotations.handler import recover_rotations
 from lambdas.report_fleet.handler import report_fleet
+from lambdas.rotation import errors
 from lambdas.rotation.errors import AccessRefused, AwsRefused, AwsUnavailable, FleetIncomplete, RecoveryIncomplete
 from lambdas.rotation.names import BASE_NAME_TAG, DECOMMISSION_TAG
 from lambdas.rotation.outage import FENCE_MARGIN
@@ -74,8 +80,9 @@ def test_a_rotated_database_goes_by_its_base_name() -> None:
 
     listed = list_opted_in_databases(EVENT, ports)
 
-    assert ["shop", "copy"] == [row["base_name"] for row in listed["databases"]]
-    assert listed["databases"][0]["execution_name"] == "fleet-20270101T000000Z-shop"
+    assert [f"fleet-20270101T000000Z-{name}" for name in ("shop", "copy")] == [
+        row["execution_name"] for row in listed["databases"]
+    ]
 
 
 def test_two_databases_of_one_name_get_an_execution_each() -> None:
@@ -113,14 +120,13 @@ def test_a_database_without_a_key_is_not_too_young() -> None:
 
 
 def outcome(name: str, error: str | None = None) -> dict[str, Any]:
-    row: dict[str, Any] = {"database": {"identifier": name}}
-    return row | ({"failure": {"Error": error, "Cause": "why"}} if error else {"result": {}})
+    return {"database": name} | ({"failure": {"Error": error, "Cause": "why"}} if error else {})
 
 
 def test_a_fleet_without_failures_succeeds() -> None:
     ports = FakePorts()
 
-    report_fleet({"outcomes": [outcome("shop")], "skipped": [{"identifier": "pay"}]}, ports)
+    report_fleet({"databases": [outcome("shop")], "skipped": [{"identifier": "pay"}]}, ports)
 
     ((moment, _, message),) = ports.notifier.sent
     assert ("FleetRotated", ["shop"]) == (moment, message["rotated"])
@@ -130,7 +136,7 @@ def test_one_failure_fails_the_fleet_and_names_it() -> None:
     ports = FakePorts()
 
     with pytest.raises(FleetIncomplete, match="pay: PreflightRefused: why"):
-        report_fleet({"outcomes": [outcome("shop"), outcome("pay", "PreflightRefused")]}, ports)
+        report_fleet({"databases": [outcome("shop"), outcome("pay", "PreflightRefused")]}, ports)
 
     ((moment, _, message),) = ports.notifier.sent
     assert ("FleetIncomplete", ["shop"], "pay") == (moment, message["rotated"], message["failed"][0]["database"])
@@ -140,7 +146,7 @@ def test_what_another_delivery_of_the_schedule_has_started_is_no_failure() -> No
     """Whoever started it waits for it, and reports how it ended."""
     ports = FakePorts()
 
-    report_fleet({"outcomes": [outcome("shop", "StepFunctions.ExecutionAlreadyExistsException")]}, ports)
+    report_fleet({"databases": [outcome("shop", "StepFunctions.ExecutionAlreadyExistsException")]}, ports)
 
     ((moment, subject, message),) = ports.notifier.sent
     assert ("FleetRotated", [], ["shop"]) == (moment, message["rotated"], message["started_already"])
@@ -152,24 +158,90 @@ def test_nobody_opted_in_is_a_failure() -> None:
     ports = FakePorts()
 
     with pytest.raises(FleetIncomplete, match="key-rotation:enabled"):
-        report_fleet({"outcomes": [], "skipped": []}, ports)
+        report_fleet({"databases": [], "skipped": []}, ports)
 
     assert ["FleetIncomplete"] == [moment for moment, _, _ in ports.notifier.sent]
 
 
-def test_a_long_cause_is_cut_off() -> None:
-    """Of hundreds of databases: SNS takes 256 KB."""
-    row = outcome("pay") | {"failure": {"Error": "PreflightRefused", "Cause": "x" * 5000}}
-    ports = FakePorts()
+def as_passed(state: str, data: dict[str, Any]) -> dict[str, Any]:
+    """What a Pass state of the fleet's Map makes of a database."""
+    machine = json.loads(Path("statemachine/rotate_fleet.asl.json").read_text())
 
-    with pytest.raises(FleetIncomplete):
-        report_fleet({"outcomes": [row]}, ports)
+    def filled(given: dict[str, Any]) -> dict[str, Any]:
+        made: dict[str, Any] = {}
+        for name, value in given.items():
+            if isinstance(value, dict):
+                made[name] = filled(value)
+            elif name.endswith(".$"):
+                made[name.removesuffix(".$")] = reduce(lambda part, key: part[key], value.split(".")[1:], data)
+            else:
+                made[name] = value
+        return made
 
-    assert "x" * 1000 == ports.notifier.sent[0][2]["failed"][0]["cause"]
+    return filled(machine["States"]["RotateEach"]["ItemProcessor"]["States"][state]["Parameters"])
+
+
+STEP_FUNCTIONS_BYTES = SNS_BYTES = 262_144
+LONGEST_ERROR = max((name for name, one in vars(errors).items() if inspect.isclass(one)), key=len)
+REFUSED = {"Error": LONGEST_ERROR, "Cause": "'" * CAUSE_LENGTH}
+NOT_STARTED = {
+    "Error": "StepFunctions.ExecutionAlreadyExistsException",
+    "Cause": "Execution Already Exists: " + "x" * 400,
+}
+
+
+@pytest.mark.parametrize(("state", "failure"), [("NotRotated", REFUSED), ("NotStarted", NOT_STARTED)])
+def test_what_a_fleet_keeps_of_a_thousand_databases_fits(state: str, failure: dict[str, str]) -> None:
+    """Into its state, whatever becomes of them, and into the message: or nobody would hear of any."""
+    ports = fleet(**{f"{number:04}-{'d' * 58}": {} for number in range(LISTED_AT_MOST)})
+    listed = list_opted_in_databases(EVENT, ports)
+    assert LISTED_AT_MOST == len(listed["databases"])
+    assert len(json.dumps(listed)) < STEP_FUNCTIONS_BYTES
+
+    rows = [as_passed(state, {"database": row, "failure": failure}) for row in listed["databases"]]
+    ended = listed | {"databases": rows}
+
+    assert len(json.dumps(ended)) < STEP_FUNCTIONS_BYTES - 2_000, "Lambda's answer brings some more"
+    try:
+        said = json.dumps(report_fleet(ended, ports))
+    except FleetIncomplete as incomplete:
+        said = str(incomplete)
+        assert len(said) < 32_768
+    assert rows[0]["database"] in said
+    ((_, _, message),) = ports.notifier.sent
+    assert len(json.dumps(message, indent=2)) < SNS_BYTES
+
+
+def test_what_is_skipped_of_a_thousand_databases_fits() -> None:
+    name = "d" * 58
+    old = {DECOMMISSION_TAG: "1"}
+    ports = fleet(**{f"{number:04}-{name}": old if number % 2 else {} for number in range(LISTED_AT_MOST)})
+    for row in [one for number, one in enumerate(ports.rds.instances) if number % 2]:
+        ports.rds.alter(row, replica_of=name)
+
+    listed = list_opted_in_databases(EVENT, ports)
+
+    assert LISTED_AT_MOST == len(listed["databases"]) + len(listed["skipped"])
+    assert len(json.dumps(listed)) < STEP_FUNCTIONS_BYTES
+
+
+def test_more_than_fit_are_left_for_the_next_fleet_and_the_report_says_so() -> None:
+    """What this one rotates is too young for the next one."""
+    ports = fleet(**{f"db-{number}": {} for number in range(LISTED_AT_MOST + 7)}, old={DECOMMISSION_TAG: "1"})
+
+    listed = list_opted_in_databases(EVENT, ports)
+
+    assert (LISTED_AT_MOST, []) == (len(listed["databases"]), listed["skipped"])
+    assert {"databases": 7, "skipped": 1} == listed["left_out"]
+    ended = listed | {"databases": [as_passed("RotatedOne", {"database": row}) for row in listed["databases"]]}
+    with pytest.raises(FleetIncomplete, match="7 more take part: start the fleet again"):
+        report_fleet(ended, ports)
+    ((moment, _, message),) = ports.notifier.sent
+    assert ("FleetIncomplete", LISTED_AT_MOST) == (moment, len(message["rotated"]))
 
 
 def test_everybody_young_is_not() -> None:
-    report_fleet({"outcomes": [], "skipped": [{"identifier": "pay"}]}, FakePorts())
+    report_fleet({"databases": [], "skipped": [{"identifier": "pay"}]}, FakePorts())
 
 
 # -- the hourly sweep --

@@ -128,4 +128,4 @@ def test_one_bad_tag_does_not_stop_the_fleet(tagged: dict[str, str]) -> None:
 
     listed = list_opted_in_databases({"scheduled_at": "2027-01-01T00:00:00Z"}, ports)
 
-    assert {"good", "bad"} == {one["base_name"] for one in (*listed["databases"], *listed["skipped"])}
+    assert {"good", "bad"} == {one["identifier"] for one in (*listed["databases"], *listed["skipped"])}

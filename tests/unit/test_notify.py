@@ -287,11 +287,15 @@ def test_the_fleet_hears_no_more_of_a_failure_than_fits(monkeypatch: pytest.Monk
         answer(token, output, error, cause)
 
     monkeypatch.setattr(ports.workflow, "answer", heard)
-    rotation = attention(ports).having(failure=Failure(Error="VerificationFailed", Cause="x" * 5000))
+    said = json.dumps(
+        {"errorMessage": 'Größe "of"\n' + "x" * 5000, "errorType": "VerificationFailed", "stackTrace": []}
+    )
+    rotation = attention(ports).having(failure=Failure(Error="VerificationFailed", Cause=said))
 
     notify(journaled(ports, rotation), ports)
 
-    assert ["x" * 1000] == causes
+    assert ["Gr??e 'of' " + "x" * 69] == causes
+    assert 82 == len(json.dumps(causes[0])), "nothing in it takes more space in JSON"
 
 
 def test_a_start_that_was_refused_has_no_ledger_entry_and_frees_nobodys_lock() -> None:
