@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from infra import layer
+from tests.infra.calls import CLIENTS
 
 LAMBDAS = layer.ROOT / "lambdas"
-MAKES_A_CLIENT = frozenset({"client", "client_that_asks_once", "client_in_a_hurry", "resource", "pages"})
+MAKES_A_CLIENT = CLIENTS | {"resource", "pages"}
 """boto3.client("x"), boto3.resource("x"), and the helpers of lambdas/rotation/aws/client.py."""
 
 
