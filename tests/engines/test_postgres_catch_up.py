@@ -973,12 +973,14 @@ def test_a_table_that_is_not_captured_is_no_testimony(captured: Endpoint) -> Non
     assert 0 == evidence(captured)
 
 
-def test_a_copy_that_somebody_wrote_to_is_not_untouched(standing: CatchUp) -> None:
+@pytest.mark.parametrize("written", ["UPDATE emptied SET id = id + 100", "TRUNCATE emptied"])
+def test_a_copy_that_somebody_wrote_to_is_not_untouched(standing: CatchUp, written: str) -> None:
     """Before it was closed; what was written there would stay."""
-    assert standing.follower.is_untouched()
-    standing.copy.admin("UPDATE emptied SET id = id + 100", AWKWARD)
+    standing.copy.admin("SELECT pg_stat_reset()", AWKWARD)  # as its recovery did
+    wait_until(standing.follower.is_untouched)
+    standing.copy.admin(written, AWKWARD)
 
-    assert not standing.follower.is_untouched()
+    wait_until(lambda: not standing.follower.is_untouched())  # a server counts a moment later
     assert is_closed(standing.copy, AWKWARD)
 
 
@@ -1408,6 +1410,21 @@ def test_a_table_without_identity_is_not_published(source: Endpoint) -> None:
             source.catching_up().begin_capture(capture_name("r7"))
 
         assert [] == source.admin("SELECT FROM pg_publication", "orders")
+
+
+def test_a_child_that_cannot_be_published_keeps_its_parent_from_nothing(source: Endpoint) -> None:
+    """What is in it is accepted, or of no importance; a publication takes children along unless it is told not to."""
+    family = (
+        "CREATE TABLE lone (n int PRIMARY KEY); CREATE UNLOGGED TABLE offspring () INHERITS (lone); "
+        f"ALTER TABLE lone OWNER TO {quoted(APPLICATION)}; ALTER TABLE offspring OWNER TO {quoted(APPLICATION)}"
+    )
+    with altered(source, family, "DROP TABLE offspring, lone", "orders"):
+        source.catching_up().begin_capture(name := capture_name("r7"))
+
+        published = source.admin("SELECT tablename FROM pg_publication_tables", "orders")
+        source.catching_up().end_capture(name)
+    assert ["lone"] in published
+    assert ["offspring"] not in published
 
 
 def test_a_capture_waits_for_open_transactions_and_nobody_waits_for_it(source: Endpoint) -> None:

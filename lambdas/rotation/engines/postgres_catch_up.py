@@ -131,6 +131,11 @@ WHERE setting::int < taken + :captured ORDER BY 1
 """
 # The exception is raised anew, because the context of the first one would be logged with the password in it. (`OTHERS`
 # are all but those that were cancelled, by a timeout too. What cannot be caught is the end of the session itself.)
+# A TRUNCATE counts no row; it gives the table another file, of which pg_class is told.
+_WRITTEN_TO = """
+SELECT sum(n_tup_ins + n_tup_upd + n_tup_del) > 0 FROM pg_stat_all_tables
+WHERE relid = 'pg_class'::regclass OR relid IN (SELECT relid FROM pg_stat_user_tables)
+"""
 _SUBSCRIBE = """
 DO $$ BEGIN
     EXECUTE format(
@@ -259,7 +264,8 @@ class PostgresCatchUp(PostgresEngine):
             if not sql.rows("SELECT FROM pg_publication WHERE pubname = :name", name=name):
                 if not (tables := tables or tables_of(sql)):
                     return False
-                sql.run(f"CREATE PUBLICATION {quoted(name)} FOR TABLE {', '.join(tables)}")
+                # Without ONLY it takes the children along, and may publish none that is unlogged, temporary or foreign.
+                sql.run(f"CREATE PUBLICATION {quoted(name)} FOR TABLE {', '.join(f'ONLY {one}' for one in tables)}")
                 # Nobody alters a published table before this commits.
                 bare = [table for (table,) in sql.rows(WITHOUT_IDENTITY)]
                 if bare and database != CONTROL_DATABASE:
@@ -581,7 +587,7 @@ class PostgresCatchUp(PostgresEngine):
             databases = [database for database, *_ in applications(sql)]
         for database in databases:
             with self._inside(database) as inside:
-                if inside.value("SELECT sum(n_tup_ins + n_tup_upd + n_tup_del) > 0 FROM pg_stat_user_tables"):
+                if inside.value(_WRITTEN_TO):
                     return False
         return True
 
