@@ -1402,6 +1402,30 @@ def test_a_capture_that_never_began_is_ended(plain: Endpoint) -> None:
 # -- the beginning and the position ------------------------------------------------------------------------------------
 
 
+def test_what_postgres_18_would_let_nobody_change_is_refused(source: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a key or without: all of a row is its identity, and a generated column is not sent."""
+    tables = (
+        "CREATE TABLE whole (n int PRIMARY KEY, twice int GENERATED ALWAYS AS (n * 2) STORED); "
+        "ALTER TABLE whole REPLICA IDENTITY FULL; "
+        "CREATE TABLE by_key (n int PRIMARY KEY, twice int GENERATED ALWAYS AS (n * 2) STORED); "
+        "CREATE TABLE plainly (n int PRIMARY KEY); ALTER TABLE plainly REPLICA IDENTITY FULL; "
+        + "; ".join(f"ALTER TABLE {one} OWNER TO {quoted(APPLICATION)}" for one in ("whole", "by_key", "plainly"))
+    )
+    with altered(source, tables, "DROP TABLE whole, by_key, plainly", "orders"):
+        assert [] == list(source.catching_up().limitations(()))
+        for module in (postgres_catalogs, postgres_catch_up):
+            of_18 = postgres_catalogs.WITH_UNSENT_IDENTITY.replace("180000", "0")
+            monkeypatch.setattr(module, "WITH_UNSENT_IDENTITY", of_18)
+
+        [finding] = source.catching_up().limitations(())
+        with pytest.raises(PreflightRefused, match=r"without a replica identity: public.whole"):
+            source.catching_up().begin_capture(capture_name("r7"))
+
+    assert "NotReplicable" == finding.name
+    assert "PostgreSQL 18" in finding.message
+    assert finding.message.endswith("in orders: public.whole")
+
+
 def test_a_table_without_identity_is_not_published(source: Endpoint) -> None:
     """It came after Preflight, and its owner would find that its rows cannot be changed any more."""
     late = f"CREATE TABLE late (n int); ALTER TABLE late OWNER TO {quoted(APPLICATION)}"

@@ -14,7 +14,7 @@ MODULES = sorted({where.split(":")[0] for where in (*ENGINES.values(), *REPLICAT
 HAVE_FEW = ("lambdas.rotation.engines.mariadb_replica", "lambdas.rotation.engines.mariadb_snapshot")
 QUOTING = {"quoted", "account_sql", "accounts_sql", "int"}
 """They make of any text an identifier, an account, or a number; each has tests of its own with hostile names."""
-QUOTED_BY_THE_SERVER = {"', '.join(tables)"}
+QUOTED_BY_THE_SERVER = {"', ONLY '.join(tables)"}
 """What tables_of has from PostgreSQL's own ``format('%I.%I', …)``, or constants of ours."""
 NUMBERS = {"int", "float"}
 PASSING_ON = {"run", "rows", "value", "named"}

@@ -239,6 +239,12 @@ pg_index WHERE indrelid = c.oid AND indisvalid
 WITHOUT_IDENTITY = f"""
 SELECT format('%I.%I', nspname, relname) {_TABLES} AND relreplident <> 'f' AND NOT EXISTS (SELECT FROM {_IDENTITY})
 """
+# CheckCmdReplicaIdentity and pub_contains_invalid_column in PostgreSQL 18: all of a row is not sent then.
+WITH_UNSENT_IDENTITY = f"""
+SELECT format('%I.%I', nspname, relname) {_TABLES} AND relreplident = 'f'
+AND current_setting('server_version_num')::int >= 180000
+AND EXISTS (SELECT FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND attgenerated <> '')
+"""
 _BASE_TYPE = "(CASE typtype WHEN 'd' THEN typbasetype ELSE t.oid END)::regtype::text"
 """Of ``t``, or of what a domain is made of."""
 # By all of a row the copy looks for it: there is no identity, and no key either, which it would take instead.
@@ -281,6 +287,12 @@ def limitations(sql: Session, database: str, accept: Sequence[str]) -> Iterator[
             "table(s) without a replica identity, whose rows could no longer be changed once they are published",
             "give them a primary key, or ALTER TABLE … REPLICA IDENTITY FULL",
             WITHOUT_IDENTITY,
+        ),
+        (
+            "table(s) whose rows PostgreSQL 18 would no longer let anybody change once they are published: REPLICA "
+            "IDENTITY FULL, and a generated column",
+            "give them a primary key, and REPLICA IDENTITY DEFAULT",
+            WITH_UNSENT_IDENTITY,
         ),
         (
             "table(s) whose rows the copy could not find: a column of a type without equality, and no primary key",

@@ -25,6 +25,7 @@ from lambdas.rotation.engines.postgres import (
 )
 from lambdas.rotation.engines.postgres_catalogs import (
     CARRY_SEQUENCES,
+    WITH_UNSENT_IDENTITY,
     WITHOUT_IDENTITY,
     catalogs_of,
     differing,
@@ -265,9 +266,9 @@ class PostgresCatchUp(PostgresEngine):
                 if not (tables := tables or tables_of(sql)):
                     return False
                 # Without ONLY it takes the children along, and may publish none that is unlogged, temporary or foreign.
-                sql.run(f"CREATE PUBLICATION {quoted(name)} FOR TABLE {', '.join(f'ONLY {one}' for one in tables)}")
+                sql.run(f"CREATE PUBLICATION {quoted(name)} FOR TABLE ONLY {', ONLY '.join(tables)}")
                 # Nobody alters a published table before this commits.
-                bare = [table for (table,) in sql.rows(WITHOUT_IDENTITY)]
+                bare = [table for (table,) in (*sql.rows(WITHOUT_IDENTITY), *sql.rows(WITH_UNSENT_IDENTITY))]
                 if bare and database != CONTROL_DATABASE:
                     raise PreflightRefused(f"table(s) of {database} without a replica identity: {named(bare)}")
         return True
