@@ -1,6 +1,5 @@
 """The end of a deployment that was not switched over, and of its green members. Blue serves."""
 
-from collections.abc import Sequence
 from datetime import timedelta
 
 from lambdas.rotation import databases, marks, names, switchover
@@ -53,7 +52,8 @@ def _removed(deployment: Deployment, rotation: Rotation, ports: Ports) -> tuple[
         # By now its members may have exchanged their names: what is called green would be production.
         if live.status not in (switchover.DELETING, switchover.UNDER_WAY, switchover.COMPLETED):
             greens = _greens(deployment, live, ports)
-            deployment = _marked(deployment, greens, rotation, ports)
+            # WaitForGreen may not have come to it.
+            deployment = marks.green_marked(rotation, deployment, greens, ports)
             if greens and marks.seconds_to_settle(deployment.marked_at, ports.clock.now()):
                 return f"the mark of {live.name} to count", _command(deployment), deployment
             for protected in (green for green in greens if green.deletion_protection):  # which it has from blue
@@ -80,17 +80,6 @@ def _greens(deployment: Deployment, live: BlueGreenDeployment, ports: Ports) -> 
     blues = {member.source_resource_id for member in deployment.members}
     found = (databases.by_arn(target_arn, ports) for _, target_arn in live.members)
     return [green for green in found if green is not None and green.database.resource_id not in blues]
-
-
-def _marked(deployment: Deployment, greens: Sequence[Instance], rotation: Rotation, ports: Ports) -> Deployment:
-    """With the mark by which green may be changed and deleted, where WaitForGreen has not come to set it."""
-    unmarked = [green for green in greens if green.tags.get(names.GREEN_TAG) != rotation.rotation_id]
-    if unmarked:
-        deployment = deployment.having(marked_at=ports.clock.now())
-        ports.ledger.record(rotation.having(deployment=deployment))
-    for green in unmarked:
-        ports.rds.set_tags(green.database.arn, {names.GREEN_TAG: rotation.rotation_id})
-    return deployment
 
 
 def _unmarking(deployment: Deployment) -> list[str]:

@@ -28,7 +28,7 @@ def observed(
         else:
             member = member.having(target_resource_id=target.database.resource_id, target_arn=target.database.arn)
             if _is_made(rotation, target):
-                deployment = _marked(rotation, deployment, target, ports)
+                deployment = marks.green_marked(rotation, deployment, [target], ports)
                 waiting_for += _ready(rotation, deployment, member, target, ports)
             else:
                 waiting_for.append(f"{target.database.identifier} to be made")
@@ -66,19 +66,6 @@ def _ready(rotation: Rotation, deployment: Deployment, member: Member, target: I
     if marks.seconds_to_settle(deployment.marked_at, ports.clock.now()):
         return [f"the mark of {identifier} to count"]  # by which its settings may be repaired
     return _settings(source, target, ports) or _restarting(rotation, target, ports)
-
-
-def _marked(rotation: Rotation, deployment: Deployment, target: Instance, ports: Ports) -> Deployment:
-    """So that permissions can tell it from production; RDS takes the mark of green away when it becomes that.
-
-    Allowed only of what has the deployment's tag, which green has from blue.
-    """
-    if target.tags.get(names.GREEN_TAG) == rotation.rotation_id:
-        return deployment
-    deployment = deployment.having(marked_at=ports.clock.now())
-    ports.ledger.record(rotation.having(deployment=deployment))
-    ports.rds.set_tags(target.database.arn, {names.GREEN_TAG: rotation.rotation_id})
-    return deployment
 
 
 def _settings(source: Instance, target: Instance, ports: Ports) -> list[str]:

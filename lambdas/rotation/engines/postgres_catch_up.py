@@ -130,13 +130,13 @@ SELECT name, setting::int, taken + :captured FROM (VALUES
 ) needs (parameter, taken) JOIN pg_settings ON name = parameter
 WHERE setting::int < taken + :captured ORDER BY 1
 """
-# The exception is raised anew, because the context of the first one would be logged with the password in it. (`OTHERS`
-# are all but those that were cancelled, by a timeout too. What cannot be caught is the end of the session itself.)
 # A TRUNCATE counts no row; it gives the table another file, of which pg_class is told.
 _WRITTEN_TO = """
 SELECT sum(n_tup_ins + n_tup_upd + n_tup_del) > 0 FROM pg_stat_all_tables
 WHERE relid = 'pg_class'::regclass OR relid IN (SELECT relid FROM pg_stat_user_tables)
 """
+# The exception is raised anew, because the context of the first one would be logged with the password in it. (`OTHERS`
+# are all but those that were cancelled, by a timeout too. What cannot be caught is the end of the session itself.)
 _SUBSCRIBE = """
 DO $$ BEGIN
     EXECUTE format(
