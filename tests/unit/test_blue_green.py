@@ -223,6 +223,19 @@ def test_a_setting_that_green_cannot_be_given_ends_the_rotation() -> None:
         visit(wait_for_green, rotation, ports)
 
 
+def test_a_mark_whose_answer_got_lost_is_as_new_for_the_next_attempt() -> None:
+    """Else it would take blue's, which is old, for the time of green's, and be refused."""
+    ports = ports_of()
+    rotation = created(ports)
+    ports.clock.advance(60)
+    ports.fail("rds.set_tags", AwsUnavailable("lost"), when="after")
+    with pytest.raises(AwsUnavailable):
+        visit(wait_for_green, rotation, ports)
+
+    assert ports.ledger.current(rotation).deployed().marked_at == ports.clock.now()
+    assert ports.rds.instances[GREEN].tags[GREEN_TAG] == ROTATION_ID
+
+
 def test_green_is_not_repaired_before_its_mark_counts() -> None:
     ports = ports_of()
     rotation = created(ports)
