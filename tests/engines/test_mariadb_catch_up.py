@@ -1,6 +1,7 @@
 """MariaDB: a restored copy has what its source has acknowledged, once each, and serves nobody before its release."""
 
 import contextlib
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
@@ -9,7 +10,7 @@ import pymysql
 import pytest
 
 from lambdas.rotation.engines.mariadb_catch_up import EVERYTHING, KEPT_HOURS, MariadbCatchUp
-from lambdas.rotation.errors import CatchUpFailed, DecisionLost, JournalMoved, SqlRefused
+from lambdas.rotation.errors import CatchUpFailed, DecisionLost, JournalMoved, SqlRefused, TargetMismatch
 from lambdas.rotation.names import capture_name
 from lambdas.rotation.snapshots import NOTES
 from lambdas.rotation.state import Position
@@ -386,6 +387,58 @@ def test_a_transaction_that_is_prepared_still_is_seen_before_the_fence(restored:
             sql.run(statement)
 
     assert list(restored.follower.differing_catalogs({})) == ["1 prepared XA transaction(s)"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "ALTER TABLE shop.kept ADD COLUMN token CHAR(36) DEFAULT uuid()",
+        "ALTER TABLE shop.kept ADD COLUMN token DOUBLE DEFAULT (rand() + 1)",
+        "ALTER TABLE shop.plain ADD COLUMN token INT AUTO_INCREMENT PRIMARY KEY",
+        "ALTER TABLE shop.kept MODIFY COLUMN worker INT DEFAULT nextval(shop.numbers)",
+    ],
+)
+def test_values_that_each_server_makes_itself_are_seen(world: World, source: Endpoint, change: str) -> None:
+    """A schema change is replicated as the statement that it was, and the copy runs it once more."""
+    source.admin("CREATE TABLE shop.plain (x INT)")
+    source.admin("CREATE SEQUENCE shop.numbers")
+    insert(source.connect())
+    with copied(world, source) as done:
+        done.subscribe()
+        source.admin(change)
+        source.catching_up().begin_capture(NAME)  # a delivery that comes late does not take it for what was there
+        plan = done.publisher.plan_fence(())
+        done.publisher.raise_fence(OURS, plan, 15)
+        done.delivered(done.publisher.mark(OURS))
+
+        [seen] = done.follower.differing_catalogs({})
+        assert re.match(r"shop\.\w+\.(token|worker) ", seen)
+        with pytest.raises(TargetMismatch, match=re.escape(seen)):
+            done.follower.take_over(OURS, NAME)
+        assert done.copy.admin("SHOW ALL SLAVES STATUS"), "it goes on replicating until it is deleted"
+
+
+def test_a_schema_change_that_makes_the_same_values_is_let_pass(world: World, source: Endpoint) -> None:
+    """Also one of tables that came after the capture began: their rows were replicated as rows."""
+    source.admin("CREATE TABLE shop.tokens (token CHAR(36) DEFAULT uuid(), n INT)")
+    insert(source.connect())
+    with copied(world, source) as done:
+        done.subscribe()
+        for statement in (
+            "CREATE TABLE shop.late (id INT AUTO_INCREMENT PRIMARY KEY, token CHAR(36) DEFAULT uuid())",
+            "INSERT INTO shop.late () VALUES (), ()",
+            "ALTER TABLE shop.late ADD COLUMN n INT DEFAULT -1",
+            "INSERT INTO shop.tokens (n) VALUES (1)",
+            "ALTER TABLE shop.tokens ADD COLUMN word VARCHAR(30) DEFAULT 'uuid() (it''s none)', ADD COLUMN none DATE, "
+            "ADD COLUMN d DECIMAL(5, 2) DEFAULT 1.5, ADD COLUMN at TIMESTAMP(3) DEFAULT CURRENT_TIMESTAMP(3)",
+        ):
+            source.admin(statement)
+        done.delivered(done.publisher.mark(OURS))
+
+        assert not done.follower.differing_catalogs({})
+        done.follower.take_over(OURS, NAME)
+        for table in ("late", "tokens"):
+            assert source.admin(f"SELECT * FROM shop.{table}") == done.copy.admin(f"SELECT * FROM shop.{table}") != []
 
 
 def test_accounts_that_differ_by_case_alone_keep_what_is_theirs(restored: CatchUp) -> None:

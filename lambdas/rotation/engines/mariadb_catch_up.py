@@ -3,7 +3,10 @@
 The volume that was copied has the source's binary log on it, and a server that recovers brings log and data to one
 state. So the copy itself names the last transaction of the source that it has: by the source's server id, which none of
 its own transactions carries. From there on it replicates, all of it: rows, schemas, accounts, numbers that are given
-once. Nothing has to be compared or carried; and what the fence locks at the source is locked at the copy.
+once. Nothing has to be carried; and what the fence locks at the source is locked at the copy.
+
+Rows come as rows, schema changes as statements. So one thing has to be compared: whether such a statement has let each
+server make values of its own for rows that were there.
 
 What a source unlocks would be unlocked there, too. So the copy is closed by something that does not replicate, as no
 source changes it: its accounts may have no session at all, until the copy is released.
@@ -36,6 +39,7 @@ from lambdas.rotation.errors import (
     FenceIncomplete,
     JournalMoved,
     SqlRefused,
+    TargetMismatch,
 )
 from lambdas.rotation.ports import CatchUpEngine, Delivery
 from lambdas.rotation.state import Database, DatabaseFence, Finding, Position, Verdict
@@ -52,6 +56,9 @@ _CONTROL_TABLES = (
     "left_at TIMESTAMP(6) DEFAULT CURRENT_TIMESTAMP(6)) ENGINE = InnoDB",
     # How long the binary log was kept before a capture began.
     "CREATE TABLE IF NOT EXISTS capture (name VARCHAR(100) PRIMARY KEY, retention VARCHAR(20)) ENGINE = InnoDB",
+    # Of each table when a capture began: one row, and one for each column that makes values.
+    "CREATE TABLE IF NOT EXISTS had (table_schema VARCHAR(64), table_name VARCHAR(64), column_name VARCHAR(64)) "
+    "CHARACTER SET utf8mb4 COLLATE utf8mb4_bin ENGINE = InnoDB",
     # The rest is written on copies only. That replication was once begun, and must not begin there again.
     "CREATE TABLE IF NOT EXISTS begun (name VARCHAR(100) PRIMARY KEY) ENGINE = InnoDB",
     # How many sessions an account might have before the copy was closed; -1 where somebody else had closed it.
@@ -66,6 +73,15 @@ WHERE COALESCE(JSON_VALUE(priv, '$.is_role'), 0) <> 1 AND user NOT IN %(internal
 """
 # The rotation for which a server was copied is the one that has left the last note there.
 _COPIED_FOR = "SELECT rotation_id FROM note ORDER BY left_at DESC LIMIT 1"
+# As `had` has it: a column makes values if what it gives is neither a constant (a string is quoted, an expression is
+# not, or begins with a parenthesis) nor the time of the statement, which is replicated. Names may differ by case alone.
+_HAS = """
+SELECT DISTINCT CONVERT(table_schema USING utf8mb4) COLLATE utf8mb4_bin,
+  CONVERT(table_name USING utf8mb4) COLLATE utf8mb4_bin,
+  IF(extra LIKE '%%auto_increment%%'
+     OR column_default NOT REGEXP '^(''|NULL$|-?[0-9][-+.0-9e]*$|current_timestamp[(][0-6]?[)]$)', column_name, '')
+FROM information_schema.columns WHERE table_schema NOT IN %(internal)s
+"""
 # One that was killed, or is being looked at, has another command until it is gone.
 _SENDERS = """
 SELECT id FROM information_schema.processlist
@@ -112,6 +128,10 @@ class MariadbCatchUp(MariadbEngine):
                 # One that an earlier rotation could not give back is older than what is set now.
                 found = sql.rows("SELECT retention FROM capture")
                 earlier = found[0][0] if found else _retention(sql)
+                if not sql.rows("SELECT 1 FROM capture WHERE name = %(name)s", name=name):
+                    # Before the row that says it was done, and never again: a late delivery would find what came since.
+                    sql.run("TRUNCATE had")
+                    sql.run(f"INSERT INTO had {_HAS}", internal=INTERNAL_DATABASES)
                 sql.run("INSERT IGNORE INTO capture VALUES (%(name)s, %(earlier)s)", name=name, earlier=earlier)
                 if earlier is None or int(earlier) < KEPT_HOURS:
                     _keep(sql, str(KEPT_HOURS))
@@ -303,17 +323,25 @@ class MariadbCatchUp(MariadbEngine):
             return sorted(note for (note,) in _notes(sql, rotation_id)) == sorted(notes)
 
     def differing_catalogs(self, of_the_source: Mapping[str, str]) -> Sequence[str]:
-        """All is replicated but one thing: a distributed transaction is committed in the log before it is in the data.
-        Cut off in between it is in the copy's log, and never comes; there it is prepared still."""
+        """All is replicated but two things. A distributed transaction is committed in the log before it is in the data:
+        cut off in between it is in the copy's log, and never comes; there it is prepared still. And a column that was
+        added to a table, or changed, so that each server has made its values itself."""
         with self._control_session() as sql:
             prepared = sql.rows("XA RECOVER")
-        return [f"{len(prepared)} prepared XA transaction(s)"] if prepared else []
+            made = _made_apart(sql)
+        return [*([f"{len(prepared)} prepared XA transaction(s)"] if prepared else []), *made]
 
     def take_over(self, rotation_id: str, name: str) -> None:
-        """Stop applying, and forget the source with the login's password. Repeatable."""
+        """Stop applying, and forget the source with the login's password. Repeatable.
+
+        Raises:
+            TargetMismatch: terminal; a schema change has made other values here than at the source.
+        """
         with self._control_session() as sql, turn(sql):
             if (standing := verdict_of(sql, rotation_id)) is not None:
                 raise DecisionLost(f"'{standing}' stands for rotation {rotation_id}")
+            if made := _made_apart(sql):
+                raise TargetMismatch(f"changed since the snapshot: {', '.join(made)}")
             if (channel := _channel(sql)) is not None:
                 if _threads(channel) != ("No", "No"):
                     sql.run("CALL mysql.rds_stop_replication")
@@ -333,6 +361,20 @@ class MariadbCatchUp(MariadbEngine):
 
 def _notes(sql: Session, rotation_id: str) -> list[tuple[Any, ...]]:
     return sql.rows("SELECT note FROM note WHERE rotation_id = %(rotation_id)s", rotation_id=rotation_id)
+
+
+def _made_apart(sql: Session) -> list[str]:
+    """Columns that tables of before the capture have since, and whose values each server makes by itself.
+
+    A table that was made since has had its rows replicated as rows. Here `had` is the source's, by snapshot.
+    """
+    had = set(sql.rows("SELECT table_schema, table_name, column_name FROM had"))
+    tables = {table[:2] for table in had}
+    return [
+        f"{'.'.join(column)} (its values are made by each server)"
+        for column in sorted(set(sql.rows(_HAS, internal=INTERNAL_DATABASES)) - had)
+        if column[:2] in tables and column[2]
+    ]
 
 
 def _refuse_decided(sql: Session) -> None:
