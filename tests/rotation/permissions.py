@@ -246,6 +246,19 @@ class Lab:
             DBInstanceIdentifier=identifier, RoleArn=CONFIG.associated_role_arns[0], FeatureName="s3Import"
         )
 
+    def put_another_group_into_force(self, built: World) -> None:
+        rds = self.customer.client("rds")
+        own = f"{built.identifier}-own"
+        rds.copy_db_parameter_group(
+            SourceDBParameterGroupIdentifier=built.parameter_group,
+            TargetDBParameterGroupIdentifier=own,
+            TargetDBParameterGroupDescription="The same settings",
+        )
+        rds.modify_db_instance(DBInstanceIdentifier=built.identifier, DBParameterGroupName=own, ApplyImmediately=True)
+        self._wait_idle(built.identifier)
+        rds.reboot_db_instance(DBInstanceIdentifier=built.identifier)
+        self._wait_idle(built.identifier)
+
     def greens_of(self, built: World) -> list[str]:
         """Copies that RDS has made of a database for a deployment."""
         found = self.customer.client("rds").describe_db_instances()["DBInstances"]
@@ -665,8 +678,10 @@ class Lab:
         opens = datetime.strptime(instance["PreferredBackupWindow"][:5], "%H:%M").replace(tzinfo=UTC)
         day = timedelta(days=1)
         if (opens - now) % day < timedelta(hours=6) or (now - opens) % day < timedelta(hours=1):
-            later = now + timedelta(hours=23)
-            window = f"{later:%H}:00-{later:%H}:59"
+            kept_free = instance["PreferredMaintenanceWindow"].replace("-", ":").split(":")[1::3]
+            hours = [f"{now - timedelta(hours=hours):%H}" for hours in (2, 4, 6)]
+            hour = next(one for one in hours if one not in kept_free)  # RDS lets the two windows share no minute
+            window = f"{hour}:00-{hour}:59"
             identifier = instance["DBInstanceIdentifier"]
             rds.modify_db_instance(DBInstanceIdentifier=identifier, PreferredBackupWindow=window, ApplyImmediately=True)
             self._wait_idle(identifier)

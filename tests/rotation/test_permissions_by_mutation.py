@@ -356,6 +356,7 @@ def changed_meanwhile(lab: Lab, missing: Permission | None) -> Ended:
     def change() -> bool:
         if not changed and lab.greens_of(built):
             lab.lend_roles_to(built.identifier)
+            lab.put_another_group_into_force(built)
             changed.append(built.identifier)
         return False
 
@@ -534,6 +535,7 @@ UNUSUAL: Mapping[Permission, Way] = {
     ("WaitForGreen", "iam:PassRole"): changed_meanwhile,
     ("WaitForGreen", "rds:AddRoleToDBInstance"): changed_meanwhile,
     ("WaitForGreen", "rds:ModifyDBInstance"): changed_meanwhile,
+    ("WaitForGreen", "rds:RebootDBInstance"): changed_meanwhile,
     ("RollBackDeployment", "rds:AddTagsToResource"): back_with_a_deployment,
     ("RollBackDeployment", "sns:Publish"): undecided_by_rds,
     **{("ScheduleKeyDeletion", question): waiting_for_users for question in QUESTIONS},
