@@ -1,4 +1,4 @@
-"""Calls that moto does not know and the product makes, about things that the sandbox has none of.
+"""Calls that moto does not know and the product makes, about things that the sandbox has none of; and old messages.
 
 An account without such things answers with an empty list; so does this. What would have something to list is elsewhere.
 """
@@ -12,6 +12,9 @@ from moto.backup.models import BackupBackend
 from moto.backup.responses import BackupResponse
 from moto.core.responses import ActionResult
 from moto.dms.responses import DatabaseMigrationServiceResponse
+from moto.sqs.models import SQSBackend
+
+_receive_message = SQSBackend.receive_message
 
 
 def install_gaps() -> None:
@@ -35,6 +38,14 @@ def install_gaps() -> None:
     ):
         if not hasattr(owner, method):
             setattr(owner, method, answer)
+    SQSBackend.receive_message = _receive_what_is_kept
+
+
+def _receive_what_is_kept(backend: SQSBackend, queue_name: str, *arguments: Any, **named: Any) -> Any:
+    """A message that is older than its queue keeps them is gone. In moto it stays, and bars those behind it."""
+    queue, is_kept = backend.get_queue(queue_name), backend.is_message_valid_based_on_retention_period
+    queue._messages = [message for message in queue._messages if is_kept(queue_name, message)]
+    return _receive_message(backend, queue_name, *arguments, **named)
 
 
 def _nothing(member: str) -> Any:

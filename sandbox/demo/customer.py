@@ -161,7 +161,9 @@ class Customer:
     def notifications(self) -> Iterator["Inbox"]:
         """A queue that is subscribed to the product's topic."""
         sqs, sns = self.client("sqs"), self.client("sns")
-        url = sqs.create_queue(QueueName=f"inbox-{secrets.token_hex(3)}")["QueueUrl"]
+        # As long as SQS keeps a message: a rotation waits for days between what it tells.
+        kept = {"MessageRetentionPeriod": str(14 * 24 * 3600)}
+        url = sqs.create_queue(QueueName=f"inbox-{secrets.token_hex(3)}", Attributes=kept)["QueueUrl"]
         arn = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=["QueueArn"])["Attributes"]["QueueArn"]
         topic = next(
             topic["TopicArn"] for topic in sns.list_topics()["Topics"] if topic["TopicArn"].endswith("-notifications")
