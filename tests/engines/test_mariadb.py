@@ -833,7 +833,7 @@ def test_the_control_database_is_innodb_whatever_is_the_default(world: World) ->
 
     made = source.admin("SELECT table_name, engine FROM information_schema.tables WHERE table_schema LIKE 'rds_key%'")
 
-    assert len(made) == 8
+    assert len(made) == 9
     assert {engine for _, engine in made} == {"InnoDB"}
     source.server.destroy()
 
