@@ -4,6 +4,7 @@ from aws_lambda_powertools.metrics import MetricUnit
 
 from lambdas.rotation import making, readiness
 from lambdas.rotation.errors import CatchUpFailed, TargetMismatch, UnknownDatabase
+from lambdas.rotation.names import named
 from lambdas.rotation.ports import CatchUpEngine, Delivery, Ports
 from lambdas.rotation.readiness import SMALL_LAG_BYTES, SMALL_LAG_SECONDS, STEADY_OBSERVATIONS, connectivity
 from lambdas.rotation.snapshots import NOTES
@@ -103,7 +104,7 @@ def _behind(rotation: Rotation, sync: Sync, publisher: CatchUpEngine, copy: Catc
     if not copy.has_notes_once(rotation.rotation_id, NOTES):
         return ["the rows from before and after the snapshot to be there once"], sync
     if changed := copy.differing_catalogs(publisher.catalogs(capture.name)):
-        raise TargetMismatch(f"changed since the snapshot: {', '.join(changed)}; start anew, and change no schema")
+        raise TargetMismatch(f"changed since the snapshot: {named(changed)}; start anew, and change no schema")
     return [], sync
 
 

@@ -41,6 +41,7 @@ from lambdas.rotation.errors import (
     SqlRefused,
     TargetMismatch,
 )
+from lambdas.rotation.names import named
 from lambdas.rotation.ports import CatchUpEngine, Delivery
 from lambdas.rotation.state import Database, DatabaseFence, Finding, Position, Verdict
 
@@ -341,7 +342,7 @@ class MariadbCatchUp(MariadbEngine):
             if (standing := verdict_of(sql, rotation_id)) is not None:
                 raise DecisionLost(f"'{standing}' stands for rotation {rotation_id}")
             if made := _made_apart(sql):
-                raise TargetMismatch(f"changed since the snapshot: {', '.join(made)}")
+                raise TargetMismatch(f"changed since the snapshot: {named(made)}")
             if (channel := _channel(sql)) is not None:
                 if _threads(channel) != ("No", "No"):
                     sql.run("CALL mysql.rds_stop_replication")
