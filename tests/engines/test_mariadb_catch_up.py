@@ -402,7 +402,8 @@ def test_values_that_each_server_makes_itself_are_seen(world: World, source: End
     """A schema change is replicated as the statement that it was, and the copy runs it once more."""
     source.admin("CREATE TABLE shop.plain (x INT)")
     source.admin("CREATE SEQUENCE shop.numbers")
-    insert(source.connect())
+    with source.connect() as connection:
+        insert(connection)
     with copied(world, source) as done:
         done.subscribe()
         source.admin(change)
@@ -421,7 +422,8 @@ def test_values_that_each_server_makes_itself_are_seen(world: World, source: End
 def test_a_schema_change_that_makes_the_same_values_is_let_pass(world: World, source: Endpoint) -> None:
     """Also one of tables that came after the capture began: their rows were replicated as rows."""
     source.admin("CREATE TABLE shop.tokens (token CHAR(36) DEFAULT uuid(), n INT)")
-    insert(source.connect())
+    with source.connect() as connection:
+        insert(connection)
     with copied(world, source) as done:
         done.subscribe()
         for statement in (

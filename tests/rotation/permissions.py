@@ -6,7 +6,7 @@ import re
 import secrets
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -405,6 +405,22 @@ class Lab:
         ]
         failed = [one for one in described if one["status"] == "FAILED"]
         return Ended(cause="\n".join(f"{one.get('error')}: {one.get('cause')}" for one in failed), told="\n".join(told))
+
+    def ended_since(self, before: Collection[str]) -> Ended:
+        """Of every execution but these: a recovery's, too."""
+        return self.ended(sorted(set(self.executions()) - set(before)))
+
+    def hear(self, before: Collection[str], enough: Callable[[str], bool]) -> str:
+        """What is told since, until it is enough, or an execution has failed."""
+        heard: list[str] = []
+
+        def is_known() -> bool:
+            now = self.ended_since(before)
+            heard.append(now.told)
+            return bool(now.cause) or enough("".join(heard))
+
+        self.wait(is_known)
+        return "".join(heard)
 
     def executions(self) -> dict[str, str]:
         pages = self.customer.client("stepfunctions").get_paginator("list_executions")

@@ -325,18 +325,11 @@ def back_with_green(
     lab: Lab, missing: Permission | None, *more: Permission, of: Callable[[Lab], World] = lambda lab: lab.served
 ) -> Ended:
     """A switchover was written down: only an accepted deletion proves that there is none, and people are told."""
-    built, before, told = of(lab), set(lab.executions()), ""
+    built, before = of(lab), set(lab.executions())
     with lab.without(WITH_GREEN, *more):
         lab.start(built.request | {"GraceDays": 0, "Accept": ["logical-copy"]})
-
-        def is_known() -> bool:
-            nonlocal told
-            now = lab.ended(sorted(set(lab.executions()) - before))
-            told += now.told
-            return bool(now.cause) or people_know(told)
-
-        lab.wait(is_known)
-    ended = lab.ended(sorted(set(lab.executions()) - before))
+        told = lab.hear(before, people_know)
+    ended = lab.ended_since(before)
     return Ended(cause=ended.cause, told=told + ended.told)
 
 
@@ -383,35 +376,21 @@ def without_a_schedule(lab: Lab, missing: Permission | None) -> Ended:
 
 def undecided(lab: Lab, missing: Permission | None) -> Ended:
     """The rollback cannot log in, so it waits, and tells people; the schedule leaves it alone."""
-    database, before, told = lab.slow.identifier, set(lab.executions()), ""
+    database, before = lab.slow.identifier, set(lab.executions())
     with lab.without(FENCED):
         lab.start({"DBInstanceIdentifier": database, "GraceDays": 0, "WriteOutageBudgetSeconds": 20})
         lab.wait(lambda: is_fenced(lab))
         with lab.without(("Rollback", "secretsmanager:GetSecretValue")):
-
-            def is_known() -> bool:
-                nonlocal told
-                now = lab.ended(sorted(set(lab.executions()) - before))
-                told += now.told
-                return bool(now.cause) or people_know(told)
-
-            lab.wait(is_known)
-            return lab.ended(sorted(set(lab.executions()) - before))
+            lab.hear(before, people_know)
+            return lab.ended_since(before)
 
 
 def stalled(lab: Lab, missing: Permission | None) -> Ended:
     """Nobody carries the execution on under the fence: the schedule has it stopped, takes over, and goes back."""
-    before, told = set(lab.executions()), ""
+    before = set(lab.executions())
     lab.start({"DBInstanceIdentifier": lab.slow.identifier, "WriteOutageBudgetSeconds": 20, "Reason": STALLS})
-
-    def is_over() -> bool:
-        nonlocal told
-        now = lab.ended(sorted(set(lab.executions()) - before))
-        told += now.told
-        return bool(now.cause) or "RotationRolledBack" in told
-
-    lab.wait(is_over)
-    return lab.ended(sorted(set(lab.executions()) - before))
+    lab.hear(before, lambda told: "RotationRolledBack" in told)
+    return lab.ended_since(before)
 
 
 def is_fenced(lab: Lab) -> bool:
