@@ -537,6 +537,15 @@ def remove(account: Account, identifier: str) -> None:
             rds.modify_db_cluster(DBClusterIdentifier=name, DeletionProtection=False, ApplyImmediately=True)
         with suppress(ClientError):
             rds.delete_db_cluster(DBClusterIdentifier=name, SkipFinalSnapshot=True, DeleteAutomatedBackups=True)
+    # A snapshot takes as much room as its database did. Automated ones have gone with their database.
+    for one in rds.describe_db_snapshots(SnapshotType="manual")["DBSnapshots"]:
+        if ours(one["DBInstanceIdentifier"]):
+            with suppress(ClientError):
+                rds.delete_db_snapshot(DBSnapshotIdentifier=one["DBSnapshotIdentifier"])
+    for one in rds.describe_db_cluster_snapshots(SnapshotType="manual")["DBClusterSnapshots"]:
+        if ours(one["DBClusterIdentifier"]):
+            with suppress(ClientError):
+                rds.delete_db_cluster_snapshot(DBClusterSnapshotIdentifier=one["DBClusterSnapshotIdentifier"])
     deadline = time.monotonic() + DELETED_WITHIN_SECONDS
     while is_being_deleted():
         if time.monotonic() > deadline:
