@@ -8,9 +8,20 @@ A leaf exists per decision that somebody takes (the state machine, or the person
 its name is the situation, because it is read in the execution's history. The message says what to do.
 """
 
+import json
+
+MESSAGE_BYTES = 20_000
+"""Of a message as JSON has it. Step Functions gives 32,768 characters to a cause, the stack trace among them."""
+
 
 class RotationError(Exception):
-    """Base of every error that a step raises on purpose."""
+    """Base of every error that a step raises on purpose. What would be too long for a cause is cut off its message."""
+
+    def __init__(self, message: str = "") -> None:
+        whole = message
+        while len(json.dumps(message)) > MESSAGE_BYTES:
+            message = message[: len(message) * 3 // 4]
+        super().__init__(message if message == whole else f"{message}…")
 
 
 class Retryable(RotationError):

@@ -10,7 +10,7 @@ from lambdas.pause_application_writes.handler import pause_application_writes
 from lambdas.preflight.handler import preflight
 from lambdas.resume_writes.handler import resume_writes
 from lambdas.rollback.handler import rollback
-from lambdas.rotation.errors import PreflightRefused
+from lambdas.rotation.errors import MESSAGE_BYTES, FenceIncomplete, PreflightRefused
 from lambdas.rotation.state import DatabaseFence, Failure, Fence, KeyUser, Retirement, Rotation
 from lambdas.rotation.state_size import (
     EVIDENCE_BYTES,
@@ -165,3 +165,15 @@ def test_a_fence_says_nothing_of_what_stands_in_for_nothing() -> None:
     assert fence == Fence.model_validate(json.loads(json.dumps(written)))
     nothing = {"connection_limit": -1, "security_groups": [], "isolation_group": None}
     assert plain == DatabaseFence.model_validate({"name": "shop@%", "kind": "account-lock", **nothing})
+
+
+@pytest.mark.parametrize(
+    "session", ["Query of app (connection 4711)", "Query of m\N{GREEK SMALL LETTER MU}ller\U0001f511"]
+)
+def test_a_message_that_lists_every_session_is_no_longer_than_a_cause(session: str) -> None:
+    said = str(FenceIncomplete("sessions that do not end: " + ", ".join([session] * 5_000)))
+
+    assert MESSAGE_BYTES // 2 < len(json.dumps(said)) <= MESSAGE_BYTES + len(json.dumps("\N{HORIZONTAL ELLIPSIS}"))
+    assert said.startswith(f"sessions that do not end: {session}, ")
+    assert said.endswith("\N{HORIZONTAL ELLIPSIS}")
+    assert str(FenceIncomplete(session)) == session
