@@ -17,9 +17,10 @@ from lambdas.preflight.checks import (
     snapshot,
 )
 from lambdas.rotation import databases
-from lambdas.rotation.errors import AccessRefused, AwsRefused, PreflightRefused
+from lambdas.rotation.errors import MESSAGE_BYTES, AccessRefused, AwsRefused, PreflightRefused
 from lambdas.rotation.ports import Instance, Ports
 from lambdas.rotation.state import Finding, NotTaken, Preflight, Rotation, Strategy
+from lambdas.rotation.state_size import as_findings
 from lambdas.rotation.step import logger, step
 
 IN_THIS_ORDER: tuple[Strategy, ...] = ("read-replica", "blue-green")
@@ -38,7 +39,8 @@ def preflight(rotation: Rotation, ports: Ports) -> Rotation:
     ``auto`` takes the first strategy that nothing speaks against, and keeps the next such one to fall back to.
 
     Raises:
-        PreflightRefused: terminal; lists all reasons, one line each, with what to do. Nothing was created.
+        PreflightRefused: terminal; lists the reasons, of every kind at least one, a line each, with what to do.
+            Nothing was created.
     """
     plan, database = rotation.planned()
     source = databases.by_arn(database.arn, ports)
@@ -49,14 +51,15 @@ def preflight(rotation: Rotation, ports: Ports) -> Rotation:
     possible = [strategy for strategy in candidates if not against[strategy]]
     if not possible:
         logger.info("rotation refused", reasons={s: [one.name for one in found] for s, found in against.items()})
-        raise PreflightRefused("\n".join(_told(against)))
+        told = {strategy: as_findings(found, MESSAGE_BYTES // 2) for strategy, found in against.items()}
+        raise PreflightRefused("\n".join(_told(told)))
     if plan.strategy == "auto":
         rotation = rotation.having(
             plan=plan.having(
                 strategy=possible[0],
                 fallback=possible[1] if possible[1:] else None,
                 not_taken=tuple(
-                    NotTaken(strategy=strategy, reasons=tuple(map(_line, found)))
+                    NotTaken(strategy=strategy, reasons=tuple(map(_line, as_findings(found))))
                     for strategy, found in against.items()
                     if found
                 ),
@@ -68,7 +71,7 @@ def preflight(rotation: Rotation, ports: Ports) -> Rotation:
         *(finding for warning in _warnings(rotation, source, ports) for finding in _answer(warning)),
     )
     return rotation.having(
-        preflight=Preflight(warnings=seen, monthly_cost_usd=KEY_COST_USD, checked_at=ports.clock.now())
+        preflight=Preflight(warnings=as_findings(seen), monthly_cost_usd=KEY_COST_USD, checked_at=ports.clock.now())
     )
 
 

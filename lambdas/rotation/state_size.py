@@ -6,23 +6,31 @@ what later steps add is bounded.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lambdas.rotation.errors import PreflightRefused
+from lambdas.rotation.names import named
 from lambdas.rotation.state import DatabaseFence, Finding, Rotation
 
 MOST_BYTES = 204_800
 """Of a state. On top of it comes at most the cause of a failure, to which Step Functions gives 32,768 characters."""
 
-UNTIL_THE_FENCE_BYTES = 10_000
-"""What the steps between Preflight and the fence add at most, Preflight's warnings included."""
+FINDINGS_BYTES = 6_000
+"""What one list of findings is cut to: Preflight's warnings, say. One long transaction, or alarm, is one finding."""
+
+UNTIL_THE_FENCE_BYTES = 2 * FINDINGS_BYTES + 8_000
+"""What is added at most from Preflight's last check to the fence: its warnings, why `auto` takes a strategy and not the
+other, and what the steps note."""
 
 LATER_BYTES = 64_000
 """What the steps after the fence add at most: evidence, users of the old key, and what little all others note."""
 
 EVIDENCE_BYTES = 20_000
 """Of these, what is kept of each database."""
+
+_ROOM_FOR_THE_COUNT = 500
 
 
 def bytes_of(part: Any) -> int:
@@ -52,6 +60,34 @@ def refuse_if_too_large(rotation: Rotation, fence: Sequence[DatabaseFence]) -> N
     """Raises: PreflightRefused (terminal); more has come up since Preflight. Nothing was closed."""
     if found := limitation(rotation, fence):
         raise PreflightRefused(f"{found.message}: {found.advice}")
+
+
+def as_findings(found: Iterable[Finding], most: int = FINDINGS_BYTES) -> tuple[Finding, ...]:
+    """What is kept of them in so many bytes, of each name the first one before the second of any; and last, how many
+    are not."""
+    every, seen = list(found), Counter[str]()
+    if bytes_of([one.model_dump() for one in every]) <= most:
+        return tuple(every)
+    by_turns = []
+    for at, one in enumerate(every):
+        seen[one.name] += 1
+        by_turns.append((seen[one.name], at))
+    left = most - _ROOM_FOR_THE_COUNT
+    kept: list[int] = []
+    for _, at in sorted(by_turns):
+        left -= bytes_of(every[at].model_dump()) + len(", ")
+        if left < 0:
+            break
+        kept.append(at)
+    for at in kept:
+        seen[every[at].name] -= 1
+    counts = [f"{count} {name}" for name, count in seen.most_common() if count]
+    rest = Finding(
+        name="MoreFindings",
+        message=f"{len(every) - len(kept)} more are not listed: {named(counts)}",
+        advice="what is listed is of each kind the first",
+    )
+    return (*(every[at] for at in sorted(kept)), rest)
 
 
 def as_evidence(found: Mapping[str, Any]) -> tuple[dict[str, Any], int]:

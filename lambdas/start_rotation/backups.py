@@ -6,6 +6,7 @@ from lambdas.rotation.errors import AccessRefused, AwsRefused
 from lambdas.rotation.names import TAGS_AT_MOST, TAGS_OF_A_KEY, owners_tags
 from lambdas.rotation.ports import BACKUP_REGIONS, Instance, Ports
 from lambdas.rotation.state import Finding, FirstLook, ReplicatedBackup, Rotation
+from lambdas.rotation.state_size import as_findings
 
 QUOTA = 20
 """Of replicated backups in a Region, unless AWS has raised it (RDS User Guide: quotas)."""
@@ -30,7 +31,7 @@ def with_replicated_backups(rotation: Rotation, source: Instance, seen: FirstLoo
                 found.append(backup)
             if reason is not None:
                 limitations.append(_finding(source.database.identifier, region, reason))
-    seen = seen.having(limitations_of_backups=tuple(limitations), warnings=tuple(warnings))
+    seen = seen.having(limitations_of_backups=tuple(limitations), warnings=as_findings(warnings))
     return rotation.having(plan=plan.having(replicated_backups=tuple(found)), first_look=seen)
 
 

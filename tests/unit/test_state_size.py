@@ -11,16 +11,19 @@ from lambdas.preflight.handler import preflight
 from lambdas.resume_writes.handler import resume_writes
 from lambdas.rollback.handler import rollback
 from lambdas.rotation.errors import MESSAGE_BYTES, FenceIncomplete, PreflightRefused
-from lambdas.rotation.state import DatabaseFence, Failure, Fence, KeyUser, Retirement, Rotation
+from lambdas.rotation.state import DatabaseFence, Failure, Fence, Finding, FirstLook, KeyUser, Retirement, Rotation
 from lambdas.rotation.state_size import (
     EVIDENCE_BYTES,
+    FINDINGS_BYTES,
     LATER_BYTES,
     MOST_BYTES,
     UNTIL_THE_FENCE_BYTES,
+    as_findings,
     bytes_of,
     limitation,
 )
 from lambdas.schedule_key_deletion.handler import _shown
+from lambdas.start_rotation.backups import with_replicated_backups
 from lambdas.verify.handler import verify
 from tests.fakes import (
     OLD_KEY,
@@ -88,6 +91,55 @@ def test_the_names_of_what_is_captured_are_listed_once_more() -> None:
 
     assert found is not None
     assert "FenceTooLarge" == found.name
+
+
+def test_what_thousands_are_warned_of_does_not_fill_the_state() -> None:
+    """Connections that commit nothing, alarms: one finding each."""
+    ports = with_databases(3)
+    ports.source_server.worth_a_warning = many("LongTransaction", 2_000)
+    rotation = planned_rotation(ports)
+    alarms = FirstLook(warnings=tuple(many("AlarmOnInstance", 3_000)))
+    rotation = with_replicated_backups(rotation, ports.rds.instances[SOURCE], alarms, ports)
+    before = bytes_of(rotation.to_state())
+    assert before < FINDINGS_BYTES + 3_000
+
+    seen = preflight(rotation, ports)
+
+    assert bytes_of(seen.to_state()) - before <= UNTIL_THE_FENCE_BYTES
+    assert seen.preflight is not None
+    assert {"AlarmOnInstance", "LongTransaction", "MoreFindings"} <= {one.name for one in seen.preflight.warnings}
+
+
+def test_a_refusal_names_every_kind_of_reason_however_many_there_are_of_one() -> None:
+    ports = with_databases(3)
+    ports.source_server.found = [*many("UnloggedTables", 2_000), *many("LogicalSlots", 1)]
+
+    with pytest.raises(PreflightRefused) as refused:
+        preflight(planned_rotation(ports), ports)
+
+    *listed, rest = str(refused.value).split("\n")
+    assert {"UnloggedTables", "LogicalSlots"} == {line.partition(":")[0] for line in listed}
+    assert rest.startswith(f"MoreFindings: {2001 - len(listed)} more are not listed: ")
+
+
+def test_of_each_kind_the_first_finding_is_kept_and_the_others_are_counted() -> None:
+    found = [*many("AlarmOnInstance", 3_000), *many("LongTransaction", 40), *many("HighTtl", 1)]
+
+    *kept, rest = as_findings(found)
+
+    assert bytes_of([one.model_dump() for one in (*kept, rest)]) <= FINDINGS_BYTES
+    assert kept == [one for one in found if one in kept], "in their order"
+    assert {"AlarmOnInstance 0", "LongTransaction 0", "HighTtl 0"} <= {one.message for one in kept}
+    count = {name: sum(one.name == name for one in kept) for name in ("AlarmOnInstance", "LongTransaction")}
+    assert rest.message == (
+        f"{3041 - len(kept)} more are not listed: {3000 - count['AlarmOnInstance']} AlarmOnInstance, "
+        f"{40 - count['LongTransaction']} LongTransaction"
+    )
+    assert as_findings(found[:5]) == tuple(found[:5])
+
+
+def many(name: str, count: int) -> list[Finding]:
+    return [Finding(name=name, message=f"{name} {number}", advice="wait" * 20) for number in range(count)]
 
 
 def test_what_came_up_since_preflight_is_refused_with_nothing_closed() -> None:
