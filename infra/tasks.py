@@ -970,8 +970,9 @@ def permission_matrix(config: Config) -> tuple[Task, ...]:
         Task(
             "ListOptedInDatabases",
             "Finds the databases whose tags ask for rotation",
-            (allow("dynamodb:GetItem", on=table), see_db, see_cluster, see_key),
-            timeout_seconds=60,
+            (allow("dynamodb:GetItem", on=table), see_db, see_cluster, see_key_state),
+            # Two questions about each of thousands of databases.
+            timeout_seconds=300,
             workflow="rotate_fleet",
         ),
         Task(

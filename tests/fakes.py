@@ -7,6 +7,7 @@ before (default) or after it took effect.
 
 import copy
 import itertools
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
@@ -104,6 +105,7 @@ class Calls:
 
     def __init__(self) -> None:
         self.made: list[str] = []
+        self.asked = Counter[str]()
         self._faults: dict[str, list[tuple[Exception, str]]] = {}
 
     def fail(self, call: str, error: Exception, when: Literal["before", "after"] = "before") -> None:
@@ -120,7 +122,8 @@ class Calls:
             raise error
 
     def ask(self, call: str) -> None:
-        """A read: not noted, but it can fail."""
+        """A read: only counted, but it can fail."""
+        self.asked[call] += 1
         if self._faults.get(call):
             raise self._faults[call].pop(0)[0]
 
@@ -1286,7 +1289,7 @@ class FakeKms:
         self._names = itertools.count(1)
 
     def add(self, arn: str, *, manager: str = "CUSTOMER", tags: Mapping[str, str] | None = None) -> KeyFacts:
-        self.keys[arn] = KeyFacts(arn, manager, "Enabled", False, "AWS_KMS", dict(tags or {}), self._clock.now())
+        self.keys[arn] = KeyFacts(arn, manager, "Enabled", False, dict(tags or {}), self._clock.now())
         return self.keys[arn]
 
     def describe_key(self, key: str) -> KeyFacts:
@@ -1298,6 +1301,9 @@ class FakeKms:
 
     def key_state(self, key_arn: str) -> str:
         return self.describe_key(key_arn).state
+
+    def created_at(self, key_arn: str) -> datetime:
+        return self.describe_key(key_arn).created_at
 
     def owners_aliases(self, key_arn: str) -> Sequence[str]:
         self._calls.ask("kms.owners_aliases")
@@ -1745,6 +1751,11 @@ class FakePorts:
     def calls(self) -> list[str]:
         """Every change that was asked for, in order."""
         return self._calls.made
+
+    @property
+    def asked(self) -> Counter[str]:
+        """How often each read was asked for."""
+        return self._calls.asked
 
     def fail(self, call: str, error: Exception, when: Literal["before", "after"] = "before") -> None:
         """Raise ``error`` at the next such call; "after": it took effect, and nobody heard of it."""

@@ -1,6 +1,8 @@
 """ListOptedInDatabases: what the fleet rotates this time, and what it leaves alone, with the reason."""
 
-from datetime import timedelta
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from functools import cache
 from typing import Any
 
 from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -26,15 +28,13 @@ def list_opted_in_databases(event: Event, ports: Ports) -> Event:
     """
     scheduled_at = str(event.get("scheduled_at") or ports.clock.now().isoformat())
     databases, skipped = [], []
+    created_at = cache(ports.kms.created_at)  # a key may be that of many
     for instance in (*ports.rds.describe_opted_in(), *ports.clusters.describe_opted_in()):
-        base_name, identifier = _base_name(instance, ports), instance.database.identifier
-        led_to, resource_id = ports.ledger.successor(base_name), instance.database.resource_id
-        # Of a database that has the former name of another one; both have to get an execution.
-        unique = base_name if led_to in (None, resource_id) else f"{base_name}_{resource_id}"
-        reason = _reason_to_skip(instance, ports)
+        identifier = instance.database.identifier
+        reason = _reason_to_skip(instance, created_at, ports)
         if reason is None:
             named = {"identifier": identifier, "is_cluster": instance.database.is_cluster}
-            databases.append({**named, "execution_name": execution_name(unique, scheduled_at)})
+            databases.append({**named, "execution_name": execution_name(_unique_name(instance, ports), scheduled_at)})
         else:
             skipped.append({"identifier": identifier, "reason": reason})
     logger.info("fleet listed", databases=len(databases), skipped=len(skipped))
@@ -44,14 +44,17 @@ def list_opted_in_databases(event: Event, ports: Ports) -> Event:
     return {"scheduled_at": scheduled_at, "databases": listed, "skipped": passed_over, "left_out": left_out}
 
 
-def _base_name(instance: Instance, ports: Ports) -> str:
-    """The tag counts only where the ledger agrees: it may have come along with the tags of a snapshot."""
-    base_name = instance.tags.get(BASE_NAME_TAG) or own_name(instance.database)
-    ours = ports.ledger.successor(base_name) == instance.database.resource_id
-    return base_name if ours else own_name(instance.database)
+def _unique_name(instance: Instance, ports: Ports) -> str:
+    """Its base name. The tag counts only where the ledger agrees: it may have come with the tags of a snapshot."""
+    own, resource_id = own_name(instance.database), instance.database.resource_id
+    tagged = instance.tags.get(BASE_NAME_TAG)
+    if tagged and ports.ledger.successor(tagged) == resource_id:
+        return tagged
+    # Of a database that has the former name of another one; both have to get an execution.
+    return own if ports.ledger.successor(own) in (None, resource_id) else f"{own}_{resource_id}"
 
 
-def _reason_to_skip(instance: Instance, ports: Ports) -> str | None:
+def _reason_to_skip(instance: Instance, created_at: Callable[[str], datetime], ports: Ports) -> str | None:
     if instance.replica_of is not None:
         return f"it is a replica of {instance.replica_of}"
     if DECOMMISSION_TAG in instance.tags:
@@ -60,7 +63,7 @@ def _reason_to_skip(instance: Instance, ports: Ports) -> str | None:
         return None
     try:
         least = timedelta(days=min_age_days(instance.tags, ports.settings.defaults))
-        age = ports.clock.now() - ports.kms.describe_key(instance.database.kms_key_arn).created_at
+        age = ports.clock.now() - created_at(instance.database.kms_key_arn)
     except (InputRefused, AccessRefused, AwsRefused):
         return None
     return f"its key is {age.days} days old, younger than {least.days}" if age < least else None

@@ -58,8 +58,9 @@ def old(kms: AwsKms) -> KeyFacts:
 
 
 def test_facts_of_a_key(kms: AwsKms, old: KeyFacts) -> None:
-    assert ("CUSTOMER", "Enabled", False, "AWS_KMS") == (old.manager, old.state, old.multi_region, old.origin)
+    assert ("CUSTOMER", "Enabled", False) == (old.manager, old.state, old.multi_region)
     assert old.tags == {"team": "pay", ROTATION_ID_TAG: "earlier"}
+    assert kms.created_at(old.arn) == old.created_at
 
 
 def test_makes_one_key_with_alias_tags_and_rotation(kms: AwsKms, old: KeyFacts) -> None:
@@ -334,9 +335,7 @@ def test_a_policy_that_fills_what_kms_takes_still_fits() -> None:
 
 
 def facts_of(arn: str) -> KeyFacts:
-    return KeyFacts(
-        arn=arn, manager="CUSTOMER", state="Enabled", multi_region=False, origin="AWS_KMS", tags={}, created_at=START
-    )
+    return KeyFacts(arn=arn, manager="CUSTOMER", state="Enabled", multi_region=False, tags={}, created_at=START)
 
 
 def test_names_the_owners_aliases_of_a_key_alone(kms: AwsKms) -> None:

@@ -240,6 +240,14 @@ def test_more_than_fit_are_left_for_the_next_fleet_and_the_report_says_so() -> N
     assert ("FleetIncomplete", LISTED_AT_MOST) == (moment, len(message["rotated"]))
 
 
+def test_a_key_of_many_databases_is_asked_about_once() -> None:
+    """Of thousands; each has five minutes to be listed in, with all others."""
+    ports = fleet(**{f"db-{number}": {} for number in range(50)})
+
+    assert 50 == len(list_opted_in_databases(EVENT, ports)["databases"])
+    assert 1 == ports.asked["kms.describe_key"]
+
+
 def test_everybody_young_is_not() -> None:
     report_fleet({"databases": [], "skipped": [{"identifier": "pay"}]}, FakePorts())
 

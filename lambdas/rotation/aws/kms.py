@@ -34,7 +34,6 @@ class AwsKms:
             manager=metadata["KeyManager"],
             state=metadata["KeyState"],
             multi_region=bool(metadata.get("MultiRegion")),
-            origin=metadata.get("Origin") or "",
             tags=self._tags(metadata["Arn"]) if metadata["KeyManager"] == "CUSTOMER" else {},
             created_at=metadata["CreationDate"],
             deletion_at=metadata.get("DeletionDate"),
@@ -43,6 +42,10 @@ class AwsKms:
 
     def key_state(self, key_arn: str) -> str:
         return str(self._metadata(key_arn)["KeyState"])
+
+    def created_at(self, key_arn: str) -> datetime:
+        created: datetime = self._metadata(key_arn)["CreationDate"]
+        return created
 
     def owners_aliases(self, key_arn: str) -> list[str]:
         aliases = pages("kms", "list_aliases", "Aliases", *self._region, KeyId=key_arn)
