@@ -1,8 +1,10 @@
 """Adapters on moto, where moto is honest; `tests/sandbox` has what only a stricter AWS shows."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from botocore.stub import Stubber
 from moto import mock_aws
 from moto.backends import get_backend
 
@@ -36,6 +38,19 @@ def account() -> None:
     """An empty account for each test."""
     for service in SERVICES:
         get_backend(service).reset()
+
+
+@pytest.fixture(autouse=True)
+def every_stubbed_answer_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test has AWS answer says what it expects to be asked: not to be asked is no pass."""
+    leave = Stubber.__exit__
+
+    def leave_nothing(self: Stubber, kind: type[BaseException] | None, *rest: Any) -> None:
+        leave(self, kind, *rest)
+        if kind is None:
+            self.assert_no_pending_responses()
+
+    monkeypatch.setattr(Stubber, "__exit__", leave_nothing)
 
 
 @pytest.fixture

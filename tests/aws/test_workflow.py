@@ -90,8 +90,6 @@ def test_answers_the_fleet_with_success_or_the_errors_name() -> None:
         workflow.answer("t", {"moment": "x"})
         workflow.answer("t", None, error="E" * 300, cause="why")
 
-        stub.assert_no_pending_responses()
-
 
 @pytest.mark.parametrize("code", ["TaskTimedOut", "TaskDoesNotExist", "InvalidToken"])
 def test_a_token_that_nobody_waits_for_is_no_error(code: str) -> None:
@@ -126,8 +124,6 @@ def test_a_notification_has_a_short_ascii_subject_and_its_moment_to_filter_on() 
 
         SnsNotifier(topic).publish("RotationCompleted", "Bestellungen\nfür München", {"schema": 1})
 
-        stub.assert_no_pending_responses()
-
 
 def test_whether_the_topic_can_be_reached_is_asked_without_telling_anybody() -> None:
     topic = "arn:aws:sns:eu-central-1:123456789012:t"
@@ -138,5 +134,3 @@ def test_whether_the_topic_can_be_reached_is_asked_without_telling_anybody() -> 
         SnsNotifier(topic).describe_topic()
         with pytest.raises(AccessRefused, match="sns:GetTopicAttributes"):
             SnsNotifier(topic).describe_topic()
-
-        stub.assert_no_pending_responses()
