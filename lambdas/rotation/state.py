@@ -507,6 +507,8 @@ class Retirement(_Part):
     verdict: Literal["kept", "in-use", "soaking", "scheduled", "no-key"]
     reason: str
     users: tuple[KeyUser, ...] = ()
+    unanswered_since: AwareDatetime | None = None
+    """No look has had an answer to every question about them since then. None: the last one had."""
     look_again_at: AwareDatetime | None = None
     started_at: AwareDatetime
     disabled_at: AwareDatetime | None = None

@@ -11,11 +11,14 @@ EXPIRING = frozenset({"alias", "automated-backup", "automated-snapshot", "recent
 """Users that go by themselves: retention ends, RDS takes its grant back. And an alias, which people move: they are told
 before the rotation and after the cutover, and a key that was kept for it at once nobody would retire any more."""
 
+UNANSWERED = "unanswered"
+"""Not a user, but a question that nobody has answered."""
+
 EXPIRY_PATIENCE = timedelta(days=60)
 """Longer than RDS's longest retention (35 days)."""
 
 ANSWER_PATIENCE = timedelta(days=3)
-"""For a question that could not be asked today and may be tomorrow."""
+"""For a question that could not be asked today and may be tomorrow. For its answer alone: a backup may take weeks."""
 
 
 def reason_to_keep(rotation: Rotation, key: KeyFacts, ports: Ports) -> str | None:
@@ -49,14 +52,12 @@ def _made_by_a_rotation(key: KeyFacts, ports: Ports) -> bool:
     return made is not None and made.arn == key.arn
 
 
-def will_pass(users: Sequence[KeyUser], waited: timedelta) -> bool:
-    """Whether waiting longer can help."""
+def will_pass(users: Sequence[KeyUser], waited: timedelta, unanswered: timedelta) -> bool:
+    """Whether waiting longer can help. ``unanswered``: how much of what was ``waited`` a question has been open now."""
     kinds = {user.kind for user in users}
-    if not kinds <= EXPIRING | {"unanswered"}:
+    if not kinds <= EXPIRING | {UNANSWERED}:
         return False
-    if "unanswered" in kinds and waited > ANSWER_PATIENCE:
-        return False
-    return waited <= EXPIRY_PATIENCE
+    return waited <= EXPIRY_PATIENCE and unanswered <= ANSWER_PATIENCE
 
 
 def _account(arn: str) -> str:

@@ -8,7 +8,7 @@ from lambdas.rotation.notification import message_of, subject_of
 from lambdas.rotation.ports import KeyFacts, Ports
 from lambdas.rotation.state import KeyUser, Moment, Retirement, Rotation
 from lambdas.rotation.step import logger, step
-from lambdas.schedule_key_deletion.gate import reason_to_keep, will_pass
+from lambdas.schedule_key_deletion.gate import ANSWER_PATIENCE, UNANSWERED, reason_to_keep, will_pass
 
 LOOK_AGAIN = timedelta(hours=24)
 SOAK = timedelta(days=7)
@@ -56,6 +56,8 @@ def schedule_key_deletion(rotation: Rotation, ports: Ports) -> Rotation:
     if seen.disabled_at is not None and between_looks and (key.state != "Enabled" or now - seen.disabled_at < SETTLED):
         return _told(rotation, ports)
     users = ports.key_users.users_of(key.arn)
+    is_open = any(user.kind == UNANSWERED for user in users)
+    seen = seen.having(unanswered_since=(seen.unanswered_since or now) if is_open else None)
     retirement = _judged(rotation, seen, key, users, ports)
     logger.info("old key", verdict=retirement.verdict, reason=retirement.reason, users=len(users))
     return _told(rotation.having(retirement=retirement), ports)
@@ -78,7 +80,7 @@ def _judged(rotation: Rotation, seen: Retirement, key: KeyFacts, users: Sequence
     now = ports.clock.now()
     if seen.disabled_at is not None:
         return _soaked(seen, seen.disabled_at + SOAK, key, users, ports)
-    if users and not will_pass(users, now - seen.started_at):
+    if users and not will_pass(users, now - seen.started_at, now - (seen.unanswered_since or now)):
         return _kept(seen, key, "it is in use", users, ports)
     if users:
         return seen.having(
@@ -111,13 +113,13 @@ def _soaked(seen: Retirement, ends_at: datetime, key: KeyFacts, users: Sequence[
     now = ports.clock.now()
     if key.state == "Enabled":
         return _kept(seen, key, "somebody enabled it again", users, ports)
-    if {user.kind for user in users} - {"unanswered"}:
+    if {user.kind for user in users} - {UNANSWERED}:
         return _kept(seen, key, "somebody used it while it was disabled; it is enabled again", users, ports)
     reason = "a question about its users has no answer" if users else DISABLED
     soaking = seen.having(verdict="soaking", reason=reason, users=_shown(users))
     if now < ends_at:
         return soaking.having(look_again_at=min(now + LOOK_AGAIN, ends_at))
-    if users and will_pass(users, now - ends_at):
+    if users and now - max(seen.unanswered_since or now, ends_at) <= ANSWER_PATIENCE:
         return soaking.having(look_again_at=now + LOOK_AGAIN)
     if users:
         return _kept(seen, key, "it is in use", users, ports)

@@ -162,6 +162,59 @@ def test_waiting_outlasts_what_is_waited_for(user: KeyUser, days: int) -> None:
     assert ("in-use", False) == verdict(visit(ports, rotation))
 
 
+def test_one_question_without_an_answer_ends_no_retirement_that_waits_for_backups() -> None:
+    """It is the age of the question that counts: backups are waited for longer than for an answer."""
+    ports, rotation = decommissioned()
+    ports.key_users.others[OLD_KEY] = [BACKUP]
+    rotation = looked_at_daily(ports, visit(ports, rotation), visits=10)
+
+    for users in ([BACKUP, UNANSWERED], [BACKUP], [UNANSWERED], [BACKUP]):
+        ports.key_users.others[OLD_KEY] = users
+        rotation = looked_at_daily(ports, rotation, visits=2)
+        assert ("in-use", False) == verdict(rotation)
+
+    ports.key_users.others.clear()
+    assert ("soaking", False) == verdict(looked_at_daily(ports, rotation, visits=1))
+
+
+def test_a_question_that_nobody_answers_for_days_keeps_the_key_also_where_it_comes_up_late() -> None:
+    ports, rotation = decommissioned()
+    ports.key_users.others[OLD_KEY] = [BACKUP]
+    rotation = looked_at_daily(ports, visit(ports, rotation), visits=10)
+    ports.key_users.others[OLD_KEY] = [BACKUP, UNANSWERED]
+
+    rotation = looked_at_daily(ports, rotation, visits=3)
+    assert ("in-use", False) == verdict(rotation)
+
+    assert ("kept", True) == verdict(looked_at_daily(ports, rotation, visits=2))
+    assert deeds(ports) == []
+
+
+def test_a_question_that_comes_up_long_after_the_soak_is_asked_again() -> None:
+    """The execution ended in the soak, and a recovery looks a week after it would have been over."""
+    ports, rotation = decommissioned()
+    rotation = visit(ports, rotation)
+    ports.clock.advance(14 * DAY)
+    ports.key_users.others[OLD_KEY] = [UNANSWERED]
+
+    rotation = visit(ports, rotation)
+    assert ("soaking", False) == verdict(rotation)
+
+    ports.key_users.others.clear()
+    assert ("scheduled", True) == verdict(looked_at_daily(ports, rotation, visits=1))
+
+
+def test_a_journal_that_knows_of_no_open_question_is_counted_from_now() -> None:
+    """As versions before this one wrote it."""
+    ports, rotation = decommissioned()
+    ports.key_users.others[OLD_KEY] = [UNANSWERED]
+    state = visit(ports, rotation).to_state()
+    del state["retirement"]["unanswered_since"]
+    ports.clock.advance(10 * DAY)
+
+    assert ("in-use", False) == verdict(visit(ports, Rotation.from_state(state)))
+
+
 def test_a_user_that_stays_is_not_outwaited_beside_one_that_goes() -> None:
     ports, rotation = decommissioned()
     ports.key_users.others[OLD_KEY] = [BACKUP, DATABASE]
