@@ -1296,7 +1296,7 @@ class FakeKms:
         self._calls.ask("kms.describe_key")
         arn = self.aliases.get(key, key)
         if arn not in self.keys:
-            raise AwsRefused(f"{key} does not exist")
+            raise AwsRefused(f"{key} does not exist", "NotFoundException")
         return self.keys[arn]
 
     def key_state(self, key_arn: str) -> str:

@@ -69,8 +69,8 @@ _WHAT_TO_DO: Mapping[Moment, str] = {
     "anything needs the old key, enable it (`aws kms enable-key`): it is kept then. If nobody misses it for a week, "
     "its deletion is scheduled, and 30 days later it is gone with everything under it.",
     Moment.COMPLETED: "Nothing. If `old_key.verdict` is kept, `users` says who still needs the old key; an alias among "
-    "them is yours to move. Old keys that `replicated_backups` names are kept: what was replicated before the rotation "
-    "is under them until it expires.",
+    "them is yours to move. If it is gone, that key was deleted, and nothing under it can be read any more. Old keys "
+    "that `replicated_backups` names are kept: what was replicated before the rotation is under them until it expires.",
 }
 
 

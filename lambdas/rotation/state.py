@@ -504,7 +504,7 @@ class KeyUser(_Part):
 class Retirement(_Part):
     """What happens to the old key."""
 
-    verdict: Literal["kept", "in-use", "soaking", "scheduled", "no-key"]
+    verdict: Literal["kept", "in-use", "soaking", "scheduled", "gone", "no-key"]
     reason: str
     users: tuple[KeyUser, ...] = ()
     unanswered_since: AwareDatetime | None = None

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from lambdas.rotation.errors import StateIncomplete
+from lambdas.rotation.errors import AwsRefused, StateIncomplete
 from lambdas.rotation.notification import message_of, subject_of
 from lambdas.rotation.ports import KeyFacts, Ports
-from lambdas.rotation.state import KeyUser, Moment, Retirement, Rotation
+from lambdas.rotation.state import Key, KeyUser, Moment, Retirement, Rotation
 from lambdas.rotation.step import logger, step
 from lambdas.schedule_key_deletion.gate import ANSWER_PATIENCE, UNANSWERED, reason_to_keep, will_pass
 
@@ -26,7 +26,7 @@ def schedule_key_deletion(rotation: Rotation, ports: Ports) -> Rotation:
     Repeatable at every point. Once the deletion has taken effect nothing under the key can ever be read again, so a
     question that could not be answered counts as use, and any use found while the key is disabled enables it again. A
     key that this disabled, and that somebody enabled, is kept, also where a recovery looks between two days. People
-    hear once that the key is disabled.
+    hear once that the key is disabled. One that is deleted already is gone, whoever has scheduled that.
     """
     seen, now = rotation.retirement, ports.clock.now()
     if seen is not None and seen.complete:
@@ -36,8 +36,12 @@ def schedule_key_deletion(rotation: Rotation, ports: Ports) -> Rotation:
         return rotation.having(retirement=none)
     if rotation.old_key is None:
         raise StateIncomplete("needs the old key: CreateNewKMSKey has not run")
-    key = ports.kms.describe_key(rotation.old_key.arn)
+    key = _described(rotation.old_key, ports)
     seen = seen or Retirement(verdict="in-use", reason="", started_at=now, look_again_at=now)
+    if key is None:
+        why = "KMS does not know it any more: a deletion of it has taken effect"
+        gone = seen.having(verdict="gone", reason=why, users=(), look_again_at=None, complete=True)
+        return rotation.having(retirement=gone)
     if key.state == "PendingDeletion" and key.deletion_at is not None:
         done = seen.having(verdict="scheduled", reason="no users", users=(), deletion_at=key.deletion_at, complete=True)
         if seen.disabled_at is None:
@@ -61,6 +65,17 @@ def schedule_key_deletion(rotation: Rotation, ports: Ports) -> Rotation:
     retirement = _judged(rotation, seen, key, users, ports)
     logger.info("old key", verdict=retirement.verdict, reason=retirement.reason, users=len(users))
     return _told(rotation.having(retirement=retirement), ports)
+
+
+def _described(old_key: Key, ports: Ports) -> KeyFacts | None:
+    """None where there is none any more; KMS has known it, or no database could have been under it."""
+    try:
+        return ports.kms.describe_key(old_key.arn)
+    except AwsRefused as refused:
+        if refused.code != "NotFoundException":
+            raise
+        logger.warning("old key is gone", old_key=old_key.arn)
+        return None
 
 
 def _told(rotation: Rotation, ports: Ports) -> Rotation:

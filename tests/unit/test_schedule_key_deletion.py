@@ -5,8 +5,9 @@ from typing import Any, Literal
 
 import pytest
 
-from lambdas.rotation.errors import AccessRefused, AwsUnavailable, StateIncomplete
+from lambdas.rotation.errors import AccessRefused, AwsRefused, AwsUnavailable, StateIncomplete
 from lambdas.rotation.names import our_tags
+from lambdas.rotation.notification import message_of
 from lambdas.rotation.state import Key, KeyUser, Moment, Rotation
 from lambdas.schedule_key_deletion.handler import schedule_key_deletion
 from tests.fakes import NEW_KEY, OLD_KEY, SOURCE, START, FakePorts, journaled, switched_rotation
@@ -426,6 +427,37 @@ def test_a_key_that_somebody_else_has_disabled_stays_as_it_is(state: str) -> Non
 
     assert ("kept", True) == verdict(rotation)
     assert [] == deeds(ports)
+
+
+@pytest.mark.parametrize("visits", [0, 1])
+def test_a_key_that_is_deleted_already_is_gone_and_holds_nobody_up(visits: int) -> None:
+    """The execution died, in the soak or before, and nobody looked for as long as a deletion takes."""
+    ports, rotation = decommissioned()
+    for _ in range(visits):
+        rotation = visit(ports, rotation)
+    del ports.kms.keys[OLD_KEY]
+    ports.clock.advance(60 * DAY)
+    ports.calls.clear()
+
+    rotation = visit(ports, rotation)
+
+    assert ("gone", True) == verdict(rotation)
+    assert [] == deeds(ports)
+    assert Moment.COMPLETED == rotation.moment
+    message = message_of(rotation, rotation.moment)
+    assert ("gone", "KMS does not know it any more: a deletion of it has taken effect") == (
+        message["old_key"]["verdict"],
+        message["old_key"]["why"],
+    )
+    assert "If it is gone, that key was deleted" in message["what_to_do"]
+
+
+def test_another_refusal_does_not_mean_that_a_key_is_gone() -> None:
+    ports, rotation = decommissioned()
+    ports.fail("kms.describe_key", AwsRefused("not this one", "InvalidArnException"))
+
+    with pytest.raises(AwsRefused):
+        schedule_key_deletion(rotation, ports)
 
 
 def test_a_deletion_that_somebody_else_has_scheduled_is_not_told_as_ours() -> None:
