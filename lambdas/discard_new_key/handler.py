@@ -17,18 +17,23 @@ PENDING_WINDOW_DAYS = 7
 def discard_new_key(rotation: Rotation, ports: Ports) -> Rotation:
     """Schedule the deletion of this rotation's key once nothing depends on it.
 
-    Where the step that made it has died before it could write it down, it is looked for by its description; where none
-    was asked for there is none, whatever tags a key has. A key that is still used after two hours, or that may not
-    be deleted, stays, with the command that deletes it. Repeatable. A key that another rotation made is never found
-    here.
+    Where the step that made it has died before it could write it down, it is looked for by its description, for as long
+    as the index of tags may be behind; where none was asked for there is none, whatever tags a key has. A key that is
+    still used after two hours, or that may not be deleted, stays, with the command that deletes it. Repeatable. A key
+    that another rotation made is never found here.
     """
     plan, _ = rotation.planned()
     undo = rotation.undo
     assert undo is not None  # the state machine comes here from CleanUp only
     alias = names.key_alias(plan.base_name, rotation.rotation_id)
     arn = _new_key(rotation, ports)
+    request = rotation.key_request
+    if arn is None and request is not None and new_key.may_appear(request, ports.clock):
+        logger.info("new key asked for, and not found yet")
+        waiting_for = ("the index of tags, which may not show the new key yet",)
+        return rotation.having(undo=undo.having(waiting_for=waiting_for, look_again_seconds=OFTEN_SECONDS))
     if arn is None:
-        return rotation.having(undo=undo.having(key_discarded=True))
+        return rotation.having(undo=undo.having(key_discarded=True, waiting_for=()))
     rotation = rotation.having(new_key=Key(arn=arn, manager="CUSTOMER", alias=alias))
     try:
         if ports.kms.key_state(arn) == "PendingDeletion":

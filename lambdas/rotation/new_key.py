@@ -37,7 +37,7 @@ def making(
     if key is None:
         arn = None if request is None else found(rotation, request, kms)
         if arn is None:
-            if request is not None and _age(request, clock) < INDEXED:
+            if request is not None and may_appear(request, clock):
                 logger.info("new key asked for, and not found yet")
                 return
             # Another moment in each: of two deliveries at the same time only one gets further than this.
@@ -70,6 +70,11 @@ def making(
         return
     logger.info("new key ready", old_key=like.arn if like else None, new_key=key.arn)
     yield request.having(complete=True), key
+
+
+def may_appear(request: KeyRequest, clock: Clock) -> bool:
+    """Whether a key that is not `found` may have been made all the same, or still be."""
+    return _age(request, clock) < INDEXED
 
 
 def _age(request: KeyRequest, clock: Clock) -> timedelta:

@@ -1,11 +1,14 @@
 """After a rollback the new key goes, and no other; a key that anything depends on stays, and people are told."""
 
+from datetime import timedelta
+
 import pytest
 
 from lambdas.discard_new_key.handler import PATIENCE, SELDOM_SECONDS, discard_new_key
 from lambdas.rollback.handler import rollback
 from lambdas.rotation.errors import AccessRefused
 from lambdas.rotation.names import key_description, our_tags
+from lambdas.rotation.new_key import INDEXED
 from lambdas.rotation.state import KeyRequest, KeyUser, Moment, Rotation
 from tests.fakes import (
     NEW_KEY,
@@ -96,6 +99,51 @@ def test_a_key_that_its_maker_could_not_write_down_is_found() -> None:
     assert Moment.ROLLED_BACK == rotation.moment, "something had been created, so it was not just refused"
 
 
+def stopped(ports: FakePorts) -> Rotation:
+    """Right after the new key was asked for; a function of that execution may run for 75 seconds."""
+    rotation = turned_back(ports, planned_rotation(ports).having(new_key=None, key_request=REQUEST), "ExecutionEnded")
+    ports.clock.advance(85)
+    return visit(rollback, rotation, ports, takes_over=True)
+
+
+def test_a_key_that_the_index_of_tags_does_not_show_yet_is_waited_for() -> None:
+    """Somebody stops the execution while KMS makes the key: a look after 85 seconds is too early to say that it did
+    not, and a key that is in no ledger costs money for ever."""
+    ports = FakePorts(with_target=False)
+
+    rotation = discarded(stopped(ports), ports, visits=1)
+    assert rotation.undo is not None
+    assert not rotation.undo.key_discarded
+    ports.kms.add(NEW_KEY, tags=our_tags("orders", ROTATION_ID))
+    ports.kms.descriptions[NEW_KEY] = DESCRIPTION
+    rotation = discarded(rotation, ports)
+
+    assert "PendingDeletion" == ports.kms.keys[NEW_KEY].state
+    assert Moment.ROLLED_BACK == rotation.moment
+
+
+def test_a_key_that_does_not_appear_is_not_waited_for_any_longer() -> None:
+    ports = FakePorts(with_target=False)
+
+    rotation = discarded(stopped(ports), ports)
+
+    assert rotation.undo is not None
+    assert (True, ()) == (rotation.undo.key_discarded, rotation.undo.waiting_for)
+    assert INDEXED <= ports.clock.now() - START < INDEXED + timedelta(minutes=1)
+    assert Moment.REFUSED == rotation.moment
+
+
+def test_a_key_that_kms_has_refused_is_not_waited_for() -> None:
+    ports = FakePorts(with_target=False)
+    refused = REQUEST.having(requested_at=None)
+    rotation = turned_back(ports, planned_rotation(ports).having(new_key=None, key_request=refused), "AccessRefused")
+
+    rotation = discarded(rotation, ports, visits=1)
+
+    assert rotation.undo is not None
+    assert rotation.undo.key_discarded
+
+
 @pytest.mark.parametrize("asked", [None, REQUEST])
 def test_a_key_is_not_discarded_for_its_tag(asked: KeyRequest | None) -> None:
     """A rotation's id can be known before it begins, and set on a key that protects something else."""
@@ -104,7 +152,7 @@ def test_a_key_is_not_discarded_for_its_tag(asked: KeyRequest | None) -> None:
     planned = planned_rotation(ports).having(new_key=None, key_request=asked)
     rotation = turned_back(ports, planned, "PreflightRefused")
 
-    rotation = discarded(rotation, ports, visits=1)
+    rotation = discarded(rotation, ports)
 
     assert rotation.undo is not None
     assert rotation.undo.key_discarded
