@@ -16,7 +16,8 @@ from lambdas.rotation.errors import (
     SqlRefused,
     StateIncomplete,
 )
-from lambdas.rotation.names import CONTROL_DATABASE, NETWORK_FENCE_TAG, ROTATION_ID_TAG
+from lambdas.rotation.leftovers import removal_of_control_database
+from lambdas.rotation.names import ROTATION_ID_TAG
 from lambdas.rotation.ports import Instance, Ports
 from lambdas.rotation.state import Rotation
 from lambdas.rotation.step import logger, step
@@ -27,8 +28,6 @@ PATIENCE = timedelta(hours=2)
 _LATER = (AwsUnavailable, DatabaseUnreachable, AwsRefused, SqlRefused)
 _NEVER = (AccessRefused, LoginRefused, RetirementRefused)
 
-_PSQL = "psql postgres -c 'DROP DATABASE {} WITH (FORCE)'"
-_DROP = {"aurora-postgresql": _PSQL, "mariadb": "mariadb -e 'DROP DATABASE {}'", "postgres": _PSQL}
 _END_CAPTURE = {
     "mariadb": "mariadb -e \"CALL mysql.rds_set_configuration('binlog retention hours', NULL)\"",
     "postgres": (
@@ -107,7 +106,7 @@ def _followed(rotation: Rotation, ports: Ports) -> Rotation:
 
 def _chores(rotation: Rotation) -> list[tuple[Chore, str]]:
     """In order, each with the command by which a person does it."""
-    _, source = rotation.planned()
+    plan, source = rotation.planned()
     chores: list[tuple[Chore, str]] = []
     if rotation.fence is not None:
         command = f"aws scheduler delete-schedule --group-name <the stack's> --name {rotation.rotation_id}"
@@ -120,7 +119,7 @@ def _chores(rotation: Rotation) -> list[tuple[Chore, str]]:
         command = f"aws rds delete-db-{kind} --db-{kind}-identifier {target} --skip-final-snapshot"
         first = "  # its instances first" if source.is_cluster and not source.is_multi_az_cluster else ""
         chores.append((_target, f"{command} --delete-automated-backups{first}"))
-        chores.append((_control_database, _removal_of_control_database(rotation)))
+        chores.append((_control_database, removal_of_control_database(source, plan)))
     made: list[str] = []
     if rotation.restoration is not None:
         # After the target, which may still be being made of one of them.
@@ -132,14 +131,6 @@ def _chores(rotation: Rotation) -> list[tuple[Chore, str]]:
         command = f"aws rds delete-{kind} --{kind}-identifier {snapshot}"
         chores.append((partial(_snapshot, snapshot), command))
     return chores
-
-
-def _removal_of_control_database(rotation: Rotation) -> str:
-    plan, source = rotation.planned()
-    if plan.fence == "network":
-        command = f"aws rds remove-tags-from-resource --resource-name {source.arn} --tag-keys {NETWORK_FENCE_TAG}"
-        return f"{command}  # and of its instances" if source.is_cluster else command
-    return _DROP[source.engine].format(CONTROL_DATABASE)
 
 
 def _recovery_schedule(rotation: Rotation, ports: Ports) -> str | None:

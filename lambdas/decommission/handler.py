@@ -6,7 +6,16 @@ from typing import Literal
 from lambdas.decommission import interim
 from lambdas.decommission.right import establish, left_behind, orphans
 from lambdas.rotation import databases, names, snapshots, switchover
-from lambdas.rotation.errors import RetirementRefused
+from lambdas.rotation.errors import (
+    AccessRefused,
+    AwsRefused,
+    AwsUnavailable,
+    DatabaseUnreachable,
+    LoginRefused,
+    RetirementRefused,
+    SqlRefused,
+)
+from lambdas.rotation.leftovers import removal_of_control_database
 from lambdas.rotation.polling import look_again_seconds
 from lambdas.rotation.ports import Instance, Ports
 from lambdas.rotation.state import Decommission, Rotation
@@ -18,11 +27,15 @@ OFTEN_SECONDS, SELDOM_SECONDS, RARELY_SECONDS = 60, 600, 3600
 RARELY_AFTER = timedelta(days=1)
 """A week of looking more often, in every stage, would fill the execution's history (25,000 events)."""
 
+_LATER = (AwsUnavailable, DatabaseUnreachable)
+_NEVER = (AccessRefused, AwsRefused, LoginRefused, SqlRefused)
+
 
 def decommission(rotation: Rotation, ports: Ports) -> Rotation:
     """Do the next thing, or see that the last one is not done yet; the state machine comes again until it is complete.
 
-    The right to act is established from live facts at every visit. A source that is gone already is fine.
+    The right to act is established from live facts at every visit. A source that is gone already is fine. A control
+    database that cannot be removed from the target after it is left over, with the command that removes it.
 
     Raises:
         RetirementRefused: terminal; the live facts do not give the right, or a stage is not done after seven days.
@@ -193,10 +206,20 @@ def _rekey_kept(rotation: Rotation, progress: Decommission, source: Instance | N
 def _finished(rotation: Rotation, progress: Decommission, ports: Ports) -> Decommission:
     plan, _ = rotation.planned()
     live = databases.by_resource_id(rotation.synced_target().resource_id, ports)
+    leftovers: tuple[str, ...] = ()
     # Only a fence needs a control database. The target may have another name, and with it another address, by now.
     if rotation.fence is not None and live is not None:
-        ports.engine(live.database, plan).drop_control_database(rotation.rotation_id)
-    done = progress.having(stage="done", complete=True, source_deleted_at=ports.clock.now())
+        try:
+            ports.engine(live.database, plan).drop_control_database(rotation.rotation_id)
+        except (*_LATER, *_NEVER) as refused:
+            # The source is gone, so this must not end the rotation: each new start would end here, too.
+            if isinstance(refused, _LATER) and ports.clock.now() - progress.started_at <= PATIENCE:
+                logger.info("control database not removed yet", reason=str(refused))
+                return progress
+            leftovers = (f"{removal_of_control_database(live.database, plan)}  # {refused}",)
+            logger.warning("control database left over", reason=str(refused))
+    now = ports.clock.now()
+    done = progress.having(stage="done", complete=True, source_deleted_at=now, leftovers=leftovers)
     # Before the lock is free: what is not complete would be done again, to the control database of the next rotation.
     ports.ledger.record(rotation.having(decommission=done))
     ports.ledger.release_lock(rotation)

@@ -68,9 +68,10 @@ _WHAT_TO_DO: Mapping[Moment, str] = {
     Moment.KEY_DISABLED: "Look for what cannot read its data any more (`DisabledException`, `KMSInvalidState`). If "
     "anything needs the old key, enable it (`aws kms enable-key`): it is kept then. If nobody misses it for a week, "
     "its deletion is scheduled, and 30 days later it is gone with everything under it.",
-    Moment.COMPLETED: "Nothing. If `old_key.verdict` is kept, `users` says who still needs the old key; an alias among "
-    "them is yours to move. If it is gone, that key was deleted, and nothing under it can be read any more. Old keys "
-    "that `replicated_backups` names are kept: what was replicated before the rotation is under them until it expires.",
+    Moment.COMPLETED: "Nothing, but to go through `leftovers`, if any. If `old_key.verdict` is kept, `users` says who "
+    "still needs the old key; an alias among them is yours to move. If it is gone, that key was deleted, and nothing "
+    "under it can be read any more. Old keys that `replicated_backups` names are kept: what was replicated before the "
+    "rotation is under them until it expires.",
 }
 
 
@@ -124,6 +125,7 @@ def message_of(rotation: Rotation, moment: Moment) -> dict[str, Any]:
         "leftovers": [
             *(undo.leftovers if undo else ()),
             *(rotation.connectivity.leftovers if rotation.connectivity else ()),
+            *(rotation.decommission.leftovers if rotation.decommission else ()),
             *(rotation.verification.leftovers if rotation.verification and moment not in _AFTER_DECOMMISSION else ()),
         ],
         "what_to_do": _what_to_do(rotation, moment),

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from lambdas.decommission.handler import PATIENCE, decommission
 from lambdas.rotation.errors import (
+    AccessRefused,
     AwsUnavailable,
     ConnectivityChanged,
     DatabaseUnreachable,
@@ -17,8 +19,9 @@ from lambdas.rotation.errors import (
     SqlRefused,
 )
 from lambdas.rotation.names import CONTROL_DATABASE, DECOMMISSION_TAG, our_tags
+from lambdas.rotation.notification import message_of
 from lambdas.rotation.ports import ProxyTarget
-from lambdas.rotation.state import EndpointSecret, Rotation
+from lambdas.rotation.state import EndpointSecret, Moment, Rotation
 from tests.fakes import (
     NEW_KEY,
     OLD_KEY,
@@ -51,9 +54,10 @@ def to_the_end(ports: FakePorts, rotation: Rotation, visits: int = 20) -> Rotati
     for _ in range(visits):
         rotation = decommission(rotation, ports)
         ports.ledger.record(rotation)
-        if rotation.decommission is not None and rotation.decommission.complete:
+        assert rotation.decommission is not None
+        if rotation.decommission.complete:
             return rotation
-        ports.clock.advance(60)
+        ports.clock.advance(rotation.decommission.look_again_seconds)
     raise AssertionError(f"not complete: {rotation.decommission}")
 
 
@@ -439,6 +443,79 @@ def test_with_both_sides_gone_there_is_no_control_database_to_drop() -> None:
     to_the_end(ports, rotation)
 
     assert ["ledger.release_lock"] == deeds(ports)
+
+
+# -- the control database on the target, when the source is gone --
+
+
+DROP = "psql postgres -c 'DROP DATABASE rds_key_rotation WITH (FORCE)'"
+
+
+@pytest.mark.parametrize("passing", [DatabaseUnreachable("it fails over"), AwsUnavailable("GetSecretValue: throttled")])
+def test_a_target_that_cannot_be_asked_now_is_asked_again(passing: Exception) -> None:
+    """A restart takes longer than the state machine's retries; the source is gone, so there is nothing to refuse."""
+    ports, rotation = after_grace()
+    for _ in range(10):
+        ports.fail("engine.drop_control_database", passing)
+
+    rotation = to_the_end(ports, rotation)
+
+    assert CONTROL_DATABASE not in ports.target_server.own.open
+    assert () == leftovers(rotation)
+    assert {} == ports.ledger.locks
+
+
+def leftovers(rotation: Rotation) -> tuple[str, ...]:
+    assert rotation.decommission is not None
+    assert list(rotation.decommission.leftovers) == message_of(rotation, Moment.COMPLETED)["leftovers"]
+    return rotation.decommission.leftovers
+
+
+def test_a_target_that_nobody_reaches_for_a_week_keeps_its_control_database() -> None:
+    """And no new start fails there: the lock would never be free, and the old key never retired."""
+    ports, rotation = after_grace()
+    rotation = until("rekey-kept", ports, rotation)
+    ports.target_server.reachable = False
+    since = ports.clock.now()
+
+    rotation = to_the_end(ports, rotation, visits=400)
+
+    assert PATIENCE < ports.clock.now() - since < PATIENCE + timedelta(hours=2)
+    assert (f"{DROP}  # {TARGET} does not answer",) == leftovers(rotation)
+    assert {} == ports.ledger.locks
+
+
+@pytest.mark.parametrize(
+    "refused",
+    [
+        LoginRefused("another password by now"),
+        SqlRefused("42501", "must be owner"),
+        AccessRefused("secretsmanager:GetSecretValue"),
+    ],
+)
+def test_a_control_database_that_may_not_be_removed_is_left_over_with_the_command(refused: Exception) -> None:
+    ports, rotation = after_grace()
+    ports.fail("engine.drop_control_database", refused)
+
+    rotation = to_the_end(ports, rotation)
+
+    assert (f"{DROP}  # {refused}",) == leftovers(rotation)
+    assert {} == ports.ledger.locks
+
+
+def test_a_login_that_is_gone_ends_no_rotation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody has deleted the secret in the grace period; that is found out before anybody is asked."""
+    ports, rotation = after_grace()
+    rotation = until("rekey-kept", ports, rotation)
+
+    def without_login(*_: Any) -> Any:
+        raise LoginRefused("the login secret cannot be read: ResourceNotFoundException")
+
+    monkeypatch.setattr(ports, "engine", without_login)
+    rotation = to_the_end(ports, rotation)
+
+    [leftover] = leftovers(rotation)
+    assert leftover.startswith(f"{DROP}  # the login secret cannot be read")
 
 
 def test_what_rds_deletes_already_needs_no_right_any_more() -> None:

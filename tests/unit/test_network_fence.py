@@ -848,6 +848,21 @@ def test_after_the_grace_period_the_source_goes_as_any_other() -> None:
     assert [ADMIN, APP] == groups(ports, TARGET)
 
 
+def test_a_target_that_cannot_be_unmarked_is_told_with_the_command_when_the_source_is_gone() -> None:
+    ports, rotation = after(*SWITCHED)
+    rotation = visit(verify, opened(ports, rotation), ports)
+    assert rotation.target is not None
+    ports.rds.set_tags(rotation.target.arn, {NETWORK_FENCE_TAG: SOURCE})
+    ports.fail("rds.remove_tags", AwsRefused("not this one"))
+
+    by_snapshot.decommissioned(ports, past_grace(ports, rotation))
+
+    done = ports.ledger.journal[ROTATION_ID].rotation.decommission
+    command = f"aws rds remove-tags-from-resource --resource-name {rotation.target.arn} --tag-keys {NETWORK_FENCE_TAG}"
+    assert done is not None
+    assert (f"{command}  # not this one",) == done.leftovers
+
+
 def test_a_source_that_somebody_has_given_its_groups_back_stays() -> None:
     ports, rotation = after(*SWITCHED)
     rotation = past_grace(ports, visit(verify, opened(ports, rotation), ports))
