@@ -51,6 +51,8 @@ def decommission(rotation: Rotation, ports: Ports) -> Rotation:
     if source is not None and source.status != "deleting":
         establish(rotation, source, ports)
     before = _counted(rotation, now)
+    deleted_at = (before.source_deleted_at or now) if source is None else None
+    before = before.having(source_deleted_at=deleted_at)
     progress = _STAGES[before.stage](rotation, before, source, ports)
     if progress.stage != before.stage:
         progress = progress.having(started_at=now)
@@ -218,8 +220,7 @@ def _finished(rotation: Rotation, progress: Decommission, ports: Ports) -> Decom
                 return progress
             leftovers = (f"{removal_of_control_database(live.database, plan)}  # {refused}",)
             logger.warning("control database left over", reason=str(refused))
-    now = ports.clock.now()
-    done = progress.having(stage="done", complete=True, source_deleted_at=now, leftovers=leftovers)
+    done = progress.having(stage="done", complete=True, leftovers=leftovers)
     # Before the lock is free: what is not complete would be done again, to the control database of the next rotation.
     ports.ledger.record(rotation.having(decommission=done))
     ports.ledger.release_lock(rotation)

@@ -490,6 +490,7 @@ class Decommission(_Part):
     """Since when the execution in ``execution_arn`` has waited for this stage; its patience is counted from here."""
     execution_arn: str = ""
     source_deleted_at: AwareDatetime | None = None
+    """When it was first seen to be gone, whoever has deleted it."""
     leftovers: tuple[str, ...] = ()
     """What could not be removed, as the command that would do it. Nothing depends on it."""
     complete: bool = False

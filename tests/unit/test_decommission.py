@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -443,6 +443,34 @@ def test_with_both_sides_gone_there_is_no_control_database_to_drop() -> None:
     to_the_end(ports, rotation)
 
     assert ["ledger.release_lock"] == deeds(ports)
+
+
+def deleted_at(rotation: Rotation) -> datetime | None:
+    assert rotation.decommission is not None
+    return rotation.decommission.source_deleted_at
+
+
+def test_the_journal_says_when_the_source_was_gone_and_not_when_all_was_done() -> None:
+    """Days may lie between the two: what earlier rotations have kept is copied in between."""
+    ports, rotation = after_grace()
+    earlier = "orders-rot-00000000-kept"
+    ports.rds.snapshots[earlier] = _kept(earlier, OLD_KEY, "orders")
+    rotation = until("delete-source", ports, rotation)
+    assert deleted_at(rotation) is None
+    rotation = until("rekey-kept", ports, rotation)
+    gone_at = ports.clock.now()
+    ports.clock.advance(DAY)
+
+    assert gone_at == deleted_at(to_the_end(ports, rotation))
+
+
+def test_a_source_that_somebody_else_has_deleted_was_gone_when_that_was_seen() -> None:
+    ports, rotation = after_grace()
+    rotation = until("copy", ports, rotation)
+    del ports.rds.instances[SOURCE]
+    gone_at = ports.clock.now()
+
+    assert gone_at == deleted_at(to_the_end(ports, rotation))
 
 
 # -- the control database on the target, when the source is gone --
