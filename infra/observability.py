@@ -67,10 +67,13 @@ class Observability(Construct):
                 },
             )
 
-        def promise(metric: str, statistic: str, period: cdk.Duration = FIVE_MINUTES) -> cloudwatch.MathExpression:
-            """A metric of the functions over all strategies and engines."""
+        def promise(
+            metric: str, statistic: str, period: cdk.Duration = FIVE_MINUTES, each: str = ""
+        ) -> cloudwatch.MathExpression:
+            """A metric of the functions over all strategies and engines; ``each``: one time series per value of it."""
+            series = f' GROUP BY "{each}" ORDER BY {statistic}() DESC' if each else ""
             return cloudwatch.MathExpression(
-                expression=f'SELECT {statistic}({metric}) FROM "{METRICS_NAMESPACE}"',  # noqa: S608 (CloudWatch's)
+                expression=f'SELECT {statistic}({metric}) FROM "{METRICS_NAMESPACE}"{series}',  # noqa: S608 (CloudWatch's)
                 label=metric,
                 period=period,
                 using_metrics={},
@@ -112,7 +115,8 @@ class Observability(Construct):
             alarm(
                 "replica-lag",
                 "For an hour a target has not caught up with its source: no fence is raised before it has.",
-                promise("ReplicationLagBytes", "MIN", A_QUARTER_OF_AN_HOUR),
+                # The least of each: a peak is none that lasts, and one that does must not hide behind others.
+                promise("ReplicationLagBytes", "MIN", A_QUARTER_OF_AN_HOUR, each="source"),
                 threshold=config.alarms.replica_lag_bytes,
                 periods=4,
             ),

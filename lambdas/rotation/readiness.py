@@ -2,11 +2,13 @@
 
 from datetime import datetime, timedelta
 
+from aws_lambda_powertools.metrics import MetricUnit
+
 from lambdas.rotation.errors import SyncIncomplete
 from lambdas.rotation.polling import look_again_seconds
 from lambdas.rotation.ports import Instance
 from lambdas.rotation.state import Rotation, Sync
-from lambdas.rotation.step import logger
+from lambdas.rotation.step import logger, measure
 
 PATIENCE = timedelta(hours=24)
 OFTEN_SECONDS, SELDOM_SECONDS = 30, 300
@@ -30,6 +32,10 @@ def begun(rotation: Rotation, now: datetime) -> Sync:
 def ended(rotation: Rotation, sync: Sync, waiting_for: list[str]) -> Rotation:
     """This look's observation, written down. Raises: SyncIncomplete (terminal) when it is not ready after 24 hours."""
     target, now = rotation.target_identifier, sync.observed_at
+    if sync.lag_bytes is not None:
+        # By source: among those of others, which do not lag, one that lasts would not be seen.
+        source = rotation.planned()[1].identifier
+        measure(rotation, "ReplicationLagBytes", MetricUnit.Bytes, sync.lag_bytes, source=source)
     if waiting_for and now - sync.started_at >= PATIENCE:
         raise SyncIncomplete(f"{target}: after 24 hours still waiting for {'; '.join(waiting_for)}")
     logger.info("target observed", target=target, waiting_for=waiting_for, lag_bytes=sync.lag_bytes)

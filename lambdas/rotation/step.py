@@ -73,11 +73,11 @@ def step(
     return handler
 
 
-def measure(rotation: Rotation, name: str, unit: MetricUnit, value: float) -> None:
-    """Emit a metric at the end of the invocation, by strategy and engine."""
+def measure(rotation: Rotation, name: str, unit: MetricUnit, value: float, **dimensions: str) -> None:
+    """Emit a metric at the end of the invocation, by strategy and engine, and by what else is given."""
     plan, source = rotation.planned()
-    metrics.add_dimension(name="strategy", value=plan.strategy)
-    metrics.add_dimension(name="engine", value=source.engine)
+    for dimension, of in ({"strategy": plan.strategy, "engine": source.engine} | dimensions).items():
+        metrics.add_dimension(name=dimension, value=of)
     metrics.add_metric(name=name, unit=unit, value=value)
 
 

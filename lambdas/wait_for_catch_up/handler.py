@@ -1,7 +1,5 @@
 """WaitForCatchUp: let the restored target apply what the source has kept, and see it come close. Looks once."""
 
-from aws_lambda_powertools.metrics import MetricUnit
-
 from lambdas.rotation import making, readiness
 from lambdas.rotation.errors import CatchUpFailed, TargetMismatch, UnknownDatabase
 from lambdas.rotation.names import named
@@ -9,7 +7,7 @@ from lambdas.rotation.ports import CatchUpEngine, Delivery, Ports
 from lambdas.rotation.readiness import SMALL_LAG_BYTES, SMALL_LAG_SECONDS, STEADY_OBSERVATIONS, connectivity
 from lambdas.rotation.snapshots import NOTES
 from lambdas.rotation.state import Rotation, Sync
-from lambdas.rotation.step import measure, step
+from lambdas.rotation.step import step
 
 
 def wait_for_catch_up(rotation: Rotation, ports: Ports) -> Rotation:
@@ -37,8 +35,6 @@ def wait_for_catch_up(rotation: Rotation, ports: Ports) -> Rotation:
         if not waiting_for:
             waiting_for, sync = _behind(rotation, sync, publisher, copy)
         waiting_for += connectivity(rotation, now)
-        if sync.lag_bytes is not None:
-            measure(rotation, "ReplicationLagBytes", MetricUnit.Bytes, sync.lag_bytes)
     return readiness.ended(rotation, sync, waiting_for)
 
 

@@ -1,13 +1,11 @@
 """WaitForReplicationSync: is everything ready for the fence? Looks once; the state machine waits."""
 
-from aws_lambda_powertools.metrics import MetricUnit
-
 from lambdas.rotation import making, readiness
 from lambdas.rotation.errors import SyncIncomplete, UnknownDatabase
 from lambdas.rotation.ports import Ports
 from lambdas.rotation.readiness import STEADY_OBSERVATIONS, connectivity
 from lambdas.rotation.state import Rotation
-from lambdas.rotation.step import measure, step
+from lambdas.rotation.step import step
 from lambdas.wait_for_replication_sync.readiness import backups, replication, settings
 
 
@@ -41,7 +39,6 @@ def wait_for_replication_sync(rotation: Rotation, ports: Ports) -> Rotation:
         if not behind and steady < STEADY_OBSERVATIONS:
             behind = [f"the lag to stay small ({steady} of {STEADY_OBSERVATIONS} observations)"]
         waiting_for += behind
-        measure(rotation, "ReplicationLagBytes", MetricUnit.Bytes, sync.lag_bytes or 0)
     return readiness.ended(rotation, sync, waiting_for)
 
 

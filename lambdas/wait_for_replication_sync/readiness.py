@@ -35,16 +35,18 @@ def replication(rotation: Rotation, sync: Sync, target: Instance, ports: Ports) 
     token = f"{rotation.rotation_id}-sync"
     claim_source(rotation, source, ports)
     lag = replica.lag()
+    streams = target.replication_normal and lag.streaming
     sync = sync.having(
-        lag_bytes=lag.bytes,
-        lag_seconds=lag.seconds,
+        # Of what it has received: without a stream that is no lag of what was committed.
+        lag_bytes=lag.bytes if streams else None,
+        lag_seconds=lag.seconds if streams else None,
         steady_observations=previous.steady_observations if previous else 0,
         position=source.mark(token),
         superuser_databases=tuple(
             sorted({*sync.superuser_databases, *source.databases_with_superuser_sessions()}),
         ),
     )
-    if not target.replication_normal or not lag.streaming:
+    if not streams:
         return ["replication to stream"], sync
     if not replica.shows_marker(token):
         return ["the control database to appear on the target"], sync

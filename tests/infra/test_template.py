@@ -301,6 +301,16 @@ def test_lag_counts_when_it_lasts_longer_than_the_pauses_between_two_looks(templ
     assert all(metric["Period"] > SELDOM_SECONDS for metric in alarm["Metrics"])
 
 
+def test_a_lag_that_lasts_is_not_hidden_by_targets_that_do_not_lag(template: Template) -> None:
+    """The least of all of them is that of the healthiest."""
+    [alarm] = [
+        one for one in properties(template, "AWS::CloudWatch::Alarm") if one["AlarmName"].endswith("replica-lag")
+    ]
+
+    [metric] = alarm["Metrics"]
+    assert metric["Expression"].endswith(' GROUP BY "source" ORDER BY MIN() DESC')
+
+
 def test_alarms_and_dashboard_use_every_metric_that_is_emitted_and_no_other(template: Template) -> None:
     """An alarm on a metric that nobody emits never rings; a metric that nobody looks at is noise."""
     shown = text(properties(template, "AWS::CloudWatch::Alarm")) + text(

@@ -582,6 +582,7 @@ def test_ready_when_it_stays_close_for_three_looks() -> None:
     assert rotation.sync is not None
     assert rotation.sync.position == as_position(ports.source_server.own.position + 1)
     assert [0.0] * 3 == metrics.metric_set["ReplicationLagBytes"]["Value"]
+    assert metrics.provider.dimension_set["source"] == SOURCE
 
 
 def _lag(ports: FakePorts) -> None:

@@ -9,8 +9,9 @@ from lambdas.rotation.errors import SettingsNotCarried, SyncIncomplete, WrongKey
 from lambdas.rotation.names import CONTROL_DATABASE
 from lambdas.rotation.readiness import _is_near
 from lambdas.rotation.state import Rotation
+from lambdas.rotation.step import metrics
 from lambdas.wait_for_replication_sync.handler import wait_for_replication_sync
-from tests.fakes import OLD_KEY, TARGET, FakePorts, replicating_rotation, visit
+from tests.fakes import OLD_KEY, SOURCE, TARGET, FakePorts, replicating_rotation, visit
 
 
 def observed(rotation: Rotation, ports: FakePorts, times: int = 1) -> Rotation:
@@ -58,6 +59,26 @@ def test_a_lag_in_between_starts_the_count_again() -> None:
     rotation = observed(rotation, ports)
 
     assert "1 of 3" in waiting_for(rotation)
+
+
+def test_each_source_has_a_lag_of_its_own() -> None:
+    """Of several rotations the alarm has to see the one that lags, and to say which."""
+    ports, rotation = ready_world()
+
+    observed(rotation, ports)
+
+    assert [0.0] == metrics.metric_set["ReplicationLagBytes"]["Value"]
+    assert metrics.provider.dimension_set["source"] == SOURCE
+
+
+def test_an_unknown_lag_is_not_measured_as_none() -> None:
+    """A replica measures what it has received; what it does not receive is no lag of 0 bytes."""
+    ports, rotation = ready_world()
+    ports.rds.alter(TARGET, replication_normal=False)
+
+    observed(rotation, ports)
+
+    assert {} == metrics.metric_set
 
 
 def test_expects_the_position_of_the_observation_before() -> None:
