@@ -36,7 +36,6 @@ class Observability(Construct):
     ) -> None:
         super().__init__(scope, construct_id)
         prefix = config.name_prefix
-        budget = config.defaults.write_outage_budget_seconds
 
         def alarm(
             name: str, description: str, metric: cloudwatch.IMetric, threshold: float = 0, periods: int = 1
@@ -108,9 +107,8 @@ class Observability(Construct):
             ),
             alarm(
                 "write-outage-over-budget",
-                f"A cutover kept clients from writing for more than {budget} seconds.",
-                promise("WriteOutageSeconds", "MAX"),
-                threshold=budget,
+                "A cutover kept clients from writing for longer than its budget.",
+                promise("WriteOutageOverBudgetSeconds", "MAX"),
             ),
             alarm(
                 "replica-lag",

@@ -2,13 +2,11 @@
 
 from datetime import timedelta
 
-from aws_lambda_powertools.metrics import MetricUnit
-
-from lambdas.rotation import reach
+from lambdas.rotation import outage, reach
 from lambdas.rotation.errors import DecisionLost, NotOpened, StateIncomplete
 from lambdas.rotation.ports import Ports, StillClosed
 from lambdas.rotation.state import Release, Rotation
-from lambdas.rotation.step import logger, measure, step
+from lambdas.rotation.step import logger, step
 
 PATIENCE = timedelta(minutes=30)
 """For RDS to give a released target its security groups; it is a matter of seconds unless RDS is at work on it."""
@@ -53,7 +51,7 @@ def resume_writes(rotation: Rotation, ports: Ports) -> Rotation:
             if now - asked_since >= PATIENCE:
                 raise NotOpened(still_closed)
             return rotation
-        measure(rotation, "WriteOutageSeconds", MetricUnit.Seconds, outage_seconds)
+        outage.measured(rotation, outage_seconds)
     ports.recovery.remove(rotation)
     return rotation
 

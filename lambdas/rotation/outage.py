@@ -1,12 +1,15 @@
-"""How long a step waits for RDS: under the fence for the write outage budget, without one for two days; and when an
-execution has held the fence for too long."""
+"""How long a step waits for RDS: under the fence for the write outage budget, without one for two days; when an
+execution has held the fence for too long; and how long an outage was, beside its budget."""
 
 from datetime import datetime, timedelta
+
+from aws_lambda_powertools.metrics import MetricUnit
 
 from lambdas.rotation import polling
 from lambdas.rotation.errors import BudgetSpent, CatchUpFailed
 from lambdas.rotation.ports import Entry, Ports
 from lambdas.rotation.state import Rotation
+from lambdas.rotation.step import measure
 from lambdas.rotation.undoing import SLOWEST_FUNCTION
 
 OFTEN_SECONDS, SELDOM_SECONDS = 15, 120
@@ -39,6 +42,14 @@ def look_again_seconds(rotation: Rotation, ports: Ports) -> int:
     since = fence.requested_at if fence is not None else rotation.captured().begun_at
     seldom = SELDOM_SECONDS if fence is not None else UNFENCED_SECONDS
     return polling.look_again_seconds(since, ports.clock.now(), often=OFTEN_SECONDS, seldom=seldom)
+
+
+def measured(rotation: Rotation, outage_seconds: float) -> None:
+    """And by how much it was over its own budget: a tag or the input may have given it another one than the stack's."""
+    plan, _ = rotation.planned()
+    over_budget = max(outage_seconds - plan.write_outage_budget_seconds, 0)
+    measure(rotation, "WriteOutageSeconds", MetricUnit.Seconds, outage_seconds)
+    measure(rotation, "WriteOutageOverBudgetSeconds", MetricUnit.Seconds, over_budget)
 
 
 def hangs(entry: Entry, now: datetime) -> bool:

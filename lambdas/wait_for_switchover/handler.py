@@ -2,13 +2,11 @@
 
 from datetime import timedelta
 
-from aws_lambda_powertools.metrics import MetricUnit
-
-from lambdas.rotation import databases, switchover
+from lambdas.rotation import databases, outage, switchover
 from lambdas.rotation.errors import SwitchoverFailed, TargetMismatch
 from lambdas.rotation.ports import Ports
 from lambdas.rotation.state import Release, Rotation
-from lambdas.rotation.step import logger, measure, step
+from lambdas.rotation.step import logger, step
 
 PATIENCE = timedelta(minutes=5)
 """On top of the budget, after which RDS itself rolls back. Then the way back looks on, and tells people: until RDS has
@@ -61,7 +59,7 @@ def _released(rotation: Rotation, ports: Ports) -> Rotation:
         target_identifier=target.database.identifier,
         release=release,
     )
-    measure(rotation, "WriteOutageSeconds", MetricUnit.Seconds, release.write_outage_seconds)
+    outage.measured(rotation, release.write_outage_seconds)
     logger.info("switched over", source=rotation.planned()[1].identifier, target=target.database.identifier)
     return rotation
 

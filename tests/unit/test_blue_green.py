@@ -419,6 +419,8 @@ def test_what_was_answered_once_is_not_measured_again() -> None:
     ports.clock.advance(60)
 
     assert rotation == visit(wait_for_switchover, rotation, ports)
+    assert [40] == metrics.metric_set["WriteOutageSeconds"]["Value"]
+    assert [0] == metrics.metric_set["WriteOutageOverBudgetSeconds"]["Value"]
 
 
 def test_the_outage_is_counted_from_the_first_request() -> None:

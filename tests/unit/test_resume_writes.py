@@ -6,6 +6,7 @@ import pytest
 
 from lambdas.resume_writes.handler import resume_writes
 from lambdas.rotation.errors import AwsUnavailable, DatabaseUnreachable, DecisionLost, StateIncomplete
+from lambdas.rotation.step import metrics
 from tests.fakes import ROTATION_ID, TARGET, FakeEngine, FakePorts, promoted_rotation, switched_rotation, visit
 
 
@@ -21,6 +22,19 @@ def test_decision_and_opening_then_journal_then_schedule() -> None:
     assert 42 == rotation.release.write_outage_seconds
     assert ports.target_server.accepts_applications()
     assert not ports.source_server.accepts_applications()
+
+
+@pytest.mark.parametrize(("budget", "over"), [(30, 12), (42, 0), (14_400, 0)])
+def test_an_outage_is_measured_by_its_own_budget(budget: int, over: float) -> None:
+    """By the stack's, a budget of hours would always ring, and one of seconds never."""
+    ports = FakePorts()
+    rotation = switched_rotation(ports, write_outage_budget_seconds=budget)
+    ports.clock.advance(42)
+
+    resume_writes(rotation, ports)
+
+    assert [42] == metrics.metric_set["WriteOutageSeconds"]["Value"]
+    assert [over] == metrics.metric_set["WriteOutageOverBudgetSeconds"]["Value"]
 
 
 def test_saved_limits_come_back() -> None:
