@@ -13,11 +13,12 @@ def create_encrypted_read_replica(rotation: Rotation, ports: Ports) -> Rotation:
     Idempotent: a target with this rotation's tag is adopted. Does not wait: WaitForReplicationSync observes.
 
     Raises:
+        UnknownDatabase: terminal; the source is gone, whatever has its name by now.
         ReplicaKeyRefused, NameTaken, AwsRefused: terminal; the source was not touched.
     """
     plan, source = rotation.planned()
     key = rotation.keyed()
-    instance = ports.rds.describe_instance(source.identifier)
+    instance = ports.rds.describe_instance_by_resource_id(source.resource_id)
     if instance is None:
         raise UnknownDatabase(f"{source.identifier} is gone")
     target = names.target_identifier(plan.base_name, rotation.rotation_id)

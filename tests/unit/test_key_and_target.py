@@ -16,6 +16,7 @@ from lambdas.rotation.errors import (
     NameTaken,
     ReplicaKeyRefused,
     StateIncomplete,
+    UnknownDatabase,
 )
 from lambdas.rotation.names import ROTATION_ID_TAG, our_tags
 from lambdas.rotation.new_key import INDEXED, SETTLED
@@ -265,6 +266,20 @@ def test_asks_for_the_target_under_the_new_key() -> None:
     target = ports.rds.instances[TARGET]
     assert (NEW_KEY, SOURCE) == (target.database.kms_key_arn, target.replica_of)
     assert target.tags[ROTATION_ID_TAG] == ROTATION_ID
+
+
+def test_a_database_that_has_only_the_name_of_the_source_gets_no_replica() -> None:
+    """Somebody has restored another one under it since the start: the target would have that one's data."""
+    ports = FakePorts(with_target=False)
+    ports.kms.add(NEW_KEY)
+    rotation = planned_rotation(ports).having(new_key=Key(arn=NEW_KEY, manager="CUSTOMER"))
+    source = ports.rds.instances[SOURCE].database
+    ports.rds.alter(SOURCE, database=source.having(resource_id="db-ANOTHER"))
+
+    with pytest.raises(UnknownDatabase, match=f"{SOURCE} is gone"):
+        create_encrypted_read_replica(rotation, ports)
+
+    assert TARGET not in ports.rds.instances
 
 
 def test_a_refused_key_changes_nothing() -> None:
