@@ -14,7 +14,7 @@ from lambdas.rotation.errors import (
 )
 from lambdas.rotation.limitations import refuse_before_fence
 from lambdas.rotation.network_fence import NetworkFence, groups_of, position_at, unavailable, unmarked
-from lambdas.rotation.outage import FENCE_MARGIN, refuse_if_spent
+from lambdas.rotation.outage import FENCE_MARGIN, look_again_seconds, refuse_if_spent
 from lambdas.rotation.ports import Instance, Ports
 from lambdas.rotation.state import Fence, Isolation, Rotation, Sync
 from lambdas.rotation.step import logger, step
@@ -75,7 +75,8 @@ def isolate_source(rotation: Rotation, ports: Ports) -> Rotation:
         waiting_for = f"RDS to say that {named} has restarted"
     logger.info("source observed", waiting_for=waiting_for)
     refuse_if_spent(rotation, waiting_for, ports)
-    return rotation.having(isolation=isolation.having(waiting_for=(waiting_for,)))
+    again = look_again_seconds(rotation, ports)
+    return rotation.having(isolation=isolation.having(waiting_for=(waiting_for,), look_again_seconds=again))
 
 
 def _not_yet(rotation: Rotation, ready: Sync, before: Sequence[str], ports: Ports) -> Rotation:

@@ -429,6 +429,19 @@ def test_who_opens_the_door_behind_the_rotation_ends_it(somebody: Callable[[Fake
         visit(isolate_source, rotation, ports)
 
 
+def test_a_fence_that_takes_its_time_is_looked_at_less_often() -> None:
+    """A day of looking often would use up the execution's history, past its Catch, before the budget is spent."""
+    ports, rotation = after(wait_for_source)
+    looks = []
+    for passed in (0, 3599, 1):
+        ports.clock.advance(passed)
+        rotation = visit(isolate_source, rotation, ports)
+        assert rotation.isolation is not None
+        looks.append(rotation.isolation.look_again_seconds)
+
+    assert looks == [15, 15, 120]
+
+
 def test_the_budget_ends_a_fence_that_does_not_come_to_stand() -> None:
     ports, rotation = after(wait_for_source)
     rotation = visit(isolate_source, rotation, ports)
