@@ -3,15 +3,18 @@
 from datetime import timedelta
 
 from lambdas.rotation import databases
-from lambdas.rotation.ports import Instance, Ports
+from lambdas.rotation.ports import GIVEN_UP, Instance, Ports
 from lambdas.rotation.state import Database, Rotation, Undo
 
 STILL_A_REPLICA = timedelta(minutes=2)
 """RDS may take a moment to show that it has accepted a promotion, and an attempt that nobody heard of one to ask for it
 (longer than any function runs). Neither epoch nor decision row stops that: a source that was opened too early is opened
 by its own writes on the target, too, which then accepts applications beside it."""
-NOTHING_UNDER_WAY = ("available", "failed", "incompatible", "restore-error")
-"""Beginnings of the states in which RDS is not working on an instance: it is in use, or RDS has given it up."""
+NOTHING_UNDER_WAY = ("available", *GIVEN_UP)
+"""Beginnings of the states in which RDS is not working on an instance: it is in use, or RDS has given it up.
+
+Not every state in which it is unusable: of one that is full, or has lost its key, a promotion may go on as soon as its
+owner has helped. WaitForPromotion does not wait for that, because here people are told after five minutes."""
 
 
 class Undecided(Exception):

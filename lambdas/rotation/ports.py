@@ -61,8 +61,11 @@ ISOLATION_GROUP = "isolation_group"
 BACKUP_REGIONS = "backup_regions"
 """Among the stack's defaults: the Regions in which a rotation may begin the replication of automated backups anew."""
 
-UNUSABLE = ("failed", "incompatible", "restore-error", "inaccessible", "insufficient", "storage-full", "deleting")
-"""Beginnings of the states in which RDS leaves an instance to its owner."""
+GIVEN_UP = ("failed", "incompatible", "restore-error")
+"""Beginnings of the states in which RDS has ended what it was doing with an instance."""
+
+UNUSABLE = (*GIVEN_UP, "inaccessible", "insufficient", "storage-full", "deleting")
+"""And of those in which it leaves an instance to its owner; with its key or more storage RDS may go on with it."""
 
 
 @dataclass(frozen=True)

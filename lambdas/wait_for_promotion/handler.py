@@ -16,8 +16,6 @@ CLEAN_OBSERVATIONS = 2
 SERVES = ("available", "backing-up")
 """RDS may back up what it has promoted (RDS API reference: PromoteReadReplica). With its source forgotten that is no
 replica any more, whatever the status, and the backup of a primary may take its time while applications write."""
-GIVEN_UP = ("failed", "incompatible", "restore-error", "storage-full", "inaccessible")
-"""Beginnings of the states in which RDS leaves an instance to its owner: the outage need not last for nothing."""
 
 
 def wait_for_promotion(rotation: Rotation, ports: Ports) -> Rotation:
@@ -28,7 +26,7 @@ def wait_for_promotion(rotation: Rotation, ports: Ports) -> Rotation:
 
     Raises:
         FenceBroken: terminal; applications can reach the target before its release.
-        PromotionFailed: terminal; RDS has given it up, or it is not a primary after 30 minutes, or gone.
+        PromotionFailed: terminal; RDS leaves it to its owner, or it is not a primary after 30 minutes, or gone.
     """
     _, target, _, _ = rotation.fenced()
     promotion = rotation.promotion
@@ -52,7 +50,7 @@ def _observed(rotation: Rotation, promotion: Promotion, ports: Ports) -> Promoti
     instance = ports.rds.describe_instance(target.identifier)
     if instance is None:
         raise PromotionFailed(f"{target.identifier} is gone")
-    if instance.status.startswith(GIVEN_UP):
+    if instance.is_unusable:
         raise PromotionFailed(f"{target.identifier} is {instance.status}")
     clean = instance.replica_of is None and not instance.has_status_infos and instance.status in SERVES
     if not clean:

@@ -303,6 +303,30 @@ def test_a_replica_that_rds_has_given_up_is_not_waited_for_for_ever() -> None:
     assert [SOURCE] == writable(ports)
 
 
+@pytest.mark.parametrize(
+    "status", ["storage-full", "inaccessible-encryption-credentials-recoverable", "insufficient-capacity"]
+)
+def test_a_promotion_that_may_go_on_is_waited_for(status: str) -> None:
+    """As soon as its owner has helped the target: a source that was open by then would be the second primary."""
+    ports = FakePorts()
+    ports.rds.promotion_takes = 1000
+    rotation = promoting_rotation(ports)
+    ports.rds.alter(TARGET, status=status)
+    rotation = rolled(failed(rotation, "PromotionFailed"), ports)
+    for _ in range(2):
+        ports.clock.advance(STILL_A_REPLICA.total_seconds())
+        rotation = rolled(rotation, ports)
+        assert "undecided" == outcome(rotation)
+        assert [] == writable(ports)
+
+    ports.rds.alter(TARGET, status="available", replica_of=None)
+    ports.target_server.promote()
+
+    assert "rolled-back" == outcome(rolled(rotation, ports))
+    assert "rollback" == ports.target_server.own.decisions[ROTATION_ID]
+    assert [SOURCE] == writable(ports)
+
+
 def test_a_replica_counts_as_one_only_when_nobody_can_ask_for_its_promotion_any_more() -> None:
     """An attempt of Promote that nobody heard of may be about to; no epoch and no decision row stops its call."""
     assert STILL_A_REPLICA > SLOWEST_FUNCTION

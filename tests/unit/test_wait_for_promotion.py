@@ -167,8 +167,17 @@ def test_a_target_that_is_gone() -> None:
         wait_for_promotion(rotation, ports)
 
 
-@pytest.mark.parametrize("status", ["failed", "storage-full", "inaccessible-encryption-credentials-recoverable"])
-def test_what_rds_has_given_up_is_not_waited_for(status: str) -> None:
+@pytest.mark.parametrize(
+    "status",
+    [
+        "failed",
+        "storage-full",
+        "inaccessible-encryption-credentials-recoverable",
+        "insufficient-capacity",
+        "deleting",
+    ],
+)
+def test_what_rds_leaves_to_its_owner_is_not_waited_for(status: str) -> None:
     """Applications stand still meanwhile: thirty minutes of hope would be an outage of thirty minutes."""
     ports = FakePorts()
     ports.rds.promotion_takes = 1000
