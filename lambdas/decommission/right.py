@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from lambdas.rotation import databases, fenced_writer, names
+from lambdas.rotation import databases, fenced_writer, hosts, names
 from lambdas.rotation.errors import (
     ConnectivityChanged,
     DatabaseUnreachable,
@@ -148,8 +148,8 @@ def _name_leads_elsewhere(rotation: Rotation, successor: Instance, ports: Ports)
         if not led_to or led_to != ports.names.addresses(successor.database.address):
             return f"{seen.record.name} does not lead to {successor.database.identifier}"
     if seen is not None and seen.secret is not None:
-        host = ports.secrets.describe_endpoint(seen.secret.arn).host.lower()
-        if host != successor.database.address.lower():
+        host = ports.secrets.describe_endpoint(seen.secret.arn).host
+        if not hosts.are_same(host, successor.database.address):
             return f"{seen.secret.arn} leads to {host}, not to {successor.database.identifier}"
     if seen is not None and seen.proxy is not None:
         databases.led_to_by(seen.proxy, successor.database, ports.proxies)

@@ -1,5 +1,6 @@
 """PrepareConnectivity: write down how applications find and enter the database, then keep that from changing."""
 
+from lambdas.rotation import hosts
 from lambdas.rotation.databases import led_to_by
 from lambdas.rotation.errors import ConnectivityChanged, PreflightRefused
 from lambdas.rotation.ports import Ports
@@ -63,7 +64,7 @@ def prepare_connectivity(rotation: Rotation, ports: Ports) -> Rotation:
 
 def _record(named: DnsRecordName, address: str, ports: Ports) -> DnsRecord:
     found = ports.dns.describe_record(named.zone_id, named.name)
-    if found is None or found[0] != address.lower():
+    if found is None or not hosts.are_same(found[0], address):
         raise ConnectivityChanged(f"{named.name} leads to {found[0] if found else 'nothing'}, not to {address}")
     value, ttl_seconds = found
     return DnsRecord(
@@ -77,7 +78,7 @@ def _record(named: DnsRecordName, address: str, ports: Ports) -> DnsRecord:
 
 def _secret(secret_id: str, address: str, ports: Ports) -> EndpointSecret:
     secret = ports.secrets.describe_endpoint(secret_id)
-    if secret.host.lower().removesuffix(".") != address.lower():
+    if not hosts.are_same(secret.host, address):
         raise ConnectivityChanged(f"{secret_id} leads to {secret.host}, not to {address}")
     return secret
 

@@ -3,7 +3,7 @@
 import json
 import shlex
 
-from lambdas.rotation import reach
+from lambdas.rotation import hosts, reach
 from lambdas.rotation.databases import own_name
 from lambdas.rotation.errors import AccessRefused, AwsRefused, AwsUnavailable, ConnectivityChanged
 from lambdas.rotation.ports import Ports
@@ -82,7 +82,7 @@ def _led_back(proxy: str, rotation: Rotation, ports: Ports) -> str | None:
 
 def _restored(record: DnsRecord, rotation: Rotation, ports: Ports) -> str | None:
     """Write the record as it should be; returns what a person has to know about it when it could not be."""
-    target = rotation.target.address.lower() if rotation.target is not None else record.value
+    target = hosts.normalised(rotation.target.address) if rotation.target is not None else record.value
     wanted = (target if rotation.release is not None else record.value, record.ttl_seconds)
     try:
         found = ports.dns.describe_record(record.zone_id, record.name)

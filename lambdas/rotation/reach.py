@@ -7,7 +7,7 @@ call would raise.
 
 from collections.abc import Callable
 
-from lambdas.rotation import databases, snapshots
+from lambdas.rotation import databases, hosts, snapshots
 from lambdas.rotation.errors import ConnectivityChanged
 from lambdas.rotation.limitations import refuse_if_limited
 from lambdas.rotation.network_fence import NetworkFence
@@ -87,7 +87,7 @@ def secret(rotation: Rotation, ports: Ports) -> None:
     """As `record`."""
     if rotation.connectivity is not None and (written := rotation.connectivity.secret) is not None:
         host = ports.secrets.describe_endpoint(written.arn).host
-        if host.lower() != written.host.lower():
+        if not hosts.are_same(host, written.host):
             raise ConnectivityChanged(f"{written.arn} leads to {host}, not to {written.host} as was written down")
 
 

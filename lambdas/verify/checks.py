@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from lambdas.rotation import databases
+from lambdas.rotation import databases, hosts
 from lambdas.rotation.errors import AwsUnavailable, ConnectivityChanged, DatabaseUnreachable, LoginRefused, SqlRefused
 from lambdas.rotation.names import named
 from lambdas.rotation.network_fence import groups_of
@@ -77,7 +77,7 @@ def secret(rotation: Rotation, target: Database, ports: Ports) -> str | None:
         host = ports.secrets.describe_endpoint(written_down.arn).host
     except ConnectivityChanged as changed:
         return str(changed)
-    return None if host.lower() == target.address.lower() else f"{written_down.arn} leads to {host}"
+    return None if hosts.are_same(host, target.address) else f"{written_down.arn} leads to {host}"
 
 
 def proxy(rotation: Rotation, target: Database, ports: Ports) -> str | None:

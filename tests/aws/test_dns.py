@@ -8,8 +8,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lambdas.rotation.aws.client import client
-from lambdas.rotation.aws.dns import Route53, normalised
+from lambdas.rotation.aws.dns import Route53
 from lambdas.rotation.errors import ConnectivityChanged
+from lambdas.rotation.hosts import normalised
 from lambdas.rotation.ports import SystemNames
 from tests.hostile import any_text
 

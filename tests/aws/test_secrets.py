@@ -151,7 +151,8 @@ def test_a_fit_secret_has_no_limitations(secrets: SecretsManager) -> None:
 
 def test_limitations_of_the_content(secrets: SecretsManager) -> None:
     assert limits(secrets, "login") == ["SecretUnknown"]
-    stored(json.dumps(FIELDS | {"url": f"postgres://{SOURCE.address}/orders", "password": ""}))
+    host = f"{SOURCE.address.upper()}."
+    stored(json.dumps(FIELDS | {"host": host, "url": f"postgres://{SOURCE.address}/orders", "password": ""}))
 
     assert limits(secrets, "login") == ["SecretIncomplete"]
     assert limits(secrets, "endpoint") == ["SecretNamesHostElsewhere"]

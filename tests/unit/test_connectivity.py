@@ -370,7 +370,7 @@ def test_the_secret_is_looked_at_again_before_the_fence() -> None:
     ports = world()
     rotation = prepared(ports, connectivity=("secret",), endpoint_secret=SECRET)
     host = ports.secrets.endpoints[SECRET].host
-    ports.secrets.endpoints[SECRET] = ports.secrets.endpoints[SECRET].having(host=host.upper(), version_id="v2")
+    ports.secrets.endpoints[SECRET] = ports.secrets.endpoints[SECRET].having(host=f"{host.upper()}.", version_id="v2")
     reach.secret(rotation, ports)
     ports.secrets.endpoints[SECRET] = ports.secrets.endpoints[SECRET].having(host="elsewhere")
 

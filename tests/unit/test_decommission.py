@@ -315,10 +315,10 @@ def test_a_name_that_leads_nowhere_leads_to_no_successor_either(monkeypatch: pyt
 
 
 @pytest.mark.parametrize("in_the_secret", [True, False])
-def test_a_host_is_the_same_in_capital_letters(in_the_secret: bool) -> None:
+def test_a_host_is_the_same_in_capital_letters_and_with_a_dot(in_the_secret: bool) -> None:
     ports, rotation = after_grace()
     target = ports.rds.instances[TARGET].database
-    host = target.address.upper() if in_the_secret else target.address
+    host = f"{target.address.upper()}." if in_the_secret else target.address
     ports.secrets.endpoints["arn:s"] = EndpointSecret(arn="arn:s", version_id="v", host=host)
     if not in_the_secret:
         ports.rds.alter(TARGET, database=target.having(address=target.address.upper()))

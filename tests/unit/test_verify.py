@@ -212,6 +212,20 @@ def test_the_secret_has_to_lead_to_the_target() -> None:
     assert "arn:secret leads to" in pending(ports, rotation)
 
 
+def test_a_host_is_the_same_in_capital_letters_and_with_a_dot() -> None:
+    """As its owner may have written it since the cutover."""
+    ports, rotation = released()
+    address = ports.rds.instances[TARGET].database.address
+    secret = EndpointSecret(arn="arn:secret", version_id="v1", host=f"{address.upper()}.")
+    ports.secrets.endpoints["arn:secret"] = secret
+    assert rotation.connectivity is not None
+
+    verified = verify(rotation.having(connectivity=rotation.connectivity.having(secret=secret)), ports)
+
+    assert verified.verification is not None
+    assert () == verified.verification.pending
+
+
 @pytest.mark.parametrize(
     ("found", "says"),
     [

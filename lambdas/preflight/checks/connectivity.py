@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from lambdas.preflight.checks.listed import is_listed
 from lambdas.preflight.checks.managed_rotation import managed_rotation
+from lambdas.rotation import hosts
 from lambdas.rotation.errors import ConnectivityChanged
 from lambdas.rotation.ports import Ports
 from lambdas.rotation.state import Finding, Rotation
@@ -84,7 +85,7 @@ def _secret(rotation: Rotation, ports: Ports) -> Iterator[Finding]:
             message=f"the functions may not write to {name}",
             advice="add it to endpoint_secret_names in the stack's configuration and deploy",
         )
-    if endpoint.host.lower().removesuffix(".") != source.address.lower():
+    if not hosts.are_same(endpoint.host, source.address):
         yield Finding(
             name="SecretLeadsElsewhere",
             message=f"{plan.endpoint_secret} leads to {endpoint.host}, not to {source.address}",

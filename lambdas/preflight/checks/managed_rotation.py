@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from lambdas.preflight.checks.listed import is_listed
+from lambdas.rotation import hosts
 from lambdas.rotation.errors import AccessRefused, AwsRefused, ConnectivityChanged
 from lambdas.rotation.ports import Ports
 from lambdas.rotation.state import EndpointSecret, Finding, Plan, Rotation
@@ -54,7 +55,7 @@ def login_address(rotation: Rotation, ports: Ports) -> Iterator[Finding]:
         login = ports.secrets.describe_endpoint(plan.login_secret)
     except ConnectivityChanged:
         return  # the function knows the address from elsewhere
-    if login.host.lower().removesuffix(".") != source.address.lower():
+    if not hosts.are_same(login.host, source.address):
         return
     if not _is_followed(login, plan, ports):
         yield Finding(

@@ -3,12 +3,12 @@
 Called only by functions outside the VPC: Route 53's API may not be reachable from inside it.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lambdas.rotation.aws.client import calls, client
 from lambdas.rotation.errors import AccessRefused, AwsRefused, ConnectivityChanged
+from lambdas.rotation.hosts import are_same, normalised
 from lambdas.rotation.state import Finding
 
 Record = Mapping[str, Any]
@@ -54,7 +54,7 @@ class Route53:
                     advice="create it as a CNAME to the database's endpoint, or correct key-rotation:dns-record",
                 )
             ]
-        if found[0] != normalised(address):
+        if not are_same(found[0], address):
             return [
                 Finding(
                     name="RecordLeadsElsewhere",
@@ -125,7 +125,7 @@ class Route53:
         findings = []
         for zone in listed:
             other = zone["Id"].rpartition("/")[2]
-            if normalised(zone["Name"]) != normalised(zone_name) or other == zone_id:
+            if not are_same(zone["Name"], zone_name) or other == zone_id:
                 continue
             try:
                 ambiguous = bool(_records_named(other, name))
@@ -142,16 +142,6 @@ class Route53:
         return findings
 
 
-def normalised(name: str) -> str:
-    r"""One spelling per name: lower case, no trailing dot, Route 53's octal escapes resolved.
-
-    >>> normalised("DB.Example.com."), normalised("\\052.example.com")
-    ('db.example.com', '*.example.com')
-    """
-    plain = name.lower().removesuffix(".")
-    return re.sub(r"\\([0-3][0-7][0-7])", lambda escape: chr(int(escape[1], 8)), plain)
-
-
 def _value(record: Record) -> str:
     return normalised(record["ResourceRecords"][0]["Value"])
 
@@ -166,4 +156,4 @@ def _records_named(zone_id: str, name: str) -> list[Record]:
         listed = client("route53").list_resource_record_sets(
             HostedZoneId=zone_id, StartRecordName=name, MaxItems="100"
         )["ResourceRecordSets"]
-    return [record for record in listed if normalised(record["Name"]) == normalised(name)]
+    return [record for record in listed if are_same(record["Name"], name)]

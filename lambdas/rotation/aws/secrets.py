@@ -10,8 +10,8 @@ from datetime import timedelta
 from typing import Any, TypeGuard
 
 from lambdas.rotation.aws.client import calls, client
-from lambdas.rotation.aws.dns import normalised
 from lambdas.rotation.errors import AccessRefused, AwsRefused, ConnectivityChanged, LoginRefused
+from lambdas.rotation.hosts import are_same, normalised
 from lambdas.rotation.ports import Clock
 from lambdas.rotation.state import Database, EndpointSecret, Finding, ManagedRotation
 
@@ -83,10 +83,11 @@ class SecretsManager:
             ]
         if purpose != "endpoint":
             return []
+        address = normalised(fields["host"])
         elsewhere = [
             _printable(name)
             for name, value in fields.items()
-            if name not in _ADDRESS_FIELDS and isinstance(value, str) and fields["host"] in value
+            if name not in _ADDRESS_FIELDS and isinstance(value, str) and address in value.lower()
         ]
         return [
             Finding(
@@ -184,9 +185,9 @@ class SecretsManager:
         host = None if fields is None else fields.get("host")
         if fields is None or not _is_text(host):
             raise ConnectivityChanged(f"{secret.arn} is no longer a JSON object with a field host")
-        if normalised(host) == normalised(wanted):
+        if are_same(host, wanted):
             return
-        if normalised(host) != normalised(expected):
+        if not are_same(host, expected):
             raise ConnectivityChanged(f"{secret.arn} leads to {host}, not to {expected} as this rotation wrote down")
         changes: dict[str, Any] = {}
         for name, value in address.items():
