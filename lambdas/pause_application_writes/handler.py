@@ -2,11 +2,11 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from datetime import timedelta
 
 from lambdas.rotation import fenced_writer, reach
 from lambdas.rotation.errors import FenceIncomplete, StateIncomplete
 from lambdas.rotation.limitations import refuse_before_fence
+from lambdas.rotation.outage import FENCE_MARGIN
 from lambdas.rotation.ports import CatchUpEngine, Engine, Ports
 from lambdas.rotation.state import Fence, Rotation
 from lambdas.rotation.state_size import refuse_if_too_large
@@ -14,7 +14,6 @@ from lambdas.rotation.step import logger, step
 
 FENCE_SECONDS = 15
 """Less than the function's timeout: what does not let go within it is reported, not cut off."""
-RECOVERY_MARGIN = timedelta(seconds=60)
 
 
 def pause_application_writes(rotation: Rotation, ports: Ports) -> Rotation:
@@ -43,7 +42,7 @@ def pause_application_writes(rotation: Rotation, ports: Ports) -> Rotation:
     engine = publisher or ports.engine(source, plan)
     rotation, fence = _written_down(rotation, engine, ports)
     deadline = rotation.outage_ends_by
-    ports.recovery.set(rotation, deadline + RECOVERY_MARGIN)
+    ports.recovery.set(rotation, deadline + FENCE_MARGIN)
     with _witnesses(rotation, fence, publisher) as testify:
         rotation, fence = _raised(rotation, fence, engine, ports)
         testify()

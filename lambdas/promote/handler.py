@@ -1,15 +1,11 @@
 """Promote: ask RDS to make the target a standalone primary."""
 
-from datetime import timedelta
-
 from lambdas.rotation import reach
 from lambdas.rotation.errors import DecisionLost, DrainIncomplete, FenceBroken, PromotionFailed, TargetMismatch
+from lambdas.rotation.outage import PROMOTION_MAY_TAKE
 from lambdas.rotation.ports import Instance, Ports
 from lambdas.rotation.state import Database, Promotion, Rotation
 from lambdas.rotation.step import logger, step
-
-RECOVERY_AFTER = timedelta(minutes=35)
-"""Longer than WaitForPromotion is patient."""
 
 STALE_SECONDS = 5.0
 """So long RDS may still say ``available`` of an instance that it refuses to promote because it is being promoted."""
@@ -47,7 +43,7 @@ def promote(rotation: Rotation, ports: Ports) -> Rotation:
     promotion = rotation.promotion or Promotion(requested_at=ports.clock.now())
     rotation = rotation.having(promotion=promotion)
     ports.ledger.record(rotation)
-    ports.recovery.set(rotation, ports.clock.now() + RECOVERY_AFTER)
+    ports.recovery.set(rotation, ports.clock.now() + PROMOTION_MAY_TAKE)
     try:
         ports.rds.request_promotion(target.database.identifier, instance)
     except PromotionFailed:

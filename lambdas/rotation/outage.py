@@ -17,10 +17,11 @@ UNFENCED_SECONDS = 600
 CAPTURE_PATIENCE = timedelta(hours=48)
 """The source keeps what it commits meanwhile, and its disk is not endless."""
 FENCE_MARGIN = timedelta(seconds=60)
+"""After the budget: when the recovery schedule fires, which is set before the fence."""
 REPEATED_FOR = timedelta(minutes=15)
 """Longer than the state machine repeats a visit of a way back that does not get to its journal; a test compares."""
 PROMOTION_MAY_TAKE = timedelta(minutes=35)
-"""When the recovery schedule fires (PauseApplicationWrites sets it, Promote moves it): a test compares."""
+"""When it fires once Promote has moved it. Longer than WaitForPromotion is patient."""
 
 
 def refuse_if_spent(rotation: Rotation, waiting_for: str, ports: Ports) -> None:

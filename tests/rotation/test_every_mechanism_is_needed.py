@@ -108,13 +108,13 @@ def no_schedule(files: Files) -> None:
     replace(
         files,
         "lambdas/pause_application_writes/handler.py",
-        "    ports.recovery.set(rotation, deadline + RECOVERY_MARGIN)\n",
+        "    ports.recovery.set(rotation, deadline + FENCE_MARGIN)\n",
         "",
     )
     replace(
         files,
         "lambdas/promote/handler.py",
-        "    ports.recovery.set(rotation, ports.clock.now() + RECOVERY_AFTER)\n",
+        "    ports.recovery.set(rotation, ports.clock.now() + PROMOTION_MAY_TAKE)\n",
         "",
     )
 
