@@ -31,23 +31,24 @@ def begun(rotation: Rotation, now: datetime) -> Sync:
 
 def ended(rotation: Rotation, sync: Sync, waiting_for: list[str]) -> Rotation:
     """This look's observation, written down. Raises: SyncIncomplete (terminal) when it is not ready after 24 hours."""
-    target, now = rotation.target_identifier, sync.observed_at
+    target = rotation.target_identifier
     if sync.lag_bytes is not None:
         # By source: among those of others, which do not lag, one that lasts would not be seen.
         source = rotation.planned()[1].identifier
         measure(rotation, "ReplicationLagBytes", MetricUnit.Bytes, sync.lag_bytes, source=source)
-    if waiting_for and now - sync.started_at >= PATIENCE:
-        raise SyncIncomplete(f"{target}: after 24 hours still waiting for {'; '.join(waiting_for)}")
+    sync = concluded(str(target), sync, waiting_for)
     logger.info("target observed", target=target, waiting_for=waiting_for, lag_bytes=sync.lag_bytes)
     steadying = 0 < sync.steady_observations < STEADY_OBSERVATIONS
+    return rotation.having(sync=sync.having(look_again_seconds=OFTEN_SECONDS) if steadying else sync)
+
+
+def concluded(identifier: str, sync: Sync, waiting_for: list[str]) -> Sync:
+    """The observation with what it has found. Raises: SyncIncomplete, as above."""
+    now = sync.observed_at
+    if waiting_for and now - sync.started_at >= PATIENCE:
+        raise SyncIncomplete(f"{identifier}: after 24 hours still waiting for {'; '.join(waiting_for)}")
     again = look_again_seconds(sync.started_at, now, often=OFTEN_SECONDS, seldom=SELDOM_SECONDS)
-    return rotation.having(
-        sync=sync.having(
-            waiting_for=tuple(waiting_for),
-            ready=not waiting_for,
-            look_again_seconds=OFTEN_SECONDS if steadying else again,
-        )
-    )
+    return sync.having(waiting_for=tuple(waiting_for), ready=not waiting_for, look_again_seconds=again)
 
 
 def backup_window(instance: Instance, now: datetime) -> list[str]:

@@ -1,22 +1,19 @@
 """WaitForSource: is the source ready for the fence, where the target is made under it? Looks once."""
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from lambdas.rotation import databases, marks, names
 from lambdas.rotation.claim import claim_source
-from lambdas.rotation.errors import SyncIncomplete, UnknownDatabase
+from lambdas.rotation.errors import UnknownDatabase
 from lambdas.rotation.network_fence import unavailable, unmarked
-from lambdas.rotation.polling import look_again_seconds
 from lambdas.rotation.ports import Instance, Ports
-from lambdas.rotation.readiness import backup_window, connectivity
-from lambdas.rotation.state import Rotation, Sync
+from lambdas.rotation.readiness import backup_window, begun, concluded, connectivity
+from lambdas.rotation.state import Rotation
 from lambdas.rotation.step import logger, step
 
-PATIENCE = timedelta(hours=24)
 OBSERVATIONS = 3
 """So often somebody looks for sessions of RDS's own agent, which come and go, and decide how a database is fenced."""
-OFTEN_SECONDS, SELDOM_SECONDS = 30, 300
 
 
 def wait_for_source(rotation: Rotation, ports: Ports) -> Rotation:
@@ -36,8 +33,9 @@ def wait_for_source(rotation: Rotation, ports: Ports) -> Rotation:
     rotation = rotation.having(target_identifier=names.target_identifier(plan.base_name, rotation.rotation_id))
     ports.ledger.record(rotation)
     seen = rotation.sync
-    looks, superusers = (seen.steady_observations, set(seen.superuser_databases)) if seen else (0, set())
-    marked_at = seen.marked_at if seen else None
+    looks, marked_at = (seen.steady_observations, seen.marked_at) if seen else (0, None)
+    sync = begun(rotation, now)
+    superusers = set(sync.superuser_databases)
     waiting_for = [*backup_window(source, now), *connectivity(rotation, now)]
     if source.status == "available":
         engine = ports.engine(database, plan)
@@ -52,22 +50,10 @@ def wait_for_source(rotation: Rotation, ports: Ports) -> Rotation:
         waiting_for.append(f"{database.identifier} to be available (it is {source.status})")
     if looks < OBSERVATIONS:
         waiting_for.append(f"superusers' sessions to be looked for ({looks} of {OBSERVATIONS} times)")
-    started_at = rotation.started_at_or(seen, now)
-    if waiting_for and now - started_at >= PATIENCE:
-        raise SyncIncomplete(f"{database.identifier}: after 24 hours still waiting for {'; '.join(waiting_for)}")
+    sync = sync.having(steady_observations=looks, superuser_databases=tuple(sorted(superusers)), marked_at=marked_at)
+    sync = concluded(database.identifier, sync, waiting_for)
     logger.info("source observed", waiting_for=waiting_for)
-    return rotation.having(
-        sync=Sync(
-            started_at=started_at,
-            observed_at=now,
-            waiting_for=tuple(waiting_for),
-            steady_observations=looks,
-            superuser_databases=tuple(sorted(superusers)),
-            marked_at=marked_at,
-            ready=not waiting_for,
-            look_again_seconds=look_again_seconds(started_at, now, often=OFTEN_SECONDS, seldom=SELDOM_SECONDS),
-        )
-    )
+    return rotation.having(sync=sync)
 
 
 def _not_to_be_restarted(parts: Sequence[Instance], marked_at: datetime, now: datetime) -> list[str]:
