@@ -55,6 +55,9 @@ class Settings(Protocol):
 SECURITY_GROUPS = "security groups"
 """Name of the carried setting that a network fence changes."""
 
+ASSOCIATED_ROLES, KEY_OF_INSIGHTS, TAGS = "associated roles", "Performance Insights key", "tags"
+"""Names of those that RDS carries to green in its own way, or not at all."""
+
 ISOLATION_GROUP = "isolation_group"
 """Among the stack's defaults: the id of the security group without inbound rules, where it has made one."""
 

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 from lambdas.rotation import databases, switchover
 from lambdas.rotation.errors import AccessRefused, AwsRefused
-from lambdas.rotation.ports import Instance, Ports
+from lambdas.rotation.ports import KEY_OF_INSIGHTS, Instance, Ports
 from lambdas.rotation.state import Member, Rotation
 
-NOT_COMPARED = ("Performance Insights key",)
+NOT_COMPARED = (KEY_OF_INSIGHTS,)
 """RDS copies Performance Insights with the key that it has."""
 
 

@@ -3,12 +3,11 @@
 from lambdas.rotation import databases, marks, names
 from lambdas.rotation.errors import SyncIncomplete, WrongKey
 from lambdas.rotation.limitations import waiting_for_a_restart
-from lambdas.rotation.ports import BlueGreenDeployment, Instance, Ports
+from lambdas.rotation.ports import ASSOCIATED_ROLES, KEY_OF_INSIGHTS, TAGS, BlueGreenDeployment, Instance, Ports
 from lambdas.rotation.settings import refuse, request_repair
 from lambdas.rotation.state import Deployment, Member, Rotation
 
-ROLES = "associated roles"
-NOT_COMPARED = ("tags", "Performance Insights key")
+NOT_COMPARED = (TAGS, KEY_OF_INSIGHTS)
 """RDS gives green blue's tags at the switchover; it copies Performance Insights with the key that it has, and that key
 then stays in use, which the retirement of keys sees."""
 
@@ -75,10 +74,10 @@ def _settings(source: Instance, target: Instance, ports: Ports) -> list[str]:
         return [f"the settings {', '.join(differing)} of {target.database.identifier}"] if differing else []
     found = ports.clusters.settings_differences(source, target)
     differences = {name: sides for name, sides in found.items() if name not in NOT_COMPARED}
-    refuse(target, differences, set(differences) - {ROLES})
+    refuse(target, differences, set(differences) - {ASSOCIATED_ROLES})
     if differences:
         ports.clusters.request_missing_roles(source, target)
-    return [f"the {ROLES} of {target.database.identifier}"] if differences else []
+    return [f"the {ASSOCIATED_ROLES} of {target.database.identifier}"] if differences else []
 
 
 def _restarting(rotation: Rotation, target: Instance, ports: Ports) -> list[str]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lambdas.rotation import names
-from lambdas.rotation.ports import SECURITY_GROUPS, Instance
+from lambdas.rotation.ports import ASSOCIATED_ROLES, KEY_OF_INSIGHTS, SECURITY_GROUPS, TAGS, Instance
 
 Raw = Mapping[str, Any]
 Parameters = dict[str, Any]
@@ -232,7 +232,7 @@ INSIGHTS = Setting(
 )
 # It cannot be changed while Performance Insights is on: given at creation, or together with switching it on.
 INSIGHTS_KEY = Setting(
-    "Performance Insights key",
+    KEY_OF_INSIGHTS,
     seen=lambda raw: raw.get("PerformanceInsightsKMSKeyId") if raw.get("PerformanceInsightsEnabled") else None,
     wanted=_insights_key,
     create=lambda wanted: when(wanted, PerformanceInsightsKMSKeyId=wanted),
@@ -405,12 +405,9 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("domain", seen=_domain),  # Preflight refuses a source in a directory
 )
 
-ASSOCIATED_ROLES = "associated roles"
-TAGS = "tags"
-
 OF_A_MEMBER = (
     "instance class", "parameter group", "public access", "CA certificate", "automatic minor upgrades",
-    "Performance Insights", "Performance Insights key", "enhanced monitoring",
+    "Performance Insights", KEY_OF_INSIGHTS, "enhanced monitoring",
 )  # fmt: skip
 """What an instance of a cluster has for itself, and CreateDBInstance takes; the rest is its cluster's."""
 _COMPARED_OF_A_MEMBER = tuple(

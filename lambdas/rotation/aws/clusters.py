@@ -10,7 +10,7 @@ from lambdas.rotation.aws.client import calls, client, client_that_asks_once, pa
 from lambdas.rotation.aws.placement import ask_wherever_there_is_room
 from lambdas.rotation.aws.tagged import ask_once, refuse_foreign, refuse_to_delete, set_tags, tag_list, tags_of
 from lambdas.rotation.errors import AwsRefused, RetirementRefused
-from lambdas.rotation.ports import Instance
+from lambdas.rotation.ports import ASSOCIATED_ROLES, TAGS, Instance
 from lambdas.rotation.state import Database
 
 _NOT_NOW = ("InvalidDBClusterState", "InvalidDBClusterSnapshotState", "InvalidDBInstanceState")
@@ -92,9 +92,9 @@ class AwsClusters:
         if parameters:
             with tolerating(*_NOT_NOW), calls("rds:ModifyDBCluster"):
                 client("rds").modify_db_cluster(DBClusterIdentifier=identifier, ApplyImmediately=True, **parameters)
-        if carried_settings.ASSOCIATED_ROLES in differences:
+        if ASSOCIATED_ROLES in differences:
             self.request_missing_roles(source, target)
-        if carried_settings.TAGS in differences:
+        if TAGS in differences:
             set_tags(target.database.arn, carried_settings.missing_tags(source, target))
         return hopeless
 

@@ -11,7 +11,7 @@ from lambdas.rotation.aws.placement import ask_wherever_there_is_room
 from lambdas.rotation.aws.tagged import ask_once, refuse_foreign, refuse_to_delete, tag_list, tags_of
 from lambdas.rotation.errors import AwsRefused, AwsUnavailable, PromotionFailed, ReplicaKeyRefused
 from lambdas.rotation.errors import RetirementRefused as Refused
-from lambdas.rotation.ports import Instance
+from lambdas.rotation.ports import ASSOCIATED_ROLES, TAGS, Instance
 from lambdas.rotation.state import Database
 
 _KEY_WORDS = ("kms", "encrypt")
@@ -198,9 +198,9 @@ class AwsRds:
         parameters, hopeless = carried_settings.repairs(source, target, differences)
         if parameters:
             self._modify(target.database.identifier, parameters)
-        if carried_settings.ASSOCIATED_ROLES in differences:
+        if ASSOCIATED_ROLES in differences:
             self._add_roles(target, carried_settings.missing_roles(source, target))
-        if carried_settings.TAGS in differences:
+        if TAGS in differences:
             self.set_tags(target.database.arn, carried_settings.missing_tags(source, target))
         return hopeless
 
