@@ -25,7 +25,10 @@ def of_type(template: Template, kind: str) -> dict[str, Any]:
 
 
 def properties(template: Template, kind: str) -> list[Any]:
-    return [one["Properties"] for one in of_type(template, kind).values()]
+    """Of all resources of a kind, of which there has to be one: what holds for each holds for none, too."""
+    found = [one["Properties"] for one in of_type(template, kind).values()]
+    assert found, kind
+    return found
 
 
 def text(value: Any) -> str:
@@ -152,11 +155,16 @@ def test_state_machines_call_published_versions_that_stay(template: Template) ->
 
 def test_state_machines_may_invoke_their_functions_by_version_only(template: Template) -> None:
     """A right to the bare function would reach code that no execution was started with."""
-    roles = [role for role in properties(template, ROLE) if "states.amazonaws.com" in text(role)]
-    for role in roles:
-        for statement in role["Policies"][0]["PolicyDocument"]["Statement"]:
-            if statement["Action"] == "lambda:InvokeFunction":
-                assert all(arn.endswith(":*") and ":function:rds-key-rotation-" in arn for arn in statement["Resource"])
+    reached = [
+        [arn for one in role["Policies"] for statement in one["PolicyDocument"]["Statement"]
+         if "lambda:InvokeFunction" in text(statement["Action"]) for arn in statement["Resource"]]
+        for role in properties(template, ROLE) if "states.amazonaws.com" in text(role)
+    ]  # fmt: skip
+
+    assert 2 == len(reached)
+    for arns in reached:
+        assert arns
+        assert all(arn.endswith(":*") and ":function:rds-key-rotation-" in arn for arn in arns)
 
 
 def test_only_the_fleet_may_start_a_rotation(template: Template) -> None:
