@@ -665,7 +665,6 @@ SHOWS_OTHERWISE: Mapping[Permission, Callable[[Lab, Ended], bool]] = {
 SHOWS_NOWHERE: Mapping[Permission, str] = {
     ("Preflight", "kms:ListResourceTags"): "of a key whose tags may not be read none are counted, and none inherited",
     ("StartRotation", "kms:ListResourceTags"): "as of Preflight",
-    ("ListOptedInDatabases", "kms:ListResourceTags"): "tags come with every description; this one's reader has no use",
 }
 
 UNUSED: Mapping[Permission, str] = {
