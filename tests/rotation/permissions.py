@@ -488,11 +488,14 @@ class Lab:
 
     def change_owner(self, built: World) -> str:
         """Give the database that is behind this name now another value of its tag ``team``."""
-        instance, team = self._now(built), secrets.token_hex(2)
-        self.customer.client("rds").add_tags_to_resource(
-            ResourceName=instance["DBInstanceArn"], Tags=[{"Key": "team", "Value": team}]
-        )
+        team = secrets.token_hex(2)
+        self.tag(built, "team", team)
         return team
+
+    def tag(self, built: World, key: str, value: str) -> None:
+        self.customer.client("rds").add_tags_to_resource(
+            ResourceName=self._now(built)["DBInstanceArn"], Tags=[{"Key": key, "Value": value}]
+        )
 
     def _now(self, built: World) -> dict[str, Any]:
         """The instance that this name leads to."""

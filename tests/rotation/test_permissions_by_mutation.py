@@ -283,6 +283,14 @@ def fleet(lab: Lab, missing: Permission | None) -> Ended:
     return lab.run_fleet()
 
 
+def fleet_of_all(lab: Lab, missing: Permission | None) -> Ended:
+    """No key is too young: only of what takes part a fleet asks the ledger for the name."""
+    lab.tag(lab.bystander, "key-rotation:min-age-days", "0")
+    ended = lab.run_fleet()
+    lab.tag(lab.bystander, "key-rotation:min-age-days", "36500")
+    return ended
+
+
 def tagged(far_enough: Permission, **request: Any) -> Way:
     """The owner changes a tag of the source when the target was asked for already."""
 
@@ -475,6 +483,7 @@ UNUSUAL: Mapping[Permission, Way] = {
         for function in ("Preflight", "IsolateSource", "TakeSnapshot", "WaitForRestore", "CheckTarget", "Verify")
     },
     ("Preflight", "rds:DescribeOptionGroups"): by_network,
+    ("ListOptedInDatabases", "dynamodb:GetItem"): fleet_of_all,
     ("Preflight", "rds:DescribeOrderableDBInstanceOptions"): by_snapshot,
     ("WaitForSource", "rds:AddTagsToResource"): by_network,
     ("CheckTarget", "rds:DescribeDBInstances"): by_network,
