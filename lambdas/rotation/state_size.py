@@ -65,26 +65,24 @@ def refuse_if_too_large(rotation: Rotation, fence: Sequence[DatabaseFence]) -> N
 def as_findings(found: Iterable[Finding], most: int = FINDINGS_BYTES) -> tuple[Finding, ...]:
     """What is kept of them in so many bytes, of each name the first one before the second of any; and last, how many
     are not."""
-    every, seen = list(found), Counter[str]()
+    every, turns = list(found), Counter[str]()
     if bytes_of([one.model_dump() for one in every]) <= most:
         return tuple(every)
     by_turns = []
     for at, one in enumerate(every):
-        seen[one.name] += 1
-        by_turns.append((seen[one.name], at))
-    left = most - _ROOM_FOR_THE_COUNT
-    kept: list[int] = []
+        turns[one.name] += 1
+        by_turns.append((turns[one.name], at))
+    left, kept = most - _ROOM_FOR_THE_COUNT, set[int]()
     for _, at in sorted(by_turns):
         left -= bytes_of(every[at].model_dump()) + len(", ")
         if left < 0:
             break
-        kept.append(at)
-    for at in kept:
-        seen[every[at].name] -= 1
-    counts = [f"{count} {name}" for name, count in seen.most_common() if count]
+        kept.add(at)
+    others = Counter(one.name for at, one in enumerate(every) if at not in kept)
+    counts = [f"{count} {name}" for name, count in others.most_common()]
     rest = Finding(
         name="MoreFindings",
-        message=f"{len(every) - len(kept)} more are not listed: {named(counts)}",
+        message=f"{others.total()} more are not listed: {named(counts)}",
         advice="what is listed is of each kind the first",
     )
     return (*(every[at] for at in sorted(kept)), rest)

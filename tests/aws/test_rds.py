@@ -501,10 +501,12 @@ def test_a_password_that_rds_is_changing_is_not_asked_for_again(
     """Each time RDS would give it another one, and the secret another version."""
     source = with_settings(full, MasterUserSecret={"SecretArn": "of-the-source"})
     target = target_of(source, MasterUserSecret=None, PendingModifiedValues=pending)
-    with Refusing() as stub:
+    with asked_of("ModifyDBInstance") as asked, Refusing() as stub:
         for _ in range(asked_for):
             stub.add_response("modify_db_instance", {})
         rds.request_setting_repair(source, target, rds.settings_differences(source, target))
+
+    assert len(asked) == asked_for
 
 
 def test_a_target_whose_password_rds_manages_falls_short_of_nothing(rds: AwsRds, full: Instance) -> None:
@@ -656,9 +658,9 @@ def test_size_and_iops_are_asked_for_together_where_iops_were_chosen(
             stub.add_response("modify_db_instance", {})
         rds.request_setting_repair(source, target, differences)
 
-    assert bool(asked) is not throughput_of_another_type
     for parameters in asked:
         assert (500, 12000) == (parameters["AllocatedStorage"], parameters["Iops"])
+    assert bool(differences) == bool(asked) is not throughput_of_another_type, "throughput is gp3's alone"
 
 
 def test_the_advanced_mode_is_asked_for_together_with_performance_insights(rds: AwsRds, full: Instance) -> None:
